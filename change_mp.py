@@ -1,0 +1,11 @@
+"""Change a checkpoint's model-parallel size: ``python change_mp.py /path/to/CPM 4`` writes ``/path/to/CPM_MP4``.
+
+Kept for those who know the original's script; the same as ``cpm-gen reshard``.
+"""
+
+import sys
+
+from cpm_gen.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["reshard", *sys.argv[1:]]))

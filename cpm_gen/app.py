@@ -1,0 +1,482 @@
+"""Builds everything from settings; the Python interface.
+
+::
+
+    import cpm_gen
+    with cpm_gen.load() as llm:                       # the embedded model
+        print(llm.generate("春风又绿江南岸", style="lyric", max_new_tokens=100).text)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, TypedDict, Unpack
+
+import torch
+
+from cpm_gen import parallel, partition
+from cpm_gen.checkpoint import Checkpoint, load_into, open_checkpoint, resolve_heads, verify_replicas
+from cpm_gen.config import (
+    FIELDS,
+    Decoder,
+    Dtype,
+    ModelOptions,
+    ModelSize,
+    SamplingParams,
+    StyleName,
+    TextOptions,
+    convert,
+)
+from cpm_gen.decoders import Cached, Recompute
+from cpm_gen.engine import Engine
+from cpm_gen.errors import ConfigError, CpmGenError, InputError, RankError, TokenizerError
+from cpm_gen.launch import Assignment, Ranks
+from cpm_gen.model import Model
+from cpm_gen.parallel import TensorParallel
+from cpm_gen.runner import Runner
+from cpm_gen.sequence import FinishReason, Request
+from cpm_gen.sequence import Sequence as Generation
+from cpm_gen.styles import detokenizer, encode_prompt
+from cpm_gen.text import StopScanner
+from cpm_gen.tokenizer import VOCABULARY_FILE, Tokenizer
+from cpm_gen.window import Boundary, Window
+
+EMBEDDED = Path(__file__).parent / "embedded"
+_MOST_PADDING = 1024  # rows that a vocabulary may be padded by
+
+
+class LoadOptions(TypedDict, total=False):
+    """Keyword arguments of :func:`load`; their meaning and defaults are :class:`cpm_gen.config.ModelOptions`'."""
+
+    tokenizer: str | os.PathLike[str] | None
+    heads: int | None
+    dtype: Dtype
+    device: str
+    tensor_parallel: int | Literal["auto"]
+    threads: int | None
+    decoder: Decoder
+    batch: int
+    window_limit: int | None
+    window_hop: int | None
+    window_boundary: Boundary
+    window_keep: int
+
+
+class GenerateOptions(TypedDict, total=False):
+    """Keyword arguments of generate and stream: the fields of SamplingParams and TextOptions."""
+
+    style: StyleName
+    max_new_tokens: int | None
+    stop: Sequence[str]
+    stop_at_eod: bool
+    seed: int | None
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    no_repeat_ngram: int
+    min_new_tokens: int
+    banned_ids: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds from the call to the first token, and tokens per second after it (None for a single token)."""
+
+    first_token: float | None
+    tokens_per_second: float | None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One finished sample.
+
+    text: what was written, without the prompt and without the stop string that ended it.
+    token_ids: every token written, those of the stop string included.
+    finish_reason: "length", "stop" (a stop string or ``<eod>``) or "cancelled".
+    window_slides: how often the window moved.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    prompt_token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    seed: int
+    index: int
+    window_slides: int
+    timing: Timing
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of a text being written; the ``text`` of all chunks of one sample join to its Completion's.
+
+    prompt, index: which prompt and which of its samples.
+    window_start: where the window stands now, in tokens from the prompt's beginning.
+    slides: how often it moved.
+    completion: set on the last chunk.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    prompt: int
+    index: int
+    window_start: int
+    slides: int
+    completion: Completion | None = None
+
+
+def load(model: str | os.PathLike[str] | None = None, **options: Unpack[LoadOptions]) -> LLM:
+    """Load a checkpoint folder (None: the embedded model) and return it ready to write.
+
+    With ``tensor_parallel=N`` the other ranks are started as child processes of this one. Raises the children of CpmGenError.
+    """
+    given = {**options, "model": None if model is None else os.fspath(model)}
+    return LLM(ModelOptions(**_checked(ModelOptions, given)))
+
+
+def _checked(group: type[Any], options: dict[str, Any]) -> dict[str, Any]:
+    allowed = {f.name for f in dataclasses.fields(group)}
+    for name in options:
+        if name not in allowed:
+            raise ConfigError(f"unknown setting {name!r}; known: {', '.join(sorted(allowed))}")
+    return {k: convert(k, v, "argument") for k, v in options.items()}
+
+
+def model_folder(model: str | None) -> Path:
+    """The folder that ``--model`` names."""
+    return EMBEDDED if model in (None, "embedded") else Path(str(model))
+
+
+def find_tokenizer(options: ModelOptions) -> Tokenizer:
+    """The tokenizer asked for, or the one that lies with the checkpoint; raises TokenizerError."""
+    if options.tokenizer is not None:
+        return Tokenizer(options.tokenizer)
+    folder = model_folder(options.model)
+    for place in (folder, folder / "tokenizer", folder / "vocab"):
+        if (place / VOCABULARY_FILE).is_file():
+            return Tokenizer(place)
+    raise TokenizerError(f"{folder}: no {VOCABULARY_FILE} beside the checkpoint; give --tokenizer DIR")
+
+
+def make_window(options: ModelOptions, positions: int) -> Window:
+    """The window that the settings describe over a network with so many positions; raises ConfigError."""
+    limit = positions - 1 if options.window_limit is None else options.window_limit
+    if not 1 <= limit <= positions:
+        raise ConfigError(f"window limit must be from 1 to {positions}, the network's positions, not {limit}")
+    room = limit - options.window_keep
+    hop = max(1, min(limit // 2, room)) if options.window_hop is None else options.window_hop
+    return Window(limit, hop, options.window_boundary, options.window_keep)
+
+
+def make_runner(
+    options: ModelOptions, heads: int, slots: int, group: TensorParallel, device: torch.device
+) -> Runner:
+    """This rank's loaded network; every rank calls it."""
+    return _runner(open_checkpoint(model_folder(options.model)), heads, options, slots, group, device)
+
+
+def _runner(
+    checkpoint: Checkpoint, heads: int, options: ModelOptions, slots: int, group: TensorParallel, device: torch.device
+) -> Runner:
+    size = checkpoint.size(heads)
+    partition.check_degree(
+        group.size, vocabulary=size.vocabulary, heads=heads, hidden=size.hidden, where=str(checkpoint.folder)
+    )
+    model = Model(size, group, dtype=getattr(torch, options.dtype), device=device)
+    load_into(model, checkpoint, rank=group.rank, degree=group.size)
+    return Runner(model, slots)
+
+
+class LLM:
+    """A loaded model. Use as a context manager, or call :meth:`close`; not for use from several threads at once."""
+
+    def __init__(self, options: ModelOptions, on_rank_death: Callable[[str], None] | None = None) -> None:
+        self.options = options
+        self._ranks: Ranks | None = None
+        self._closed = False
+        self.notes: list[str] = []  # what the checkpoint's files named and was dropped unseen
+        checkpoint = open_checkpoint(model_folder(options.model))
+        heads = resolve_heads(checkpoint, options.heads)
+        self.size: ModelSize = checkpoint.size(heads)
+        self.window = make_window(options, checkpoint.positions)
+        if options.batch < 1:
+            raise ConfigError(f"batch must be at least 1, not {options.batch}")
+        slots = options.batch if options.decoder == "cached" else 0
+        launch = parallel.launched()
+        degree = self._degree(checkpoint, heads, launch)
+        device = parallel.pick_device(options.device, launch.local_rank if launch else 0)
+        self._tokenizer: Tokenizer | None = None
+        verify_replicas(checkpoint)
+        local = launch.local_size if launch else degree
+        share = max(1, (options.threads or os.cpu_count() or 1) // local)
+        if local > 1 or options.threads:
+            torch.set_num_threads(share)
+        try:
+            if launch:
+                group = parallel.join_launched(launch, device)
+            elif degree == 1:
+                group = TensorParallel()
+            else:
+                self._ranks = Ranks(
+                    degree,
+                    lambda rank, folder: Assignment(rank, degree, folder, share, options, heads, slots, os.getpid()),
+                    on_rank_death,
+                )
+                group = parallel.join_local(0, degree, device, self._ranks.folder)
+            self._group = group
+            runner = _runner(checkpoint, heads, options, slots, group, device)
+        except BaseException as error:
+            explained = self._explain(error) if isinstance(error, RuntimeError) else error
+            self._abandon()
+            raise explained from (None if explained is error else error)
+        self._runner = runner
+        self.notes += checkpoint.notes
+        if group.rank == 0:
+            decoder = Cached(slots) if options.decoder == "cached" else Recompute()
+            self._engine = Engine(runner, decoder, batch=options.batch)
+
+    def _degree(self, checkpoint: Checkpoint, heads: int, launch: parallel.Launch | None) -> int:
+        asked = self.options.tensor_parallel
+        if asked == "auto":
+            asked = launch.size if launch else checkpoint.degree
+        if launch and asked not in (1, launch.size):
+            raise ConfigError(f"--tensor-parallel {asked} under a launcher that started {launch.size} ranks")
+        degree = launch.size if launch else asked
+        partition.check_degree(
+            degree,
+            vocabulary=checkpoint.vocabulary,
+            heads=heads,
+            hidden=checkpoint.hidden,
+            where=str(checkpoint.folder),
+        )
+        return degree
+
+    @property
+    def rank(self) -> int:
+        """This process's rank; only rank 0 writes, the others :meth:`follow`."""
+        return self._group.rank
+
+    def follow(self) -> None:
+        """On ranks other than 0: work for rank 0 until it closes."""
+        self._runner.follow()
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, loaded when first needed; raises TokenizerError where it does not fit the model."""
+        if self._tokenizer is None:
+            tokenizer = find_tokenizer(self.options)
+            padding = self.size.vocabulary - tokenizer.size
+            if not 0 <= padding <= _MOST_PADDING:
+                raise TokenizerError(
+                    f"{tokenizer.path}: {tokenizer.size} pieces, but the checkpoint's vocabulary has {self.size.vocabulary}; "
+                    "they do not belong together"
+                )
+            self._tokenizer = tokenizer
+        return self._tokenizer
+
+    def generate(self, prompt: str, **options: Unpack[GenerateOptions]) -> Completion:
+        """Write one text and return it whole."""
+        return self.generate_many([prompt], **options)[0]
+
+    def generate_many(self, prompts: Sequence[str], *, n: int = 1, **options: Unpack[GenerateOptions]) -> list[Completion]:
+        """Write ``n`` texts for each prompt, together; in the order of the prompts, their samples side by side."""
+        done: dict[tuple[int, int], Completion] = {}
+        for chunk in self.stream_many(prompts, n=n, **options):
+            if chunk.completion:
+                done[chunk.prompt, chunk.index] = chunk.completion
+        return [done[key] for key in sorted(done)]
+
+    def stream(self, prompt: str, **options: Unpack[GenerateOptions]) -> Iterator[Chunk]:
+        """Write one text, a chunk for each token. Closing the iterator ends the generation."""
+        return self.stream_many([prompt], **options)
+
+    def stream_many(
+        self, prompts: Sequence[str], *, n: int = 1, **options: Unpack[GenerateOptions]
+    ) -> Iterator[Chunk]:
+        """Like :meth:`generate_many`, as chunks; those of different samples come interleaved."""
+        given: dict[str, Any] = {**options, "n": n}
+        for name in given:
+            if name not in FIELDS:
+                raise ConfigError(f"unknown setting {name!r} for generation")
+        sampling = _subset(SamplingParams, given)
+        text = _subset(TextOptions, given)
+        if left := given.keys() - sampling.keys() - text.keys():
+            raise ConfigError(f"{sorted(left)[0]} is fixed when a model is loaded; give it to load()")
+        return self.run(prompts, SamplingParams(**_checked(SamplingParams, sampling)), TextOptions(**_checked(TextOptions, text)))
+
+    def run(self, prompts: Sequence[str], sampling: SamplingParams, text: TextOptions) -> Iterator[Chunk]:
+        """What :meth:`stream_many` does, from settings already made. Prompts are checked before the first chunk is asked for."""
+        ids = [encode_prompt(text.style, prompt, self.tokenizer) for prompt in prompts]
+        return self._run(ids, sampling, text)
+
+    def _run(self, prompts: list[list[int]], sampling: SamplingParams, text: TextOptions) -> Iterator[Chunk]:
+        self._check_open()
+        seed = secrets.randbits(63) if text.seed is None else text.seed
+        writers = [
+            _Writer(self, prompt, p, index, seed, sampling, text)
+            for p, prompt in enumerate(prompts)
+            for index in range(text.n)
+        ]
+        by_generation = {id(w.generation): w for w in writers}
+        try:
+            while self._engine.busy:
+                for generation in self._step():
+                    writer = by_generation.get(id(generation))
+                    if writer is not None and (chunk := writer.advance()):
+                        yield chunk
+        finally:
+            for writer in writers:
+                self._engine.cancel(writer.generation)
+
+    def _step(self) -> list[Generation]:
+        try:
+            return self._engine.step()
+        except RuntimeError as error:
+            raise self._explain(error) from error
+
+    def _explain(self, error: RuntimeError) -> CpmGenError | RuntimeError:
+        """Why a step failed: a dead rank, if there is one, otherwise the error itself."""
+        failure = self._ranks.failure(wait=3.0) if self._ranks else None
+        if failure is None and (self._ranks is None or "onnection" not in str(error)):
+            return error
+        self._abandon()
+        return RankError(failure or f"the connection to another rank broke ({str(error).splitlines()[0]})")
+
+    def score(self, token_ids: Sequence[int]) -> list[float | None]:
+        """Natural log-probability of each token given the ones before it (those in the window); None for the first.
+
+        Needs no tokenizer unless the window looks for sentences or ``<eod>``. Raises InputError for ids outside the vocabulary.
+        """
+        self._check_open()
+        if bad := [i for i in token_ids if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < self.size.vocabulary]:
+            raise InputError(f"token id {bad[0]!r} is not a whole number from 0 to {self.size.vocabulary - 1}")
+        try:
+            return self._engine.score(list(token_ids), self.window, self._ends())
+        except RuntimeError as error:
+            raise self._explain(error) from error
+
+    def _ends(self) -> frozenset[int] | None:
+        return None if self.window.boundary == "token" else self.tokenizer.boundary_ids(self.window.boundary)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise CpmGenError("this model was closed; load it again")
+
+    def close(self) -> None:
+        """End the other ranks and leave the group; calling it twice does no harm."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._group.rank == 0:
+            with contextlib.suppress(RuntimeError):
+                self._engine.close()
+        self._group.close()
+        if self._ranks:
+            self._ranks.close()
+
+    def _abandon(self) -> None:
+        self._closed = True
+        if self._ranks:
+            self._ranks.close(grace=0.0)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            with contextlib.suppress(RuntimeError):
+                torch.distributed.destroy_process_group()
+
+    def __enter__(self) -> LLM:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+def _subset(group: type[Any], options: dict[str, Any]) -> dict[str, Any]:
+    names = {f.name for f in dataclasses.fields(group)}
+    return {k: v for k, v in options.items() if k in names}
+
+
+class _Writer:
+    """Turns one generation's tokens into text, and ends it at a stop string."""
+
+    def __init__(
+        self,
+        llm: LLM,
+        prompt_ids: list[int],
+        prompt: int,
+        index: int,
+        seed: int,
+        sampling: SamplingParams,
+        text: TextOptions,
+    ) -> None:
+        self.began = time.monotonic()
+        self.first: float | None = None
+        self.prompt, self.index, self.seed = prompt, index, seed
+        self.engine = llm._engine
+        self.min_new_tokens = sampling.min_new_tokens
+        self.detokenizer = detokenizer(text.style, llm.tokenizer)
+        self.scanner = StopScanner(text.stop)
+        self.pieces: list[str] = []
+        beyond = range(llm.tokenizer.size, llm.size.vocabulary)
+        if beyond:
+            sampling = dataclasses.replace(sampling, banned_ids=(*sampling.banned_ids, *beyond))
+        self.generation = self.engine.add(
+            Request(
+                prompt=tuple(prompt_ids),
+                window=llm.window,
+                ends=llm._ends(),
+                params=sampling,
+                seed=seed,
+                sample_index=index,
+                max_new_tokens=text.max_new_tokens,
+                stop_ids=frozenset({llm.tokenizer.eod}) if text.stop_at_eod else frozenset(),
+            )
+        )
+
+    def advance(self) -> Chunk | None:
+        """Take the token that the engine just wrote."""
+        generation = self.generation
+        now = time.monotonic()
+        self.first = self.first or now
+        token = generation.tokens[-1]
+        ended_by_id = generation.finish_reason == "stop"
+        piece = "" if ended_by_id else self.detokenizer.push(token)
+        text = self.scanner.push(piece, look=generation.step > self.min_new_tokens)
+        if self.scanner.found and generation.finish_reason is None:
+            self.engine.cancel(generation, "stop")
+        reason = "stop" if self.scanner.found else generation.finish_reason
+        if reason:
+            text += self.scanner.flush()
+        self.pieces.append(text)
+        completion = self._completion(reason, now) if reason else None
+        return Chunk(text, (token,), self.prompt, self.index, generation.start, generation.slides, completion)
+
+    def _completion(self, reason: FinishReason, now: float) -> Completion:
+        generation = self.generation
+        assert self.first is not None
+        count = generation.step
+        rate = (count - 1) / (now - self.first) if count > 1 and now > self.first else None
+        return Completion(
+            text="".join(self.pieces),
+            token_ids=tuple(generation.new_tokens),
+            prompt_token_ids=generation.request.prompt,
+            finish_reason=reason,
+            seed=self.seed,
+            index=self.index,
+            window_slides=generation.slides,
+            timing=Timing(self.first - self.began, rate),
+        )

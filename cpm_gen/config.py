@@ -1,0 +1,303 @@
+"""Settings: what they are, where they come from, and which source wins.
+
+Every setting is a field of one of the frozen groups below; its default stands there and nowhere else. Flags,
+``CPM_GEN_*`` variables, YAML keys and keyword arguments all use the field's name (``window_hop`` is ``--window-hop``,
+``CPM_GEN_WINDOW_HOP``, ``window_hop:`` and ``window_hop=``). Order of precedence, weakest first: defaults, the command's own file
+(``configs/lyric.yaml`` for ``cpm-gen lyric``), ``--config`` files in the order given, environment, flags.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from cpm_gen.errors import ConfigError
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Decoder = Literal["cached", "recompute"]
+StyleName = Literal["lyric", "novel", "plain"]
+
+ENVIRONMENT_PREFIX = "CPM_GEN_"
+NOT_SETTINGS = {"CPM_GEN_REFERENCE"}  # where the project's tests find reference data
+
+
+def option(default: Any, help: str) -> Any:
+    """Declare a dataclass field with its default and the text that ``--help`` shows."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which network, where it runs and how its window moves: fixed for the life of a loaded model."""
+
+    model: str | None = option(None, "checkpoint folder, or 'embedded' (default: the embedded model)")
+    tokenizer: str | None = option(None, "folder of chinese_vocab.model (default: beside the checkpoint)")
+    heads: int | None = option(None, "attention heads, where the checkpoint's size does not tell")
+    dtype: Dtype = option("float32", "number format of weights and activations")
+    device: str = option("auto", "cpu, cuda, cuda:N, or auto: cuda where there is one")
+    tensor_parallel: int | Literal["auto"] = option(1, "ranks to cut the network over; auto: as the checkpoint was saved")
+    threads: int | None = option(None, "CPU threads of all ranks together (default: the machine's cores)")
+    decoder: Decoder = option("cached", "cached: KV cache; recompute: the whole context for every token, the slow oracle")
+    batch: int = option(8, "most sequences that run at once")
+    window_limit: int | None = option(None, "most tokens the network sees (default: its positions less one)")
+    window_hop: int | None = option(None, "how far a full window moves, in tokens (default: half the limit)")
+    window_boundary: Literal["token", "sentence", "eod"] = option("token", "what a window may begin after")
+    window_keep: int = option(0, "tokens from the very beginning that always stay in the window")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How the next token is chosen. Checked on construction; raises ConfigError."""
+
+    temperature: float = option(1.0, "divides the logits; 0 takes the most probable token (greedy)")
+    top_k: int = option(0, "keep the k most probable tokens; 0: all")
+    top_p: float = option(0.0, "keep the smallest set of tokens with this probability; 0 or 1: all")
+    min_p: float = option(0.0, "drop tokens below this fraction of the best one's probability; 0: none")
+    repetition_penalty: float = option(1.0, "above 1 makes tokens in the window less likely (CTRL, Keskar 2019)")
+    presence_penalty: float = option(0.0, "subtracted once from the logit of tokens already written in the window")
+    frequency_penalty: float = option(0.0, "subtracted per occurrence in what was written in the window")
+    no_repeat_ngram: int = option(0, "never write an n-gram of this length twice within the window; 0: allowed")
+    min_new_tokens: int = option(0, "neither stop strings nor <eod> end the text before this many tokens")
+    banned_ids: tuple[int, ...] = option((), "token ids that are never written")
+
+    def __post_init__(self) -> None:
+        """Check every range."""
+        for name, low, high in (
+            ("temperature", 0, math.inf),
+            ("top_p", 0, 1),
+            ("min_p", 0, 1),
+            ("presence_penalty", -math.inf, math.inf),
+            ("frequency_penalty", -math.inf, math.inf),
+            ("top_k", 0, math.inf),
+            ("no_repeat_ngram", 0, math.inf),
+            ("min_new_tokens", 0, math.inf),
+        ):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and low <= value <= high):
+                bounds = f"from {low} to {high}" if math.isfinite(high) else f"at least {low}"
+                raise ConfigError(f"{name} must be a number {bounds if low == 0 else ''}".rstrip() + f", not {value}")
+        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
+            raise ConfigError(f"repetition_penalty must be above 0, not {self.repetition_penalty}")
+        if bad := [i for i in self.banned_ids if i < 0]:
+            raise ConfigError(f"banned_ids must not be negative: {bad[0]}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """What to write: how prompts become tokens and where a text ends."""
+
+    style: StyleName = option("plain", "how the prompt becomes tokens and <eod> is read")
+    max_new_tokens: int | None = option(256, "tokens to write; 'unlimited' goes on until stopped")
+    stop: tuple[str, ...] = option((), "end before this string; may be given several times")
+    stop_at_eod: bool = option(False, "end at <eod>")
+    seed: int | None = option(None, "same seed, same text (default: drawn, and reported)")
+    n: int = option(1, "samples per prompt")
+
+    def __post_init__(self) -> None:
+        """Check ranges; raises ConfigError."""
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens must be at least 1 or 'unlimited', not {self.max_new_tokens}")
+        if self.seed is not None and not 0 <= self.seed < 2**64:
+            raise ConfigError(f"seed must be from 0 to 2**64 - 1, not {self.seed}")
+        if self.n < 1:
+            raise ConfigError(f"n must be at least 1, not {self.n}")
+        if "" in self.stop:
+            raise ConfigError("a stop string must not be empty")
+
+
+GROUPS = (ModelOptions, SamplingParams, TextOptions)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All groups together, and where each value came from."""
+
+    model: ModelOptions = ModelOptions()
+    sampling: SamplingParams = SamplingParams()
+    text: TextOptions = TextOptions()
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def items(self) -> list[tuple[str, Any, str]]:
+        """(name, value, source) of every setting, in the order they are declared."""
+        return [
+            (f.name, getattr(group, f.name), self.sources.get(f.name, "default"))
+            for group in (self.model, self.sampling, self.text)
+            for f in dataclasses.fields(group)
+        ]
+
+
+FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for group in GROUPS for f in dataclasses.fields(group)}
+TYPES: dict[str, Any] = {name: hint for group in GROUPS for name, hint in typing.get_type_hints(group).items()}
+
+
+def choices(name: str) -> tuple[str, ...] | None:
+    """The words a setting may take, where it takes only words."""
+    hint = TYPES[name]
+    return typing.get_args(hint) if typing.get_origin(hint) is Literal else None
+
+
+def convert(name: str, value: Any, where: str) -> Any:
+    """``value`` (a word from a flag or variable, or a YAML value) as the type of setting ``name``; raises ConfigError."""
+    hint = TYPES[name]
+    options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    if name == "max_new_tokens" and value == "unlimited":
+        return None
+    if value is None and type(None) in options:
+        return None
+    for kind in options:
+        if typing.get_origin(kind) is Literal:
+            if value in typing.get_args(kind):
+                return value
+        elif kind is bool:
+            if isinstance(value, bool):
+                return value
+            if str(value).lower() in ("true", "yes", "on", "1"):
+                return True
+            if str(value).lower() in ("false", "no", "off", "0"):
+                return False
+        elif kind in (int, float) and not isinstance(value, bool):
+            if isinstance(value, (int, str)) or (kind is float and isinstance(value, float)):
+                try:
+                    return kind(value)
+                except ValueError:
+                    continue
+        elif kind is str:
+            if isinstance(value, (str, os.PathLike)):
+                return str(value)
+        elif typing.get_origin(kind) is tuple:
+            item = typing.get_args(kind)[0]
+            if isinstance(value, str):
+                value = [v for v in value.split(",") if v.strip()] if item is int else [value]
+            try:
+                return tuple(item(v) for v in value)
+            except (TypeError, ValueError):
+                continue
+    expected = ", ".join(_words(kind) for kind in options if kind is not type(None))
+    raise ConfigError(f"{where}: {name} must be {expected}, not {value!r}")
+
+
+def _words(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return " or ".join(map(str, typing.get_args(kind)))
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return names.get(kind, "a list")
+
+
+def _unknown(name: str, where: str) -> ConfigError:
+    import difflib
+
+    near = difflib.get_close_matches(name, FIELDS, n=1)
+    return ConfigError(f"{where}: unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; raises ConfigError."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: must be a mapping of settings to values")
+    return {str(k): v for k, v in content.items()}
+
+
+def shipped(name: str) -> Path:
+    """A file of ``configs/``, in a checkout or an installed package."""
+    package = Path(__file__).parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / name).is_file():
+            return folder / name
+    raise ConfigError(f"no configuration named {name!r} is shipped with cpm-gen")
+
+
+def resolve(
+    *,
+    files: Iterable[Path] = (),
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Merge the layers into Settings; raises ConfigError on an unknown key or a value that does not fit."""
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+
+    def put(name: str, value: Any, where: str, source: str) -> None:
+        if name not in FIELDS:
+            raise _unknown(name, where)
+        values[name] = convert(name, value, where)
+        sources[name] = source
+
+    for path in files:
+        for name, value in read_yaml(path).items():
+            if name == "size":  # what a model-size file describes; see read_size
+                put("heads", _size(value, path).heads, str(path), str(path))
+            else:
+                put(name, value, str(path), str(path))
+    for key, value in (environment or {}).items():
+        if key.startswith(ENVIRONMENT_PREFIX) and key not in NOT_SETTINGS:
+            put(key.removeprefix(ENVIRONMENT_PREFIX).lower(), value, f"environment variable {key}", key)
+    for name, value in (flags or {}).items():
+        flag = "--" + name.replace("_", "-")
+        put(name, value, flag, flag)
+    return Settings(**{_GROUP_NAMES[g]: _build(g, values) for g in GROUPS}, sources=sources)
+
+
+_GROUP_NAMES: dict[Any, str] = {ModelOptions: "model", SamplingParams: "sampling", TextOptions: "text"}
+
+T = TypeVar("T")
+
+
+def _build(group: type[T], values: Mapping[str, Any]) -> T:
+    names = {f.name for f in dataclasses.fields(group)}  # type: ignore[arg-type]
+    return group(**{k: v for k, v in values.items() if k in names})
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Sizes of a CPM-1 network. Everything but ``heads`` can be read from a checkpoint's tensors."""
+
+    layers: int
+    hidden: int
+    heads: int
+    vocabulary: int
+    positions: int
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters, the tied head counted once."""
+        h = self.hidden
+        return (self.vocabulary + self.positions) * h + self.layers * (12 * h * h + 13 * h) + 2 * h
+
+
+def _size(content: Any, path: Path) -> ModelSize:
+    try:
+        return ModelSize(**content)
+    except TypeError:
+        wanted = ", ".join(f.name for f in dataclasses.fields(ModelSize))
+        raise ConfigError(f"{path}: 'size' must hold {wanted}") from None
+
+
+def read_size(path: Path) -> ModelSize:
+    """The sizes in a model-size file such as ``configs/cpm-medium.yaml``."""
+    return _size(read_yaml(path).get("size"), path)
+
+
+KNOWN_SIZES = ("cpm-large.yaml", "cpm-medium.yaml", "cpm-distill.yaml")
+
+
+def known_heads(hidden: int) -> int | None:
+    """Heads of the published CPM-1 network with that hidden size, if there is one."""
+    sizes = (read_size(shipped(name)) for name in KNOWN_SIZES)
+    return next((s.heads for s in sizes if s.hidden == hidden), None)

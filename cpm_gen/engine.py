@@ -1,0 +1,105 @@
+"""The engine: sequences of token ids in, token ids out. ``step()`` is admit, run, sample.
+
+Speaks token ids only: no text, no files, no terminal. Sequences join and leave between steps; what one writes does not depend
+on which others run beside it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence as Seq
+
+from cpm_gen import sampling
+from cpm_gen.decoders import Decoder
+from cpm_gen.model import Segment
+from cpm_gen.runner import Runner
+from cpm_gen.sequence import Request, Sequence
+from cpm_gen.window import Window
+
+
+class Engine:
+    """Runs up to ``batch`` sequences at once, first come, first served. Lives on rank 0.
+
+    hidden_ids: ids that exist in the network but not in the vocabulary (padding rows); never written.
+    """
+
+    def __init__(self, runner: Runner, decoder: Decoder, *, batch: int, hidden_ids: frozenset[int] = frozenset()) -> None:
+        self._runner = runner
+        self._decoder = decoder
+        self._batch = batch
+        self._hidden_ids = hidden_ids
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would do something."""
+        return bool(self._waiting or self._running)
+
+    def add(self, request: Request) -> Sequence:
+        """Queue a request; the Sequence returned is updated by later steps."""
+        sequence = Sequence(request)
+        self._waiting.append(sequence)
+        return sequence
+
+    def cancel(self, sequence: Sequence, reason: str = "cancelled") -> None:
+        """End a sequence before its next token; ``reason`` is "cancelled" or "stop" (its text met a stop string)."""
+        if sequence.finish_reason is None:
+            sequence.finish_reason = "stop" if reason == "stop" else "cancelled"
+        self._retire()
+
+    def step(self) -> list[Sequence]:
+        """Write one token of every running sequence; returns those sequences, some of them finished now."""
+        while self._waiting and len(self._running) < self._batch:
+            self._running.append(self._waiting.popleft())
+        advanced = list(self._running)
+        if advanced:
+            logits = self._runner.next_logits([self._decoder.segment(s) for s in advanced]).numpy()
+            for sequence, row in zip(advanced, logits, strict=True):
+                request = sequence.request
+                token = sampling.sample(
+                    row,
+                    request.params,
+                    context=sequence.context() if _looks_back(request) else (),
+                    written=sequence.context_written(),
+                    forbidden=sequence.forbidden() | self._hidden_ids,
+                    seed=request.seed,
+                    sample_index=request.sample_index,
+                    step=sequence.step,
+                )
+                sequence.append(token)
+            self._retire()
+        return advanced
+
+    def _retire(self) -> None:
+        for sequence in self._running:
+            if sequence.finish_reason is not None:
+                self._decoder.release(sequence)
+        self._running = [s for s in self._running if s.finish_reason is None]
+        self._waiting = deque(s for s in self._waiting if s.finish_reason is None)
+
+    def score(self, ids: Seq[int], window: Window, ends: frozenset[int] | None) -> list[float | None]:
+        """Natural log-probability of each token given the ones before it that ``window`` shows; None for the first.
+
+        Tokens that share a window position are scored in one pass.
+        """
+        result: list[float | None] = [None] * min(len(ids), 1)
+        start, at = window.keep, 1  # ids[at] is the next to score, given ids[:at]
+        while at < len(ids):
+            start = window.advance(ids, start, ends, at)
+            end = at + 1
+            while end < len(ids) and window.keep + end - start <= window.limit:
+                end += 1
+            # contexts of ids[at:end] are prefixes of one: run the longest, score its last rows
+            context = [*ids[: min(window.keep, end - 1)], *ids[max(start, window.keep) : end - 1]]
+            result += self._runner.score(Segment(context), list(ids[at:end]))
+            at = end
+        return result
+
+    def close(self) -> None:
+        """End the other ranks."""
+        self._runner.close()
+
+
+def _looks_back(request: Request) -> bool:
+    return request.params.repetition_penalty != 1.0 or request.params.no_repeat_ngram > 0

@@ -1,0 +1,155 @@
+"""Starts the other ranks on this machine, and sees to it that all of them end together.
+
+Rank 0 is the process that the person started; ranks 1.. are ``python -m cpm_gen.worker`` children. They meet in a file of a
+private temporary folder. A child ends when its parent is gone, so it cannot outlive rank 0, even killed with -9; when a
+child dies, rank 0's next collective fails at once and :meth:`Ranks.failure` tells why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from cpm_gen.config import ModelOptions
+from cpm_gen.errors import RankError
+
+_READY = b"ready\n"
+_START_TIMEOUT = 120.0  # seconds for a child to import torch and find its device
+
+
+@dataclasses.dataclass(frozen=True)
+class Assignment:
+    """What a child needs to know; travels as one JSON line on its standard input."""
+
+    rank: int
+    size: int
+    folder: str
+    threads: int
+    options: ModelOptions
+    heads: int
+    slots: int
+    parent: int
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @staticmethod
+    def from_json(line: str) -> Assignment:
+        """The inverse of :meth:`to_json`."""
+        content = json.loads(line)
+        return Assignment(**{**content, "options": ModelOptions(**content["options"])})
+
+
+class Ranks:
+    """The children of one tensor-parallel group. Raises RankError when one cannot start."""
+
+    def __init__(
+        self,
+        size: int,
+        assignment: Callable[[int, str], Assignment],
+        on_death: Callable[[str], None] | None = None,
+    ) -> None:
+        """Start ranks 1 to ``size - 1``.
+
+        on_death: called from a thread when a child dies and rank 0 has not noticed within seconds (it may hang in a GPU
+        collective); the command line ends the process there.
+        """
+        self.folder = tempfile.mkdtemp(prefix="cpm-gen-")
+        self._closing = False
+        self._on_death = on_death
+        self._children: list[subprocess.Popen[bytes]] = []
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        package = str(Path(__file__).parent.parent)
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
+        try:
+            for rank in range(1, size):
+                child = subprocess.Popen(
+                    [sys.executable, "-m", "cpm_gen.worker"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._log(rank).open("wb"),
+                    env=environment,
+                    start_new_session=True,  # Ctrl-C is rank 0's to handle
+                )
+                self._children.append(child)
+                assert child.stdin is not None
+                child.stdin.write(assignment(rank, self.folder).to_json().encode() + b"\n")
+                child.stdin.close()
+            self._await_ready()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                raise RankError(f"a rank could not be started: {error}") from None
+            raise
+        threading.Thread(target=self._watch, daemon=True, name="cpm-gen rank watch").start()
+
+    def _log(self, rank: int) -> Path:
+        return Path(self.folder, f"rank{rank}.log")
+
+    def _await_ready(self) -> None:
+        deadline = time.monotonic() + _START_TIMEOUT
+        timer = threading.Timer(_START_TIMEOUT, self._kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            for child in self._children:
+                assert child.stdout is not None
+                if child.stdout.readline() != _READY:
+                    child.wait()
+                    late = " (it took too long)" if time.monotonic() >= deadline else ""
+                    raise RankError((self.failure() or "a rank ended while starting") + late)
+        finally:
+            timer.cancel()
+
+    def failure(self, wait: float = 0.0) -> str | None:
+        """What a dead child said last; None while all live. Waits up to ``wait`` seconds for one to be found dead."""
+        deadline = time.monotonic() + wait
+        while True:
+            for rank, child in enumerate(self._children, start=1):
+                status = child.poll()
+                if status is not None and not (self._closing and status == 0):
+                    how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+                    lines = [s for s in self._log(rank).read_text(errors="replace").splitlines() if s.strip()]
+                    return f"rank {rank} {how}" + (f": {lines[-1].strip()}" if lines else "")
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(0.05)
+
+    def _watch(self) -> None:
+        while not self._closing:
+            if (failure := self.failure()) and not self._closing:
+                time.sleep(3)
+                if not self._closing and self._on_death is not None:
+                    self._on_death(failure)
+                return
+            time.sleep(0.5)
+
+    def _kill(self) -> None:
+        for child in self._children:
+            with contextlib.suppress(OSError):
+                child.kill()
+
+    def close(self, grace: float = 5.0) -> None:
+        """Wait ``grace`` seconds for the children to end, as a plan told them; kill those that do not; tidy up."""
+        self._closing = True
+        deadline = time.monotonic() + grace
+        for child in self._children:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(max(0.0, deadline - time.monotonic()))
+        self._kill()
+        for child in self._children:
+            child.wait()
+            if child.stdout is not None:
+                child.stdout.close()
+        shutil.rmtree(self.folder, ignore_errors=True)

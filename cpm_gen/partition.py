@@ -1,0 +1,160 @@
+"""THE table: how each tensor of a CPM checkpoint is cut over tensor-parallel ranks, and the arithmetic of cutting.
+
+Everything that splits, merges, loads or verifies reads :data:`TABLE`; no other place knows a tensor's partition.
+
+With degree ``p`` and hidden size ``h``, a rank holds of ``query_key_value.weight`` ``[3h, h]`` the rows ``[q_r; k_r; v_r]``: q, k and v
+are cut *each*, so the tensor is ``blocks=3`` stacked matrices cut alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cpm_gen.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a tensor is cut: along ``dim`` (None: copied to every rank), in ``blocks`` stacked parts each."""
+
+    dim: int | None
+    blocks: int = 1
+
+
+ROWS, COLUMNS, COPIED, QKV = Cut(0), Cut(1), Cut(None), Cut(0, blocks=3)
+
+_LAYER = "transformer.layers.N."
+
+# name -> (cut, whole shape in terms of V vocabulary, P positions, h hidden)
+TABLE: dict[str, tuple[Cut, tuple[str, ...]]] = {
+    "word_embeddings.weight": (ROWS, ("V", "h")),
+    "position_embeddings.weight": (COPIED, ("P", "h")),
+    _LAYER + "input_layernorm.weight": (COPIED, ("h",)),
+    _LAYER + "input_layernorm.bias": (COPIED, ("h",)),
+    _LAYER + "attention.query_key_value.weight": (QKV, ("3h", "h")),
+    _LAYER + "attention.query_key_value.bias": (QKV, ("3h",)),
+    _LAYER + "attention.dense.weight": (COLUMNS, ("h", "h")),
+    _LAYER + "attention.dense.bias": (COPIED, ("h",)),
+    _LAYER + "post_attention_layernorm.weight": (COPIED, ("h",)),
+    _LAYER + "post_attention_layernorm.bias": (COPIED, ("h",)),
+    _LAYER + "mlp.dense_h_to_4h.weight": (ROWS, ("4h", "h")),
+    _LAYER + "mlp.dense_h_to_4h.bias": (ROWS, ("4h",)),
+    _LAYER + "mlp.dense_4h_to_h.weight": (COLUMNS, ("h", "4h")),
+    _LAYER + "mlp.dense_4h_to_h.bias": (COPIED, ("h",)),
+    "transformer.final_layernorm.weight": (COPIED, ("h",)),
+    "transformer.final_layernorm.bias": (COPIED, ("h",)),
+}
+
+_NUMBER = re.compile(r"(?<=^transformer\.layers\.)\d+(?=\.)")
+
+
+def cut_of(name: str) -> Cut | None:
+    """The cut of a tensor by its checkpoint name; None where the table has no such tensor."""
+    entry = TABLE.get(_NUMBER.sub("N", name))
+    return entry[0] if entry else None
+
+
+def whole_shape(name: str, *, vocabulary: int, positions: int, hidden: int) -> tuple[int, ...]:
+    """Shape of the uncut tensor."""
+    sizes = {"V": vocabulary, "P": positions, "h": hidden, "3h": 3 * hidden, "4h": 4 * hidden}
+    return tuple(sizes[s] for s in TABLE[_NUMBER.sub("N", name)][1])
+
+
+def names(layers: int) -> Iterator[str]:
+    """Every tensor name of a network with that many layers, in the order of the original's files."""
+    for name in TABLE:
+        if not name.startswith(_LAYER):
+            if name == "transformer.final_layernorm.weight":
+                for n in range(layers):
+                    yield from (k.replace("N", str(n), 1) for k in TABLE if k.startswith(_LAYER))
+            yield name
+
+
+def rank_shape(cut: Cut, shape: tuple[int, ...], degree: int) -> tuple[int, ...]:
+    """Shape that one rank of ``degree`` holds of a whole tensor of ``shape``."""
+    if cut.dim is None:
+        return shape
+    return tuple(s // degree if d == cut.dim else s for d, s in enumerate(shape))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run along the cut dimension, to be copied from one source rank into the target's tensor."""
+
+    source: int
+    source_start: int
+    target_start: int
+    length: int
+
+
+def pieces(cut: Cut, size: int, source_degree: int, target_degree: int, rank: int) -> list[Piece]:
+    """What target ``rank`` takes from which source rank, for a dimension whose whole size is ``size``.
+
+    Works for any pair of degrees that divide. A copied tensor has no pieces: take it from any source.
+    """
+    assert cut.dim is not None
+    block = size // cut.blocks
+    held, wanted = block // source_degree, block // target_degree
+    result = []
+    for b in range(cut.blocks):
+        at, end = rank * wanted, (rank + 1) * wanted
+        while at < end:
+            source = at // held
+            length = min(end, (source + 1) * held) - at
+            result.append(Piece(source, b * held + at - source * held, b * wanted + at - rank * wanted, length))
+            at += length
+    return result
+
+
+def split(cut: Cut, whole: Tensor, degree: int) -> list[Tensor]:
+    """The parts that ``degree`` ranks hold of ``whole``, each in compact storage of its own."""
+    if cut.dim is None:
+        return [whole.clone() for _ in range(degree)]
+    return [
+        torch.cat(
+            [
+                whole.narrow(cut.dim, p.source_start, p.length)
+                for p in pieces(cut, whole.shape[cut.dim], 1, degree, rank)
+            ],
+            dim=cut.dim,
+        )
+        for rank in range(degree)
+    ]
+
+
+def merge(cut: Cut, parts: list[Tensor]) -> Tensor:
+    """The inverse of :func:`split`; of a copied tensor, the first rank's."""
+    if cut.dim is None:
+        return parts[0].clone()
+    size = sum(p.shape[cut.dim] for p in parts)
+    return torch.cat(
+        [
+            parts[p.source].narrow(cut.dim, p.source_start, p.length)
+            for p in pieces(cut, size, len(parts), 1, 0)
+        ],
+        dim=cut.dim,
+    )
+
+
+def possible_degrees(*, vocabulary: int, heads: int | None, hidden: int) -> list[int]:
+    """Degrees at which a network of these sizes can be cut; without ``heads``, what the matrices alone allow."""
+    return [
+        p
+        for p in range(1, (heads or hidden) + 1)
+        if vocabulary % p == 0 and hidden % p == 0 and (heads is None or heads % p == 0)
+    ]
+
+
+def check_degree(degree: int, *, vocabulary: int, heads: int | None, hidden: int, where: str) -> None:
+    """Raise CheckpointError, listing what is possible, where ``degree`` does not divide the sizes."""
+    allowed = possible_degrees(vocabulary=vocabulary, heads=heads, hidden=hidden)
+    if degree not in allowed:
+        sizes = f"vocabulary {vocabulary}" + (f", {heads} heads" if heads else "") + f", hidden {hidden}"
+        raise CheckpointError(
+            f"{where}: cannot be cut for {degree} ranks ({sizes} must divide); possible: {', '.join(map(str, allowed))}"
+        )

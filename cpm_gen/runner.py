@@ -1,0 +1,83 @@
+"""Runs the network on all ranks. Rank 0 decides; the others follow its plans.
+
+A plan is a short list of integers: what to do, and for each segment its slot, position and ids. Only new ids travel, never the
+history. Every rank then makes the same call on its part of the network; logits come together in the network's head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+import torch
+
+from cpm_gen.kv_cache import KVCache
+from cpm_gen.model import Model, Segment
+
+_EXIT, _NEXT, _SCORE = range(3)
+MAX_TOKENS = 4096  # in one pass of the network; bounds its activations
+
+
+class Runner:
+    """A rank's network and cache. ``slots`` 0 makes no cache."""
+
+    def __init__(self, model: Model, slots: int) -> None:
+        self.model = model
+        self.cache: KVCache | None = model.make_cache(slots) if slots else None
+
+    def next_logits(self, segments: Sequence[Segment]) -> Tensor:
+        """Rank 0: logits ``[segments, vocabulary]`` (fp32, CPU) after each segment."""
+        parts = [self._run([_NEXT, *_pack(batch)], batch) for batch in _batches(segments)]
+        return torch.cat(parts).cpu()
+
+    def score(self, segment: Segment, targets: Sequence[int]) -> list[float]:
+        """Rank 0: natural log-probability of each target (see :meth:`cpm_gen.model.Model.score`)."""
+        plan = [_SCORE, len(targets), *targets, *_pack([segment])]
+        self.model.group.broadcast_plan(plan)
+        result: list[float] = self.model.score(segment, targets).tolist()
+        return result
+
+    def _run(self, plan: list[int], segments: Sequence[Segment]) -> Tensor:
+        self.model.group.broadcast_plan(plan)
+        return self.model.next_logits(segments, self.cache)
+
+    def follow(self) -> None:
+        """Other ranks: carry out rank 0's plans until it says to end."""
+        while (plan := self.model.group.broadcast_plan(None))[0] != _EXIT:
+            if plan[0] == _NEXT:
+                self.model.next_logits(list(_unpack(plan, 1)), self.cache)
+            else:
+                count = plan[1]
+                (segment,) = _unpack(plan, 2 + count)
+                self.model.score(segment, plan[2 : 2 + count])
+
+    def close(self) -> None:
+        """Rank 0: let the others end."""
+        if self.model.group.size > 1:
+            self.model.group.broadcast_plan([_EXIT])
+
+
+def _batches(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
+    batch: list[Segment] = []
+    tokens = 0
+    for segment in segments:
+        if batch and tokens + len(segment.ids) > MAX_TOKENS:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(segment)
+        tokens += len(segment.ids)
+    yield batch
+
+
+def _pack(segments: Sequence[Segment]) -> list[int]:
+    words = []
+    for s in segments:
+        words += [-1 if s.slot is None else s.slot, s.start, len(s.ids), *s.ids]
+    return words
+
+
+def _unpack(words: Sequence[int], at: int) -> Iterator[Segment]:
+    while at < len(words):
+        slot, start, count = words[at : at + 3]
+        yield Segment(words[at + 3 : at + 3 + count], start, None if slot < 0 else slot)
+        at += 3 + count

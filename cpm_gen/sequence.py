@@ -1,0 +1,89 @@
+"""One generation: what was asked (frozen) and how far it is (mutable)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cpm_gen.config import SamplingParams
+from cpm_gen.errors import InputError
+from cpm_gen.window import Window
+
+FinishReason = Literal["length", "stop", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that determines the tokens of one sample: two equal requests write the same tokens.
+
+    prompt: token ids, at least one.
+    ends: ids after which the window may begin; None for any.
+    max_new_tokens: None for unlimited.
+    stop_ids: ids that end the text (``<eod>``, where asked for); banned before ``params.min_new_tokens``.
+    """
+
+    prompt: tuple[int, ...]
+    window: Window
+    ends: frozenset[int] | None
+    params: SamplingParams
+    seed: int
+    sample_index: int = 0
+    max_new_tokens: int | None = None
+    stop_ids: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Check the prompt; raises InputError."""
+        if not self.prompt:
+            raise InputError("a prompt needs at least one token")
+
+
+@dataclass
+class Sequence:
+    """A request being worked on. ``tokens`` is prompt and text; ``start`` is the window's (see :mod:`cpm_gen.window`)."""
+
+    request: Request
+    tokens: list[int] = field(init=False)
+    start: int = field(init=False)
+    slides: int = 0
+    finish_reason: FinishReason | None = None
+
+    def __post_init__(self) -> None:
+        """Place the window over the prompt."""
+        self.tokens = list(self.request.prompt)
+        window = self.request.window
+        self.start = window.advance(self.tokens, window.keep, self.request.ends)
+
+    @property
+    def new_tokens(self) -> list[int]:
+        """The tokens written so far."""
+        return self.tokens[len(self.request.prompt) :]
+
+    @property
+    def step(self) -> int:
+        """How many tokens were written: the counter of the next draw."""
+        return len(self.tokens) - len(self.request.prompt)
+
+    def context(self) -> list[int]:
+        """The tokens that the network sees now."""
+        return self.request.window.context(self.tokens, self.start)
+
+    def context_written(self) -> Seq[int]:
+        """Those tokens of the context that were generated."""
+        return self.tokens[max(self.start, len(self.request.prompt)) :]
+
+    def forbidden(self) -> frozenset[int]:
+        """Ids that must not come next: what would end the text too early."""
+        return self.request.stop_ids if self.step < self.request.params.min_new_tokens else frozenset()
+
+    def append(self, token: int) -> None:
+        """Take the next token: finish, or move the window if the context is full."""
+        self.tokens.append(token)
+        if token in self.request.stop_ids:
+            self.finish_reason = "stop"
+        elif self.request.max_new_tokens is not None and self.step >= self.request.max_new_tokens:
+            self.finish_reason = "length"
+        start = self.request.window.advance(self.tokens, self.start, self.request.ends)
+        if start != self.start:
+            self.start = start
+            self.slides += 1

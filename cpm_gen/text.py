@@ -1,0 +1,43 @@
+"""Stop strings in a text that arrives in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class StopScanner:
+    """Lets a text through up to the first stop string, holding back only what may still become one.
+
+    The pieces that :meth:`push` and :meth:`flush` return join to the text before the stop string, however it was cut.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.found: str | None = None
+
+    def push(self, piece: str, look: bool = True) -> str:
+        """Take the next piece; returns what may be shown. ``look=False`` lets everything through unexamined."""
+        if self.found is not None:
+            return ""
+        text, self._held = self._held + piece, ""
+        if not look or not self._stops:
+            return text
+        hits = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if hits:
+            at, self.found = min(hits, key=lambda hit: (hit[0], -len(hit[1])))
+            return text[:at]
+        hold = max(self._partial(text, stop) for stop in self._stops)
+        cut = len(text) - hold
+        self._held = text[cut:]
+        return text[:cut]
+
+    @staticmethod
+    def _partial(text: str, stop: str) -> int:
+        """Length of the longest end of ``text`` that begins ``stop``."""
+        return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if stop.startswith(text[-n:])), 0)
+
+    def flush(self) -> str:
+        """The end of the text: what was held back was no stop string."""
+        held, self._held = self._held, ""
+        return "" if self.found is not None else held

@@ -1,0 +1,36 @@
+"""``python -m cpm_gen.worker``: a rank other than 0, started by :mod:`cpm_gen.launch`. Not for people to call."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    """Join the group, load this rank's slices, follow rank 0's plans; status 0 when told to end."""
+    line = sys.stdin.readline()
+    if not line:
+        return 1
+    import torch
+
+    from cpm_gen import app, launch, parallel
+    from cpm_gen.errors import CpmGenError
+
+    assignment = launch.Assignment.from_json(line)
+    parallel.end_with_parent(assignment.parent)
+    torch.set_num_threads(assignment.threads)
+    try:
+        device = parallel.pick_device(assignment.options.device, assignment.rank)
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        group = parallel.join_local(assignment.rank, assignment.size, device, assignment.folder)
+        runner = app.make_runner(assignment.options, assignment.heads, assignment.slots, group, device)
+        runner.follow()
+        group.close()
+    except CpmGenError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
