@@ -16,7 +16,6 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -38,6 +37,7 @@ from cpm_gen.config import (
 from cpm_gen.decoders import Cached, Recompute
 from cpm_gen.engine import Engine
 from cpm_gen.errors import ConfigError, CpmGenError, InputError, RankError, TokenizerError
+from cpm_gen.folders import find_tokenizer, model_folder
 from cpm_gen.launch import Assignment, Ranks
 from cpm_gen.model import Model
 from cpm_gen.parallel import TensorParallel
@@ -46,10 +46,9 @@ from cpm_gen.sequence import FinishReason, Request
 from cpm_gen.sequence import Sequence as Generation
 from cpm_gen.styles import detokenizer, encode_prompt
 from cpm_gen.text import StopScanner
-from cpm_gen.tokenizer import VOCABULARY_FILE, Tokenizer
+from cpm_gen.tokenizer import Tokenizer
 from cpm_gen.window import Boundary, Window
 
-EMBEDDED = Path(__file__).parent / "embedded"
 _MOST_PADDING = 1024  # rows that a vocabulary may be padded by
 
 
@@ -154,22 +153,6 @@ def _checked(group: type[Any], options: dict[str, Any]) -> dict[str, Any]:
     return {k: convert(k, v, "argument") for k, v in options.items()}
 
 
-def model_folder(model: str | None) -> Path:
-    """The folder that ``--model`` names."""
-    return EMBEDDED if model in (None, "embedded") else Path(str(model))
-
-
-def find_tokenizer(options: ModelOptions) -> Tokenizer:
-    """The tokenizer asked for, or the one that lies with the checkpoint; raises TokenizerError."""
-    if options.tokenizer is not None:
-        return Tokenizer(options.tokenizer)
-    folder = model_folder(options.model)
-    for place in (folder, folder / "tokenizer", folder / "vocab"):
-        if (place / VOCABULARY_FILE).is_file():
-            return Tokenizer(place)
-    raise TokenizerError(f"{folder}: no {VOCABULARY_FILE} beside the checkpoint; give --tokenizer DIR")
-
-
 def make_window(options: ModelOptions, positions: int) -> Window:
     """The window that the settings describe over a network with so many positions; raises ConfigError."""
     limit = positions - 1 if options.window_limit is None else options.window_limit
@@ -180,9 +163,7 @@ def make_window(options: ModelOptions, positions: int) -> Window:
     return Window(limit, hop, options.window_boundary, options.window_keep)
 
 
-def make_runner(
-    options: ModelOptions, heads: int, slots: int, group: TensorParallel, device: torch.device
-) -> Runner:
+def make_runner(options: ModelOptions, heads: int, slots: int, group: TensorParallel, device: torch.device) -> Runner:
     """This rank's loaded network; every rank calls it."""
     return _runner(open_checkpoint(model_folder(options.model)), heads, options, slots, group, device)
 
@@ -240,7 +221,9 @@ class LLM:
         except BaseException as error:
             explained = self._explain(error) if isinstance(error, RuntimeError) else error
             self._abandon()
-            raise explained from (None if explained is error else error)
+            if explained is error:
+                raise
+            raise explained from error
         self._runner = runner
         self.notes += checkpoint.notes
         if group.rank == 0:
@@ -290,7 +273,9 @@ class LLM:
         """Write one text and return it whole."""
         return self.generate_many([prompt], **options)[0]
 
-    def generate_many(self, prompts: Sequence[str], *, n: int = 1, **options: Unpack[GenerateOptions]) -> list[Completion]:
+    def generate_many(
+        self, prompts: Sequence[str], *, n: int = 1, **options: Unpack[GenerateOptions]
+    ) -> list[Completion]:
         """Write ``n`` texts for each prompt, together; in the order of the prompts, their samples side by side."""
         done: dict[tuple[int, int], Completion] = {}
         for chunk in self.stream_many(prompts, n=n, **options):
@@ -302,9 +287,7 @@ class LLM:
         """Write one text, a chunk for each token. Closing the iterator ends the generation."""
         return self.stream_many([prompt], **options)
 
-    def stream_many(
-        self, prompts: Sequence[str], *, n: int = 1, **options: Unpack[GenerateOptions]
-    ) -> Iterator[Chunk]:
+    def stream_many(self, prompts: Sequence[str], *, n: int = 1, **options: Unpack[GenerateOptions]) -> Iterator[Chunk]:
         """Like :meth:`generate_many`, as chunks; those of different samples come interleaved."""
         given: dict[str, Any] = {**options, "n": n}
         for name in given:
@@ -314,14 +297,30 @@ class LLM:
         text = _subset(TextOptions, given)
         if left := given.keys() - sampling.keys() - text.keys():
             raise ConfigError(f"{sorted(left)[0]} is fixed when a model is loaded; give it to load()")
-        return self.run(prompts, SamplingParams(**_checked(SamplingParams, sampling)), TextOptions(**_checked(TextOptions, text)))
+        params = SamplingParams(**_checked(SamplingParams, sampling))
+        options_ = TextOptions(**_checked(TextOptions, text))
+        return self.run([self.encode(prompt, options_.style) for prompt in prompts], params, options_)
 
-    def run(self, prompts: Sequence[str], sampling: SamplingParams, text: TextOptions) -> Iterator[Chunk]:
-        """What :meth:`stream_many` does, from settings already made. Prompts are checked before the first chunk is asked for."""
-        ids = [encode_prompt(text.style, prompt, self.tokenizer) for prompt in prompts]
-        return self._run(ids, sampling, text)
+    def encode(self, prompt: str, style: StyleName = "plain") -> list[int]:
+        """Token ids of a prompt as the style reads it; raises InputError for an empty one."""
+        return encode_prompt(style, prompt, self.tokenizer)
 
-    def _run(self, prompts: list[list[int]], sampling: SamplingParams, text: TextOptions) -> Iterator[Chunk]:
+    def visible(self, token_ids: Sequence[int]) -> int:
+        """How many of a history's tokens the network sees."""
+        start = self.window.advance(token_ids, self.window.keep, self._ends())
+        return len(self.window.context(token_ids, start))
+
+    def run(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: SamplingParams,
+        text: TextOptions,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Chunk]:
+        """Write ``text.n`` samples for each prompt of token ids, as chunks.
+
+        stop: asked after every step; True ends all samples, each with a last chunk whose finish_reason is "cancelled".
+        """
         self._check_open()
         seed = secrets.randbits(63) if text.seed is None else text.seed
         writers = [
@@ -333,9 +332,10 @@ class LLM:
         try:
             while self._engine.busy:
                 for generation in self._step():
-                    writer = by_generation.get(id(generation))
-                    if writer is not None and (chunk := writer.advance()):
-                        yield chunk
+                    if writer := by_generation.get(id(generation)):
+                        yield writer.advance()
+                if stop():
+                    yield from [writer.cancel() for writer in writers if not writer.done]
         finally:
             for writer in writers:
                 self._engine.cancel(writer.generation)
@@ -360,7 +360,9 @@ class LLM:
         Needs no tokenizer unless the window looks for sentences or ``<eod>``. Raises InputError for ids outside the vocabulary.
         """
         self._check_open()
-        if bad := [i for i in token_ids if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < self.size.vocabulary]:
+        if bad := [
+            i for i in token_ids if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < self.size.vocabulary
+        ]:
             raise InputError(f"token id {bad[0]!r} is not a whole number from 0 to {self.size.vocabulary - 1}")
         try:
             return self._engine.score(list(token_ids), self.window, self._ends())
@@ -416,7 +418,7 @@ class _Writer:
     def __init__(
         self,
         llm: LLM,
-        prompt_ids: list[int],
+        prompt_ids: Sequence[int],
         prompt: int,
         index: int,
         seed: int,
@@ -425,6 +427,7 @@ class _Writer:
     ) -> None:
         self.began = time.monotonic()
         self.first: float | None = None
+        self.done = False
         self.prompt, self.index, self.seed = prompt, index, seed
         self.engine = llm._engine
         self.min_new_tokens = sampling.min_new_tokens
@@ -447,7 +450,7 @@ class _Writer:
             )
         )
 
-    def advance(self) -> Chunk | None:
+    def advance(self) -> Chunk:
         """Take the token that the engine just wrote."""
         generation = self.generation
         now = time.monotonic()
@@ -458,18 +461,26 @@ class _Writer:
         text = self.scanner.push(piece, look=generation.step > self.min_new_tokens)
         if self.scanner.found and generation.finish_reason is None:
             self.engine.cancel(generation, "stop")
-        reason = "stop" if self.scanner.found else generation.finish_reason
+        return self._chunk(text, (token,), "stop" if self.scanner.found else generation.finish_reason, now)
+
+    def cancel(self) -> Chunk:
+        """End the sample where it is."""
+        self.engine.cancel(self.generation)
+        return self._chunk("", (), "cancelled", time.monotonic())
+
+    def _chunk(self, text: str, ids: tuple[int, ...], reason: FinishReason | None, now: float) -> Chunk:
+        generation = self.generation
         if reason:
             text += self.scanner.flush()
         self.pieces.append(text)
+        self.done = reason is not None
         completion = self._completion(reason, now) if reason else None
-        return Chunk(text, (token,), self.prompt, self.index, generation.start, generation.slides, completion)
+        return Chunk(text, ids, self.prompt, self.index, generation.start, generation.slides, completion)
 
     def _completion(self, reason: FinishReason, now: float) -> Completion:
         generation = self.generation
-        assert self.first is not None
-        count = generation.step
-        rate = (count - 1) / (now - self.first) if count > 1 and now > self.first else None
+        count, first = generation.step, self.first
+        rate = (count - 1) / (now - first) if first is not None and count > 1 and now > first else None
         return Completion(
             text="".join(self.pieces),
             token_ids=tuple(generation.new_tokens),
@@ -478,5 +489,5 @@ class _Writer:
             seed=self.seed,
             index=self.index,
             window_slides=generation.slides,
-            timing=Timing(self.first - self.began, rate),
+            timing=Timing(None if first is None else first - self.began, rate),
         )

@@ -1,8 +1,8 @@
 """Checkpoints of CPM-1: finding, verifying, loading a rank's slices at any degree, saving.
 
-Layout: ``DIR/latest_checkpointed_iteration.txt`` names an iteration (or ``release``), ``DIR/<iteration>/mp_rank_XX_model_states.pt`` are the
-shards. Opening reads no tensor; :func:`load_into` copies this rank's slices, one tensor at a time, from the mapped shards that
-hold them: peak host memory is the rank's slice plus the pages of one tensor.
+Layout: ``DIR/latest_checkpointed_iteration.txt`` names an iteration (or ``release``); the shards are
+``DIR/<iteration>/mp_rank_XX_model_states.pt``. Opening reads no tensor; :func:`load_into` copies this rank's slices, one tensor at a
+time, from the mapped shards that hold them: peak host memory is the rank's slice plus the pages of one tensor.
 """
 
 from __future__ import annotations
@@ -74,9 +74,7 @@ class Checkpoint:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Whole shape of a tensor."""
-        return partition.whole_shape(
-            name, vocabulary=self.vocabulary, positions=self.positions, hidden=self.hidden
-        )
+        return partition.whole_shape(name, vocabulary=self.vocabulary, positions=self.positions, hidden=self.hidden)
 
     def sources(self, name: str, rank: int, degree: int) -> Iterator[tuple[TensorRef, int | None, int, int, int]]:
         """What ``rank`` of ``degree`` copies for tensor ``name``: (reference, dim, from, to, length); dim None: all of it."""
@@ -117,7 +115,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if not files:
         raise CheckpointError(f"{directory}: no {shard_name(0)} there")
     if missing := [r for r in range(max(files) + 1) if r not in files]:
-        raise CheckpointError(f"{directory}: shard {shard_name(missing[0])} is missing (there is one for rank {max(files)})")
+        raise CheckpointError(
+            f"{directory}: shard {shard_name(missing[0])} is missing (there is one for rank {max(files)})"
+        )
     shards = [_read_shard(files[rank]) for rank in sorted(files)]
     for shard in shards:
         saved_for = shard.content.get("mp_world_size")

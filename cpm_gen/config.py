@@ -44,9 +44,13 @@ class ModelOptions:
     heads: int | None = option(None, "attention heads, where the checkpoint's size does not tell")
     dtype: Dtype = option("float32", "number format of weights and activations")
     device: str = option("auto", "cpu, cuda, cuda:N, or auto: cuda where there is one")
-    tensor_parallel: int | Literal["auto"] = option(1, "ranks to cut the network over; auto: as the checkpoint was saved")
+    tensor_parallel: int | Literal["auto"] = option(
+        1, "ranks to cut the network over; auto: as the checkpoint was saved"
+    )
     threads: int | None = option(None, "CPU threads of all ranks together (default: the machine's cores)")
-    decoder: Decoder = option("cached", "cached: KV cache; recompute: the whole context for every token, the slow oracle")
+    decoder: Decoder = option(
+        "cached", "cached: KV cache; recompute: the whole context for every token, the slow oracle"
+    )
     batch: int = option(8, "most sequences that run at once")
     window_limit: int | None = option(None, "most tokens the network sees (default: its positions less one)")
     window_hop: int | None = option(None, "how far a full window moves, in tokens (default: half the limit)")
@@ -251,10 +255,13 @@ def resolve(
     for name, value in (flags or {}).items():
         flag = "--" + name.replace("_", "-")
         put(name, value, flag, flag)
-    return Settings(**{_GROUP_NAMES[g]: _build(g, values) for g in GROUPS}, sources=sources)
+    return Settings(
+        model=_build(ModelOptions, values),
+        sampling=_build(SamplingParams, values),
+        text=_build(TextOptions, values),
+        sources=sources,
+    )
 
-
-_GROUP_NAMES: dict[Any, str] = {ModelOptions: "model", SamplingParams: "sampling", TextOptions: "text"}
 
 T = TypeVar("T")
 

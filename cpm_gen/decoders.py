@@ -39,7 +39,9 @@ class Cached:
 
     def __init__(self, slots: int) -> None:
         self._free = list(range(slots))[::-1]
-        self._held: dict[int, tuple[int, int, int]] = {}  # id of sequence -> slot, start it was encoded at, tokens cached
+        self._held: dict[
+            int, tuple[int, int, int]
+        ] = {}  # id of sequence -> slot, start it was encoded at, tokens cached
 
     def segment(self, sequence: Sequence) -> Segment:
         """The tokens that the sequence's slot does not hold yet."""

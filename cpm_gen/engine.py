@@ -23,7 +23,9 @@ class Engine:
     hidden_ids: ids that exist in the network but not in the vocabulary (padding rows); never written.
     """
 
-    def __init__(self, runner: Runner, decoder: Decoder, *, batch: int, hidden_ids: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self, runner: Runner, decoder: Decoder, *, batch: int, hidden_ids: frozenset[int] = frozenset()
+    ) -> None:
         self._runner = runner
         self._decoder = decoder
         self._batch = batch

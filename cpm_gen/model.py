@@ -59,7 +59,8 @@ class Attention(nn.Module):
                 keys, values = cache.extend(self.layer, segment.slot, segment.start, keys, values)
             mixed.append(_attend(q[:, at : at + n], keys, values))
             at += n
-        return self.dense(torch.cat(mixed))
+        y: Tensor = self.dense(torch.cat(mixed))
+        return y
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -81,7 +82,8 @@ class MLP(nn.Module):
         self.dense_4h_to_h = RowParallelLinear(4 * size.hidden, size.hidden, group)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dense_4h_to_h(F.gelu(self.dense_h_to_4h(x), approximate="tanh"))
+        y: Tensor = self.dense_4h_to_h(F.gelu(self.dense_h_to_4h(x), approximate="tanh"))
+        return y
 
 
 class Layer(nn.Module):
@@ -96,7 +98,8 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, segments: Sequence[Segment], cache: KVCache | None) -> Tensor:
         x = x + self.attention(self.input_layernorm(x), segments, cache)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        y: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return y
 
 
 class Transformer(nn.Module):
@@ -110,7 +113,8 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor, segments: Sequence[Segment], cache: KVCache | None) -> Tensor:
         for layer in self.layers:
             x = layer(x, segments, cache)
-        return self.final_layernorm(x)
+        y: Tensor = self.final_layernorm(x)
+        return y
 
 
 class Model(nn.Module):

@@ -15,10 +15,12 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._distributed_c10d import FileStore
 
 from cpm_gen.errors import ConfigError, RankError
 
@@ -186,7 +188,7 @@ def join_local(rank: int, size: int, device: torch.device, folder: str) -> Tenso
     os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    store = torch.distributed.FileStore(os.path.join(folder, "rendezvous"), size)  # noqa: PTH118
+    store = FileStore(str(Path(folder, "rendezvous")), size)
     backend = "nccl" if device.type == "cuda" else "gloo"
     torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=CONNECT)
     return _group(rank, size, torch.distributed)

@@ -133,10 +133,7 @@ def merge(cut: Cut, parts: list[Tensor]) -> Tensor:
         return parts[0].clone()
     size = sum(p.shape[cut.dim] for p in parts)
     return torch.cat(
-        [
-            parts[p.source].narrow(cut.dim, p.source_start, p.length)
-            for p in pieces(cut, size, len(parts), 1, 0)
-        ],
+        [parts[p.source].narrow(cut.dim, p.source_start, p.length) for p in pieces(cut, size, len(parts), 1, 0)],
         dim=cut.dim,
     )
 

@@ -139,7 +139,9 @@ def _verify(checkpoint: Checkpoint, degree: int, work: Path, progress: Progress)
                 else:
                     same = torch.equal(bits(result.narrow(dim, target, length)), bits(view.narrow(dim, begin, length)))
                 if not same:
-                    raise CheckpointError(f"{shard.path.name}: {name} was not written as it was read; is the disk sound?")
+                    raise CheckpointError(
+                        f"{shard.path.name}: {name} was not written as it was read; is the disk sound?"
+                    )
                 source.release()
             ref.release()
             progress("verifying", rank * len(names) + n + 1, degree * len(names))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from torch import Tensor
 import torch
+from torch import Tensor
 
 from cpm_gen.kv_cache import KVCache
 from cpm_gen.model import Model, Segment

@@ -95,7 +95,8 @@ def distribution(logits: Floats, params: SamplingParams) -> Floats:
         probabilities[order[reached + 1 :]] = 0.0
     if params.min_p > 0:
         probabilities[probabilities < params.min_p * probabilities.max()] = 0.0
-    return probabilities / probabilities.sum()
+    probabilities /= probabilities.sum()
+    return probabilities
 
 
 def choose(probabilities: Floats, u: float) -> int:

@@ -26,7 +26,10 @@ _SPACE, _NEWLINE = "▂", "▃"
 _OUT = str.maketrans({" ": _SPACE, "\n": _NEWLINE})
 _BACK = str.maketrans({_SPACE: " ", _NEWLINE: "\n", "▁": None, " ": None})
 _UNKNOWN = "⁇"  # what SentencePiece writes for an unknown piece
-_SENTENCE_ENDS = (*"。！？…!?\n", "...")  # the half-width forms are what the vocabulary's normaliser makes of the others
+_SENTENCE_ENDS = (
+    *"。！？…!?\n",
+    "...",
+)  # the half-width forms are what the vocabulary's normaliser makes of the others
 _CLOSERS = "”’」』）)》〉】\"'"
 
 _jieba_lock = threading.Lock()
@@ -83,13 +86,14 @@ class Tokenizer:
         """What id ``i`` adds to a decoded text, spaces and newlines already turned back."""
         if not 0 <= i < self.size:
             raise InputError(f"token id {i} is outside the vocabulary (0 to {self.size - 1})")
-        return self._surface(i)
+        text: str = self._surface(i)
+        return text
 
     @functools.cached_property
     def _surface(self) -> Any:
         sp = self._sp
 
-        @functools.lru_cache(maxsize=None)
+        @functools.cache
         def surface(i: int) -> str:
             if sp.is_unknown(i):
                 return _UNKNOWN

@@ -184,7 +184,9 @@ class SavedFile:
                 if info is None:
                     raise CheckpointError(f"{self.path}: storage {key} is missing from the file")
                 if info.compress_type != zipfile.ZIP_STORED:
-                    raise CheckpointError(f"{self.path}: the file was re-packed with compression; unpack and save it anew")
+                    raise CheckpointError(
+                        f"{self.path}: the file was re-packed with compression; unpack and save it anew"
+                    )
                 file.seek(info.header_offset)
                 header = file.read(30)
                 names, extra = struct.unpack("<HH", header[26:30])
@@ -223,7 +225,9 @@ class SavedFile:
             count = struct.unpack("<q", file.read(8))[0]
             # since torch 2.x the number is of bytes for untyped storages; theirs have one byte an element
             if count != storage.count:
-                raise CheckpointError(f"{self.path}: storage {key} has {count} elements, its tensors need {storage.count}")
+                raise CheckpointError(
+                    f"{self.path}: storage {key} has {count} elements, its tensors need {storage.count}"
+                )
             storage.offset = file.tell()
             if storage.offset + storage.nbytes > self.size:
                 raise CheckpointError(f"{self.path}: the file ends before its tensors do; it is truncated")
@@ -322,7 +326,7 @@ class _Array(np.ndarray[Any, Any]):
         _, shape, dtype, _, data = state
         if not _plain(dtype) or not isinstance(data, bytes) or len(data) != math.prod(shape) * dtype.itemsize:
             raise pickle.UnpicklingError("an array that does not hold plain numbers")
-        super().__setstate__(state)  # type: ignore[misc]
+        super().__setstate__(state)
 
 
 def _scalar(dtype: Any, data: Any = b"") -> Any:

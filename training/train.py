@@ -80,7 +80,9 @@ class Network(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=UNK, reduction=reduction)
 
 
-def encode(text_dir: Path, tokenizer: spm.SentencePieceProcessor) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def encode(
+    text_dir: Path, tokenizer: spm.SentencePieceProcessor
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Token streams (uint16) for training and held out, by kind.
 
     A poem is lines ending in ``<eod>`` with a lone ``<eod>`` after the poem (the lyric style); a chapter is its text with
@@ -97,10 +99,8 @@ def encode(text_dir: Path, tokenizer: spm.SentencePieceProcessor) -> tuple[dict[
         for record in (r for r in records if r.strip()):
             seen[kind] += 1
             lines = [line.strip().replace(" ", "▂") for line in record.split("\n") if line.strip()]
-            if lyric:
-                ids = [i for piece in tokenizer.encode(lines) for i in [*piece, EOD]]
-            else:
-                ids = tokenizer.encode("▃".join(lines))
+            encoded = tokenizer.encode(lines if lyric else "▃".join(lines))
+            ids = [i for piece in encoded for i in [*piece, EOD]] if lyric else encoded
             (held if seen[kind] % HELD_OUT_EVERY == 0 else train)[kind].append(np.array([*ids, EOD], dtype=np.uint16))
     shuffle = np.random.default_rng(0).permutation
 
@@ -117,7 +117,7 @@ class Sampler:
         self.streams = streams
         self.starts = {k: np.flatnonzero(np.isin(s, stops)) + 1 for k, s in streams.items()}
         self.rng = np.random.default_rng(seed)
-        self.kinds, shares = zip(*((k, SHARES[k]) for k in streams if len(streams[k]) > 4096))
+        self.kinds, shares = zip(*((k, SHARES[k]) for k in streams if len(streams[k]) > 4096), strict=True)
         self.shares = np.array(shares) / sum(shares)
 
     def batch(self, size: int, length: int) -> tuple[Tensor, Tensor]:
@@ -130,7 +130,9 @@ class Sampler:
         return block[:, :-1], block[:, 1:]
 
 
-def held_out_loss(network: nn.Module, streams: dict[str, np.ndarray], length: int, limit: int = 60_000) -> dict[str, float]:
+def held_out_loss(
+    network: nn.Module, streams: dict[str, np.ndarray], length: int, limit: int = 60_000
+) -> dict[str, float]:
     """Nats per token by kind, in consecutive windows of ``length``; unknown characters are not counted."""
     losses = {}
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -223,7 +225,10 @@ def main() -> None:
         average = loss.item() if math.isnan(average) else 0.98 * average + 0.02 * loss.item()
         if step % report == 0:
             rate = trained / (time.monotonic() - started)
-            print(f"step {step}  {progress:6.1%}  lr {lr:.2e}  loss {average:.3f}  {rate:,.0f} tokens/s  {trained:,} tokens", flush=True)
+            print(
+                f"step {step}  {progress:6.1%}  lr {lr:.2e}  loss {average:.3f}  {rate:,.0f} tokens/s  {trained:,} tokens",
+                flush=True,
+            )
         if step % 2000 == 0:
             print("held out:", held_out_loss(network, held, half), flush=True)
             torch.save(network.state_dict(), args.out.with_suffix(".partial.pt"))

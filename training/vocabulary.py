@@ -23,15 +23,32 @@ from sentencepiece import sentencepiece_model_pb2 as spm_proto
 SPECIALS = {0: "<unk>", 1: "<s>", 2: "</s>", 3: "▃", 4: "<sep>", 5: "<pad>", 6: "<mask>", 7: "<eod>", 8: "▁", 10: "▂"}
 
 # What a keyboard in half-width mode types, mapped to what the books hold. Digits and letters stay as they are.
-NORMALISER = {" ": "", ",": "，", ";": "；", ":": "：", "!": "！", "?": "？", "．": "。", "•": "·", "「": "“", "」": "”"}
+NORMALISER = {
+    " ": "",
+    ",": "，",
+    ";": "；",
+    ":": "：",
+    "!": "！",
+    "?": "？",
+    "．": "。",
+    "•": "·",
+    "「": "“",
+    "」": "”",
+}
 
 ALWAYS = string.digits + string.ascii_letters + string.punctuation + "，。！？；：、“”‘’《》（）…—·们她它您吗呢吧啊"
 
 
 def train(text_dir: Path, out_dir: Path, pieces: int) -> None:
     """Write ``chinese_vocab.model`` and ``vocab.json`` to ``out_dir``."""
-    lines = sorted({line.strip() for path in sorted(text_dir.rglob("*.txt"))
-                    for line in path.read_text(encoding="utf-8").splitlines() if line.strip()})
+    lines = sorted(
+        {
+            line.strip()
+            for path in sorted(text_dir.rglob("*.txt"))
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if line.strip()
+        }
+    )
     random.Random(0).shuffle(lines)
     ordinary = pieces - len(SPECIALS)
     with tempfile.TemporaryDirectory() as tmp:
@@ -50,7 +67,13 @@ def train(text_dir: Path, out_dir: Path, pieces: int) -> None:
         model.ParseFromString(Path(tmp, "model.model").read_bytes())
     Piece = spm_proto.ModelProto.SentencePiece
     learned = iter([p for p in model.pieces if p.type == Piece.NORMAL and p.piece not in SPECIALS.values()])
-    kinds = {"<unk>": Piece.UNKNOWN, "▃": Piece.USER_DEFINED, "▂": Piece.USER_DEFINED, "<eod>": Piece.NORMAL, "▁": Piece.NORMAL}
+    kinds = {
+        "<unk>": Piece.UNKNOWN,
+        "▃": Piece.USER_DEFINED,
+        "▂": Piece.USER_DEFINED,
+        "<eod>": Piece.NORMAL,
+        "▁": Piece.NORMAL,
+    }
     ordered = []
     for i in range(pieces):
         if name := SPECIALS.get(i):

@@ -1,0 +1,123 @@
+"""What a person sees while a text is made: a status line on standard error, where that is a terminal.
+
+Where the text goes to the same terminal, the status keeps to the last row: the rows above become the scrolling region
+(DECSTBM), so text and status never mix.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+
+def duration(seconds: float) -> str:
+    """``75`` -> ``1:15``, ``3700`` -> ``1:01:40``."""
+    minutes, s = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{s:02d}" if hours else f"{minutes}:{s:02d}"
+
+
+class Status:
+    """A line that is written over. Does nothing where standard error is no terminal."""
+
+    _EVERY = 0.2  # seconds between two updates
+
+    def __init__(self, *, beside_text: bool) -> None:
+        self._err: TextIO = sys.stderr
+        self._live = sys.stderr.isatty()
+        self._pinned = self._live and beside_text and sys.stdout.isatty()
+        self._rows = 0
+        self._next = 0.0
+
+    def __enter__(self) -> Status:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.clear()
+
+    def show(self, text: str, *, force: bool = False) -> None:
+        """Show ``text`` unless another was shown just now."""
+        now = time.monotonic()
+        if not self._live or (now < self._next and not force):
+            return
+        self._next = now + self._EVERY
+        columns, rows = shutil.get_terminal_size()
+        text = text[: columns - 1]
+        if not self._pinned:
+            self._err.write(f"\r\x1b[K{text}")
+        else:
+            sys.stdout.flush()
+            if rows != self._rows:
+                # room for the row, then region, back to where the text was
+                self._err.write(f"\n\x1b[A\x1b7\x1b[1;{rows - 1}r\x1b8")
+                self._rows = rows
+            self._err.write(f"\x1b7\x1b[{rows};1H\x1b[2m{text}\x1b[0m\x1b[K\x1b8")
+        self._err.flush()
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if not self._live:
+            return
+        if self._pinned and self._rows:
+            sys.stdout.flush()
+            self._err.write(f"\x1b7\x1b[r\x1b[{self._rows};1H\x1b[K\x1b8")
+            self._rows = 0
+        elif not self._pinned:
+            self._err.write("\r\x1b[K")
+        self._err.flush()
+
+    def summary(self, text: str) -> None:
+        """A last line that stays."""
+        if self._live:
+            self.clear()
+            self._err.write(f"\x1b[2m{text}\x1b[0m\n")
+            self._err.flush()
+
+
+class Meter:
+    """Counts what is written, and words it."""
+
+    def __init__(self, most: int | None) -> None:
+        self._most = most
+        self._tokens = 0
+        self._slides: dict[tuple[int, int], int] = {}
+        self._began: float | None = None
+
+    def count(self, key: tuple[int, int], tokens: int, slides: int) -> None:
+        """Take note of a chunk of sample ``key``."""
+        if self._began is None:
+            self._began = time.monotonic()
+        else:
+            self._tokens += tokens
+        self._slides[key] = slides
+
+    @property
+    def _rate(self) -> float | None:
+        elapsed = time.monotonic() - self._began if self._began else 0.0
+        return self._tokens / elapsed if self._tokens and elapsed > 0 else None
+
+    def line(self) -> str:
+        """Tokens, speed, time left, window moves."""
+        tokens = self._tokens + (self._began is not None)
+        parts = [f"{tokens:,}" + (f"/{self._most:,}" if self._most else "") + " tokens"]
+        if (rate := self._rate) is not None:
+            parts.append(f"{rate:.1f} tokens/s")
+            if self._most:
+                parts.append(f"{duration(max(0, self._most - tokens) / rate)} left")
+        return " · ".join(parts + self._moves())
+
+    def total(self) -> str:
+        """The same, when all is written."""
+        parts = [f"{self._tokens + (self._began is not None):,} tokens"]
+        if (rate := self._rate) is not None:
+            parts.append(f"{rate:.1f} tokens/s")
+        return " · ".join(parts + self._moves())
+
+    def _moves(self) -> list[str]:
+        moved = sum(self._slides.values())
+        return [f"window moved {moved}×"] if moved else []

@@ -1,0 +1,146 @@
+"""``inspect``, ``reshard``, ``tokenize`` and ``score``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from cpm_gen import config
+from cpm_gen.cli import texts
+from cpm_gen.errors import ConfigError, InputError
+
+
+def inspect(args: argparse.Namespace) -> int:
+    """Say what a checkpoint is."""
+    from cpm_gen.checkpoint import open_checkpoint
+    from cpm_gen.describe import describe, to_text
+    from cpm_gen.folders import model_folder
+
+    description = describe(open_checkpoint(model_folder(args.dir)), args.heads)
+    sys.stdout.write(json.dumps(description, ensure_ascii=False) + "\n" if args.json else to_text(description))
+    return 0
+
+
+def reshard(args: argparse.Namespace) -> int:
+    """Write a checkpoint for another degree, with a progress bar on a terminal."""
+    from tqdm import tqdm
+
+    from cpm_gen.reshard import reshard as run
+
+    if args.degree < 1:
+        raise ConfigError(f"MPSIZE must be at least 1, not {args.degree}")
+    bars: dict[str, Any] = {}
+
+    def progress(what: str, done: int, of: int) -> None:
+        if what not in bars:
+            bars[what] = tqdm(total=of, desc=what, unit="tensor", disable=None)
+        bars[what].update(done - bars[what].n)
+
+    try:
+        target = run(args.dir, args.degree, args.output, force=args.force, progress=progress)
+    finally:
+        for bar in bars.values():
+            bar.close()
+    sys.stdout.write(f"{target}\n")
+    return 0
+
+
+def _lines() -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) of each non-empty line of standard input; raises InputError."""
+    for number, raw in enumerate(sys.stdin.buffer, start=1):
+        where = f"standard input, line {number}"
+        line = texts.decode(raw, where)
+        if not line.strip():
+            continue
+        try:
+            content = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{where}: not JSON ({error})") from None
+        if not isinstance(content, dict):
+            raise InputError(f"{where}: must be a JSON object")
+        yield number, content
+
+
+def _field(content: dict[str, Any], name: str, number: int) -> Any:
+    value = content.get(name)
+    if name == "text" and isinstance(value, str):
+        return value
+    if name == "ids" and isinstance(value, list) and all(type(i) is int for i in value):
+        return value
+    kind = "a string" if name == "text" else "a list of whole numbers"
+    raise InputError(f'standard input, line {number}: needs "{name}", {kind}')
+
+
+def _each_line(field: str, work: Callable[[Any], dict[str, Any]]) -> None:
+    for number, content in _lines():
+        value = _field(content, field, number)
+        try:
+            result = work(value)
+        except InputError as error:
+            raise InputError(f"standard input, line {number}: {error}") from None
+        sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+
+
+def _one_text(args: argparse.Namespace) -> str:
+    text = texts.prompt(args)
+    if text is None:
+        raise InputError(
+            "no text: give it as an argument, with --prompt-file or on standard input; or use --json-lines"
+        )
+    return text
+
+
+def _no_other_input(args: argparse.Namespace) -> None:
+    if any(getattr(args, name) is not None for name in ("words", "prompt", "prompt_file")):
+        raise ConfigError("--json-lines reads standard input; leave the text out")
+
+
+def tokenize(args: argparse.Namespace, settings: config.Settings) -> int:
+    """Text to ids or, with --decode, ids to text."""
+    from cpm_gen.folders import find_tokenizer
+
+    tokenizer = find_tokenizer(settings.model)
+    if args.json_lines:
+        _no_other_input(args)
+        if args.decode:
+            _each_line("ids", lambda ids: {"text": tokenizer.decode(ids)})
+        else:
+            _each_line("text", lambda text: {"ids": tokenizer.encode(text)})
+        return 0
+    text = _one_text(args)
+    if args.decode:
+        try:
+            ids = [int(word) for word in text.replace(",", " ").strip(" []\n").split()]
+        except ValueError:
+            raise InputError("--decode takes token ids: whole numbers, separated by spaces or commas") from None
+        sys.stdout.write(tokenizer.decode(ids) + "\n")
+    else:
+        sys.stdout.write(" ".join(map(str, tokenizer.encode(text))) + "\n")
+    return 0
+
+
+def score(args: argparse.Namespace, settings: config.Settings) -> int:
+    """Log-probabilities of ids (--json-lines) or of a text."""
+    from cpm_gen.cli.write import follows, open_model
+
+    if follows(settings):
+        return 0
+    if args.json_lines:
+        _no_other_input(args)
+        with open_model(settings) as llm:
+            _each_line("ids", lambda ids: {"logprobs": llm.score(ids)})
+        return 0
+    text = _one_text(args)
+    with open_model(settings) as llm:
+        ids = llm.encode(text)
+        logprobs = llm.score(ids)
+    known = [p for p in logprobs if p is not None]
+    perplexity = math.exp(-sum(known) / len(known)) if known else None
+    content = {"ids": ids, "logprobs": logprobs, "perplexity": perplexity}
+    sys.stdout.write(json.dumps(content) + "\n")
+    return 0

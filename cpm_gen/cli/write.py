@@ -1,0 +1,184 @@
+"""``cpm-gen lyric``, ``novel`` and ``generate``: a prompt in, texts out."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+from cpm_gen import config
+from cpm_gen.app import LLM, Chunk, Completion
+from cpm_gen.cli import texts
+from cpm_gen.cli.display import Meter, Status
+from cpm_gen.errors import InputError
+from cpm_gen.parallel import launched
+
+
+def run(args: argparse.Namespace, settings: config.Settings) -> int:
+    """Write what was asked for; returns the exit status."""
+    if follows(settings):
+        return 0
+    text = texts.prompt(args)
+    if text is None:
+        if not sys.stdout.isatty() or args.output or args.json:
+            raise InputError("no prompt: give it as an argument, with --prompt, --prompt-file or on standard input")
+        from cpm_gen.cli.session import interact
+
+        with open_model(settings) as llm:
+            return interact(llm, settings)
+    if not text.strip():
+        raise InputError("the prompt is empty; give the words that the text should begin with")
+    with open_model(settings) as llm:
+        return write(llm, text, settings, as_json=args.json, output=args.output)
+
+
+def follows(settings: config.Settings) -> bool:
+    """On a rank other than 0 of an outside launcher: work for rank 0 to the end, then True."""
+    launch = launched()
+    if launch is None or launch.rank == 0:
+        return False
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides when to end
+    with LLM(settings.model) as llm:
+        llm.follow()
+    return True
+
+
+def open_model(settings: config.Settings) -> LLM:
+    """Load the model, saying so on a terminal; a rank that hangs after another died ends this process."""
+    with Status(beside_text=False) as status:
+        status.show("loading …", force=True)
+        llm = LLM(settings.model, on_rank_death=_end_with_rank)
+    if llm.notes:
+        sys.stderr.write(f"note: the checkpoint names what is not loaded, dropped unseen: {', '.join(llm.notes)}\n")
+    return llm
+
+
+def _end_with_rank(failure: str) -> None:
+    sys.stderr.write(f"cpm-gen: {failure}\n")
+    sys.stderr.flush()
+    os._exit(1)
+
+
+class Interrupt:
+    """Ctrl-C asks to stop after the current token; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> Interrupt:
+        self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _handle(self, _: int, __: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+@contextlib.contextmanager
+def open_output(path: str | None) -> Iterator[TextIO]:
+    """Standard output, or a file that is written through token by token; raises InputError."""
+    if path is None:
+        yield sys.stdout
+        return
+    try:
+        with Path(path).open("w", encoding="utf-8") as file:
+            yield file
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder; --output takes a file") from None
+    except OSError as error:
+        kept = "; what was written before is kept" if Path(path).is_file() else ""
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}{kept}") from None
+
+
+def write(llm: LLM, text: str, settings: config.Settings, *, as_json: bool, output: str | None) -> int:
+    """Write the samples of one prompt to standard output or a file; 130 if Ctrl-C ended them."""
+    if output is not None and not Path(output).absolute().parent.is_dir():
+        raise InputError(f"{output}: there is no folder {Path(output).absolute().parent}")
+    options = settings.text
+    prompt = llm.encode(text, options.style)
+    if len(prompt) > llm.window.limit:
+        sys.stderr.write(
+            f"note: the prompt has {len(prompt):,} tokens; the network sees {llm.visible(prompt):,} of them "
+            f"(its window holds {llm.window.limit:,})\n"
+        )
+    samples = Samples(options.n, as_json=as_json)
+    meter = Meter(options.max_new_tokens * options.n if options.max_new_tokens else None)
+    with Interrupt() as interrupt, open_output(output) as out, Status(beside_text=output is None) as status:
+        for chunk in llm.run([prompt], settings.sampling, options, stop=lambda: interrupt.asked):
+            samples.take(chunk, out)
+            meter.count((chunk.prompt, chunk.index), len(chunk.token_ids), chunk.slides)
+            status.show(meter.line())
+        samples.end(out)
+        status.summary(f"{meter.total()} · seed {samples.seed}")
+    return 130 if interrupt.asked else 0
+
+
+class Samples:
+    """Puts interleaved samples in order: the first unfinished one is shown live, later ones wait their turn."""
+
+    def __init__(self, n: int, *, as_json: bool) -> None:
+        self._n = n
+        self._json = as_json
+        self._waiting = [""] * n
+        self._done: list[Completion | None] = [None] * n
+        self._at = 0
+        self._begun = False
+        self._line_open = False
+        self.seed: int | None = None
+
+    def take(self, chunk: Chunk, out: TextIO) -> None:
+        """Show or keep a chunk."""
+        self._waiting[chunk.index] += chunk.text
+        self._done[chunk.index] = chunk.completion
+        if chunk.completion:
+            self.seed = chunk.completion.seed
+        if chunk.index != self._at:
+            return
+        self._show(out)
+        while self._done[self._at] is not None and self._at < self._n - 1:
+            self._at += 1
+            self._begun = False
+            self._show(out)
+        out.flush()
+
+    def _show(self, out: TextIO) -> None:
+        completion = self._done[self._at]
+        if self._json:
+            if completion is not None:
+                out.write(to_json(completion) + "\n")
+            return
+        if not self._begun and self._n > 1:
+            self._end_line(out)
+            out.write(f"── {self._at + 1}/{self._n} ──\n")
+        self._begun = True
+        text, self._waiting[self._at] = self._waiting[self._at], ""
+        if text:
+            out.write(text)
+            self._line_open = not text.endswith("\n")
+
+    def _end_line(self, out: TextIO) -> None:
+        if self._line_open:
+            out.write("\n")
+        self._line_open = False
+
+    def end(self, out: TextIO) -> None:
+        """A final newline, so that a shell's prompt begins on a line of its own."""
+        self._end_line(out)
+        out.flush()
+
+
+def to_json(completion: Completion) -> str:
+    """A completion as one line."""
+    return json.dumps(dataclasses.asdict(completion), ensure_ascii=False)
