@@ -24,8 +24,9 @@ from cpm_gen.errors import (
 from cpm_gen.window import Window
 
 if TYPE_CHECKING:
-    from cpm_gen.app import LLM, Chunk, Completion, Timing, load
+    from cpm_gen.app import LLM, load
     from cpm_gen.reshard import reshard
+    from cpm_gen.results import Chunk, Completion, Timing
     from cpm_gen.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
@@ -54,9 +55,9 @@ __all__ = [
 # torch takes a second to import; `cpm-gen --help` and `cpm-gen tokenize` do without it
 _LAZY = {
     "LLM": "app",
-    "Chunk": "app",
-    "Completion": "app",
-    "Timing": "app",
+    "Chunk": "results",
+    "Completion": "results",
+    "Timing": "results",
     "load": "app",
     "reshard": "reshard",
     "Tokenizer": "tokenizer",

@@ -13,9 +13,7 @@ import contextlib
 import dataclasses
 import os
 import secrets
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -41,13 +39,14 @@ from cpm_gen.folders import find_tokenizer, model_folder
 from cpm_gen.launch import Assignment, Ranks
 from cpm_gen.model import Model
 from cpm_gen.parallel import TensorParallel
+from cpm_gen.results import Chunk, Completion
 from cpm_gen.runner import Runner
-from cpm_gen.sequence import FinishReason, Request
+from cpm_gen.sequence import Request
 from cpm_gen.sequence import Sequence as Generation
 from cpm_gen.styles import detokenizer, encode_prompt
-from cpm_gen.text import StopScanner
 from cpm_gen.tokenizer import Tokenizer
 from cpm_gen.window import Boundary, Window
+from cpm_gen.writer import Writer
 
 _MOST_PADDING = 1024  # rows that a vocabulary may be padded by
 
@@ -87,53 +86,6 @@ class GenerateOptions(TypedDict, total=False):
     no_repeat_ngram: int
     min_new_tokens: int
     banned_ids: Sequence[int]
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds from the call to the first token, and tokens per second after it (None for a single token)."""
-
-    first_token: float | None
-    tokens_per_second: float | None
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One finished sample.
-
-    text: what was written, without the prompt and without the stop string that ended it.
-    token_ids: every token written, those of the stop string included.
-    finish_reason: "length", "stop" (a stop string or ``<eod>``) or "cancelled".
-    window_slides: how often the window moved.
-    """
-
-    text: str
-    token_ids: tuple[int, ...]
-    prompt_token_ids: tuple[int, ...]
-    finish_reason: FinishReason
-    seed: int
-    index: int
-    window_slides: int
-    timing: Timing
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A piece of a text being written; the ``text`` of all chunks of one sample join to its Completion's.
-
-    prompt, index: which prompt and which of its samples.
-    window_start: where the window stands now, in tokens from the prompt's beginning.
-    slides: how often it moved.
-    completion: set on the last chunk.
-    """
-
-    text: str
-    token_ids: tuple[int, ...]
-    prompt: int
-    index: int
-    window_start: int
-    slides: int
-    completion: Completion | None = None
 
 
 def load(model: str | os.PathLike[str] | None = None, **options: Unpack[LoadOptions]) -> LLM:
@@ -201,9 +153,8 @@ class LLM:
         self._tokenizer: Tokenizer | None = None
         verify_replicas(checkpoint)
         local = launch.local_size if launch else degree
-        share = max(1, (options.threads or os.cpu_count() or 1) // local)
-        if local > 1 or options.threads:
-            torch.set_num_threads(share)
+        share = max(1, (options.threads or parallel.useful_threads(self.size.hidden)) // local)
+        torch.set_num_threads(share)
         try:
             if launch:
                 group = parallel.join_launched(launch, device)
@@ -323,8 +274,26 @@ class LLM:
         """
         self._check_open()
         seed = secrets.randbits(63) if text.seed is None else text.seed
+        # rows of the embedding that pad the vocabulary have no text
+        padding = range(self.tokenizer.size, self.size.vocabulary)
+        sampling = dataclasses.replace(sampling, banned_ids=(*sampling.banned_ids, *padding))
         writers = [
-            _Writer(self, prompt, p, index, seed, sampling, text)
+            Writer(
+                self._engine,
+                Request(
+                    prompt=tuple(prompt),
+                    window=self.window,
+                    ends=self._ends(),
+                    params=sampling,
+                    seed=seed,
+                    sample_index=index,
+                    max_new_tokens=text.max_new_tokens,
+                    stop_ids=frozenset({self.tokenizer.eod}) if text.stop_at_eod else frozenset(),
+                ),
+                detokenizer(text.style, self.tokenizer),
+                text.stop,
+                p,
+            )
             for p, prompt in enumerate(prompts)
             for index in range(text.n)
         ]
@@ -410,84 +379,3 @@ class LLM:
 def _subset(group: type[Any], options: dict[str, Any]) -> dict[str, Any]:
     names = {f.name for f in dataclasses.fields(group)}
     return {k: v for k, v in options.items() if k in names}
-
-
-class _Writer:
-    """Turns one generation's tokens into text, and ends it at a stop string."""
-
-    def __init__(
-        self,
-        llm: LLM,
-        prompt_ids: Sequence[int],
-        prompt: int,
-        index: int,
-        seed: int,
-        sampling: SamplingParams,
-        text: TextOptions,
-    ) -> None:
-        self.began = time.monotonic()
-        self.first: float | None = None
-        self.done = False
-        self.prompt, self.index, self.seed = prompt, index, seed
-        self.engine = llm._engine
-        self.min_new_tokens = sampling.min_new_tokens
-        self.detokenizer = detokenizer(text.style, llm.tokenizer)
-        self.scanner = StopScanner(text.stop)
-        self.pieces: list[str] = []
-        beyond = range(llm.tokenizer.size, llm.size.vocabulary)
-        if beyond:
-            sampling = dataclasses.replace(sampling, banned_ids=(*sampling.banned_ids, *beyond))
-        self.generation = self.engine.add(
-            Request(
-                prompt=tuple(prompt_ids),
-                window=llm.window,
-                ends=llm._ends(),
-                params=sampling,
-                seed=seed,
-                sample_index=index,
-                max_new_tokens=text.max_new_tokens,
-                stop_ids=frozenset({llm.tokenizer.eod}) if text.stop_at_eod else frozenset(),
-            )
-        )
-
-    def advance(self) -> Chunk:
-        """Take the token that the engine just wrote."""
-        generation = self.generation
-        now = time.monotonic()
-        self.first = self.first or now
-        token = generation.tokens[-1]
-        ended_by_id = generation.finish_reason == "stop"
-        piece = "" if ended_by_id else self.detokenizer.push(token)
-        text = self.scanner.push(piece, look=generation.step > self.min_new_tokens)
-        if self.scanner.found and generation.finish_reason is None:
-            self.engine.cancel(generation, "stop")
-        return self._chunk(text, (token,), "stop" if self.scanner.found else generation.finish_reason, now)
-
-    def cancel(self) -> Chunk:
-        """End the sample where it is."""
-        self.engine.cancel(self.generation)
-        return self._chunk("", (), "cancelled", time.monotonic())
-
-    def _chunk(self, text: str, ids: tuple[int, ...], reason: FinishReason | None, now: float) -> Chunk:
-        generation = self.generation
-        if reason:
-            text += self.scanner.flush()
-        self.pieces.append(text)
-        self.done = reason is not None
-        completion = self._completion(reason, now) if reason else None
-        return Chunk(text, ids, self.prompt, self.index, generation.start, generation.slides, completion)
-
-    def _completion(self, reason: FinishReason, now: float) -> Completion:
-        generation = self.generation
-        count, first = generation.step, self.first
-        rate = (count - 1) / (now - first) if first is not None and count > 1 and now > first else None
-        return Completion(
-            text="".join(self.pieces),
-            token_ids=tuple(generation.new_tokens),
-            prompt_token_ids=generation.request.prompt,
-            finish_reason=reason,
-            seed=self.seed,
-            index=self.index,
-            window_slides=generation.slides,
-            timing=Timing(None if first is None else first - self.began, rate),
-        )

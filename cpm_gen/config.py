@@ -47,7 +47,9 @@ class ModelOptions:
     tensor_parallel: int | Literal["auto"] = option(
         1, "ranks to cut the network over; auto: as the checkpoint was saved"
     )
-    threads: int | None = option(None, "CPU threads of all ranks together (default: the machine's cores)")
+    threads: int | None = option(
+        None, "CPU threads of all ranks together (default: as many as pay for the model's size)"
+    )
     decoder: Decoder = option(
         "cached", "cached: KV cache; recompute: the whole context for every token, the slow oracle"
     )

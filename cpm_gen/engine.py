@@ -18,18 +18,12 @@ from cpm_gen.window import Window
 
 
 class Engine:
-    """Runs up to ``batch`` sequences at once, first come, first served. Lives on rank 0.
+    """Runs up to ``batch`` sequences at once, first come, first served. Lives on rank 0."""
 
-    hidden_ids: ids that exist in the network but not in the vocabulary (padding rows); never written.
-    """
-
-    def __init__(
-        self, runner: Runner, decoder: Decoder, *, batch: int, hidden_ids: frozenset[int] = frozenset()
-    ) -> None:
+    def __init__(self, runner: Runner, decoder: Decoder, *, batch: int) -> None:
         self._runner = runner
         self._decoder = decoder
         self._batch = batch
-        self._hidden_ids = hidden_ids
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
 
@@ -64,7 +58,7 @@ class Engine:
                     request.params,
                     context=sequence.context() if _looks_back(request) else (),
                     written=sequence.context_written(),
-                    forbidden=sequence.forbidden() | self._hidden_ids,
+                    forbidden=sequence.forbidden(),
                     seed=request.seed,
                     sample_index=request.sample_index,
                     step=sequence.step,

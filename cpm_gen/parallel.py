@@ -126,6 +126,15 @@ def pick_device(name: str, local_rank: int) -> torch.device:
     return torch.device("cuda", index)
 
 
+def useful_threads(hidden: int) -> int:
+    """CPU threads that pay for a network of this hidden size: a core for every 4 million weights of a layer.
+
+    Every layer waits a few times for all threads; in a small one the waiting costs more than the second core saves, and far
+    more on a machine that does something else too.
+    """
+    return min(os.cpu_count() or 1, -(-12 * hidden**2 // 4_000_000))
+
+
 def join_launched(launch: Launch, device: torch.device) -> TensorParallel:
     """Join the group that torchrun or deepspeed made room for."""
     backend = "nccl" if device.type == "cuda" else "gloo"

@@ -16,9 +16,7 @@ def random_state(size: ModelSize = SMALL, seed: int = 0, dtype: torch.dtype = to
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for name in partition.names(size.layers):
-        shape = partition.whole_shape(
-            name, vocabulary=size.vocabulary, positions=size.positions, hidden=size.hidden
-        )
+        shape = partition.whole_shape(name, vocabulary=size.vocabulary, positions=size.positions, hidden=size.hidden)
         values = torch.randn(shape, generator=generator) * (0.1 if name.endswith("bias") else 0.25)
         if "layernorm.weight" in name:
             values = 1 + values

@@ -161,13 +161,12 @@ def settings(args: argparse.Namespace) -> config.Settings:
 
 def print_config(resolved: config.Settings) -> None:
     """Every setting as YAML, with its source as a comment."""
-    import yaml
+    import json
 
     for name, value, source in resolved.items():
         if name == "max_new_tokens" and value is None:
             value = "unlimited"
-        plain = list(value) if isinstance(value, tuple) else value
-        line = yaml.safe_dump({name: plain}, allow_unicode=True, default_flow_style=None, width=10_000).strip()
+        line = f"{name}: {json.dumps(value, ensure_ascii=False)}"  # JSON is YAML
         sys.stdout.write(f"{line:<40}  # {source}\n")
 
 

@@ -15,11 +15,12 @@ from types import FrameType
 from typing import TextIO
 
 from cpm_gen import config
-from cpm_gen.app import LLM, Chunk, Completion
+from cpm_gen.app import LLM
 from cpm_gen.cli import texts
 from cpm_gen.cli.display import Meter, Status
 from cpm_gen.errors import InputError
 from cpm_gen.parallel import launched
+from cpm_gen.results import Chunk, Completion
 
 
 def run(args: argparse.Namespace, settings: config.Settings) -> int:

@@ -1,0 +1,54 @@
+"""What a generation gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cpm_gen.sequence import FinishReason
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds from the call to the first token, and tokens per second after it (None for a single token)."""
+
+    first_token: float | None
+    tokens_per_second: float | None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One finished sample.
+
+    text: what was written, without the prompt and without the stop string that ended it.
+    token_ids: every token written, those of the stop string included.
+    finish_reason: "length", "stop" (a stop string or ``<eod>``) or "cancelled".
+    window_slides: how often the window moved.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    prompt_token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    seed: int
+    index: int
+    window_slides: int
+    timing: Timing
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of a text being written; the ``text`` of all chunks of one sample join to its Completion's.
+
+    prompt, index: which prompt and which of its samples.
+    window_start: where the window stands now, in tokens from the prompt's beginning.
+    slides: how often it moved.
+    completion: set on the last chunk.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    prompt: int
+    index: int
+    window_start: int
+    slides: int
+    completion: Completion | None = None

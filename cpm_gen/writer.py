@@ -1,0 +1,78 @@
+"""From an engine's tokens to text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from cpm_gen.engine import Engine
+from cpm_gen.results import Chunk, Completion, Timing
+from cpm_gen.sequence import FinishReason, Request
+from cpm_gen.text import StopScanner
+from cpm_gen.tokenizer import Detokenizer
+
+
+class Writer:
+    """Turns one generation's tokens into text, and ends it at a stop string."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        request: Request,
+        detokenizer: Detokenizer,
+        stop: Sequence[str],
+        prompt: int,
+    ) -> None:
+        self.began = time.monotonic()
+        self.first: float | None = None
+        self.done = False
+        self.prompt = prompt
+        self.engine = engine
+        self.detokenizer = detokenizer
+        self.scanner = StopScanner(stop)
+        self.pieces: list[str] = []
+        self.generation = engine.add(request)
+
+    def advance(self) -> Chunk:
+        """Take the token that the engine just wrote."""
+        generation = self.generation
+        now = time.monotonic()
+        self.first = self.first or now
+        token = generation.tokens[-1]
+        ended_by_id = generation.finish_reason == "stop"
+        piece = "" if ended_by_id else self.detokenizer.push(token)
+        text = self.scanner.push(piece, look=generation.step > generation.request.params.min_new_tokens)
+        if self.scanner.found and generation.finish_reason is None:
+            self.engine.cancel(generation, "stop")
+        return self._chunk(text, (token,), "stop" if self.scanner.found else generation.finish_reason, now)
+
+    def cancel(self) -> Chunk:
+        """End the sample where it is."""
+        self.engine.cancel(self.generation)
+        return self._chunk("", (), "cancelled", time.monotonic())
+
+    def _chunk(self, text: str, ids: tuple[int, ...], reason: FinishReason | None, now: float) -> Chunk:
+        generation = self.generation
+        if reason:
+            text += self.scanner.flush()
+        self.pieces.append(text)
+        self.done = reason is not None
+        completion = self._completion(reason, now) if reason else None
+        return Chunk(
+            text, ids, self.prompt, generation.request.sample_index, generation.start, generation.slides, completion
+        )
+
+    def _completion(self, reason: FinishReason, now: float) -> Completion:
+        generation = self.generation
+        count, first = generation.step, self.first
+        rate = (count - 1) / (now - first) if first is not None and count > 1 and now > first else None
+        return Completion(
+            text="".join(self.pieces),
+            token_ids=tuple(generation.new_tokens),
+            prompt_token_ids=generation.request.prompt,
+            finish_reason=reason,
+            seed=generation.request.seed,
+            index=generation.request.sample_index,
+            window_slides=generation.slides,
+            timing=Timing(None if first is None else first - self.began, rate),
+        )

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# The original's generate_lyric.sh: everything recomputed for every token, the window drops one token a step.
+#   bash scripts/generate_lyric.sh [MODEL_DIR] [INPUT_FILE] [flags…]      MPSIZE=2 in front runs on two ranks
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=scripts/common.sh
+source "$here/common.sh"
+run_cpm_gen lyric "$here/../examples/lyric.txt" "$@" -- --config "$here/../configs/original.yaml"
