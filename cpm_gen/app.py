@@ -19,8 +19,9 @@ from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 
-from cpm_gen import parallel, partition
-from cpm_gen.checkpoint import Checkpoint, load_into, open_checkpoint, resolve_heads, verify_replicas
+from cpm_gen import parallel
+from cpm_gen.build import choose_degree, make_runner_from, make_window
+from cpm_gen.checkpoint import open_checkpoint, resolve_heads, verify_replicas
 from cpm_gen.config import (
     FIELDS,
     Decoder,
@@ -37,15 +38,13 @@ from cpm_gen.engine import Engine
 from cpm_gen.errors import ConfigError, CpmGenError, InputError, RankError, TokenizerError
 from cpm_gen.folders import find_tokenizer, model_folder
 from cpm_gen.launch import Assignment, Ranks
-from cpm_gen.model import Model
 from cpm_gen.parallel import TensorParallel
 from cpm_gen.results import Chunk, Completion
-from cpm_gen.runner import Runner
 from cpm_gen.sequence import Request
 from cpm_gen.sequence import Sequence as Generation
 from cpm_gen.styles import detokenizer, encode_prompt
 from cpm_gen.tokenizer import Tokenizer
-from cpm_gen.window import Boundary, Window
+from cpm_gen.window import Boundary
 from cpm_gen.writer import Writer
 
 _MOST_PADDING = 1024  # rows that a vocabulary may be padded by
@@ -105,33 +104,6 @@ def _checked(group: type[Any], options: dict[str, Any]) -> dict[str, Any]:
     return {k: convert(k, v, "argument") for k, v in options.items()}
 
 
-def make_window(options: ModelOptions, positions: int) -> Window:
-    """The window that the settings describe over a network with so many positions; raises ConfigError."""
-    limit = positions - 1 if options.window_limit is None else options.window_limit
-    if not 1 <= limit <= positions:
-        raise ConfigError(f"window limit must be from 1 to {positions}, the network's positions, not {limit}")
-    room = limit - options.window_keep
-    hop = max(1, min(limit // 2, room)) if options.window_hop is None else options.window_hop
-    return Window(limit, hop, options.window_boundary, options.window_keep)
-
-
-def make_runner(options: ModelOptions, heads: int, slots: int, group: TensorParallel, device: torch.device) -> Runner:
-    """This rank's loaded network; every rank calls it."""
-    return _runner(open_checkpoint(model_folder(options.model)), heads, options, slots, group, device)
-
-
-def _runner(
-    checkpoint: Checkpoint, heads: int, options: ModelOptions, slots: int, group: TensorParallel, device: torch.device
-) -> Runner:
-    size = checkpoint.size(heads)
-    partition.check_degree(
-        group.size, vocabulary=size.vocabulary, heads=heads, hidden=size.hidden, where=str(checkpoint.folder)
-    )
-    model = Model(size, group, dtype=getattr(torch, options.dtype), device=device)
-    load_into(model, checkpoint, rank=group.rank, degree=group.size)
-    return Runner(model, slots)
-
-
 class LLM:
     """A loaded model. Use as a context manager, or call :meth:`close`; not for use from several threads at once."""
 
@@ -148,13 +120,14 @@ class LLM:
             raise ConfigError(f"batch must be at least 1, not {options.batch}")
         slots = options.batch if options.decoder == "cached" else 0
         launch = parallel.launched()
-        degree = self._degree(checkpoint, heads, launch)
+        degree = choose_degree(options, checkpoint, heads, launch)
         device = parallel.pick_device(options.device, launch.local_rank if launch else 0)
         self._tokenizer: Tokenizer | None = None
         verify_replicas(checkpoint)
         local = launch.local_size if launch else degree
         share = max(1, (options.threads or parallel.useful_threads(self.size.hidden)) // local)
-        torch.set_num_threads(share)
+        self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(share)  # torch has one number for the process; close() puts it back
         try:
             if launch:
                 group = parallel.join_launched(launch, device)
@@ -168,7 +141,7 @@ class LLM:
                 )
                 group = parallel.join_local(0, degree, device, self._ranks.folder)
             self._group = group
-            runner = _runner(checkpoint, heads, options, slots, group, device)
+            runner = make_runner_from(checkpoint, heads, options, slots, group, device)
         except BaseException as error:
             explained = self._explain(error) if isinstance(error, RuntimeError) else error
             self._abandon()
@@ -180,22 +153,6 @@ class LLM:
         if group.rank == 0:
             decoder = Cached(slots) if options.decoder == "cached" else Recompute()
             self._engine = Engine(runner, decoder, batch=options.batch)
-
-    def _degree(self, checkpoint: Checkpoint, heads: int, launch: parallel.Launch | None) -> int:
-        asked = self.options.tensor_parallel
-        if asked == "auto":
-            asked = launch.size if launch else checkpoint.degree
-        if launch and asked not in (1, launch.size):
-            raise ConfigError(f"--tensor-parallel {asked} under a launcher that started {launch.size} ranks")
-        degree = launch.size if launch else asked
-        partition.check_degree(
-            degree,
-            vocabulary=checkpoint.vocabulary,
-            heads=heads,
-            hidden=checkpoint.hidden,
-            where=str(checkpoint.folder),
-        )
-        return degree
 
     @property
     def rank(self) -> int:
@@ -356,9 +313,11 @@ class LLM:
         self._group.close()
         if self._ranks:
             self._ranks.close()
+        torch.set_num_threads(self._threads_before)
 
     def _abandon(self) -> None:
         self._closed = True
+        torch.set_num_threads(self._threads_before)
         if self._ranks:
             self._ranks.close(grace=0.0)
         if torch.distributed.is_available() and torch.distributed.is_initialized():

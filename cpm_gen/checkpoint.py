@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from cpm_gen import partition
 from cpm_gen.config import ModelSize, known_heads
 from cpm_gen.errors import CheckpointError
-from cpm_gen.unpickle import Dropped, SavedFile, TensorRef
+from cpm_gen.unpickle import SavedFile, TensorRef, is_plain
 
 TRACKER = "latest_checkpointed_iteration.txt"
 _SHARD = re.compile(r"^mp_rank_(\d+)_model_states\.pt$")
+_LAYER = re.compile(r"^transformer\.layers\.(\d{1,4})\.")
 _ANCHOR = "word_embeddings.weight"
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -110,13 +111,17 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     unexpected, shapes or dtypes that disagree.
     """
     folder = Path(path)
-    iteration, directory = _find(folder)
-    files = {int(m[1]): p for p in directory.iterdir() if (m := _SHARD.match(p.name))}
+    try:
+        iteration, directory = _find(folder)
+        files = {int(m[1]): p for p in directory.iterdir() if (m := _SHARD.match(p.name))}
+    except OSError as error:
+        raise CheckpointError(f"{folder}: {error.strerror or error}") from None
     if not files:
         raise CheckpointError(f"{directory}: no {shard_name(0)} there")
-    if missing := [r for r in range(max(files) + 1) if r not in files]:
+    missing = next(r for r in range(len(files) + 1) if r not in files)
+    if missing < max(files):
         raise CheckpointError(
-            f"{directory}: shard {shard_name(missing[0])} is missing (there is one for rank {max(files)})"
+            f"{directory}: shard {shard_name(missing)} is missing (there is one for rank {max(files)})"
         )
     shards = [_read_shard(files[rank]) for rank in sorted(files)]
     for shard in shards:
@@ -137,18 +142,23 @@ def _find(folder: Path) -> tuple[str, Path]:
     tracker = folder / TRACKER
     if not tracker.is_file():
         if any(_SHARD.match(p.name) for p in folder.iterdir()):  # the iteration's own folder was given
-            return folder.name, folder
+            name = folder.resolve().name
+            return (name if _is_iteration(name) else "release"), folder
         raise CheckpointError(f"{folder}: no {TRACKER} there, so no CPM checkpoint")
     try:
         word = tracker.read_text(encoding="utf-8").strip()
     except UnicodeDecodeError:
         word = "?"
-    if word != "release" and not word.isdecimal():
+    if not _is_iteration(word):
         raise CheckpointError(f"{tracker}: must hold an iteration or 'release', not {word[:40]!r}")
     directory = folder / word
     if not directory.is_dir():
         raise CheckpointError(f"{tracker}: names iteration {word}, but there is no folder {directory}")
     return word, directory
+
+
+def _is_iteration(word: str) -> bool:
+    return word == "release" or word.isdecimal()
 
 
 def _read_shard(path: Path) -> Shard:
@@ -185,8 +195,7 @@ def _verify(folder: Path, iteration: str, shards: list[Shard]) -> Checkpoint:
         if len(ref.shape) != 2:
             raise CheckpointError(f"{first.path}: {name} has shape {list(ref.shape)}, not two dimensions")
     rows, hidden = first.tensors[_ANCHOR].shape
-    layer = re.compile(r"^transformer\.layers\.(\d+)\.")
-    layers = 1 + max((int(m[1]) for n in first.tensors if (m := layer.match(n))), default=-1)
+    layers = 1 + max((int(m[1]) for n in first.tensors if (m := _LAYER.match(n))), default=-1)
     checkpoint = Checkpoint(
         folder=folder,
         iteration=iteration,
@@ -207,7 +216,7 @@ def _verify(folder: Path, iteration: str, shards: list[Shard]) -> Checkpoint:
             raise CheckpointError(f"{shard.path}: tensor {missing[0]} is missing" + _more(missing))
         known = set(expected)
         if unexpected := [n for n in shard.tensors if n not in known]:
-            raise CheckpointError(f"{shard.path}: unexpected tensor {unexpected[0]}" + _more(unexpected))
+            raise CheckpointError(f"{shard.path}: unexpected tensor {unexpected[0]!a}" + _more(unexpected))
         for name in expected:
             ref, wanted = shard.tensors[name], checkpoint.slice_shape(name, degree)
             if ref.shape != wanted:
@@ -217,6 +226,10 @@ def _verify(folder: Path, iteration: str, shards: list[Shard]) -> Checkpoint:
                 )
             if ref.dtype not in _FLOATS:
                 raise CheckpointError(f"{shard.path}: {name} is {ref.dtype}, not float32, float16 or bfloat16")
+            if ref.dtype != first.tensors[name].dtype:
+                raise CheckpointError(
+                    f"{shard.path}: {name} is {ref.dtype}, but {first.tensors[name].dtype} in {first.path.name}"
+                )
     return checkpoint
 
 
@@ -324,14 +337,8 @@ def without_dropped(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.view(np.ndarray).copy()
     if isinstance(value, dict):
-        kept = {k: v for k, v in value.items() if not (_is_dropped(k) or _is_dropped(v))}
-        return type(value)((k, without_dropped(v)) for k, v in kept.items())
-    if isinstance(value, (list, tuple)):
-        return type(value)(without_dropped(v) for v in value if not _is_dropped(v))
-    if isinstance(value, (set, frozenset)):
-        return type(value)(v for v in value if not _is_dropped(v))
+        kept = {k: v for k, v in value.items() if is_plain(k) and is_plain(v)}
+        return type(value)((without_dropped(k), without_dropped(v)) for k, v in kept.items())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return type(value)(without_dropped(v) for v in value if is_plain(v))
     return value
-
-
-def _is_dropped(value: Any) -> bool:
-    return isinstance(value, Dropped) or (isinstance(value, type) and issubclass(value, Dropped))

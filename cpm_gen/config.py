@@ -88,10 +88,13 @@ class SamplingParams:
             ("min_new_tokens", 0, math.inf),
         ):
             value = getattr(self, name)
+            whole = TYPES[name] is int
+            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+                raise ConfigError(f"{name} must be a {'whole ' if whole else ''}number, not {value!r}")
             if not (math.isfinite(value) and low <= value <= high):
                 bounds = f"from {low} to {high}" if math.isfinite(high) else f"at least {low}"
                 raise ConfigError(f"{name} must be a number {bounds if low == 0 else ''}".rstrip() + f", not {value}")
-        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
+        if not (isinstance(self.repetition_penalty, (int, float)) and 0 < self.repetition_penalty < math.inf):
             raise ConfigError(f"repetition_penalty must be above 0, not {self.repetition_penalty}")
         if bad := [i for i in self.banned_ids if i < 0]:
             raise ConfigError(f"banned_ids must not be negative: {bad[0]}")
@@ -174,19 +177,21 @@ def convert(name: str, value: Any, where: str) -> Any:
             if isinstance(value, (int, str)) or (kind is float and isinstance(value, float)):
                 try:
                     return kind(value)
-                except ValueError:
+                except (ValueError, OverflowError):
                     continue
         elif kind is str:
             if isinstance(value, (str, os.PathLike)):
                 return str(value)
         elif typing.get_origin(kind) is tuple:
             item = typing.get_args(kind)[0]
+            items = value
             if isinstance(value, str):
-                value = [v for v in value.split(",") if v.strip()] if item is int else [value]
-            try:
-                return tuple(item(v) for v in value)
-            except (TypeError, ValueError):
-                continue
+                items = [v.strip() for v in value.split(",") if v.strip()] if item is int else [value]
+            if isinstance(items, (list, tuple)):
+                if all(type(v) is item for v in items):
+                    return tuple(items)
+                if item is int and all(isinstance(v, str) and v.isdecimal() for v in items):
+                    return tuple(int(v) for v in items)
     expected = ", ".join(_words(kind) for kind in options if kind is not type(None))
     raise ConfigError(f"{where}: {name} must be {expected}, not {value!r}")
 
@@ -194,8 +199,9 @@ def convert(name: str, value: Any, where: str) -> Any:
 def _words(kind: Any) -> str:
     if typing.get_origin(kind) is Literal:
         return " or ".join(map(str, typing.get_args(kind)))
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    return names.get(kind, "a list")
+    if typing.get_origin(kind) is tuple:
+        return "whole numbers separated by commas" if typing.get_args(kind)[0] is int else "a list of texts"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
 
 
 def _unknown(name: str, where: str) -> ConfigError:
@@ -211,7 +217,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a date that is none
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if content is None:
         return {}

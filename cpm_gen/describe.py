@@ -18,9 +18,8 @@ def describe(checkpoint: Checkpoint, heads: int | None = None) -> dict[str, Any]
     checkpoint cannot be cut so. Raises CheckpointError where replicated tensors differ or ``heads`` cannot be.
     """
     verify_replicas(checkpoint)
-    if heads is not None:
-        resolve_heads(checkpoint, heads)
-    heads = heads if heads is not None else known_or_configured_heads(checkpoint)
+    if heads is not None or known_or_configured_heads(checkpoint) is not None:
+        heads = resolve_heads(checkpoint, heads)
     names = list(partition.names(checkpoint.layers))
     possible = partition.possible_degrees(vocabulary=checkpoint.vocabulary, heads=heads, hidden=checkpoint.hidden)
     memory: dict[str, Any] = {}

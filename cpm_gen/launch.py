@@ -74,14 +74,15 @@ class Ranks:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
         try:
             for rank in range(1, size):
-                child = subprocess.Popen(
-                    [sys.executable, "-m", "cpm_gen.worker"],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=self._log(rank).open("wb"),
-                    env=environment,
-                    start_new_session=True,  # Ctrl-C is rank 0's to handle
-                )
+                with self._log(rank).open("wb") as log:
+                    child = subprocess.Popen(
+                        [sys.executable, "-m", "cpm_gen.worker"],
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=log,
+                        env=environment,
+                        start_new_session=True,  # Ctrl-C is rank 0's to handle
+                    )
                 self._children.append(child)
                 assert child.stdin is not None
                 child.stdin.write(assignment(rank, self.folder).to_json().encode() + b"\n")

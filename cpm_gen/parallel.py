@@ -195,6 +195,8 @@ def join_local(rank: int, size: int, device: torch.device, folder: str) -> Tenso
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
     os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback)
+    if torch.distributed.is_initialized():
+        raise ConfigError("this process already runs a model over several ranks; close that one first")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     store = FileStore(str(Path(folder, "rendezvous")), size)

@@ -7,7 +7,6 @@ before it takes its name, so a target folder is either whole or not there.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import tempfile
@@ -66,8 +65,9 @@ def reshard(
         hidden=checkpoint.hidden,
         where=str(source),
     )
-    if target.resolve() == source.resolve():
-        raise InputError(f"{target}: source and target are the same folder")
+    read = {source.resolve(), *(shard.path.resolve() for shard in checkpoint.shards)}
+    if any(target.resolve() in (path, *path.parents) for path in read):
+        raise InputError(f"{target}: source and target are the same folder, or the target holds the source")
     if os.path.lexists(target) and not force:
         raise InputError(f"{target}: exists already; remove it, or give --force to replace it")
     verify_replicas(checkpoint)
@@ -156,21 +156,21 @@ def _check_space(checkpoint: Checkpoint, folder: Path) -> None:
 
 def _replace(work: Path, target: Path) -> None:
     """Give ``work`` the name ``target``; what had it before (--force was given) goes only after that."""
-    old = None
-    if os.path.lexists(target):
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent)) / "old"
-        target.rename(old)
-    try:
+    if not os.path.lexists(target):
         work.rename(target)
-    except OSError:
-        if old is not None:
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    old = aside / "old"
+    try:
+        target.rename(old)
+        work.rename(target)
+    except BaseException:  # Ctrl-C too
+        if os.path.lexists(old) and not os.path.lexists(target):
             old.rename(target)
         raise
     finally:
-        if old is not None:
-            with contextlib.suppress(OSError):
-                old.unlink() if old.is_symlink() or old.is_file() else shutil.rmtree(old, ignore_errors=True)
-                old.parent.rmdir()
+        if os.path.lexists(target):
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _umask() -> int:

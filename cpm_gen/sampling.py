@@ -40,13 +40,8 @@ def penalise(
     forbidden: ids banned at this step besides ``params.banned_ids``.
     """
     logits = logits.copy()
-    if params.repetition_penalty != 1.0 and context:
-        seen = np.unique(np.asarray(context))
-        values = logits[seen]
-        logits[seen] = np.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
-    if (params.presence_penalty or params.frequency_penalty) and written:
-        seen, counts = np.unique(np.asarray(written), return_counts=True)
-        logits[seen] -= params.presence_penalty + params.frequency_penalty * counts
+    with np.errstate(over="ignore"):  # penalties beyond reason end at infinity
+        _penalise_seen(logits, params, context, written)
     banned = [*params.banned_ids, *forbidden]
     if params.no_repeat_ngram:
         banned += ngram_bans(context, params.no_repeat_ngram)
@@ -54,6 +49,16 @@ def penalise(
     if banned:
         logits[banned] = -np.inf
     return logits
+
+
+def _penalise_seen(logits: Floats, params: SamplingParams, context: Sequence[int], written: Sequence[int]) -> None:
+    if params.repetition_penalty != 1.0 and context:
+        seen = np.unique(np.asarray(context))
+        values = logits[seen]
+        logits[seen] = np.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
+    if (params.presence_penalty or params.frequency_penalty) and written:
+        seen, counts = np.unique(np.asarray(written), return_counts=True)
+        logits[seen] -= params.presence_penalty + params.frequency_penalty * counts
 
 
 def ngram_bans(context: Sequence[int], n: int) -> list[int]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class StopScanner:
-    """Lets a text through up to the first stop string, holding back only what may still become one.
+    """Lets a text through up to the stop string that is complete first, holding back only what may still become one.
 
     The pieces that :meth:`push` and :meth:`flush` return join to the text before the stop string, however it was cut.
     """
@@ -24,8 +24,8 @@ class StopScanner:
         if not look or not self._stops:
             return text
         hits = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
-        if hits:
-            at, self.found = min(hits, key=lambda hit: (hit[0], -len(hit[1])))
+        if hits:  # the one that is complete first, as if the text came letter by letter
+            at, self.found = min(hits, key=lambda hit: (hit[0] + len(hit[1]), hit[0]))
             return text[:at]
         hold = max(self._partial(text, stop) for stop in self._stops)
         cut = len(text) - hold

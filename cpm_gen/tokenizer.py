@@ -30,7 +30,6 @@ _SENTENCE_ENDS = (
     *"。！？…!?\n",
     "...",
 )  # the half-width forms are what the vocabulary's normaliser makes of the others
-_CLOSERS = "”’」』）)》〉】\"'"
 
 _jieba_lock = threading.Lock()
 
@@ -116,8 +115,7 @@ class Tokenizer:
     def _sentence_ids(self) -> frozenset[int]:
         ends = {self.eod}
         for i in range(self.size):
-            text = self.surface(i)
-            if text.endswith(_SENTENCE_ENDS) or text.rstrip(_CLOSERS).endswith(_SENTENCE_ENDS):
+            if self.surface(i).endswith(_SENTENCE_ENDS):
                 ends.add(i)
         return frozenset(ends)
 
@@ -158,10 +156,10 @@ def _jieba() -> Any:
 
 def _cache_dir() -> str:
     """A folder of the user's own for jieba's dictionary cache: the shared temporary folder could hold anybody's file."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(root) / "cpm-gen"
     try:
+        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(root) / "cpm-gen"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return str(folder)
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
         return os.devnull  # no folder: jieba builds its dictionary anew, a second's work

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 import torch
@@ -41,8 +41,17 @@ _STORAGE_DTYPES: dict[str, torch.dtype] = {
     "CharStorage": torch.int8,
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
     "UntypedStorage": torch.uint8,
 }
+
+
+_PLAIN = (
+    *(bool, int, float, complex, str, bytes, bytearray, dict, list, tuple, set, frozenset),
+    *(np.ndarray, np.generic, torch.dtype, Tensor),
+)
+_NESTING, _SIZE = 64, 10_000_000  # of containers in a file; no checkpoint comes near
 
 
 @dataclass
@@ -80,12 +89,12 @@ class TensorRef:
     def view(self) -> Tensor:
         """The tensor over the mapped file; reading it reads the disk. Raises CheckpointError if it lies outside the file."""
         numbers = (*self.shape, *self.stride, self.first)
-        sound = all(isinstance(n, int) and n >= 0 for n in numbers) and len(self.shape) == len(self.stride)
+        sound = all(isinstance(n, int) and 0 <= n < 2**63 for n in numbers) and len(self.shape) == len(self.stride)
         available = self.storage.nbytes // self.dtype.itemsize
-        if not sound or self.first + self.extent > available:
+        if not sound or self.first + self.extent > available or math.prod(self.shape) >= 2**63:
             raise CheckpointError(f"{self.file.path}: a tensor of shape {self.shape} does not fit its storage")
         if self.extent == 0:
-            return torch.empty(self.shape, dtype=self.dtype)
+            return torch.empty(0, dtype=self.dtype).as_strided(self.shape, self.stride)
         begin = self.storage.offset + self.first * self.dtype.itemsize
         if self.storage.offset < 0 or begin + self.extent * self.dtype.itemsize > self.file.size:
             raise CheckpointError(f"{self.file.path}: the file ends before its tensors do; it is truncated")
@@ -108,8 +117,6 @@ class Dropped:
         return super().__new__(cls)
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def __setstate__(self, _: Any) -> None: ...
 
     def __setitem__(self, _: Any, __: Any) -> None: ...
 
@@ -145,6 +152,7 @@ class SavedFile:
                 start = file.read(4)
                 file.seek(0)
                 self.content: Any = self._read_zip(file) if start == b"PK\x03\x04" else self._read_legacy(file)
+            _measure(self.content, {})
         except OSError as error:
             raise CheckpointError(f"{path}: {error.strerror or error}") from None
         except CheckpointError:
@@ -152,6 +160,12 @@ class SavedFile:
         except Exception as error:  # a damaged pickle can raise anything
             what = " ".join(f"{type(error).__name__}: {error}".split())[:160]
             raise CheckpointError(f"{path}: not a readable checkpoint file, damaged or truncated ({what})") from None
+
+    def note(self, origin: str) -> None:
+        """Remember the name of something dropped, fit for a terminal."""
+        origin = origin[:200] if origin.isprintable() else ascii(origin[:200])
+        if origin not in self.notes:
+            self.notes.append(origin)
 
     def map(self) -> mmap.mmap:
         """The whole file, mapped copy-on-write: a view can never change it."""
@@ -197,7 +211,7 @@ class SavedFile:
             def persistent(pid: Any) -> Storage:
                 kind, dtype, key, _, count = pid
                 if kind != "storage" or not isinstance(dtype, torch.dtype):
-                    raise CheckpointError(f"{self.path}: unknown kind of storage {kind!r}")
+                    raise CheckpointError(f"{self.path}: unknown kind of storage ({getattr(dtype, 'origin', kind)})")
                 return locate(dtype, str(key), int(count))
 
             return _Unpickler(BytesIO(archive.read(pickles[0])), self, persistent).load()
@@ -208,7 +222,7 @@ class SavedFile:
         def persistent(pid: Any) -> Storage:
             kind, dtype, key, _, count, view = pid
             if kind != "storage" or not isinstance(dtype, torch.dtype) or view is not None:
-                raise CheckpointError(f"{self.path}: unknown kind of storage {kind!r}")
+                raise CheckpointError(f"{self.path}: unknown kind of storage ({getattr(dtype, 'origin', kind)})")
             return storages.setdefault(str(key), Storage(dtype, int(count)))
 
         def load() -> Any:
@@ -235,8 +249,14 @@ class SavedFile:
         return content
 
 
-class _Unpickler(pickle.Unpickler):
-    """A pickle machine whose globals are a fixed table."""
+class _Unpickler(pickle._Unpickler):
+    """A pickle machine whose globals are a fixed table, and which gives state only to what was made to take it.
+
+    Python's own and not C's: that one takes as much memory as a damaged number asks for.
+    """
+
+    stack: list[Any]
+    append: Callable[[Any], None]
 
     def __init__(self, file: IO[bytes], saved: SavedFile, persistent: Callable[[Any], Storage]) -> None:
         super().__init__(file, encoding="latin1")
@@ -253,10 +273,23 @@ class _Unpickler(pickle.Unpickler):
             return known
         if module in ("torch", "torch.storage") and name in _STORAGE_DTYPES:
             return _STORAGE_DTYPES[name]
-        origin = f"{module}.{name}"
-        if origin not in self._saved.notes:
-            self._saved.notes.append(origin)
+        return self._drop(f"{module}.{name}")
+
+    def get_extension(self, code: int) -> None:
+        """A number that stands for a global registered in this process: not looked up."""
+        self.append(self._drop(f"copyreg extension {code}"))
+
+    def _drop(self, origin: str) -> type[Dropped]:
+        self._saved.note(origin)
         return type("Dropped", (Dropped,), {"origin": origin})
+
+    def load_build(self) -> None:
+        """Functions, classes, dictionaries and TensorRefs keep what they are; a state given to them is ignored."""
+        state = self.stack.pop()
+        if isinstance(self.stack[-1], (_Array, _NumberType)):
+            self.stack[-1].set_state(state)
+
+    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
 
 
 def _globals(saved: SavedFile) -> Mapping[tuple[str, str], Any]:
@@ -280,56 +313,94 @@ def _globals(saved: SavedFile) -> Mapping[tuple[str, str], Any]:
             raise CheckpointError(f"{saved.path}: bytes in an unexpected encoding {encoding!r}")
         return text.encode("latin1")
 
+    def scalar(kind: Any, data: Any = b"") -> Any:
+        dtype = kind.dtype if isinstance(kind, _NumberType) else None
+        if dtype is None or not isinstance(data, bytes) or len(data) != dtype.itemsize:
+            return Dropped()
+        return np.frombuffer(data, dtype)[0]
+
+    def number_type(code: Any, *_: Any) -> _NumberType:
+        kind = _NumberType(code)
+        if kind.dtype is None:
+            saved.note(f"numpy.dtype {code}")
+        return kind
+
+    array = type("Dropped", (Dropped,), {"origin": "numpy.ndarray"})  # names the type; calling it makes no array
+
     table: dict[tuple[str, str], Any] = {
         ("collections", "OrderedDict"): collections.OrderedDict,
         ("torch._utils", "_rebuild_tensor"): tensor,
         ("torch._utils", "_rebuild_tensor_v2"): tensor,
         ("torch._utils", "_rebuild_tensor_v3"): tensor_v3,
         ("torch._utils", "_rebuild_parameter"): parameter,
+        ("torch._utils", "_rebuild_parameter_with_state"): parameter,
         ("torch", "Size"): tuple,
         ("_codecs", "encode"): latin1,
     }
     for module in ("builtins", "__builtin__"):
         table |= {(module, t.__name__): t for t in (set, frozenset, complex)}
+        table[module, "bytes"] = lambda: b""  # how protocol 2 writes none; others go through _codecs
     for dtype in {*_STORAGE_DTYPES.values()}:
         table["torch", str(dtype).removeprefix("torch.")] = dtype
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        table[module, "_reconstruct"] = _empty_array
-        table[module, "scalar"] = _scalar
-    table["numpy", "ndarray"] = np.ndarray
-    table["numpy", "dtype"] = _dtype
+        table[module, "_reconstruct"] = lambda kind, *_: _Array() if kind is array else Dropped()
+        table[module, "scalar"] = scalar
+    table["numpy", "ndarray"] = array
+    table["numpy", "dtype"] = number_type
     return table
 
 
-def _plain(dtype: Any) -> bool:
-    return isinstance(dtype, np.dtype) and dtype.kind in "biufc"
+class _NumberType:
+    """numpy's dtype of plain numbers, by its code and byte order.
 
+    ``dtype`` is None for all others: an array of objects would be a pickle inside the pickle. numpy's own class is not used: a
+    pickle can give it flags and fields that numpy trusts.
+    """
 
-def _dtype(code: Any, *_: Any) -> Any:
-    """numpy's dtype, for numbers only: an array of objects would be a pickle inside the pickle."""
-    dtype = np.dtype(code) if isinstance(code, str) and len(code) <= 8 else None
-    return dtype if _plain(dtype) else Dropped()
+    def __init__(self, code: Any) -> None:
+        dtype = np.dtype(code) if isinstance(code, str) and len(code) <= 8 else None
+        self.dtype = dtype if dtype is not None and dtype.kind in "biufc" and dtype.names is None else None
 
-
-def _empty_array(kind: Any, _: Any, __: Any) -> Any:
-    """What ``numpy.core.multiarray._reconstruct`` starts from; the pickle then gives it shape, dtype and bytes."""
-    return _Array() if kind is np.ndarray else Dropped()
+    def set_state(self, state: Any) -> None:
+        if self.dtype is not None and state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
 
 
 class _Array(np.ndarray[Any, Any]):
-    """An empty array that accepts only the state of an array of numbers."""
+    """An empty array that accepts only the state of an array of numbers; given any other, it is as good as dropped."""
+
+    filled = False
 
     def __new__(cls) -> _Array:
         return np.ndarray.__new__(cls, (0,), dtype=np.uint8)
 
-    def __setstate__(self, state: Any) -> None:
-        _, shape, dtype, _, data = state
-        if not _plain(dtype) or not isinstance(data, bytes) or len(data) != math.prod(shape) * dtype.itemsize:
-            raise pickle.UnpicklingError("an array that does not hold plain numbers")
-        super().__setstate__(state)
+    def set_state(self, state: Any) -> None:
+        version, shape, kind, fortran, data = state
+        dtype = kind.dtype if isinstance(kind, _NumberType) else None
+        if dtype is None:
+            return
+        if not isinstance(data, bytes) or len(data) != math.prod(shape) * dtype.itemsize:
+            raise pickle.UnpicklingError("an array whose bytes do not fit its shape")
+        super().__setstate__((version, shape, dtype, fortran, data))
+        self.filled = True
 
 
-def _scalar(dtype: Any, data: Any = b"") -> Any:
-    if not _plain(dtype) or not isinstance(data, bytes) or len(data) != dtype.itemsize:
-        return Dropped()
-    return np.frombuffer(data, dtype)[0]
+def is_plain(value: Any) -> bool:
+    """Whether ``value`` may be saved anew: not a Dropped, a class or anything else that only this reader knows."""
+    if isinstance(value, _Array):
+        return value.filled
+    return value is None or isinstance(value, (*_PLAIN, TensorRef))
+
+
+def _measure(value: Any, seen: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """(nesting, size) of containers, shared ones counted where they stand. Raises UnpicklingError where one holds itself."""
+    if not isinstance(value, (dict, list, tuple, set, frozenset)):
+        return 0, 1
+    if id(value) not in seen:
+        seen[id(value)] = (_NESTING, 0)  # stands while its contents are measured
+        within = [_measure(v, seen) for v in ((*value.keys(), *value.values()) if isinstance(value, dict) else value)]
+        seen[id(value)] = (1 + max((n for n, _ in within), default=0), 1 + sum(n for _, n in within))
+    nesting, size = seen[id(value)]
+    if nesting >= _NESTING or size > _SIZE:
+        raise pickle.UnpicklingError("containers nested too deep, or holding themselves")
+    return nesting, size

@@ -12,7 +12,7 @@ def main() -> int:
         return 1
     import torch
 
-    from cpm_gen import app, launch, parallel
+    from cpm_gen import build, launch, parallel
     from cpm_gen.errors import CpmGenError
 
     assignment = launch.Assignment.from_json(line)
@@ -23,7 +23,7 @@ def main() -> int:
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         group = parallel.join_local(assignment.rank, assignment.size, device, assignment.folder)
-        runner = app.make_runner(assignment.options, assignment.heads, assignment.slots, group, device)
+        runner = build.make_runner(assignment.options, assignment.heads, assignment.slots, group, device)
         runner.follow()
         group.close()
     except CpmGenError as error:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from cpm_gen import config
-from cpm_gen.errors import CpmGenError
+from cpm_gen.errors import CpmGenError, InputError
 
 MODEL_FLAGS = (config.ModelOptions,)
 WRITE_FLAGS = (config.ModelOptions, config.SamplingParams, config.TextOptions)
@@ -103,9 +103,22 @@ def _score_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _write(args: argparse.Namespace) -> int:
-    from cpm_gen.cli.write import run
+    from cpm_gen.cli import texts, write
 
-    return run(args, settings(args))
+    resolved = settings(args)
+    if write.follows(resolved):
+        return 0
+    text = texts.prompt(args)
+    if text is None and (args.output or args.json or not sys.stdout.isatty()):
+        raise InputError("no prompt: give it as an argument, with --prompt, --prompt-file or on standard input")
+    if text is not None and not text.strip():
+        raise InputError("the prompt is empty; give the words that the text should begin with")
+    with write.open_model(resolved) as llm:
+        if text is not None:
+            return write.write(llm, text, resolved, as_json=args.json, output=args.output)
+        from cpm_gen.cli.session import interact
+
+        return interact(llm, resolved)
 
 
 def _tokenize(args: argparse.Namespace) -> int:
@@ -206,6 +219,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has left
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
         return 141
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        sys.stderr.write("cpm-gen: not enough memory; try --dtype bfloat16, a smaller --batch or --tensor-parallel\n")
+        return 1
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
         sys.stderr.write(f"cpm-gen: {what}{error.strerror or error}\n")

@@ -78,12 +78,12 @@ def _keys() -> KeyBindings:
 
 
 def _history() -> History:
-    root = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    folder = Path(root) / "cpm-gen"
     try:
+        root = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        folder = Path(root) / "cpm-gen"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         (folder / "history").touch(mode=0o600)
-    except OSError:
+    except (OSError, RuntimeError):
         return InMemoryHistory()
     return FileHistory(folder / "history")
 

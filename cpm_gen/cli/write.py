@@ -1,8 +1,7 @@
-"""``cpm-gen lyric``, ``novel`` and ``generate``: a prompt in, texts out."""
+"""A prompt in, texts out: what ``cpm-gen lyric``, ``novel``, ``generate`` and the session do."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import json
@@ -16,29 +15,10 @@ from typing import TextIO
 
 from cpm_gen import config
 from cpm_gen.app import LLM
-from cpm_gen.cli import texts
 from cpm_gen.cli.display import Meter, Status
 from cpm_gen.errors import InputError
 from cpm_gen.parallel import launched
 from cpm_gen.results import Chunk, Completion
-
-
-def run(args: argparse.Namespace, settings: config.Settings) -> int:
-    """Write what was asked for; returns the exit status."""
-    if follows(settings):
-        return 0
-    text = texts.prompt(args)
-    if text is None:
-        if not sys.stdout.isatty() or args.output or args.json:
-            raise InputError("no prompt: give it as an argument, with --prompt, --prompt-file or on standard input")
-        from cpm_gen.cli.session import interact
-
-        with open_model(settings) as llm:
-            return interact(llm, settings)
-    if not text.strip():
-        raise InputError("the prompt is empty; give the words that the text should begin with")
-    with open_model(settings) as llm:
-        return write(llm, text, settings, as_json=args.json, output=args.output)
 
 
 def follows(settings: config.Settings) -> bool:

@@ -1,0 +1,61 @@
+"""A rank's running network from settings; every rank builds its own."""
+
+from __future__ import annotations
+
+import torch
+
+from cpm_gen import parallel, partition
+from cpm_gen.checkpoint import Checkpoint, load_into, open_checkpoint
+from cpm_gen.config import ModelOptions
+from cpm_gen.errors import ConfigError
+from cpm_gen.folders import model_folder
+from cpm_gen.model import Model
+from cpm_gen.parallel import TensorParallel
+from cpm_gen.runner import Runner
+from cpm_gen.window import Window
+
+
+def make_window(options: ModelOptions, positions: int) -> Window:
+    """The window that the settings describe over a network with so many positions; raises ConfigError."""
+    limit = positions - 1 if options.window_limit is None else options.window_limit
+    if not 1 <= limit <= positions:
+        raise ConfigError(f"window limit must be from 1 to {positions}, the network's positions, not {limit}")
+    room = limit - options.window_keep
+    hop = max(1, min(limit // 2, room)) if options.window_hop is None else options.window_hop
+    return Window(limit, hop, options.window_boundary, options.window_keep)
+
+
+def make_runner(options: ModelOptions, heads: int, slots: int, group: TensorParallel, device: torch.device) -> Runner:
+    """This rank's loaded network; every rank calls it."""
+    return make_runner_from(open_checkpoint(model_folder(options.model)), heads, options, slots, group, device)
+
+
+def make_runner_from(
+    checkpoint: Checkpoint, heads: int, options: ModelOptions, slots: int, group: TensorParallel, device: torch.device
+) -> Runner:
+    """The same from an opened checkpoint."""
+    size = checkpoint.size(heads)
+    partition.check_degree(
+        group.size, vocabulary=size.vocabulary, heads=heads, hidden=size.hidden, where=str(checkpoint.folder)
+    )
+    model = Model(size, group, dtype=getattr(torch, options.dtype), device=device)
+    load_into(model, checkpoint, rank=group.rank, degree=group.size)
+    return Runner(model, slots)
+
+
+def choose_degree(options: ModelOptions, checkpoint: Checkpoint, heads: int, launch: parallel.Launch | None) -> int:
+    """How many ranks to run on: as asked, as launched, or as saved; raises where that cannot be."""
+    asked = options.tensor_parallel
+    if asked == "auto":
+        asked = launch.size if launch else checkpoint.degree
+    if launch and asked not in (1, launch.size):
+        raise ConfigError(f"--tensor-parallel {asked} under a launcher that started {launch.size} ranks")
+    degree = launch.size if launch else asked
+    partition.check_degree(
+        degree,
+        vocabulary=checkpoint.vocabulary,
+        heads=heads,
+        hidden=checkpoint.hidden,
+        where=str(checkpoint.folder),
+    )
+    return degree

@@ -1,0 +1,169 @@
+"""The project's most important test: the cached decoder equals recomputing everything, far past the position table."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import SMALL, random_checkpoint
+
+import cpm_gen
+from cpm_gen.app import LLM
+from cpm_gen.build import make_runner
+from cpm_gen.config import ModelOptions, SamplingParams
+from cpm_gen.decoders import Cached, Recompute
+from cpm_gen.engine import Engine
+from cpm_gen.parallel import TensorParallel
+from cpm_gen.runner import Runner
+from cpm_gen.sequence import Request, Sequence
+from cpm_gen.window import Window
+
+GREEDY = SamplingParams(temperature=0.0)
+ENDS = {"token": None, "sentence": frozenset(range(0, 120, 9)), "eod": frozenset({7})}
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    folder = random_checkpoint(tmp_path_factory.mktemp("network"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield make_runner(ModelOptions(model=str(folder)), SMALL.heads, 8, TensorParallel(), torch.device("cpu"))
+    torch.set_num_threads(threads)
+
+
+windows = st.integers(0, 6).flatmap(
+    lambda keep: st.builds(
+        Window,
+        limit=st.just(SMALL.positions - 1),
+        hop=st.integers(1, SMALL.positions - 1 - keep),
+        boundary=st.sampled_from(["token", "sentence", "eod"]),
+        keep=st.just(keep),
+    )
+)
+prompts = st.lists(st.integers(0, 119), min_size=1, max_size=40)
+
+
+@settings(deadline=None, max_examples=25)
+@given(window=windows, prompt=prompts)
+def test_logits_agree_at_every_step_over_many_slides(runner: Runner, window: Window, prompt: list[int]) -> None:
+    cached, recompute = Cached(8), Recompute()
+    request = Request(prompt=tuple(prompt), window=window, ends=ENDS[window.boundary], params=GREEDY, seed=0)
+    sequence = Sequence(request)
+    for _ in range(3 * SMALL.positions):
+        expected = runner.next_logits([recompute.segment(sequence)])
+        got = runner.next_logits([cached.segment(sequence)])
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+        sequence.append(int(expected.argmax()))
+    assert sequence.slides > 0
+
+
+@settings(deadline=None, max_examples=10)
+@given(window=windows, batch=st.lists(prompts, min_size=2, max_size=6), seed=st.integers(0, 2**64 - 1))
+def test_a_batch_writes_what_each_prompt_writes_alone(
+    runner: Runner, window: Window, batch: list[list[int]], seed: int
+) -> None:
+    def requests() -> list[Request]:
+        return [
+            Request(
+                prompt=tuple(prompt),
+                window=window,
+                ends=ENDS[window.boundary],
+                params=GREEDY if n % 2 else SamplingParams(temperature=0.8, top_k=20, top_p=0.9),
+                seed=seed,
+                sample_index=n,
+                max_new_tokens=20 + n,
+            )
+            for n, prompt in enumerate(batch)
+        ]
+
+    def run(engine: Engine, wanted: list[Request]) -> list[list[int]]:
+        sequences = [engine.add(r) for r in wanted]
+        while engine.busy:
+            engine.step()
+        return [s.new_tokens for s in sequences]
+
+    alone = [run(Engine(runner, Recompute(), batch=1), [r])[0] for r in requests()]
+    assert run(Engine(runner, Cached(4), batch=4), requests()) == alone  # fewer slots than requests: some wait
+    assert [len(tokens) for tokens in alone] == [20 + n for n in range(len(batch))]
+
+
+@pytest.fixture(scope="module", params=[1, 2, 4], ids=lambda p: f"degree{p}")
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[LLM, list[list[int]]]]:
+    """A cached decoder at some degree, and what the oracle at degree 1 writes for PROMPTS."""
+    folder = random_checkpoint(tmp_path_factory.mktemp("network"), degree=2)
+    options = {"window_hop": 5, "window_keep": 2}
+    with cpm_gen.load(folder, decoder="recompute", **options) as oracle:
+        expected = [run_ids(oracle, [prompt])[0] for prompt in PROMPTS]
+    with cpm_gen.load(folder, tensor_parallel=request.param, **options) as llm:
+        yield llm, expected
+
+
+PROMPTS = [[3, 5], list(range(10, 40)), [7], [1, 7, 2, 7, 3, 7]]
+
+
+def run_ids(llm: LLM, prompts: list[list[int]]) -> list[list[int]]:
+    sequences = [
+        llm._engine.add(
+            Request(prompt=tuple(p), window=llm.window, ends=None, params=GREEDY, seed=0, max_new_tokens=50)
+        )
+        for p in prompts
+    ]
+    while llm._engine.busy:
+        llm._engine.step()
+    return [s.new_tokens for s in sequences]
+
+
+def test_any_degree_writes_what_the_oracle_writes_in_a_batch(pair: tuple[LLM, list[list[int]]]) -> None:
+    llm, expected = pair
+    assert run_ids(llm, PROMPTS) == expected
+
+
+def test_any_degree_scores_alike(pair: tuple[LLM, list[list[int]]], tmp_path: Path) -> None:
+    llm, _ = pair
+    ids = [i % 120 for i in range(0, 400, 7)]  # four windows long
+    with_one = _scores_by_hand(llm, ids)
+    got = llm.score(ids)
+    assert got[0] is None
+    assert got[1:] == pytest.approx(with_one[1:], abs=1e-4)
+
+
+def _scores_by_hand(llm: LLM, ids: list[int]) -> list[float | None]:
+    """One recomputed context per token."""
+    result: list[float | None] = [None]
+    for n in range(1, len(ids)):
+        sequence = Sequence(Request(prompt=tuple(ids[:n]), window=llm.window, ends=None, params=GREEDY, seed=0))
+        (logits,) = llm._runner.next_logits([Recompute().segment(sequence)])
+        result.append(float(logits.double().log_softmax(0)[ids[n]]))
+    return result
+
+
+def test_cancelling_frees_the_slot_for_the_next(runner: Runner) -> None:
+    engine = Engine(runner, Cached(1), batch=1)
+    window = Window(SMALL.positions - 1, 4)
+
+    def request(n: int) -> Request:
+        return Request(prompt=(n,), window=window, ends=None, params=GREEDY, seed=0, max_new_tokens=30)
+
+    first, second = engine.add(request(1)), engine.add(request(2))
+    for _ in range(25):  # past the first slide
+        engine.step()
+    engine.cancel(first)
+    assert first.finish_reason == "cancelled"
+    while engine.busy:
+        engine.step()
+    assert second.finish_reason == "length"
+    assert len(second.new_tokens) == 30
+    assert len(first.new_tokens) == 25
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_runs_past_the_window_and_stays_near(tmp_path: Path, dtype: str) -> None:
+    folder = random_checkpoint(tmp_path)
+    with cpm_gen.load(folder) as full, cpm_gen.load(folder, dtype=dtype) as half:
+        ids = [i % 120 for i in range(0, 200, 7)]
+        assert half.score(ids)[1:] == pytest.approx(full.score(ids)[1:], abs=0.35)
+        assert len(run_ids(half, [[3, 5]])[0]) == 50

@@ -1,0 +1,230 @@
+"""Several ranks as real processes: they find each other on loopback only, and end together."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from networks import random_checkpoint
+
+import cpm_gen
+from cpm_gen import launch, parallel
+from cpm_gen.folders import EMBEDDED
+
+PROC = Path("/proc")
+PROGRAM = [sys.executable, "-m", "cpm_gen"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cpm_gen"]
+linux = pytest.mark.skipif(not PROC.is_dir(), reason="reads /proc")
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for task in PROC.glob("[0-9]*"):
+        try:
+            parent = int((task / "stat").read_text().rsplit(")", 1)[1].split()[1])
+        except (OSError, ValueError):
+            continue
+        if parent == pid:
+            found.append(int(task.name))
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return (PROC / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition, seconds: float = 60.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def start(tmp_path: Path, *flags: str) -> tuple[subprocess.Popen[bytes], Path]:
+    """An endless novel on two ranks, writing already."""
+    target = tmp_path / "text.txt"
+    process = subprocess.Popen(
+        [
+            *PROGRAM,
+            "novel",
+            "话说",
+            "--tensor-parallel",
+            "2",
+            "--max-new-tokens",
+            "unlimited",
+            "--output",
+            str(target),
+            *flags,
+        ],
+        stderr=subprocess.PIPE,
+    )
+    assert wait_until(lambda: target.exists() and target.stat().st_size > 60)
+    return process, target
+
+
+@linux
+def test_ranks_listen_on_loopback_only(tmp_path: Path) -> None:
+    process, _ = start(tmp_path)
+    try:
+        inodes = set()
+        for pid in [process.pid, *children(process.pid)]:
+            for fd in (PROC / str(pid) / "fd").iterdir():
+                link = str(fd.readlink())
+                if link.startswith("socket:["):
+                    inodes.add(link[8:-1])
+        listening = set()
+        for table in ("tcp", "tcp6"):
+            for row in (PROC / "net" / table).read_text().splitlines()[1:]:
+                cells = row.split()
+                if cells[3] == "0A" and cells[9] in inodes:
+                    listening.add(cells[1].split(":")[0])
+        local = {"0100007F", "00000000000000000000000001000000"}
+        assert listening
+        assert listening <= local
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
+
+
+@linux
+def test_when_a_rank_is_killed_all_end_within_seconds_with_its_error(tmp_path: Path) -> None:
+    process, target = start(tmp_path)
+    (worker,) = children(process.pid)
+    os.kill(worker, signal.SIGKILL)
+    _, err = process.communicate(timeout=15)
+    assert process.returncode == 1
+    assert err.decode().strip() == "cpm-gen: rank 1 was ended by signal 9"
+    assert target.stat().st_size > 60
+
+
+@linux
+def test_when_rank_0_is_killed_no_orphan_stays(tmp_path: Path) -> None:
+    process, _ = start(tmp_path)
+    workers = children(process.pid)
+    process.kill()
+    process.communicate()
+    assert workers
+    assert wait_until(lambda: not any(alive(pid) for pid in workers), 10)
+
+
+@linux
+def test_ctrl_c_ends_all_ranks_in_order(tmp_path: Path) -> None:
+    process, _ = start(tmp_path)
+    workers = children(process.pid)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=15)
+    assert (process.returncode, err) == (130, b"")
+    assert not any(alive(pid) for pid in workers)
+
+
+def test_a_rank_that_cannot_start_is_an_error_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bent(launch.Assignment):
+        def to_json(self) -> str:
+            return "{}"
+
+    monkeypatch.setattr("cpm_gen.app.Assignment", Bent)
+    with pytest.raises(cpm_gen.RankError, match="rank 1 ended with status 1: TypeError"):
+        cpm_gen.load(tensor_parallel=2)
+
+
+def test_python_gets_the_error_when_a_rank_dies_and_can_load_again(tmp_path: Path) -> None:
+    folder = random_checkpoint(tmp_path)
+    llm = cpm_gen.load(folder, tensor_parallel=2)
+    llm._ranks._children[0].kill()
+    with pytest.raises(cpm_gen.RankError, match="rank 1 was ended by signal 9"):
+        for _ in range(100):
+            llm.score(list(range(16)))
+    with pytest.raises(cpm_gen.CpmGenError, match="closed"):
+        llm.score([1, 2])
+    with cpm_gen.load(folder, tensor_parallel=2) as again:
+        assert len(again.score([1, 2])) == 2
+        with pytest.raises(cpm_gen.ConfigError, match="close that one first"):
+            cpm_gen.load(folder, tensor_parallel=2)
+        assert len(again.score([1, 2])) == 2
+
+
+def expected_ids() -> list[int]:
+    with cpm_gen.load(decoder="recompute") as llm:
+        return list(llm.generate("话说", style="novel", temperature=0, max_new_tokens=12).token_ids)
+
+
+GREEDY = ["novel", "话说", "--temperature", "0", "--max-new-tokens", "12", "--json"]
+
+
+def test_torchrun_runs_the_same_program() -> None:
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            "-m",
+            "cpm_gen",
+            *GREEDY,
+        ],
+        capture_output=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr.decode()
+    assert json.loads(run.stdout)["token_ids"] == expected_ids()
+
+
+def test_torchrun_ends_with_a_users_mistake() -> None:
+    run = subprocess.run(
+        [*TORCHRUN, "novel", "话说", "--tensor-parallel", "4"],
+        capture_output=True,
+        timeout=120,
+    )
+    assert run.returncode != 0
+    assert b"launcher that started 2 ranks" in run.stderr
+
+
+@pytest.mark.deepspeed
+def test_the_deepspeed_launcher_runs_the_same_program() -> None:
+    pytest.importorskip("deepspeed")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    launcher = Path(sys.executable).with_name("deepspeed")
+    run = subprocess.run(
+        [str(launcher), "-q", "--num_gpus", "2", "--master_port", str(port), "--module", "cpm_gen", *GREEDY],
+        capture_output=True,
+        timeout=180,
+        env={**os.environ, "DS_ACCELERATOR": "cpu", "PATH": f"{launcher.parent}{os.pathsep}{os.environ['PATH']}"},
+    )
+    assert run.returncode == 0, run.stderr.decode()
+    assert json.loads(run.stdout)["token_ids"] == expected_ids()
+
+
+def test_launchers_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parallel.launched() is None
+    for name, value in {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert parallel.launched() == parallel.Launch(rank=3, size=4, local_rank=1, local_size=2, deepspeed=False)
+    monkeypatch.setenv("CROSS_RANK", "1")
+    assert parallel.launched().deepspeed
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    assert not parallel.launched().deepspeed
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert parallel.launched() is None
+
+
+def test_degree_of_the_checkpoint_itself_is_auto(tmp_path: Path) -> None:
+    folder = random_checkpoint(tmp_path, degree=2)
+    with cpm_gen.load(folder, tensor_parallel="auto") as llm:
+        assert llm._group.size == 2
+    with cpm_gen.load(EMBEDDED, tensor_parallel="auto") as llm:
+        assert llm._group.size == 1

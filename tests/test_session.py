@@ -1,0 +1,87 @@
+"""The terminal: the interactive session and the status line, through a pseudo-terminal."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pexpect = pytest.importorskip("pexpect")
+
+ANSI = re.compile(r"\x1b[\[\]()#;?0-9]*[a-zA-Z78=>]")
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator:
+    started = []
+
+    def start(*words: str):
+        env = {**os.environ, "TERM": "xterm", "XDG_STATE_HOME": str(tmp_path), "PROMPT_TOOLKIT_NO_CPR": "1"}
+        child = pexpect.spawn(
+            sys.executable, ["-m", "cpm_gen", *words], env=env, encoding="utf-8", timeout=60, dimensions=(24, 90)
+        )
+        started.append(child)
+        return child
+
+    yield start
+    for child in started:
+        child.close(force=True)
+
+
+def test_a_session_writes_is_interrupted_remembers_and_quits(terminal, tmp_path: Path) -> None:
+    child = terminal("lyric", "--max-new-tokens", "15", "--seed", "1")
+    child.expect("/quit ends")
+    child.expect("›")
+    child.send("春江潮水\r")
+    child.expect("15 tokens.*seed 1")
+    child.expect("›")
+    child.send("/set max_new_tokens unlimited\r")
+    child.expect("›")
+    child.send("明月\r")
+    child.expect("tokens/s")
+    child.sendintr()
+    child.expect("seed 1")
+    child.expect("›")  # the text ended, the session did not
+    child.send("/set warmth 3\r")
+    child.expect("cannot be changed here")
+    child.send("/nonsense\r")
+    child.expect("no command /nonsense")
+    child.send("/quit\r")
+    child.expect(pexpect.EOF)
+    child.wait()
+    assert child.exitstatus == 0
+    history = (tmp_path / "cpm-gen" / "history").read_text(encoding="utf-8")
+    assert "春江潮水" in history
+
+
+def test_a_prompt_of_several_lines_is_one_prompt(terminal) -> None:
+    child = terminal("generate", "--max-new-tokens", "3", "--seed", "1")
+    child.expect("›")
+    child.send("第一行\x1b\r第二行\r")
+    child.expect("3 tokens")
+    child.send("\x04")  # Ctrl-D
+    child.expect(pexpect.EOF)
+    child.wait()
+    assert child.exitstatus == 0
+
+
+def test_on_a_terminal_speed_and_time_left_show_and_go(terminal) -> None:
+    child = terminal("novel", "话说", "--max-new-tokens", "400", "--window-limit", "64", "--seed", "1")
+    child.expect(r"/400 tokens · [\d.]+ tokens/s · \d+:\d\d left")
+    child.expect("window moved")
+    child.expect(r"400 tokens · [\d.]+ tokens/s · window moved \d+× · seed 1")
+    child.expect(pexpect.EOF)
+    child.wait()
+    assert child.exitstatus == 0
+
+
+def test_ctrl_c_on_a_terminal_exits_130(terminal) -> None:
+    child = terminal("novel", "话说", "--max-new-tokens", "unlimited")
+    child.expect("tokens/s")
+    child.sendintr()
+    child.expect(pexpect.EOF)
+    child.wait()
+    assert child.exitstatus == 130
+    assert "Traceback" not in ANSI.sub("", child.before)
