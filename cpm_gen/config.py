@@ -126,6 +126,10 @@ class TextOptions:
 GROUPS = (ModelOptions, SamplingParams, TextOptions)
 
 
+FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for group in GROUPS for f in dataclasses.fields(group)}
+TYPES: dict[str, Any] = {name: hint for group in GROUPS for name, hint in typing.get_type_hints(group).items()}
+
+
 @dataclass(frozen=True)
 class Settings:
     """All groups together, and where each value came from."""
@@ -142,10 +146,6 @@ class Settings:
             for group in (self.model, self.sampling, self.text)
             for f in dataclasses.fields(group)
         ]
-
-
-FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for group in GROUPS for f in dataclasses.fields(group)}
-TYPES: dict[str, Any] = {name: hint for group in GROUPS for name, hint in typing.get_type_hints(group).items()}
 
 
 def choices(name: str) -> tuple[str, ...] | None:

@@ -196,7 +196,7 @@ class SavedFile:
             def locate(dtype: torch.dtype, key: str, count: int) -> Storage:
                 info = records.get(f"{root}data/{key}")
                 if info is None:
-                    raise CheckpointError(f"{self.path}: storage {key} is missing from the file")
+                    raise CheckpointError(f"{self.path}: storage {key!a:.40} is missing from the file")
                 if info.compress_type != zipfile.ZIP_STORED:
                     raise CheckpointError(
                         f"{self.path}: the file was re-packed with compression; unpack and save it anew"
@@ -205,13 +205,15 @@ class SavedFile:
                 header = file.read(30)
                 names, extra = struct.unpack("<HH", header[26:30])
                 if info.file_size < count * dtype.itemsize:
-                    raise CheckpointError(f"{self.path}: storage {key} is shorter than its tensors")
+                    raise CheckpointError(f"{self.path}: storage {key!a:.40} is shorter than its tensors")
                 return Storage(dtype, count, info.header_offset + 30 + names + extra)
 
             def persistent(pid: Any) -> Storage:
                 kind, dtype, key, _, count = pid
                 if kind != "storage" or not isinstance(dtype, torch.dtype):
-                    raise CheckpointError(f"{self.path}: unknown kind of storage ({getattr(dtype, 'origin', kind)})")
+                    raise CheckpointError(
+                        f"{self.path}: unknown kind of storage ({getattr(dtype, 'origin', kind)!a:.100})"
+                    )
                 return locate(dtype, str(key), int(count))
 
             return _Unpickler(BytesIO(archive.read(pickles[0])), self, persistent).load()
@@ -222,7 +224,7 @@ class SavedFile:
         def persistent(pid: Any) -> Storage:
             kind, dtype, key, _, count, view = pid
             if kind != "storage" or not isinstance(dtype, torch.dtype) or view is not None:
-                raise CheckpointError(f"{self.path}: unknown kind of storage ({getattr(dtype, 'origin', kind)})")
+                raise CheckpointError(f"{self.path}: unknown kind of storage ({getattr(dtype, 'origin', kind)!a:.100})")
             return storages.setdefault(str(key), Storage(dtype, int(count)))
 
         def load() -> Any:
@@ -240,7 +242,7 @@ class SavedFile:
             # since torch 2.x the number is of bytes for untyped storages; theirs have one byte an element
             if count != storage.count:
                 raise CheckpointError(
-                    f"{self.path}: storage {key} has {count} elements, its tensors need {storage.count}"
+                    f"{self.path}: storage {key!a:.40} has {count} elements, its tensors need {storage.count}"
                 )
             storage.offset = file.tell()
             if storage.offset + storage.nbytes > self.size:

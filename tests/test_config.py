@@ -193,9 +193,9 @@ def test_every_default_is_a_value_of_its_own_type(name):
         ("dtype", "float64", "float32 or bfloat16 or float16"),
         ("decoder", True, "cached or recompute"),
         ("style", ["lyric"], "lyric or novel or plain"),
-        ("banned_ids", 5, "a list"),
-        ("stop", 5, "a list"),
-        ("stop", None, "a list"),
+        ("banned_ids", 5, "whole numbers separated by commas"),
+        ("stop", 5, "a list of texts"),
+        ("stop", None, "a list of texts"),
     ],
 )
 def test_values_of_another_kind_are_errors_that_say_what_would_be_right(name, given, expected):
@@ -368,3 +368,23 @@ def test_a_size_that_lacks_something_is_an_error_that_lists_what_it_holds(tmp_pa
     for read in (config.read_size, lambda p: resolve(files=[p])):
         with pytest.raises(ConfigError, match="'size' must hold layers, hidden, heads, vocabulary, positions"):
             read(path)
+
+
+@pytest.mark.parametrize("text", ["seed: 2024-13-45", "seed: " + "9" * 5000, "[" * 100_000, "temperature: " + "9" * 400])
+def test_yaml_that_python_chokes_on_is_a_config_error(tmp_path, text):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"c\.yaml"):
+        resolve(files=[path])
+
+
+@pytest.mark.parametrize(("name", "value"), [("banned_ids", [1.7]), ("banned_ids", [True]), ("stop", [None]), ("stop", {"a": 1})])
+def test_lists_are_not_coerced(name, value):
+    with pytest.raises(ConfigError):
+        convert(name, value, "x")
+
+
+@pytest.mark.parametrize("field", [{"temperature": "0.5"}, {"top_k": 2.5}, {"top_p": True}, {"repetition_penalty": "1"}])
+def test_sampling_params_check_types(field):
+    with pytest.raises(ConfigError):
+        SamplingParams(**field)

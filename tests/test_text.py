@@ -111,5 +111,5 @@ def test_text_that_is_not_looked_at_may_hold_a_stop_string():
     assert scanner.found == "ab"
 
 
-def test_longest_of_the_stop_strings_that_begin_together_is_named():
-    assert through(["ab", "abc"], ["xabcd"]) == ("x", "abc")
+def test_of_stop_strings_that_begin_together_the_shortest_is_complete_first():
+    assert through(["ab", "abc"], ["xabcd"]) == ("x", "ab")

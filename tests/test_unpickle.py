@@ -553,7 +553,7 @@ def test_a_storage_that_is_not_in_the_file_is_refused(tmp_path: Path) -> None:
         for info in old.infolist():
             if not info.filename.endswith("data/0"):
                 new.writestr(info.filename, old.read(info))
-    with pytest.raises(CheckpointError, match=r"y\.pt.*storage 0 is missing"):
+    with pytest.raises(CheckpointError, match=r"y\.pt.*storage '0' is missing"):
         SavedFile(tmp_path / "y.pt")
 
 
