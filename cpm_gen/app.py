@@ -110,6 +110,7 @@ class LLM:
     def __init__(self, options: ModelOptions, on_rank_death: Callable[[str], None] | None = None) -> None:
         self.options = options
         self._ranks: Ranks | None = None
+        self._group = TensorParallel()
         self._closed = False
         self.notes: list[str] = []  # what the checkpoint's files named and was dropped unseen
         checkpoint = open_checkpoint(model_folder(options.model))
@@ -130,18 +131,15 @@ class LLM:
         torch.set_num_threads(share)  # torch has one number for the process; close() puts it back
         try:
             if launch:
-                group = parallel.join_launched(launch, device)
-            elif degree == 1:
-                group = TensorParallel()
-            else:
+                self._group = parallel.join_launched(launch, device)
+            elif degree > 1:
                 self._ranks = Ranks(
                     degree,
                     lambda rank, folder: Assignment(rank, degree, folder, share, options, heads, slots, os.getpid()),
                     on_rank_death,
                 )
-                group = parallel.join_local(0, degree, device, self._ranks.folder)
-            self._group = group
-            runner = make_runner_from(checkpoint, heads, options, slots, group, device)
+                self._group = parallel.join_local(0, degree, device, self._ranks.folder)
+            runner = make_runner_from(checkpoint, heads, options, slots, self._group, device)
         except BaseException as error:
             explained = self._explain(error) if isinstance(error, RuntimeError) else error
             self._abandon()
@@ -150,7 +148,7 @@ class LLM:
             raise explained from error
         self._runner = runner
         self.notes += checkpoint.notes
-        if group.rank == 0:
+        if self._group.rank == 0:
             decoder = Cached(slots) if options.decoder == "cached" else Recompute()
             self._engine = Engine(runner, decoder, batch=options.batch)
 
@@ -320,9 +318,7 @@ class LLM:
         torch.set_num_threads(self._threads_before)
         if self._ranks:
             self._ranks.close(grace=0.0)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            with contextlib.suppress(RuntimeError):
-                torch.distributed.destroy_process_group()
+        self._group.close()
 
     def __enter__(self) -> LLM:
         """Itself."""

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 
 from cpm_gen.config import ModelSize
 from cpm_gen.kv_cache import KVCache
-from cpm_gen.layers import ColumnParallelLinear, RowParallelLinear, VocabularyParallelEmbedding, layer_norm
+from cpm_gen.layers import (
+    ColumnParallelLinear,
+    Place,
+    PositionEmbedding,
+    RowParallelLinear,
+    VocabularyParallelEmbedding,
+    layer_norm,
+)
 from cpm_gen.parallel import TensorParallel
 
 
@@ -38,13 +45,13 @@ class Segment:
 class Attention(nn.Module):
     """Causal multi-head attention over this rank's heads."""
 
-    def __init__(self, size: ModelSize, group: TensorParallel, layer: int) -> None:
+    def __init__(self, size: ModelSize, place: Place, layer: int) -> None:
         super().__init__()
         self.layer = layer
-        self.heads = size.heads // group.size
+        self.heads = size.heads // place.group.size
         self.head_dim = size.hidden // size.heads
-        self.query_key_value = ColumnParallelLinear(size.hidden, 3 * size.hidden, group)
-        self.dense = RowParallelLinear(size.hidden, size.hidden, group)
+        self.query_key_value = ColumnParallelLinear(size.hidden, 3 * size.hidden, place)
+        self.dense = RowParallelLinear(size.hidden, size.hidden, place)
 
     def forward(self, x: Tensor, segments: Sequence[Segment], cache: KVCache | None) -> Tensor:
         # [tokens, hidden] -> q, k, v of [heads, tokens, head_dim]
@@ -76,10 +83,10 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 class MLP(nn.Module):
     """``h -> 4h -> h`` with the tanh form of GELU."""
 
-    def __init__(self, size: ModelSize, group: TensorParallel) -> None:
+    def __init__(self, size: ModelSize, place: Place) -> None:
         super().__init__()
-        self.dense_h_to_4h = ColumnParallelLinear(size.hidden, 4 * size.hidden, group)
-        self.dense_4h_to_h = RowParallelLinear(4 * size.hidden, size.hidden, group)
+        self.dense_h_to_4h = ColumnParallelLinear(size.hidden, 4 * size.hidden, place)
+        self.dense_4h_to_h = RowParallelLinear(4 * size.hidden, size.hidden, place)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.dense_4h_to_h(F.gelu(self.dense_h_to_4h(x), approximate="tanh"))
@@ -89,12 +96,12 @@ class MLP(nn.Module):
 class Layer(nn.Module):
     """One transformer layer."""
 
-    def __init__(self, size: ModelSize, group: TensorParallel, layer: int, device: torch.device) -> None:
+    def __init__(self, size: ModelSize, place: Place, layer: int) -> None:
         super().__init__()
-        self.input_layernorm = layer_norm(size.hidden, device)
-        self.attention = Attention(size, group, layer)
-        self.post_attention_layernorm = layer_norm(size.hidden, device)
-        self.mlp = MLP(size, group)
+        self.input_layernorm = layer_norm(size.hidden, place)
+        self.attention = Attention(size, place, layer)
+        self.post_attention_layernorm = layer_norm(size.hidden, place)
+        self.mlp = MLP(size, place)
 
     def forward(self, x: Tensor, segments: Sequence[Segment], cache: KVCache | None) -> Tensor:
         x = x + self.attention(self.input_layernorm(x), segments, cache)
@@ -105,10 +112,10 @@ class Layer(nn.Module):
 class Transformer(nn.Module):
     """The layers and the last norm."""
 
-    def __init__(self, size: ModelSize, group: TensorParallel, device: torch.device) -> None:
+    def __init__(self, size: ModelSize, place: Place) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Layer(size, group, n, device) for n in range(size.layers))
-        self.final_layernorm = layer_norm(size.hidden, device)
+        self.layers = nn.ModuleList(Layer(size, place, n) for n in range(size.layers))
+        self.final_layernorm = layer_norm(size.hidden, place)
 
     def forward(self, x: Tensor, segments: Sequence[Segment], cache: KVCache | None) -> Tensor:
         for layer in self.layers:
@@ -126,11 +133,10 @@ class Model(nn.Module):
         self.group = group
         self.dtype = dtype
         self.device = device
-        with torch.device("meta"):
-            self.word_embeddings = VocabularyParallelEmbedding(size.vocabulary, size.hidden, group)
-            self.position_embeddings = nn.Embedding(size.positions, size.hidden)
-            self.transformer = Transformer(size, group, device)
-        self.to(dtype).to_empty(device=device)
+        place = Place(group, dtype, device)
+        self.word_embeddings = VocabularyParallelEmbedding(size.vocabulary, size.hidden, place)
+        self.position_embeddings = PositionEmbedding(size.positions, size.hidden, place)
+        self.transformer = Transformer(size, place)
         self.requires_grad_(False).eval()
 
     def make_cache(self, slots: int) -> KVCache:

@@ -209,5 +209,6 @@ def _group(rank: int, size: int, comm: Any) -> TensorParallel:
     try:
         plans = torch.distributed.new_group(backend="gloo", timeout=IDLE)
     except RuntimeError as error:
+        torch.distributed.destroy_process_group()
         raise RankError(f"the ranks could not connect: {error}") from error
     return TensorParallel(rank, size, comm, plans)

@@ -370,7 +370,9 @@ def test_a_size_that_lacks_something_is_an_error_that_lists_what_it_holds(tmp_pa
             read(path)
 
 
-@pytest.mark.parametrize("text", ["seed: 2024-13-45", "seed: " + "9" * 5000, "[" * 100_000, "temperature: " + "9" * 400])
+@pytest.mark.parametrize(
+    "text", ["seed: 2024-13-45", "seed: " + "9" * 5000, "[" * 100_000, "temperature: " + "9" * 400]
+)
 def test_yaml_that_python_chokes_on_is_a_config_error(tmp_path, text):
     path = tmp_path / "c.yaml"
     path.write_text(text)
@@ -378,13 +380,17 @@ def test_yaml_that_python_chokes_on_is_a_config_error(tmp_path, text):
         resolve(files=[path])
 
 
-@pytest.mark.parametrize(("name", "value"), [("banned_ids", [1.7]), ("banned_ids", [True]), ("stop", [None]), ("stop", {"a": 1})])
+@pytest.mark.parametrize(
+    ("name", "value"), [("banned_ids", [1.7]), ("banned_ids", [True]), ("stop", [None]), ("stop", {"a": 1})]
+)
 def test_lists_are_not_coerced(name, value):
     with pytest.raises(ConfigError):
         convert(name, value, "x")
 
 
-@pytest.mark.parametrize("field", [{"temperature": "0.5"}, {"top_k": 2.5}, {"top_p": True}, {"repetition_penalty": "1"}])
+@pytest.mark.parametrize(
+    "field", [{"temperature": "0.5"}, {"top_k": 2.5}, {"top_p": True}, {"repetition_penalty": "1"}]
+)
 def test_sampling_params_check_types(field):
     with pytest.raises(ConfigError):
         SamplingParams(**field)

@@ -19,6 +19,7 @@ LEVELS = {
     "sampling": 2,
     "text": 2,
     "tokenizer": 2,
+    "safe_pickle": 1,
     "unpickle": 2,
     "folders": 2.3,
     "sequence": 2.5,

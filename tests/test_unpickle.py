@@ -21,7 +21,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cpm_gen import unpickle
+from cpm_gen import safe_pickle, unpickle
 from cpm_gen.checkpoint import without_dropped
 from cpm_gen.errors import CheckpointError
 from cpm_gen.unpickle import Dropped, SavedFile, TensorRef
@@ -176,7 +176,7 @@ def hand_written(marker: str) -> dict[str, bytes]:
         "NEWOBJ_EX": b"\x80\x04csubprocess\nPopen\n" + text + b"\x85}\x92.",
         "dotted name": b"\x80\x04" + name(b"shutil") + name(b"os.system") + b"\x93" + text + b"\x85R.",
         "through our own modules": b"\x80\x04"
-        + name(b"cpm_gen.unpickle")
+        + name(b"cpm_gen.safe_pickle")
         + name(b"pickle.loads")
         + b"\x93"
         + text
@@ -242,8 +242,9 @@ def test_a_state_given_to_something_shared_changes_nothing(tmp_path: Path, name:
     def snapshot() -> list[Any]:
         module = [
             v
-            for n, v in sorted(vars(unpickle).items())
-            if callable(v) and getattr(v, "__module__", "") == unpickle.__name__
+            for source in (safe_pickle, unpickle)
+            for n, v in sorted(vars(source).items())
+            if callable(v) and getattr(v, "__module__", "") == source.__name__
         ]
         return [
             (f, getattr(f, "__defaults__", None), f.__doc__, sorted(vars(f)) if hasattr(f, "__dict__") else None)
