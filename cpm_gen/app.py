@@ -159,7 +159,10 @@ class LLM:
 
     def follow(self) -> None:
         """On ranks other than 0: work for rank 0 until it closes."""
-        self._runner.follow()
+        try:
+            self._runner.follow()
+        except RuntimeError as error:
+            raise self._explain(error) from error
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -177,6 +180,8 @@ class LLM:
 
     def generate(self, prompt: str, **options: Unpack[GenerateOptions]) -> Completion:
         """Write one text and return it whole."""
+        if "n" in options:
+            raise ConfigError("generate writes one text; generate_many(prompts, n=…) writes several")
         return self.generate_many([prompt], **options)[0]
 
     def generate_many(
@@ -273,10 +278,10 @@ class LLM:
     def _explain(self, error: RuntimeError) -> CpmGenError | RuntimeError:
         """Why a step failed: a dead rank, if there is one, otherwise the error itself."""
         failure = self._ranks.failure(wait=3.0) if self._ranks else None
-        if failure is None and (self._ranks is None or "onnection" not in str(error)):
+        if failure is None and (self._group.size == 1 or "onnection" not in str(error)):
             return error
         self._abandon()
-        return RankError(failure or f"the connection to another rank broke ({str(error).splitlines()[0]})")
+        return RankError(failure or f"rank {self._group.rank} lost another rank, which says why above")
 
     def score(self, token_ids: Sequence[int]) -> list[float | None]:
         """Natural log-probability of each token given the ones before it (those in the window); None for the first.

@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--positions", type=int, default=512)
     parser.add_argument("--batch", type=int, default=16, help="sequences of half the position table per step")
     parser.add_argument("--lr", type=float, default=4e-3)
-    parser.add_argument("--degree", type=int, default=2, help="ranks to write the shards for")
+    parser.add_argument("--degree", type=int, default=1, help="ranks to write the shards for")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
@@ -235,7 +235,7 @@ def main() -> None:
     card: dict[str, object] = {
         "layers": args.layers, "hidden": args.hidden, "heads": args.heads, "vocabulary": len(tokenizer), "positions": args.positions,
         "parameters": parameters, "steps": step, "tokens_trained": trained, "minutes": args.minutes, "corpus_tokens": sizes,
-        "shares": SHARES, "learning_rate": args.lr, "seed": args.seed, "torch": torch.__version__,
+        "shares": SHARES, "held_out": HELD_OUT_EVERY, "learning_rate": args.lr, "seed": args.seed, "torch": torch.__version__,
         "held_out_nats_per_token": {k: round(v, 4) for k, v in held_out_loss(network, held, args.positions).items()},
     }  # fmt: skip
     torch.save(network.state_dict(), args.out.with_suffix(".final.pt"))

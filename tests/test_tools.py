@@ -1,0 +1,64 @@
+"""Benchmarks and training scripts run from end to end, small."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_the_decoder_benchmark_prints_a_table_and_rows(tmp_path: Path) -> None:
+    target = tmp_path / "rows.json"
+    run = subprocess.run(
+        [sys.executable, "benchmarks/decoders.py", "--models", "embedded", "--rounds", "1", "--json", str(target)],
+        capture_output=True, text=True, timeout=600, cwd=ROOT,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    rows = json.loads(target.read_text())
+    assert [(r["engine"], r["work"]) for r in rows] == [
+        (f"cpm-gen {decoder}", f"decode, {where} the window")
+        for decoder in ("cached", "recompute")
+        for where in ("inside", "past")
+    ]
+    assert all(r["tokens_per_second"] > 0 for r in rows)
+    assert run.stdout.count("| embedded |") == 4
+
+
+@pytest.mark.slow
+def test_training_makes_a_model_that_the_package_loads(tmp_path: Path) -> None:
+    pytest.importorskip("google.protobuf")
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    lines = "一二三四五六七八九十百千万天地人山水风月花鸟虫鱼春夏秋冬东西南北上下左右大小多少来去"
+    for style in ("lyric", "novel"):
+        (tmp_path / "text" / style).mkdir(parents=True)
+        records = [
+            "\n".join(lines[(n + i) % 30 : (n + i) % 30 + 7] + "。" for i in range(4 if style == "lyric" else 30))
+            for n in range(1500 if style == "lyric" else 300)
+        ]
+        name = "tangshi.txt" if style == "lyric" else "book.txt"
+        (tmp_path / "text" / style / name).write_text("\n\n".join(records), encoding="utf-8")
+
+    def run(*words: object) -> None:
+        done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, timeout=900, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+
+    run("training/vocabulary.py", tmp_path / "text", tmp_path / "vocab", "--pieces", 320)
+    run(
+        "training/train.py", tmp_path / "text", tmp_path / "vocab", tmp_path / "out", "--minutes", 0.6,
+        "--layers", 1, "--hidden", 64, "--heads", 4, "--positions", 64, "--batch", 8,
+    )  # fmt: skip
+    run("training/card.py", tmp_path / "out", tmp_path / "vocab", tmp_path / "package")
+    facts = json.loads((tmp_path / "package" / "training.json").read_text())
+    assert facts["steps"] > 10
+    import cpm_gen
+
+    with cpm_gen.load(tmp_path / "package") as llm:
+        ids = llm.encode("一二三四五六七。二三四五六七八。三四五六七八九。", "novel")
+        scores = [p for p in llm.score(ids) if p is not None]
+    assert sum(scores) / len(scores) > -5.0  # the uniform distribution gives -5.8

@@ -1,0 +1,113 @@
+"""Put a trained model into the package: shards, vocabulary, heads, training record, and a model card with samples.
+
+    python training/card.py TRAINED_DIR VOCAB_DIR cpm_gen/embedded
+
+``TRAINED_DIR`` is what ``train.py`` wrote. The card's samples are made here, by the package itself, with fixed seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import cpm_gen
+from cpm_gen.checkpoint import TRACKER
+from cpm_gen.config import read_yaml, shipped
+
+SAMPLES = [
+    ("lyric", "明月几时有，把酒问青天。", 1, 120),
+    ("lyric", "春江潮水连海平，海上明月共潮生。", 2, 120),
+    ("lyric", "小楼昨夜又东风，", 3, 120),
+    ("novel", "话说宝玉听了这话，", 1, 160),
+    ("novel", "那一日，宋江正在寨中饮酒，", 2, 160),
+    ("novel", "且说行者纵起筋斗云，", 3, 160),
+]
+
+CARD = """# The embedded model
+
+A CPM-architecture network (GPT-2, pre-LN, learned positions, tied head) of {parameters:,} parameters: {layers} layers, hidden size
+{hidden}, {heads} heads, {vocabulary:,} pieces, {positions} positions. It is there so that cpm-gen writes as soon as it is installed, and so
+that every part of it can be tried and tested on something that reads as Chinese. It is no CPM-1: it knows the sound of verse
+and of the old novels, and little sense.
+
+## Data
+
+Text in the public domain, in simplified characters:
+
+- verse, {verse:,} tokens: 全唐诗, 宋词, 元曲, 诗经, 楚辞, 五代词, 曹操, 纳兰性德, from the collection `chinese-poetry` 2.0.1 (MIT)
+- prose, {prose:,} tokens: 43 vernacular novels of the Ming and Qing (三国演义, 水浒传, 西游记, 红楼梦, 儒林外史, 镜花缘, 三言二拍, …), from
+  the collection `chinese-novel` (MIT)
+
+One record in {held_out} (a poem, a chapter) was held out. Licences of the collections: see NOTICE. The weights are under this
+project's licence, MIT.
+
+## Vocabulary
+
+SentencePiece unigram in CPM-1's convention and with its special ids; the space that joins jieba's words is dropped by the
+normaliser, so a token holds a little more than one character. Half-width `,` `;` `:` `!` `?` read as full-width ones. Characters
+outside the vocabulary read as `<unk>`; the model does not write them.
+
+## Training
+
+`training/train.py` on two CPU cores, bf16 autocast, Muon for the matrices and AdamW for the rest, {minutes:.0f} minutes beside other work:
+{steps:,} steps, {tokens_trained:,} tokens (shares: {shares}), learning rate {learning_rate}, seed {seed}, torch {torch}.
+
+Held-out loss in nats per token, in windows of {positions}: {losses}.
+
+## Limits
+
+Classical and early vernacular Chinese only; names and phrases of the training books come back often; modern words are mostly
+unknown to it. The texts are of their time in what they say about people. Nothing it writes is a fact.
+
+## Samples
+
+In the settings of `configs/lyric.yaml` and `configs/novel.yaml`, float32 on a CPU; not chosen from several.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trained", type=Path)
+    parser.add_argument("vocab", type=Path)
+    parser.add_argument("package", type=Path)
+    args = parser.parse_args()
+
+    facts = json.loads((args.trained / "training.json").read_text(encoding="utf-8"))
+    iteration = (args.trained / TRACKER).read_text().strip()
+    if args.package.exists():
+        shutil.rmtree(args.package)
+    args.package.mkdir(parents=True)
+    shutil.copytree(args.trained / iteration, args.package / iteration)
+    for source in (args.trained / TRACKER, args.trained / "training.json"):
+        shutil.copy(source, args.package)
+    for name in ("chinese_vocab.model", "vocab.json"):
+        shutil.copy(args.vocab / name, args.package)
+    (args.package / "config.json").write_text(json.dumps({"heads": facts["heads"]}) + "\n", encoding="utf-8")
+
+    corpus = facts["corpus_tokens"]
+    names = {"tang": "Tang verse", "ci": "other verse", "prose": "prose"}
+    losses = ", ".join(f"{names[k]} {v:.2f}" for k, v in facts["held_out_nats_per_token"].items())
+    shares = ", ".join(f"{names[k]} {v:.0%}" for k, v in facts["shares"].items())
+    verse = corpus["tang"] + corpus["ci"]
+    card = CARD.format(
+        **{k: v for k, v in facts.items() if k != "shares"},
+        verse=verse,
+        prose=corpus["prose"],
+        losses=losses,
+        shares=shares,
+    )
+    with cpm_gen.load(args.package) as llm:
+        for style, prompt, seed, count in SAMPLES:
+            preset = {
+                k: v for k, v in read_yaml(shipped(f"{style}.yaml")).items() if k in ("temperature", "top_k", "top_p")
+            }
+            text = llm.generate(prompt, style=style, seed=seed, max_new_tokens=count, **preset).text.rstrip("\n")
+            card += f"\n`cpm-gen {style} {prompt} --seed {seed} --max-new-tokens {count}`\n\n```text\n{text}\n```\n"
+    (args.package / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+    print(card)
+
+
+if __name__ == "__main__":
+    main()
