@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import os
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Literal, TypedDict, Unpack
@@ -41,7 +42,6 @@ from cpm_gen.launch import Assignment, Ranks
 from cpm_gen.parallel import TensorParallel
 from cpm_gen.results import Chunk, Completion
 from cpm_gen.sequence import Request
-from cpm_gen.sequence import Sequence as Generation
 from cpm_gen.styles import detokenizer, encode_prompt
 from cpm_gen.tokenizer import Tokenizer
 from cpm_gen.window import Boundary
@@ -112,6 +112,7 @@ class LLM:
         self._ranks: Ranks | None = None
         self._group = TensorParallel()
         self._closed = False
+        self._writers: dict[int, Writer] = {}  # by id of their generation
         self.notes: list[str] = []  # what the checkpoint's files named and was dropped unseen
         checkpoint = open_checkpoint(model_folder(options.model))
         heads = resolve_heads(checkpoint, options.heads)
@@ -237,6 +238,7 @@ class LLM:
         # rows of the embedding that pad the vocabulary have no text
         padding = range(self.tokenizer.size, self.size.vocabulary)
         sampling = dataclasses.replace(sampling, banned_ids=(*sampling.banned_ids, *padding))
+        ready: deque[Chunk] = deque()
         writers = [
             Writer(
                 self._engine,
@@ -253,27 +255,38 @@ class LLM:
                 detokenizer(text.style, self.tokenizer),
                 text.stop,
                 p,
+                ready,
             )
             for p, prompt in enumerate(prompts)
             for index in range(text.n)
         ]
-        by_generation = {id(w.generation): w for w in writers}
+        self._writers |= {id(w.generation): w for w in writers}
         try:
-            while self._engine.busy:
-                for generation in self._step():
-                    if writer := by_generation.get(id(generation)):
-                        yield writer.advance()
+            while True:
+                while ready:
+                    yield ready.popleft()
+                unfinished = [w for w in writers if not w.done]
+                if not unfinished:
+                    return
                 if stop():
-                    yield from [writer.cancel() for writer in writers if not writer.done]
+                    for writer in unfinished:
+                        writer.cancel()
+                else:
+                    self._step()
         finally:
             for writer in writers:
                 self._engine.cancel(writer.generation)
+                del self._writers[id(writer.generation)]
 
-    def _step(self) -> list[Generation]:
+    def _step(self) -> None:
+        """One step for every stream that is open: each takes its chunks when it is asked for them."""
+        self._check_open()
         try:
-            return self._engine.step()
+            advanced = self._engine.step()
         except RuntimeError as error:
             raise self._explain(error) from error
+        for generation in advanced:
+            self._writers[id(generation)].advance()
 
     def _explain(self, error: RuntimeError) -> CpmGenError | RuntimeError:
         """Why a step failed: a dead rank, if there is one, otherwise the error itself."""

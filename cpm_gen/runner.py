@@ -6,11 +6,13 @@ history. Every rank then makes the same call on its part of the network; logits 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from cpm_gen.errors import RankError
 from cpm_gen.kv_cache import KVCache
 from cpm_gen.model import Model, Segment
 
@@ -23,23 +25,33 @@ class Runner:
 
     def __init__(self, model: Model, slots: int) -> None:
         self.model = model
+        self._halfway = False
         self.cache: KVCache | None = model.make_cache(slots) if slots else None
 
     def next_logits(self, segments: Sequence[Segment]) -> Tensor:
         """Rank 0: logits ``[segments, vocabulary]`` (fp32, CPU) after each segment."""
-        parts = [self._run([_NEXT, *_pack(batch)], batch) for batch in _batches(segments)]
+        parts = []
+        for batch in _batches(segments):
+            with self._plan([_NEXT, *_pack(batch)]):
+                parts.append(self.model.next_logits(batch, self.cache))
         return torch.cat(parts).cpu()
 
     def score(self, segment: Segment, targets: Sequence[int]) -> list[float]:
         """Rank 0: natural log-probability of each target (see :meth:`cpm_gen.model.Model.score`)."""
         plan = [_SCORE, len(targets), *targets, *_pack([segment])]
-        self.model.group.broadcast_plan(plan)
-        result: list[float] = self.model.score(segment, targets).tolist()
+        with self._plan(plan):
+            result: list[float] = self.model.score(segment, targets).tolist()
         return result
 
-    def _run(self, plan: list[int], segments: Sequence[Segment]) -> Tensor:
-        self.model.group.broadcast_plan(plan)
-        return self.model.next_logits(segments, self.cache)
+    @contextlib.contextmanager
+    def _plan(self, words: list[int]) -> Iterator[None]:
+        """Send a plan and carry it out. Interrupted halfway, the ranks no longer agree what comes next: nothing runs again."""
+        if self._halfway and self.model.group.size > 1:
+            raise RankError("a step was interrupted halfway, so the ranks are out of step; load the model again")
+        self._halfway = True
+        self.model.group.broadcast_plan(words)
+        yield
+        self._halfway = False
 
     def follow(self) -> None:
         """Other ranks: carry out rank 0's plans until it says to end."""
@@ -53,7 +65,7 @@ class Runner:
 
     def close(self) -> None:
         """Rank 0: let the others end."""
-        if self.model.group.size > 1:
+        if self.model.group.size > 1 and not self._halfway:
             self.model.group.broadcast_plan([_EXIT])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 
 from cpm_gen.engine import Engine
@@ -13,7 +14,7 @@ from cpm_gen.tokenizer import Detokenizer
 
 
 class Writer:
-    """Turns one generation's tokens into text, and ends it at a stop string."""
+    """Turns one generation's tokens into chunks of text, put into ``ready``; ends it at a stop string."""
 
     def __init__(
         self,
@@ -22,18 +23,20 @@ class Writer:
         detokenizer: Detokenizer,
         stop: Sequence[str],
         prompt: int,
+        ready: deque[Chunk],
     ) -> None:
         self.began = time.monotonic()
         self.first: float | None = None
         self.done = False
         self.prompt = prompt
+        self.ready = ready
         self.engine = engine
         self.detokenizer = detokenizer
         self.scanner = StopScanner(stop)
         self.pieces: list[str] = []
         self.generation = engine.add(request)
 
-    def advance(self) -> Chunk:
+    def advance(self) -> None:
         """Take the token that the engine just wrote."""
         generation = self.generation
         now = time.monotonic()
@@ -41,25 +44,27 @@ class Writer:
         token = generation.tokens[-1]
         ended_by_id = generation.finish_reason == "stop"
         piece = "" if ended_by_id else self.detokenizer.push(token)
-        text = self.scanner.push(piece, look=generation.step > generation.request.params.min_new_tokens)
+        text = self.scanner.push(piece, look=generation.step >= generation.request.params.min_new_tokens)
         if self.scanner.found and generation.finish_reason is None:
             self.engine.cancel(generation, "stop")
-        return self._chunk(text, (token,), "stop" if self.scanner.found else generation.finish_reason, now)
+        self._put(text, (token,), "stop" if self.scanner.found else generation.finish_reason, now)
 
-    def cancel(self) -> Chunk:
+    def cancel(self) -> None:
         """End the sample where it is."""
         self.engine.cancel(self.generation)
-        return self._chunk("", (), "cancelled", time.monotonic())
+        self._put("", (), "cancelled", time.monotonic())
 
-    def _chunk(self, text: str, ids: tuple[int, ...], reason: FinishReason | None, now: float) -> Chunk:
+    def _put(self, text: str, ids: tuple[int, ...], reason: FinishReason | None, now: float) -> None:
         generation = self.generation
         if reason:
             text += self.scanner.flush()
         self.pieces.append(text)
         self.done = reason is not None
         completion = self._completion(reason, now) if reason else None
-        return Chunk(
-            text, ids, self.prompt, generation.request.sample_index, generation.start, generation.slides, completion
+        self.ready.append(
+            Chunk(
+                text, ids, self.prompt, generation.request.sample_index, generation.start, generation.slides, completion
+            )
         )
 
     def _completion(self, reason: FinishReason, now: float) -> Completion:

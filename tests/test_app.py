@@ -75,6 +75,19 @@ def test_closing_a_stream_ends_it_and_leaves_the_model_usable(llm: LLM) -> None:
     assert llm.generate(LINE, max_new_tokens=1, seed=2).token_ids == first.token_ids
 
 
+def test_streams_read_in_turn_each_get_their_own_text(llm: LLM) -> None:
+    options = {"style": "novel", "max_new_tokens": 20, "seed": 6}
+    prompts = ("话说", "且说那日", "宝玉")
+    alone = [llm.generate(p, **options).text for p in prompts]
+    streams = [llm.stream(p, **options) for p in prompts]
+    texts = ["", "", ""]
+    texts[0] += next(streams[0]).text  # the first is ahead
+    for _ in range(20):
+        for i, stream in enumerate(streams):
+            texts[i] += getattr(next(stream, None), "text", "")
+    assert texts == alone
+
+
 def test_samples_differ_and_do_not_depend_on_how_many_there_are(llm: LLM) -> None:
     options = {"style": "lyric", "max_new_tokens": 15, "seed": 9, "temperature": 1.0}
     three = llm.generate_many([LINE, "春江潮水"], n=3, **options)
