@@ -47,6 +47,7 @@ from cpm_gen.tokenizer import Tokenizer
 from cpm_gen.window import Boundary
 from cpm_gen.writer import Writer
 
+_STEP_TOKENS = 256  # a step's budget: a long prompt delays the others by no more than this
 _MOST_PADDING = 1024  # rows that a vocabulary may be padded by
 
 
@@ -120,7 +121,7 @@ class LLM:
         self.window = make_window(options, checkpoint.positions)
         if options.batch < 1:
             raise ConfigError(f"batch must be at least 1, not {options.batch}")
-        slots = options.batch if options.decoder == "cached" else 0
+        slots = options.batch + -(-options.batch // 2) if options.decoder == "cached" else 0
         launch = parallel.launched()
         degree = choose_degree(options, checkpoint, heads, launch)
         device = parallel.pick_device(options.device, launch.local_rank if launch else 0)
@@ -150,7 +151,7 @@ class LLM:
         self._runner = runner
         self.notes += checkpoint.notes
         if self._group.rank == 0:
-            decoder = Cached(slots) if options.decoder == "cached" else Recompute()
+            decoder = Cached(options.batch, slots, _STEP_TOKENS) if options.decoder == "cached" else Recompute()
             self._engine = Engine(runner, decoder, batch=options.batch)
 
     @property

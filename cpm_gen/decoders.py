@@ -1,23 +1,37 @@
 """The two ways to get the next token's logits, side by side. Both ask the same window for the same context.
 
-:class:`Recompute` is the oracle: short, obvious, kept for good. :class:`Cached` must equal it at every step, however long:
-when the window moves it encodes the kept context again at positions ``0..``, so no key ever carries a position it no
-longer has. (The original's ``*_fast`` scripts keep such keys; their text turns to noise past the position table.)
+:class:`Recompute` is the oracle: short, obvious, kept for good. :class:`Cached` must equal it at every token, however long:
+when the window moves, the kept context stands at positions ``0..`` again, so no key ever carries a position it no longer has.
+(The original's ``*_fast`` scripts keep such keys; their text turns to noise past the position table.)
+
+Moving costs no pause: a decode step at small batch reads every weight for a few rows and has rows to spare, so the next window
+is encoded in a second slot, a few tokens a step, while the sequence writes on in the first. When the window moves, the second
+slot lacks the newest token only, and the two are exchanged.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 from typing import Protocol
 
 from cpm_gen.model import Segment
 from cpm_gen.sequence import Sequence
 
 
-class Decoder(Protocol):
-    """Says what the network must run to continue a sequence."""
+@dataclass(frozen=True)
+class Work:
+    """A segment to run for a sequence; with ``segment.logits``, its next token comes of it."""
 
-    def segment(self, sequence: Sequence) -> Segment:
-        """The tokens to run now; the logits after the last of them are the next token's."""
+    sequence: Sequence
+    segment: Segment
+
+
+class Decoder(Protocol):
+    """Says what the network must run to continue sequences."""
+
+    def plan(self, running: Seq[Sequence]) -> list[Work]:
+        """The work of one step; at least one segment of it has logits, or brings one nearer to having them."""
 
     def release(self, sequence: Sequence) -> None:
         """The sequence has ended; forget it."""
@@ -26,40 +40,133 @@ class Decoder(Protocol):
 class Recompute:
     """The whole context for every token, no cache."""
 
-    def segment(self, sequence: Sequence) -> Segment:
-        """Everything the window shows."""
-        return Segment(sequence.context())
+    def plan(self, running: Seq[Sequence]) -> list[Work]:
+        """Everything that each window shows."""
+        return [Work(s, Segment(s.context())) for s in running]
 
     def release(self, sequence: Sequence) -> None:
         """Nothing is kept."""
 
 
+@dataclass
+class Counts:
+    """What a cached decoder did. All but slides count tokens (rows through the network)."""
+
+    decoded: int = 0
+    prompt: int = 0
+    ahead: int = 0  # of next windows, beside decoding
+    at_once: int = 0  # of windows that moved before they were encoded
+    slides: int = 0
+    slides_at_once: int = 0  # of those, the ones that found no second slot, or not in time
+
+
+@dataclass
+class _Slot:
+    index: int
+    start: int  # of the window that it holds
+    cached: int = 0  # tokens of it that are encoded
+
+
 class Cached:
-    """One token a step while the window stands; the whole context once when it has moved."""
+    """One token a step for each sequence; prompts in chunks and next windows ahead of time with the rows to spare.
 
-    def __init__(self, slots: int) -> None:
+    batch: most sequences at once; slots: windows of cache, those above ``batch`` hold next windows. budget: tokens a step
+    over all sequences, tokens of windows that were not ready in time not counted.
+    """
+
+    def __init__(self, batch: int, slots: int, budget: int) -> None:
+        assert slots >= batch
+        self._batch = batch
+        self._budget = budget
         self._free = list(range(slots))[::-1]
-        self._held: dict[
-            int, tuple[int, int, int]
-        ] = {}  # id of sequence -> slot, start it was encoded at, tokens cached
+        self._now: dict[int, _Slot] = {}  # by id of the sequence
+        self._next: dict[int, _Slot] = {}
+        self.counts = Counts()
 
-    def segment(self, sequence: Sequence) -> Segment:
-        """The tokens that the sequence's slot does not hold yet."""
-        slot, start, cached = self._held.get(id(sequence)) or (self._free.pop(), -1, 0)
-        if start != sequence.start:
-            ids, cached = sequence.context(), 0
+    def plan(self, running: Seq[Sequence]) -> list[Work]:
+        """First every sequence that lacks one token, then windows that moved unready, prompts, and next windows."""
+        budget = self._budget
+        work, prompts, decoding = [], [], []
+        for sequence in running:
+            slot, moved = self._settle(sequence)
+            missing = sequence.length(slot.start) - slot.cached
+            if missing == 1:
+                work.append(self._run(sequence, slot, 1, logits=True))
+                decoding.append(sequence)
+                self.counts.decoded += 1
+                budget -= 1
+            elif moved:
+                work.append(self._run(sequence, slot, missing, logits=True))
+                self.counts.at_once += missing
+            else:
+                prompts.append((sequence, slot, missing))
+        for sequence, slot, missing in prompts:
+            count = min(missing, max(budget, 0 if work else 1))
+            if count:
+                work.append(self._run(sequence, slot, count, logits=count == missing))
+                self.counts.prompt += count
+                budget -= count
+        spare = len(self._free) - (self._batch - len(running))
+        for sequence in decoding:
+            count = min(self._due(sequence), budget)
+            if count <= 0:
+                continue
+            ahead = self._next.get(id(sequence))
+            if ahead is None:
+                if spare <= 0:
+                    continue
+                assert sequence.next_start is not None
+                ahead = self._next[id(sequence)] = _Slot(self._free.pop(), sequence.next_start)
+                spare -= 1
+            work.append(self._run(sequence, ahead, count, logits=False))
+            self.counts.ahead += count
+            budget -= count
+        return work
+
+    def _settle(self, sequence: Sequence) -> tuple[_Slot, bool]:
+        """The slot of the sequence's window as it stands now, and whether it moved with no slot ready for it."""
+        key = id(sequence)
+        slot = self._now.get(key)
+        if slot is None:
+            slot = self._now[key] = _Slot(self._free.pop(), sequence.start)
+        if slot.start == sequence.start:
+            return slot, False
+        self.counts.slides += 1
+        ahead = self._next.pop(key, None)
+        if ahead is None:
+            slot.start, slot.cached = sequence.start, 0
         else:
-            ids = sequence.tokens[len(sequence.tokens) - (self._length(sequence) - cached) :]
-        self._held[id(sequence)] = (slot, sequence.start, cached + len(ids))
-        return Segment(ids, cached, slot)
+            assert ahead.start == sequence.start
+            self._free.append(slot.index)
+            slot = self._now[key] = ahead
+        late = sequence.length(slot.start) - slot.cached > 1
+        self.counts.slides_at_once += late
+        return slot, late
+
+    def _due(self, sequence: Sequence) -> int:
+        """How many tokens of the next window to encode now, so that it is ready in time without haste."""
+        if sequence.next_start is None:
+            return 0
+        window = sequence.request.window
+        ahead = self._next.get(id(sequence))
+        cached = ahead.cached if ahead else 0
+        # when the window moves, all but the newest of its tokens must be there
+        missing = window.limit - (sequence.next_start - sequence.start) - cached
+        steps = window.limit + 1 - sequence.length(sequence.start)
+        most = sequence.request.max_new_tokens
+        if most is not None and most - sequence.step < steps:
+            return 0  # it ends before the window moves
+        return min(-(-missing // steps), sequence.length(sequence.next_start) - cached)
 
     @staticmethod
-    def _length(sequence: Sequence) -> int:
-        keep = sequence.request.window.keep
-        return min(keep, len(sequence.tokens)) + max(0, len(sequence.tokens) - max(sequence.start, keep))
+    def _run(sequence: Sequence, slot: _Slot, count: int, *, logits: bool) -> Work:
+        segment = Segment(sequence.shown(slot.start, slot.cached, count), slot.cached, slot.index, logits)
+        slot.cached += count
+        return Work(sequence, segment)
 
     def release(self, sequence: Sequence) -> None:
-        """Free the slot."""
-        held = self._held.pop(id(sequence), None)
-        if held is not None:
-            self._free.append(held[0])
+        """Free the sequence's slots."""
+        for held in (self._now, self._next):
+            slot = held.pop(id(sequence), None)
+            if slot is not None:
+                self._free.append(slot.index)

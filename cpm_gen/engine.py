@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence as Seq
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cpm_gen import sampling
 from cpm_gen.decoders import Decoder
 from cpm_gen.model import Segment
@@ -45,26 +48,17 @@ class Engine:
         self._retire()
 
     def step(self) -> list[Sequence]:
-        """Write one token of every running sequence; returns those sequences, some of them finished now."""
+        """Run one step; returns the sequences that got a token, some of them finished now."""
         while self._waiting and len(self._running) < self._batch:
             self._running.append(self._waiting.popleft())
-        advanced = list(self._running)
-        if advanced:
-            logits = self._runner.next_logits([self._decoder.segment(s) for s in advanced]).numpy()
-            for sequence, row in zip(advanced, logits, strict=True):
-                request = sequence.request
-                token = sampling.sample(
-                    row,
-                    request.params,
-                    context=sequence.context() if _looks_back(request) else (),
-                    written=sequence.context_written(),
-                    forbidden=sequence.forbidden(),
-                    seed=request.seed,
-                    sample_index=request.sample_index,
-                    step=sequence.step,
-                )
-                sequence.append(token)
-            self._retire()
+        work = self._decoder.plan(self._running)
+        if not work:
+            return []
+        logits = self._runner.next_logits([w.segment for w in work]).numpy()
+        advanced = [w.sequence for w in work if w.segment.logits]
+        for sequence, row in zip(advanced, logits, strict=True):
+            sequence.append(_choose(sequence, row))
+        self._retire()
         return advanced
 
     def _retire(self) -> None:
@@ -97,5 +91,16 @@ class Engine:
         self._runner.close()
 
 
-def _looks_back(request: Request) -> bool:
-    return request.params.repetition_penalty != 1.0 or request.params.no_repeat_ngram > 0
+def _choose(sequence: Sequence, logits: NDArray[np.float32]) -> int:
+    request = sequence.request
+    looks_back = request.params.repetition_penalty != 1.0 or request.params.no_repeat_ngram > 0
+    return sampling.sample(
+        logits,
+        request.params,
+        context=sequence.context() if looks_back else (),
+        written=sequence.context_written(),
+        forbidden=sequence.forbidden(),
+        seed=request.seed,
+        sample_index=request.sample_index,
+        step=sequence.step,
+    )

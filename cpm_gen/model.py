@@ -35,11 +35,13 @@ class Segment:
     ids: the tokens to run.
     start: position of the first; positions ``0 .. start - 1`` are in the cache.
     slot: where keys and values go; None runs without a cache (``start`` is then 0).
+    logits: whether the next token's logits are wanted; without, the segment only fills its slot.
     """
 
     ids: Sequence[int]
     start: int = 0
     slot: int | None = None
+    logits: bool = True
 
 
 class Attention(nn.Module):
@@ -164,9 +166,11 @@ class Model(nn.Module):
 
     @torch.inference_mode()
     def next_logits(self, segments: Sequence[Segment], cache: KVCache | None) -> Tensor:
-        """Logits ``[segments, vocabulary]`` (fp32) after the last token of each segment, the same on every rank."""
+        """Logits ``[wanted, vocabulary]`` (fp32) after the last token of each segment that wants them, on every rank."""
+        x = self.hidden(segments, cache)
         ends = torch.tensor([len(s.ids) for s in segments]).cumsum(0) - 1
-        return self.word_embeddings.head(self.hidden(segments, cache)[ends.to(self.device)])
+        ends = ends[torch.tensor([s.logits for s in segments])]
+        return self.word_embeddings.head(x[ends.to(self.device)])
 
     @torch.inference_mode()
     def score(self, segment: Segment, targets: Sequence[int], rows: int = 128) -> Tensor:

@@ -1,7 +1,8 @@
 """Runs the network on all ranks. Rank 0 decides; the others follow its plans.
 
-A plan is a short list of integers: what to do, and for each segment its slot, position and ids. Only new ids travel, never the
-history. Every rank then makes the same call on its part of the network; logits come together in the network's head.
+A plan is a short list of integers: what to do, and for each segment its slot, position, ids, and whether its logits are wanted.
+Only new ids travel, never the history. Every rank then makes the same call on its part of the network; logits come together in
+the network's head.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Runner:
         self.cache: KVCache | None = model.make_cache(slots) if slots else None
 
     def next_logits(self, segments: Sequence[Segment]) -> Tensor:
-        """Rank 0: logits ``[segments, vocabulary]`` (fp32, CPU) after each segment."""
+        """Rank 0: logits ``[wanted, vocabulary]`` (fp32, CPU) after each segment that wants them."""
         parts = []
         for batch in _batches(segments):
             with self._plan([_NEXT, *_pack(batch)]):
@@ -84,12 +85,12 @@ def _batches(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
 def _pack(segments: Sequence[Segment]) -> list[int]:
     words = []
     for s in segments:
-        words += [-1 if s.slot is None else s.slot, s.start, len(s.ids), *s.ids]
+        words += [-1 if s.slot is None else s.slot, s.start, int(s.logits), len(s.ids), *s.ids]
     return words
 
 
 def _unpack(words: Sequence[int], at: int) -> Iterator[Segment]:
     while at < len(words):
-        slot, start, count = words[at : at + 3]
-        yield Segment(words[at + 3 : at + 3 + count], start, None if slot < 0 else slot)
-        at += 3 + count
+        slot, start, logits, count = words[at : at + 4]
+        yield Segment(words[at + 4 : at + 4 + count], start, None if slot < 0 else slot, bool(logits))
+        at += 4 + count

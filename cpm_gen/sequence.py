@@ -40,11 +40,16 @@ class Request:
 
 @dataclass
 class Sequence:
-    """A request being worked on. ``tokens`` is prompt and text; ``start`` is the window's (see :mod:`cpm_gen.window`)."""
+    """A request being worked on.
+
+    tokens: prompt and text. start: where the window stands; next_start: where it will move to, once that is known (see
+    :mod:`cpm_gen.window`). slides: how often it moved.
+    """
 
     request: Request
     tokens: list[int] = field(init=False)
     start: int = field(init=False)
+    next_start: int | None = field(init=False)
     slides: int = 0
     finish_reason: FinishReason | None = None
 
@@ -53,6 +58,7 @@ class Sequence:
         self.tokens = list(self.request.prompt)
         window = self.request.window
         self.start = window.advance(self.tokens, window.keep, self.request.ends)
+        self.next_start = window.peek(self.tokens, self.start, self.request.ends)
 
     @property
     def new_tokens(self) -> list[int]:
@@ -83,7 +89,23 @@ class Sequence:
             self.finish_reason = "stop"
         elif self.request.max_new_tokens is not None and self.step >= self.request.max_new_tokens:
             self.finish_reason = "length"
-        start = self.request.window.advance(self.tokens, self.start, self.request.ends)
+        window, ends = self.request.window, self.request.ends
+        start = window.advance(self.tokens, self.start, ends)
         if start != self.start:
             self.start = start
             self.slides += 1
+            self.next_start = window.peek(self.tokens, start, ends)
+        elif self.next_start is None:
+            self.next_start = window.peek(self.tokens, start, ends, looked=len(self.tokens) - 1)
+
+    def length(self, start: int) -> int:
+        """How many tokens a window at ``start`` shows of what is written."""
+        keep = self.request.window.keep
+        return min(keep, len(self.tokens)) + max(0, len(self.tokens) - max(start, keep))
+
+    def shown(self, start: int, first: int, count: int) -> list[int]:
+        """Tokens ``first .. first + count`` of the context that a window at ``start`` shows."""
+        keep = min(self.request.window.keep, len(self.tokens))
+        kept = self.tokens[first : min(keep, first + count)]
+        begin = max(start, self.request.window.keep) + max(first, keep) - keep
+        return kept + self.tokens[begin : begin + count - len(kept)]

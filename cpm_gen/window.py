@@ -69,13 +69,20 @@ class Window:
         return start
 
     def _next(self, tokens: Sequence[int], start: int, ends: Set[int] | None) -> int:
+        found = self.peek(tokens, start, ends)
+        return start + self.hop if found is None else found
+
+    def peek(self, tokens: Sequence[int], start: int, ends: Set[int] | None, looked: int = 0) -> int | None:
+        """Where ``start`` will move to, as soon as the tokens tell; None while they do not.
+
+        Known from the beginning with boundary "token", otherwise when the first boundary in reach has been written. Positions up
+        to ``looked`` were looked at before.
+        """
         target = start + self.hop
-        if ends is not None:
-            full = start + self.limit - self.keep + 1  # length of the history that was the first not to fit
-            for position in range(target, full):  # the last one leaves one token
-                if tokens[position - 1] in ends:
-                    return position
-        return target
+        if ends is None:
+            return target
+        reach = min(len(tokens), start + self.limit - self.keep)  # the last position leaves one token
+        return next((p for p in range(max(target, looked + 1), reach + 1) if tokens[p - 1] in ends), None)
 
     def context(self, tokens: Sequence[int], start: int) -> list[int]:
         """``tokens[:keep] + tokens[start:]``."""

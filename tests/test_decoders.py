@@ -13,8 +13,9 @@ import cpm_gen
 from cpm_gen.app import LLM
 from cpm_gen.build import make_runner
 from cpm_gen.config import ModelOptions, SamplingParams
-from cpm_gen.decoders import Cached, Recompute
+from cpm_gen.decoders import Cached, Recompute, Work
 from cpm_gen.engine import Engine
+from cpm_gen.model import Segment
 from cpm_gen.parallel import TensorParallel
 from cpm_gen.runner import Runner
 from cpm_gen.sequence import Request, Sequence
@@ -45,18 +46,122 @@ windows = st.integers(0, 6).flatmap(
 prompts = st.lists(st.integers(0, 119), min_size=1, max_size=40)
 
 
-@settings(deadline=None, max_examples=25)
-@given(window=windows, prompt=prompts)
-def test_logits_agree_at_every_step_over_many_slides(runner: Runner, window: Window, prompt: list[int]) -> None:
-    cached, recompute = Cached(8), Recompute()
-    request = Request(prompt=tuple(prompt), window=window, ends=ENDS[window.boundary], params=GREEDY, seed=0)
-    sequence = Sequence(request)
-    for _ in range(3 * SMALL.positions):
-        expected = runner.next_logits([recompute.segment(sequence)])
-        got = runner.next_logits([cached.segment(sequence)])
-        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
-        sequence.append(int(expected.argmax()))
-    assert sequence.slides > 0
+def next_logits(runner: Runner, work: list[Work]) -> list[tuple[Sequence, torch.Tensor]]:
+    logits = runner.next_logits([w.segment for w in work])
+    return list(zip([w.sequence for w in work if w.segment.logits], logits, strict=True))
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    window=windows,
+    batch=st.lists(prompts, min_size=1, max_size=4),
+    spare=st.integers(0, 4),
+    budget=st.integers(1, 40),
+    data=st.data(),
+)
+def test_logits_agree_at_every_token_over_many_slides(
+    runner: Runner, window: Window, batch: list[list[int]], spare: int, budget: int, data: st.DataObject
+) -> None:
+    """Any number of second slots, any budget, sequences that come and go in the middle of a slide."""
+    cached = Cached(len(batch), len(batch) + spare, budget)
+    running = []
+    for prompt in batch:
+        request = Request(prompt=tuple(prompt), window=window, ends=ENDS[window.boundary], params=GREEDY, seed=0)
+        running.append(Sequence(request))
+    first, slides = running[0], 0
+    for step in range(4 * SMALL.positions + 100):
+        work = cached.plan(running)
+        assert work
+        slots = [w.segment.slot for w in work]
+        assert len(set(slots)) == len(slots), "one step must not write a slot twice"
+        for sequence, logits in next_logits(runner, work):
+            (expected,) = runner.next_logits([Segment(sequence.context())])
+            torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+            sequence.append(int(expected.argmax()))
+        if len(running) > 1 and step % 11 == 10:  # one leaves, wherever it is, and another comes
+            gone = running.pop(data.draw(st.integers(1, len(running) - 1)))
+            cached.release(gone)
+            slides += gone.slides
+            running.append(Sequence(gone.request))
+        if first.step >= 3 * SMALL.positions:
+            break
+    assert first.step >= 3 * SMALL.positions, "nobody starves"
+    for sequence in running:
+        slides += sequence.slides
+        cached.release(sequence)
+    assert sorted(cached._free) == list(range(len(batch) + spare)), "every slot came back"
+    assert first.slides > 0
+    assert cached.counts.slides <= slides
+
+
+@pytest.mark.parametrize("hop", [1, 3, 5, 7, 8, 12, 15])
+@pytest.mark.parametrize("boundary", ["token", "sentence"])
+def test_with_a_second_slot_no_window_waits(runner: Runner, hop: int, boundary: str) -> None:
+    """After its prompt, a sequence gets a token at every step, and a slide encodes nothing that was not ready."""
+    cached = Cached(1, 2, budget=64)
+    window = Window(SMALL.positions - 1, hop, boundary)
+    sequence = Sequence(Request(prompt=(1, 2), window=window, ends=ENDS[boundary], params=GREEDY, seed=0))
+    for _ in range(150):
+        work = cached.plan([sequence])
+        assert sum(w.segment.logits for w in work) == 1
+        ((_, logits),) = next_logits(runner, work)
+        sequence.append(int(logits.argmax()))
+    assert cached.counts.slides == sequence.slides - (sequence.start != cached._now[id(sequence)].start) > 5
+    if boundary == "token":
+        assert cached.counts.slides_at_once == cached.counts.at_once == 0
+        # every token of a window is encoded once ahead, save the newest; nothing else is
+        assert cached.counts.ahead <= (cached.counts.slides + 1) * (window.limit - hop)
+    else:  # where no boundary came, the fall-back is known only when the window is full
+        assert cached.counts.slides_at_once < cached.counts.slides
+
+
+def test_without_a_second_slot_windows_are_encoded_at_once_and_counted(runner: Runner) -> None:
+    cached = Cached(1, 1, budget=64)
+    window = Window(SMALL.positions - 1, 5)
+    sequence = Sequence(Request(prompt=(1, 2), window=window, ends=None, params=GREEDY, seed=0))
+    for _ in range(60):
+        ((_, logits),) = next_logits(runner, cached.plan([sequence]))
+        sequence.append(int(logits.argmax()))
+    assert cached.counts.slides_at_once == cached.counts.slides > 5
+    assert cached.counts.at_once == cached.counts.slides * (window.limit + 1 - 5)
+    assert cached.counts.ahead == 0
+
+
+def test_work_in_a_step_is_bounded_and_spread(runner: Runner) -> None:
+    """With hop h of limit n, a step runs one token and at most ceil((n - h) / h) of the next window."""
+    window = Window(SMALL.positions - 1, 5)
+    cached = Cached(1, 2, budget=64)
+    sequence = Sequence(Request(prompt=(1, 2), window=window, ends=None, params=GREEDY, seed=0))
+    for _ in range(100):
+        work = cached.plan([sequence])
+        if sequence.slides:
+            assert sum(len(w.segment.ids) for w in work) <= 1 + -(-(window.limit - 5) // 5)
+        ((_, logits),) = next_logits(runner, work)
+        sequence.append(int(logits.argmax()))
+
+
+def test_a_long_prompt_is_encoded_in_chunks_between_the_tokens_of_others(runner: Runner) -> None:
+    cached = Cached(2, 2, budget=4)
+    window = Window(SMALL.positions - 1, 8)
+
+    def sequence(*prompt: int) -> Sequence:
+        return Sequence(Request(prompt=prompt, window=window, ends=None, params=GREEDY, seed=0))
+
+    short, long = sequence(1), sequence(*range(12))
+    running = [short]
+    steps_with_long = 0
+    for _ in range(8):
+        work = cached.plan(running)
+        assert sum(len(w.segment.ids) for w in work) <= 4
+        advanced = next_logits(runner, work)
+        assert advanced[0][0] is short, "the running sequence gets its token at every step"
+        for s, logits in advanced:
+            s.append(int(logits.argmax()))
+        if long.step == 0 and running[-1] is long:
+            steps_with_long += 1
+        running = [short, long]
+    assert steps_with_long == 3  # 12 tokens, 3 a step: the fourth step brings its first token
+    assert long.step > 0
 
 
 @settings(deadline=None, max_examples=10)
@@ -85,7 +190,8 @@ def test_a_batch_writes_what_each_prompt_writes_alone(
         return [s.new_tokens for s in sequences]
 
     alone = [run(Engine(runner, Recompute(), batch=1), [r])[0] for r in requests()]
-    assert run(Engine(runner, Cached(4), batch=4), requests()) == alone  # fewer slots than requests: some wait
+    together = Engine(runner, Cached(4, 5, budget=16), batch=4)  # fewer slots than requests: some wait
+    assert run(together, requests()) == alone
     assert [len(tokens) for tokens in alone] == [20 + n for n in range(len(batch))]
 
 
@@ -136,13 +242,13 @@ def _scores_by_hand(llm: LLM, ids: list[int]) -> list[float | None]:
     result: list[float | None] = [None]
     for n in range(1, len(ids)):
         sequence = Sequence(Request(prompt=tuple(ids[:n]), window=llm.window, ends=None, params=GREEDY, seed=0))
-        (logits,) = llm._runner.next_logits([Recompute().segment(sequence)])
+        (logits,) = llm._runner.next_logits([Segment(sequence.context())])
         result.append(float(logits.double().log_softmax(0)[ids[n]]))
     return result
 
 
 def test_cancelling_frees_the_slot_for_the_next(runner: Runner) -> None:
-    engine = Engine(runner, Cached(1), batch=1)
+    engine = Engine(runner, Cached(1, 1, budget=64), batch=1)
     window = Window(SMALL.positions - 1, 4)
 
     def request(n: int) -> Request:
