@@ -13,8 +13,9 @@ import contextlib
 import dataclasses
 import os
 import secrets
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -41,6 +42,7 @@ from cpm_gen.folders import find_tokenizer, model_folder
 from cpm_gen.launch import Assignment, Ranks
 from cpm_gen.parallel import TensorParallel
 from cpm_gen.results import Chunk, Completion
+from cpm_gen.runner import Runner
 from cpm_gen.sequence import Request
 from cpm_gen.styles import detokenizer, encode_prompt
 from cpm_gen.tokenizer import Tokenizer
@@ -112,10 +114,17 @@ class LLM:
         self.options = options
         self._ranks: Ranks | None = None
         self._group = TensorParallel()
+        self._finish: weakref.finalize[Any, Any] = weakref.finalize(self, lambda: None)
         self._closed = False
         self._writers: dict[int, Writer] = {}  # by id of their generation
         self.notes: list[str] = []  # what the checkpoint's files named and was dropped unseen
         checkpoint = open_checkpoint(model_folder(options.model))
+        if options.hidden not in (None, checkpoint.hidden):
+            raise ConfigError(
+                f"{checkpoint.folder}: hidden size is {checkpoint.hidden}, the settings describe a network of {options.hidden}"
+            )
+        if options.threads is not None and options.threads < 1:
+            raise ConfigError(f"threads must be at least 1, not {options.threads}")
         heads = resolve_heads(checkpoint, options.heads)
         self.size: ModelSize = checkpoint.size(heads)
         self.window = make_window(options, checkpoint.positions)
@@ -129,7 +138,7 @@ class LLM:
         verify_replicas(checkpoint)
         local = launch.local_size if launch else degree
         share = max(1, (options.threads or parallel.useful_threads(self.size.hidden)) // local)
-        self._threads_before = torch.get_num_threads()
+        self._threads = (torch.get_num_threads(), share)
         torch.set_num_threads(share)  # torch has one number for the process; close() puts it back
         try:
             if launch:
@@ -137,7 +146,9 @@ class LLM:
             elif degree > 1:
                 self._ranks = Ranks(
                     degree,
-                    lambda rank, folder: Assignment(rank, degree, folder, share, options, heads, slots, os.getpid()),
+                    lambda rank, folder, ready: Assignment(
+                        rank, degree, folder, share, options, heads, slots, os.getpid(), ready
+                    ),
                     on_rank_death,
                 )
                 self._group = parallel.join_local(0, degree, device, self._ranks.folder)
@@ -149,6 +160,7 @@ class LLM:
                 raise
             raise explained from error
         self._runner = runner
+        self._finish = weakref.finalize(self, _end_group, runner, self._group, self._ranks)
         self.notes += checkpoint.notes
         if self._group.rank == 0:
             decoder = Cached(options.batch, slots, _STEP_TOKENS) if options.decoder == "cached" else Recompute()
@@ -202,6 +214,8 @@ class LLM:
 
     def stream_many(self, prompts: Sequence[str], *, n: int = 1, **options: Unpack[GenerateOptions]) -> Iterator[Chunk]:
         """Like :meth:`generate_many`, as chunks; those of different samples come interleaved."""
+        if isinstance(prompts, str):
+            raise InputError("prompts must be a list of texts; for one text there are generate() and stream()")
         given: dict[str, Any] = {**options, "n": n}
         for name in given:
             if name not in FIELDS:
@@ -235,37 +249,37 @@ class LLM:
         stop: asked after every step; True ends all samples, each with a last chunk whose finish_reason is "cancelled".
         """
         self._check_open()
+        self._check_ids(i for ids in (*prompts, sampling.banned_ids) for i in ids)
         seed = secrets.randbits(63) if text.seed is None else text.seed
         # rows of the embedding that pad the vocabulary have no text
         padding = range(self.tokenizer.size, self.size.vocabulary)
         sampling = dataclasses.replace(sampling, banned_ids=(*sampling.banned_ids, *padding))
+        requests = [
+            Request(
+                prompt=tuple(prompt),
+                window=self.window,
+                ends=self._ends(),
+                params=sampling,
+                seed=seed,
+                sample_index=index,
+                max_new_tokens=text.max_new_tokens,
+                stop_ids=frozenset({self.tokenizer.eod}) if text.stop_at_eod else frozenset(),
+            )
+            for prompt in prompts
+            for index in range(text.n)
+        ]
         ready: deque[Chunk] = deque()
         writers = [
-            Writer(
-                self._engine,
-                Request(
-                    prompt=tuple(prompt),
-                    window=self.window,
-                    ends=self._ends(),
-                    params=sampling,
-                    seed=seed,
-                    sample_index=index,
-                    max_new_tokens=text.max_new_tokens,
-                    stop_ids=frozenset({self.tokenizer.eod}) if text.stop_at_eod else frozenset(),
-                ),
-                detokenizer(text.style, self.tokenizer),
-                text.stop,
-                p,
-                ready,
-            )
-            for p, prompt in enumerate(prompts)
-            for index in range(text.n)
+            Writer(self._engine, request, detokenizer(text.style, self.tokenizer), text.stop, at // text.n, ready)
+            for at, request in enumerate(requests)
         ]
         self._writers |= {id(w.generation): w for w in writers}
         try:
             while True:
                 while ready:
                     yield ready.popleft()
+                if failure := next((w.generation.failure for w in writers if w.generation.failure), None):
+                    raise failure
                 unfinished = [w for w in writers if not w.done]
                 if not unfinished:
                     return
@@ -303,10 +317,7 @@ class LLM:
         Needs no tokenizer unless the window looks for sentences or ``<eod>``. Raises InputError for ids outside the vocabulary.
         """
         self._check_open()
-        if bad := [
-            i for i in token_ids if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < self.size.vocabulary
-        ]:
-            raise InputError(f"token id {bad[0]!r} is not a whole number from 0 to {self.size.vocabulary - 1}")
+        self._check_ids(token_ids)
         try:
             return self._engine.score(list(token_ids), self.window, self._ends())
         except RuntimeError as error:
@@ -318,26 +329,35 @@ class LLM:
     def _check_open(self) -> None:
         if self._closed:
             raise CpmGenError("this model was closed; load it again")
+        if self.rank:
+            raise CpmGenError(f"this is rank {self.rank}, which follows rank 0; only that one writes")
+
+    def _check_ids(self, ids: Iterable[int]) -> None:
+        most = self.size.vocabulary - 1
+        for i in ids:
+            if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i <= most:
+                raise InputError(f"token id {i!r} is not a whole number from 0 to {most}")
 
     def close(self) -> None:
-        """End the other ranks and leave the group; calling it twice does no harm."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._group.rank == 0:
-            with contextlib.suppress(RuntimeError):
-                self._engine.close()
-        self._group.close()
-        if self._ranks:
-            self._ranks.close()
-        torch.set_num_threads(self._threads_before)
+        """End the other ranks and leave the group; calling it twice does no harm. Happens by itself when the program ends."""
+        if not self._closed:
+            self._closed = True
+            self._finish()
+            self._restore_threads()
 
     def _abandon(self) -> None:
+        """Leave without a word to the other ranks: one is dead, or they never came to listen."""
         self._closed = True
-        torch.set_num_threads(self._threads_before)
+        self._finish.detach()
+        self._restore_threads()
         if self._ranks:
             self._ranks.close(grace=0.0)
         self._group.close()
+
+    def _restore_threads(self) -> None:
+        before, ours = self._threads
+        if torch.get_num_threads() == ours:
+            torch.set_num_threads(before)
 
     def __enter__(self) -> LLM:
         """Itself."""
@@ -353,3 +373,12 @@ class LLM:
 def _subset(group: type[Any], options: dict[str, Any]) -> dict[str, Any]:
     names = {f.name for f in dataclasses.fields(group)}
     return {k: v for k, v in options.items() if k in names}
+
+
+def _end_group(runner: Runner, group: TensorParallel, ranks: Ranks | None) -> None:
+    with contextlib.suppress(RuntimeError, RankError):
+        if group.rank == 0:
+            runner.close()
+    group.close()
+    if ranks:
+        ranks.close()

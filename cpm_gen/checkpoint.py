@@ -110,12 +110,11 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     Raises CheckpointError, naming file and tensor: nothing found, a shard missing, truncated or damaged, keys missing or
     unexpected, shapes or dtypes that disagree.
     """
-    folder = Path(path)
     try:
-        iteration, directory = _find(folder)
+        folder, iteration, directory = _find(Path(path))
         files = {int(m[1]): p for p in directory.iterdir() if (m := _SHARD.match(p.name))}
     except OSError as error:
-        raise CheckpointError(f"{folder}: {error.strerror or error}") from None
+        raise CheckpointError(f"{path}: {error.strerror or error}") from None
     if not files:
         raise CheckpointError(f"{directory}: no {shard_name(0)} there")
     missing = next(r for r in range(len(files) + 1) if r not in files)
@@ -134,7 +133,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     return _verify(folder, iteration, shards)
 
 
-def _find(folder: Path) -> tuple[str, Path]:
+def _find(folder: Path) -> tuple[Path, str, Path]:
+    """The checkpoint's folder, the iteration, and the folder of its shards."""
     if not folder.exists():
         raise CheckpointError(f"{folder}: no such folder; --model takes the folder of {TRACKER}")
     if not folder.is_dir():
@@ -142,8 +142,10 @@ def _find(folder: Path) -> tuple[str, Path]:
     tracker = folder / TRACKER
     if not tracker.is_file():
         if any(_SHARD.match(p.name) for p in folder.iterdir()):  # the iteration's own folder was given
-            name = folder.resolve().name
-            return (name if _is_iteration(name) else "release"), folder
+            name, parent = folder.resolve().name, folder.resolve().parent
+            if not _is_iteration(name):
+                return folder, "release", folder
+            return (parent if (parent / TRACKER).is_file() else folder), name, folder
         raise CheckpointError(f"{folder}: no {TRACKER} there, so no CPM checkpoint")
     try:
         word = tracker.read_text(encoding="utf-8").strip()
@@ -154,7 +156,7 @@ def _find(folder: Path) -> tuple[str, Path]:
     directory = folder / word
     if not directory.is_dir():
         raise CheckpointError(f"{tracker}: names iteration {word}, but there is no folder {directory}")
-    return word, directory
+    return folder, word, directory
 
 
 def _is_iteration(word: str) -> bool:
@@ -282,7 +284,6 @@ def load_into(model: nn.Module, checkpoint: Checkpoint, *, rank: int, degree: in
 
 def resolve_heads(checkpoint: Checkpoint, given: int | None) -> int:
     """The number of heads: as given, from ``config.json`` beside the checkpoint, or of the CPM-1 of that hidden size."""
-    where = "--heads" if given is not None else str(checkpoint.folder / "config.json")
     heads = given if given is not None else known_or_configured_heads(checkpoint)
     if heads is None:
         raise CheckpointError(
@@ -290,7 +291,7 @@ def resolve_heads(checkpoint: Checkpoint, given: int | None) -> int:
             'none of CPM-1\'s; give --heads N or put {"heads": N} in config.json there'
         )
     if heads < 1 or checkpoint.hidden % heads:
-        raise CheckpointError(f"{where}: {heads} heads do not divide the hidden size {checkpoint.hidden}")
+        raise CheckpointError(f"{checkpoint.folder}: {heads} heads do not divide the hidden size {checkpoint.hidden}")
     return heads
 
 
@@ -307,7 +308,9 @@ def _configured_heads(folder: Path) -> int | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         value = next((content[k] for k in ("heads", "num_attention_heads", "n_head") if k in content), None)
-    except (OSError, ValueError, TypeError):
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, TypeError, RecursionError):
         raise CheckpointError(f"{path}: not a JSON object") from None
     if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
         raise CheckpointError(f"{path}: heads must be a whole number, not {value!r}")

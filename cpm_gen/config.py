@@ -13,7 +13,7 @@ import math
 import os
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -42,6 +42,7 @@ class ModelOptions:
     model: str | None = option(None, "checkpoint folder, or 'embedded' (default: the embedded model)")
     tokenizer: str | None = option(None, "folder of chinese_vocab.model (default: beside the checkpoint)")
     heads: int | None = option(None, "attention heads, where the checkpoint's size does not tell")
+    hidden: int | None = option(None, "hidden size that the checkpoint must have (model-size files set it)")
     dtype: Dtype = option("float32", "number format of weights and activations")
     device: str = option("auto", "cpu, cuda, cuda:N, or auto: cuda where there is one")
     tensor_parallel: int | Literal["auto"] = option(
@@ -187,7 +188,7 @@ def convert(name: str, value: Any, where: str) -> Any:
             items = value
             if isinstance(value, str):
                 items = [v.strip() for v in value.split(",") if v.strip()] if item is int else [value]
-            if isinstance(items, (list, tuple)):
+            if isinstance(items, Sequence):
                 if all(type(v) is item for v in items):
                     return tuple(items)
                 if item is int and all(isinstance(v, str) and v.isdecimal() for v in items):
@@ -254,7 +255,9 @@ def resolve(
     for path in files:
         for name, value in read_yaml(path).items():
             if name == "size":  # what a model-size file describes; see read_size
-                put("heads", _size(value, path).heads, str(path), str(path))
+                size = _size(value, path)
+                put("heads", size.heads, str(path), str(path))
+                put("hidden", size.hidden, str(path), str(path))
             else:
                 put(name, value, str(path), str(path))
     for key, value in (environment or {}).items():
@@ -297,11 +300,10 @@ class ModelSize:
 
 
 def _size(content: Any, path: Path) -> ModelSize:
-    try:
-        return ModelSize(**content)
-    except TypeError:
-        wanted = ", ".join(f.name for f in dataclasses.fields(ModelSize))
-        raise ConfigError(f"{path}: 'size' must hold {wanted}") from None
+    names = [f.name for f in dataclasses.fields(ModelSize)]
+    if not isinstance(content, dict) or set(content) != set(names) or any(type(v) is not int for v in content.values()):
+        raise ConfigError(f"{path}: 'size' must hold whole numbers for {', '.join(names)}")
+    return ModelSize(**content)
 
 
 def read_size(path: Path) -> ModelSize:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cpm_gen import sampling
 from cpm_gen.decoders import Decoder
+from cpm_gen.errors import NumericsError
 from cpm_gen.model import Segment
 from cpm_gen.runner import Runner
 from cpm_gen.sequence import Request, Sequence
@@ -48,16 +49,25 @@ class Engine:
         self._retire()
 
     def step(self) -> list[Sequence]:
-        """Run one step; returns the sequences that got a token, some of them finished now."""
+        """Run one step; returns the sequences that got a token (or a ``failure``), some of them finished now."""
         while self._waiting and len(self._running) < self._batch:
             self._running.append(self._waiting.popleft())
-        work = self._decoder.plan(self._running)
-        if not work:
-            return []
-        logits = self._runner.next_logits([w.segment for w in work]).numpy()
-        advanced = [w.sequence for w in work if w.segment.logits]
-        for sequence, row in zip(advanced, logits, strict=True):
-            sequence.append(_choose(sequence, row))
+        try:
+            work = self._decoder.plan(self._running)
+            if not work:
+                return []
+            logits = self._runner.next_logits([w.segment for w in work]).numpy()
+            advanced = [w.sequence for w in work if w.segment.logits]
+            choices = [_choose(sequence, row) for sequence, row in zip(advanced, logits, strict=True)]
+        except BaseException:  # an interrupt: what the slots hold is not known any more
+            for sequence in self._running:
+                self._decoder.release(sequence)
+            raise
+        for sequence, choice in zip(advanced, choices, strict=True):
+            if isinstance(choice, NumericsError):
+                sequence.failure, sequence.finish_reason = choice, "cancelled"
+            else:
+                sequence.append(choice)
         self._retire()
         return advanced
 
@@ -86,21 +96,21 @@ class Engine:
             at = end
         return result
 
-    def close(self) -> None:
-        """End the other ranks."""
-        self._runner.close()
 
-
-def _choose(sequence: Sequence, logits: NDArray[np.float32]) -> int:
+def _choose(sequence: Sequence, logits: NDArray[np.float32]) -> int | NumericsError:
+    """The next token, or why there is none; what ails one sequence is no matter of the others."""
     request = sequence.request
     looks_back = request.params.repetition_penalty != 1.0 or request.params.no_repeat_ngram > 0
-    return sampling.sample(
-        logits,
-        request.params,
-        context=sequence.context() if looks_back else (),
-        written=sequence.context_written(),
-        forbidden=sequence.forbidden(),
-        seed=request.seed,
-        sample_index=request.sample_index,
-        step=sequence.step,
-    )
+    try:
+        return sampling.sample(
+            logits,
+            request.params,
+            context=sequence.context() if looks_back else (),
+            written=sequence.context_written(),
+            forbidden=sequence.forbidden(),
+            seed=request.seed,
+            sample_index=request.sample_index,
+            step=sequence.step,
+        )
+    except NumericsError as error:
+        return error

@@ -21,7 +21,7 @@ def find_tokenizer(options: ModelOptions) -> Tokenizer:
     if options.tokenizer is not None:
         return Tokenizer(options.tokenizer)
     folder = model_folder(options.model)
-    for place in (folder, folder / "tokenizer", folder / "vocab"):
+    for place in (folder, folder / "tokenizer", folder / "vocab", folder.resolve().parent):
         if (place / VOCABULARY_FILE).is_file():
             return Tokenizer(place)
     raise TokenizerError(f"{folder}: no {VOCABULARY_FILE} beside the checkpoint; give --tokenizer DIR")

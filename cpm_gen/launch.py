@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,8 @@ from pathlib import Path
 from cpm_gen.config import ModelOptions
 from cpm_gen.errors import RankError
 
-_READY = b"ready\n"
+# -P and a path at the end: neither the current folder nor ours stands before the standard library
+_START = "import sys; sys.path.append(sys.argv[1]); from cpm_gen.worker import main; sys.exit(main())"
 _START_TIMEOUT = 120.0  # seconds for a child to import torch and find its device
 
 
@@ -39,6 +41,7 @@ class Assignment:
     heads: int
     slots: int
     parent: int
+    ready: int  # file descriptor to write a byte to
 
     def to_json(self) -> str:
         """One line."""
@@ -57,7 +60,7 @@ class Ranks:
     def __init__(
         self,
         size: int,
-        assignment: Callable[[int, str], Assignment],
+        assignment: Callable[[int, str, int], Assignment],
         on_death: Callable[[str], None] | None = None,
     ) -> None:
         """Start ranks 1 to ``size - 1``.
@@ -69,49 +72,50 @@ class Ranks:
         self._closing = False
         self._on_death = on_death
         self._children: list[subprocess.Popen[bytes]] = []
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        package = str(Path(__file__).parent.parent)
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
+        read, write = os.pipe()  # each child writes a byte when it is ready to connect, and closes it by ending
         try:
             for rank in range(1, size):
                 with self._log(rank).open("wb") as log:
                     child = subprocess.Popen(
-                        [sys.executable, "-m", "cpm_gen.worker"],
+                        [sys.executable, "-P", "-c", _START, str(Path(__file__).parent.parent)],
                         stdin=subprocess.PIPE,
-                        stdout=subprocess.PIPE,
+                        stdout=log,
                         stderr=log,
-                        env=environment,
+                        pass_fds=(write,),
                         start_new_session=True,  # Ctrl-C is rank 0's to handle
                     )
                 self._children.append(child)
                 assert child.stdin is not None
-                child.stdin.write(assignment(rank, self.folder).to_json().encode() + b"\n")
+                child.stdin.write(assignment(rank, self.folder, write).to_json().encode() + b"\n")
                 child.stdin.close()
-            self._await_ready()
+            os.close(write)
+            write = -1
+            self._await_ready(read)
         except BaseException as error:
-            self.close()
+            self.close(grace=0.0)
             if isinstance(error, OSError):
                 raise RankError(f"a rank could not be started: {error}") from None
             raise
+        finally:
+            os.close(read)
+            if write >= 0:
+                os.close(write)
         threading.Thread(target=self._watch, daemon=True, name="cpm-gen rank watch").start()
 
     def _log(self, rank: int) -> Path:
         return Path(self.folder, f"rank{rank}.log")
 
-    def _await_ready(self) -> None:
+    def _await_ready(self, read: int) -> None:
+        """Wait until every child said so, or one is dead, or time is up."""
         deadline = time.monotonic() + _START_TIMEOUT
-        timer = threading.Timer(_START_TIMEOUT, self._kill)
-        timer.daemon = True
-        timer.start()
-        try:
-            for child in self._children:
-                assert child.stdout is not None
-                if child.stdout.readline() != _READY:
-                    child.wait()
-                    late = " (it took too long)" if time.monotonic() >= deadline else ""
-                    raise RankError((self.failure() or "a rank ended while starting") + late)
-        finally:
-            timer.cancel()
+        ready = 0
+        while ready < len(self._children):
+            if failure := self.failure():
+                raise RankError(failure)
+            if time.monotonic() > deadline:
+                raise RankError(f"the other ranks did not start within {_START_TIMEOUT:.0f} seconds")
+            if select.select([read], [], [], 0.1)[0]:
+                ready += len(os.read(read, len(self._children)))
 
     def failure(self, wait: float = 0.0) -> str | None:
         """What a dead child said last; None while all live. Waits up to ``wait`` seconds for one to be found dead."""
@@ -151,6 +155,4 @@ class Ranks:
         self._kill()
         for child in self._children:
             child.wait()
-            if child.stdout is not None:
-                child.stdout.close()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,17 +95,26 @@ def launched() -> Launch | None:
     The deepspeed launcher is told apart by ``CROSS_RANK``, which its ``launch.py`` sets and torchrun does not.
     """
     env = os.environ
-    if "RANK" not in env or int(env.get("WORLD_SIZE", "1")) == 1:
+    if "RANK" not in env or env.get("WORLD_SIZE", "1") == "1":
         return None
+    if "MASTER_ADDR" not in env or "MASTER_PORT" not in env:
+        raise ConfigError(
+            "RANK and WORLD_SIZE are set, but not MASTER_ADDR and MASTER_PORT; use a launcher, or unset them"
+        )
     deepspeed = "CROSS_RANK" in env and "TORCHELASTIC_RUN_ID" not in env
-    size = int(env["WORLD_SIZE"])
-    return Launch(
-        rank=int(env["RANK"]),
-        size=size,
-        local_rank=int(env.get("LOCAL_RANK", env["RANK"])),
-        local_size=int(env.get("LOCAL_WORLD_SIZE") or env.get("LOCAL_SIZE") or size),
-        deepspeed=deepspeed,
-    )
+    try:
+        size = int(env["WORLD_SIZE"])
+        return Launch(
+            rank=int(env["RANK"]),
+            size=size,
+            local_rank=int(env.get("LOCAL_RANK", env["RANK"])),
+            local_size=int(env.get("LOCAL_WORLD_SIZE") or env.get("LOCAL_SIZE") or size),
+            deepspeed=deepspeed,
+        )
+    except ValueError:
+        raise ConfigError(
+            "RANK, WORLD_SIZE and LOCAL_RANK must be numbers, as a launcher sets them; unset them"
+        ) from None
 
 
 def pick_device(name: str, local_rank: int) -> torch.device:
@@ -163,7 +173,7 @@ def _init_deepspeed(backend: str) -> Any:
         except ImportError as error:
             raise ConfigError(
                 f"started by the deepspeed launcher, but deepspeed cannot be imported ({error}); "
-                "install cpm-gen[deepspeed], or use torchrun or --tensor-parallel"
+                "install deepspeed in the same environment, or use torchrun or --tensor-parallel"
             ) from None
         # not "import deepspeed.comm.torch": that name is torch itself there
         carrier = importlib.import_module("deepspeed.comm.torch")
@@ -192,17 +202,38 @@ def join_local(rank: int, size: int, device: torch.device, folder: str) -> Tenso
 
     They meet in a file of ``folder``, so nothing listens for the rendezvous; gloo and NCCL are told to listen on loopback.
     """
-    loopback = "lo0" if sys.platform == "darwin" else "lo"
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
-    os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback)
     if torch.distributed.is_initialized():
         raise ConfigError("this process already runs a model over several ranks; close that one first")
-    if device.type == "cuda":
+    cuda = device.type == "cuda"
+    if cuda:
         torch.cuda.set_device(device)
     store = FileStore(str(Path(folder, "rendezvous")), size)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=CONNECT)
-    return _group(rank, size, torch.distributed)
+    with _loopback():
+        torch.distributed.init_process_group(
+            "nccl" if cuda else "gloo",
+            store=store,
+            rank=rank,
+            world_size=size,
+            timeout=CONNECT,
+            device_id=device if cuda else None,  # connects now, while the environment says loopback
+        )
+        return _group(rank, size, torch.distributed)
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """gloo and NCCL read from the environment where to listen; the process's own environment is put back."""
+    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "lo0" if sys.platform == "darwin" else "lo"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _group(rank: int, size: int, comm: Any) -> TensorParallel:

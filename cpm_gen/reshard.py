@@ -24,6 +24,7 @@ from cpm_gen.checkpoint import (
     bits,
     known_or_configured_heads,
     open_checkpoint,
+    resolve_heads,
     shard_name,
     verify_replicas,
     without_dropped,
@@ -39,6 +40,8 @@ Progress = Callable[[str, int, int], None]
 def default_target(source: Path, degree: int) -> Path:
     """Where the original puts its result: ``/path/to/CPM`` at 4 goes to ``/path/to/CPM_MP4``."""
     source = source.resolve() if source.name in ("", ".", "..") else source
+    if not source.name:
+        raise InputError(f"{source}: give --output, there is no folder beside the root")
     return source.with_name(f"{source.name}_MP{degree}")
 
 
@@ -47,6 +50,7 @@ def reshard(
     degree: int,
     target: str | Path | None = None,
     *,
+    heads: int | None = None,
     force: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Path:
@@ -55,13 +59,15 @@ def reshard(
     progress is called with (what, tensors done, tensors in all). Raises CheckpointError for a damaged source or an
     impossible degree, InputError where the target exists (unless ``force``) or the disk is full. Peak memory: one output shard.
     """
-    source = Path(source)
-    target = Path(target) if target else default_target(source, degree)
     checkpoint = open_checkpoint(source)
+    source = checkpoint.folder
+    target = Path(target) if target else default_target(source, degree)
+    if heads is not None:
+        resolve_heads(checkpoint, heads)
     partition.check_degree(
         degree,
         vocabulary=checkpoint.vocabulary,
-        heads=known_or_configured_heads(checkpoint),
+        heads=heads or known_or_configured_heads(checkpoint),
         hidden=checkpoint.hidden,
         where=str(source),
     )
@@ -70,6 +76,8 @@ def reshard(
         raise InputError(f"{target}: source and target are the same folder, or the target holds the source")
     if os.path.lexists(target) and not force:
         raise InputError(f"{target}: exists already; remove it, or give --force to replace it")
+    if os.path.lexists(target) and not (target / TRACKER).is_file():
+        raise InputError(f"{target}: is no checkpoint, so it is not replaced; remove it yourself")
     verify_replicas(checkpoint)
     try:
         _check_space(checkpoint, target.parent)
@@ -112,8 +120,12 @@ def _write(checkpoint: Checkpoint, degree: int, work: Path, progress: Progress) 
             os.fsync(file.fileno())
     (work / TRACKER).write_text(checkpoint.iteration, encoding="utf-8")
     for name in _COMPANIONS:
-        if (checkpoint.folder / name).is_file():
-            shutil.copyfile(checkpoint.folder / name, work / name)
+        companion = checkpoint.folder / name
+        if companion.is_file():
+            try:
+                shutil.copyfile(companion, work / name)
+            except PermissionError as error:
+                raise InputError(f"{companion}: {error.strerror}") from None
 
 
 def _with(value: Any, fresh: dict[int, Tensor]) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from cpm_gen.errors import RankError
+from cpm_gen.errors import NumericsError, RankError
 from cpm_gen.kv_cache import KVCache
 from cpm_gen.model import Model, Segment
 
@@ -41,8 +41,13 @@ class Runner:
         """Rank 0: natural log-probability of each target (see :meth:`cpm_gen.model.Model.score`)."""
         plan = [_SCORE, len(targets), *targets, *_pack([segment])]
         with self._plan(plan):
-            result: list[float] = self.model.score(segment, targets).tolist()
-        return result
+            result = self.model.score(segment, targets)
+        if not bool(torch.isfinite(result).all()):
+            raise NumericsError(
+                "the network's logits are NaN or infinite: the checkpoint is damaged, or float16 overflowed"
+            )
+        scores: list[float] = result.tolist()
+        return scores
 
     @contextlib.contextmanager
     def _plan(self, words: list[int]) -> Iterator[None]:

@@ -76,11 +76,10 @@ def distribution(logits: Floats, params: SamplingParams) -> Floats:
     lowest id among equals).
     """
     best = int(np.argmax(logits))
+    if logits[best] == -np.inf:
+        raise NumericsError("no token can be chosen: all are banned")
     if not np.isfinite(logits[best]):
-        raise NumericsError(
-            "no token can be chosen: the logits are NaN, infinite or all banned "
-            "(with float16, try --dtype bfloat16 or float32)"
-        )
+        raise NumericsError("no token can be chosen: the logits are NaN or infinite (if in float16, try bfloat16)")
     if params.temperature == 0:
         result = np.zeros_like(logits)
         result[best] = 1.0

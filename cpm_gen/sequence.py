@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cpm_gen.config import SamplingParams
-from cpm_gen.errors import InputError
+from cpm_gen.errors import InputError, NumericsError
 from cpm_gen.window import Window
 
 FinishReason = Literal["length", "stop", "cancelled"]
@@ -44,6 +44,7 @@ class Sequence:
 
     tokens: prompt and text. start: where the window stands; next_start: where it will move to, once that is known (see
     :mod:`cpm_gen.window`). slides: how often it moved.
+    failure: why no next token could be chosen, if it ended so.
     """
 
     request: Request
@@ -51,6 +52,7 @@ class Sequence:
     start: int = field(init=False)
     next_start: int | None = field(init=False)
     slides: int = 0
+    failure: NumericsError | None = None
     finish_reason: FinishReason | None = None
 
     def __post_init__(self) -> None:
@@ -76,7 +78,8 @@ class Sequence:
 
     def context_written(self) -> Seq[int]:
         """Those tokens of the context that were generated."""
-        return self.tokens[max(self.start, len(self.request.prompt)) :]
+        prompt, keep = len(self.request.prompt), self.request.window.keep
+        return self.tokens[prompt:keep] + self.tokens[max(self.start, keep, prompt) :]
 
     def forbidden(self) -> frozenset[int]:
         """Ids that must not come next: what would end the text too early."""

@@ -17,6 +17,8 @@ from cpm_gen.tokenizer import Detokenizer, Tokenizer
 
 def encode_prompt(style: StyleName, text: str, tokenizer: Tokenizer) -> list[int]:
     """Token ids of a prompt. Raises InputError for a text without tokens."""
+    if not isinstance(text, str):
+        raise InputError(f"a prompt must be text, not {type(text).__name__}")
     if not text.strip():
         raise InputError("the prompt is empty; give the words that the text should begin with")
     if style == "plain":

@@ -17,13 +17,13 @@ class StopScanner:
         self.found: str | None = None
 
     def push(self, piece: str, look: bool = True) -> str:
-        """Take the next piece; returns what may be shown. ``look=False`` lets everything through unexamined."""
+        """Take the next piece; returns what may be shown. With ``look=False`` a stop string that is complete now ends nothing."""
         if self.found is not None:
             return ""
         text, self._held = self._held + piece, ""
-        if not look or not self._stops:
+        if not self._stops:
             return text
-        hits = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        hits = [(at, stop) for stop in self._stops if look and (at := text.find(stop)) >= 0]
         if hits:  # the one that is complete first, as if the text came letter by letter
             at, self.found = min(hits, key=lambda hit: (hit[0] + len(hit[1]), hit[0]))
             return text[:at]

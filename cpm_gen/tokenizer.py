@@ -26,10 +26,8 @@ _SPACE, _NEWLINE = "▂", "▃"
 _OUT = str.maketrans({" ": _SPACE, "\n": _NEWLINE})
 _BACK = str.maketrans({_SPACE: " ", _NEWLINE: "\n", "▁": None, " ": None})
 _UNKNOWN = "⁇"  # what SentencePiece writes for an unknown piece
-_SENTENCE_ENDS = (
-    *"。！？…!?\n",
-    "...",
-)  # the half-width forms are what the vocabulary's normaliser makes of the others
+# the half-width forms are what the vocabulary's normaliser makes of the others
+_SENTENCE_ENDS = (*"。！？…”!?\n", "...")
 
 _jieba_lock = threading.Lock()
 
@@ -51,7 +49,9 @@ class Tokenizer:
         try:
             self._sp.LoadFromSerializedProto(path.read_bytes())
             self.size: int = self._sp.vocab_size()
-        except (OSError, RuntimeError, ValueError) as error:
+        except OSError as error:
+            raise TokenizerError(f"{path}: {error.strerror or error}") from None
+        except (RuntimeError, ValueError) as error:
             raise TokenizerError(f"{path}: not a SentencePiece model ({' '.join(str(error).split())[:80]})") from None
         self.path = path
         self.eod = self.special("<eod>")

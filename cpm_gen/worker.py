@@ -1,7 +1,8 @@
-"""``python -m cpm_gen.worker``: a rank other than 0, started by :mod:`cpm_gen.launch`. Not for people to call."""
+"""A rank other than 0, as :mod:`cpm_gen.launch` starts it."""
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -20,8 +21,8 @@ def main() -> int:
     torch.set_num_threads(assignment.threads)
     try:
         device = parallel.pick_device(assignment.options.device, assignment.rank)
-        sys.stdout.write("ready\n")
-        sys.stdout.flush()
+        os.write(assignment.ready, b"r")
+        os.close(assignment.ready)
         group = parallel.join_local(assignment.rank, assignment.size, device, assignment.folder)
         runner = build.make_runner(assignment.options, assignment.heads, assignment.slots, group, device)
         runner.follow()
@@ -30,7 +31,3 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return error.exit_status
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -39,6 +39,9 @@ class Writer:
     def advance(self) -> None:
         """Take the token that the engine just wrote."""
         generation = self.generation
+        if generation.failure is not None:
+            self.done = True
+            return
         now = time.monotonic()
         self.first = self.first or now
         token = generation.tokens[-1]

@@ -1,35 +1,28 @@
 # shellcheck shell=bash
-# Sourced by the generate_*.sh scripts: [MODEL_DIR] [INPUT_FILE] [flags…], MPSIZE from the environment.
-# Usage: run_cpm_gen STYLE EXAMPLE_FILE ARGUMENTS… -- FLAGS OF THE SCRIPT…
+# Sourced by the generate_*.sh scripts, which set PRESET, the flags that they stand for.
+# Usage: run_cpm_gen STYLE EXAMPLE_FILE [MODEL_DIR] [INPUT_FILE] [flags…]      ranks from MPSIZE in the environment
 
 run_cpm_gen() {
-    local style=$1 input=$2 root
-    root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+    local style=$1 input=$2 model=embedded root python=python3 word
     shift 2
-    local -a given=() preset=()
-    while [ "$#" -gt 0 ] && [ "$1" != "--" ]; do
-        given+=("$1")
+    if [ "$#" -gt 0 ] && [[ $1 != -* ]]; then
+        model=$1
         shift
-    done
-    shift
-    preset=("$@")
-
-    local model=embedded
-    if [ "${#given[@]}" -gt 0 ] && [[ ${given[0]} != -* ]]; then
-        model=${given[0]}
-        given=("${given[@]:1}")
-        if [ "${#given[@]}" -gt 0 ] && [[ ${given[0]} != -* ]]; then
-            input=${given[0]}
-            given=("${given[@]:1}")
+        if [ "$#" -gt 0 ] && [[ $1 != -* ]]; then
+            input=$1
+            shift
         fi
     fi
+    local -a prompt=(--prompt-file "$input")
+    for word in "$@"; do # a prompt among the flags takes the example's place
+        case $word in --prompt | --prompt=* | --prompt-file | --prompt-file=*) prompt=() ;; esac
+    done
 
-    local -a python
-    if [ -x "$root/.venv/bin/python" ] && [ -z "${VIRTUAL_ENV:-}" ]; then
-        python=("$root/.venv/bin/python")
-    else
-        python=(python3)
+    root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+    if [ -x "$root/.venv/bin/python" ] && ! python3 -P -c 'import cpm_gen' 2>/dev/null; then
+        python=$root/.venv/bin/python
     fi
-    exec "${python[@]}" -m cpm_gen "$style" --model "$model" --prompt-file "$input" \
-        --tensor-parallel "${MPSIZE:-auto}" "${preset[@]}" "${given[@]}"
+    # ${a[@]+…}: an empty array is an error under set -u before bash 4.4
+    exec "$python" -P -m cpm_gen "$style" --model "$model" ${prompt[@]+"${prompt[@]}"} \
+        --tensor-parallel "${MPSIZE:-auto}" "${PRESET[@]}" "$@"
 }

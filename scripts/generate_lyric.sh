@@ -5,4 +5,5 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=scripts/common.sh
 source "$here/common.sh"
-run_cpm_gen lyric "$here/../examples/lyric.txt" "$@" -- --config "$here/../configs/original.yaml"
+PRESET=(--config "$here/../configs/original.yaml")
+run_cpm_gen lyric "$here/../examples/lyric.txt" "$@"

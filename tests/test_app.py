@@ -125,6 +125,84 @@ def test_stop_at_eod_ends_a_line_and_min_new_tokens_delays_it(llm: LLM) -> None:
     assert llm.tokenizer.eod not in longer.token_ids[:40]
 
 
+def test_a_stop_string_that_straddles_min_new_tokens_still_ends_the_text(llm: LLM) -> None:
+    options = {"style": "novel", "temperature": 0.0, "max_new_tokens": 30}
+    whole = llm.generate("话说", **options)
+    pieces = [llm.tokenizer.surface(i) for i in whole.token_ids]
+    at = next(i for i in range(4, 25) if whole.text.index(pieces[i] + pieces[i + 1]) == len("".join(pieces[:i])))
+    stop = pieces[at] + pieces[at + 1]
+    stopped = llm.generate("话说", stop=[stop], min_new_tokens=at + 2, **options)
+    assert stopped.finish_reason == "stop"
+    assert stopped.text == "".join(pieces[:at])
+    inside = llm.generate("话说", stop=[stop], min_new_tokens=at + 3, **options)
+    assert inside.text.startswith("".join(pieces[: at + 2]))
+
+
+def test_penalties_count_what_was_written_within_keep(llm: LLM) -> None:
+    with cpm_gen.load(window_keep=60) as kept:
+        c = kept.generate("春", max_new_tokens=50, temperature=0, presence_penalty=1000.0)
+    assert len(set(c.token_ids)) == 50
+
+
+def test_one_text_that_cannot_go_on_takes_nothing_from_another(llm: LLM) -> None:
+    options = {"temperature": 0.0, "max_new_tokens": 20}
+    alone = llm.generate("春江", **options)
+    stream = llm.stream("春江", **options)
+    text = next(stream).text
+    with pytest.raises(cpm_gen.NumericsError, match="banned"):
+        llm.generate("月", banned_ids=range(8000))
+    assert text + "".join(c.text for c in stream) == alone.text
+    assert not llm._engine.busy
+
+
+def test_an_interrupted_step_leaves_the_model_usable(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = llm.generate("春江", temperature=0.0, max_new_tokens=20)
+    stream = llm.stream("春江", temperature=0.0, max_new_tokens=20)
+    text = next(stream).text
+    with monkeypatch.context() as patch:
+        patch.setattr(llm._runner.model, "next_logits", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            llm.generate("月")
+    assert text + "".join(c.text for c in stream) == alone.text
+
+
+def test_bad_ids_do_not_stay_behind(llm: LLM) -> None:
+    from cpm_gen import SamplingParams, TextOptions
+
+    for ids in ([[1, 2], []], [[10**6]], [[1.5]]):
+        with pytest.raises(cpm_gen.InputError):
+            list(llm.run(ids, SamplingParams(), TextOptions()))
+    assert not llm._engine.busy
+    assert llm.generate("春", max_new_tokens=2).finish_reason == "length"
+
+
+def test_threads_are_put_back_whatever_the_order(llm: LLM) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        a = cpm_gen.load(threads=1)
+        b = cpm_gen.load(threads=1)
+        a.close()
+        b.close()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_scores_of_a_broken_network_are_an_error(tmp_path: Path) -> None:
+    import torch
+
+    folder = random_checkpoint(tmp_path)
+    path = folder / "7" / "mp_rank_00_model_states.pt"
+    content = torch.load(path)
+    content["module"]["transformer.final_layernorm.weight"][3] = float("nan")
+    torch.save(content, path)
+    with cpm_gen.load(folder) as broken, pytest.raises(cpm_gen.NumericsError):
+        broken.score([1, 2, 3])
+
+
 def test_banned_ids_and_ngrams_never_appear(llm: LLM) -> None:
     comma = llm.tokenizer.special("，")
     c = llm.generate("话说", max_new_tokens=150, seed=1, banned_ids=[comma, 0], no_repeat_ngram=2, temperature=0.0)
@@ -157,6 +235,11 @@ def test_scores_are_logarithms_of_probabilities(llm: LLM) -> None:
         (lambda m: m.generate("春", style="poem"), cpm_gen.ConfigError, "lyric or novel or plain"),
         (lambda m: m.generate("春", stop=[""]), cpm_gen.ConfigError, "stop"),
         (lambda m: m.generate("春", max_new_tokens=0), cpm_gen.ConfigError, "max_new_tokens"),
+        (lambda m: m.generate(None), cpm_gen.InputError, "must be text"),
+        (lambda m: m.generate(b"x"), cpm_gen.InputError, "must be text"),
+        (lambda m: m.generate_many("春江"), cpm_gen.InputError, "list of texts"),
+        (lambda m: m.generate("春", n=2), cpm_gen.ConfigError, "generate_many"),
+        (lambda m: m.generate("春", banned_ids=[9999]), cpm_gen.InputError, "9999"),
         (lambda m: m.score([8000]), cpm_gen.InputError, "8000"),
         (lambda m: m.score([1.5]), cpm_gen.InputError, "1.5"),
     ],
@@ -181,6 +264,8 @@ def test_mistakes_are_named(llm: LLM, call, error: type[Exception], says: str) -
         ({"device": "cuda:99"}, "GPU"),
         ({"dtype": "int3"}, "float32 or bfloat16 or float16"),
         ({"batch": 0}, "batch"),
+        ({"threads": 0}, "threads"),
+        ({"hidden": 2560}, "2560"),
         ({"colour": "red"}, "colour"),
     ],
 )

@@ -113,6 +113,10 @@ def test_sampling_flags_are_honoured() -> None:
         (["lyric", "x", "--window-boundary", "line"], "token or sentence or eod"),
         (["inspect", "/"], "latest_checkpointed_iteration.txt"),
         (["reshard", "/nonexistent", "2"], "no such folder"),
+        (["reshard", str(EMBEDDED), "2", "--heads", "7"], "7 heads"),
+        (["lyric", "x", "--config", "cpm-large"], "hidden size is 256"),
+        (["lyric", "x", "--banned-ids", "99999"], "99999"),
+        (["lyric", "x", "--threads", "0"], "threads"),
         (["reshard", str(EMBEDDED), "zero"], "MPSIZE"),
         (["tokenize", "x", "--json-lines"], "leave the text out"),
         (["sing"], "sing"),
@@ -262,3 +266,55 @@ def test_help_is_quick_and_names_every_flag() -> None:
         text=True,
     )
     assert run.stdout.splitlines()[-1] == "False"
+
+
+def test_closed_standard_streams_are_no_traceback() -> None:
+    for redirection, status in (("<&-", 2), (">&-", 0), ("2>&-", 0)):
+        run = subprocess.run(
+            f"{sys.executable} -m cpm_gen tokenize {'' if status else '春'} {redirection}",
+            shell=True, capture_output=True, timeout=60, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert b"Traceback" not in run.stderr
+        assert run.returncode in (0, status)
+
+
+def test_a_polite_request_to_end_finishes_the_json(tmp_path: Path) -> None:
+    target = tmp_path / "out.json"
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "cpm_gen",
+            "novel",
+            "话说",
+            "--max-new-tokens",
+            "unlimited",
+            "--json",
+            "--output",
+            str(target),
+        ]
+    )
+    deadline = time.monotonic() + 60
+    while not target.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=30) == 143
+    assert json.loads(target.read_text(encoding="utf-8"))["finish_reason"] == "cancelled"
+
+
+def test_what_cannot_begin_overwrites_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "novel.txt"
+    target.write_text("kept")
+    run = cpm_gen("lyric", "x", "--banned-ids", ",".join(map(str, range(8000))), "--output", str(target))
+    assert run.returncode == 1
+    assert target.read_text() == "kept"
+
+
+def test_inspect_honours_the_environment() -> None:
+    assert "no such folder" in mistake(cpm_gen("inspect", CPM_GEN_MODEL="/nonexistent"))
+    assert "CPM_GEN_SEAD" in mistake(cpm_gen("inspect", CPM_GEN_SEAD="1"))
+    assert json.loads(text(cpm_gen("inspect", "--json", CPM_GEN_HEADS="4")))["heads"] == 4
+
+
+def test_deeply_nested_json_is_a_bad_line() -> None:
+    assert "not JSON" in mistake(cpm_gen("tokenize", "--json-lines", stdin=b"[" * 100_000))

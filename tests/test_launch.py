@@ -211,6 +211,8 @@ def test_the_deepspeed_launcher_runs_the_same_program() -> None:
 
 def test_launchers_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parallel.launched() is None
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "1")
     for name, value in {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     assert parallel.launched() == parallel.Launch(rank=3, size=4, local_rank=1, local_size=2, deepspeed=False)
@@ -228,3 +230,44 @@ def test_degree_of_the_checkpoint_itself_is_auto(tmp_path: Path) -> None:
         assert llm._group.size == 2
     with cpm_gen.load(EMBEDDED, tensor_parallel="auto") as llm:
         assert llm._group.size == 1
+
+
+def test_a_program_that_forgets_to_close_ends_well_and_leaves_nothing(tmp_path: Path) -> None:
+    code = "import cpm_gen; m = cpm_gen.load(tensor_parallel=2); s = m.stream('春', max_new_tokens=9); next(s); raise SystemExit(3)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, timeout=120, env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
+    assert (run.returncode, run.stderr) == (3, b"")
+    assert [p for p in tmp_path.iterdir() if p.name.startswith("cpm-gen")] == []
+
+
+def test_ranks_run_nothing_from_the_current_folder(tmp_path: Path) -> None:
+    for name in ("yaml", "json", "numpy", "cpm_gen"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise ImportError('x')\n")
+    script = Path(sys.executable).with_name("cpm-gen")
+    words = [str(script)] if script.exists() else [sys.executable, "-P", "-m", "cpm_gen"]
+    run = subprocess.run([*words, *GREEDY, "--tensor-parallel", "2"], capture_output=True, timeout=120, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr.decode()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_environment_neither_leads_ranks_astray_nor_is_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "no-such-interface")
+    before = dict(os.environ)
+    with cpm_gen.load(random_checkpoint(tmp_path), tensor_parallel=2) as llm:
+        assert len(llm.score([1, 2])) == 2
+    assert dict(os.environ) == before
+
+
+def test_leftovers_of_a_launcher_are_a_mistake_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(cpm_gen.ConfigError, match="MASTER_ADDR"):
+        cpm_gen.load()
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setenv("RANK", "x")
+    with pytest.raises(cpm_gen.ConfigError, match="numbers"):
+        cpm_gen.load()

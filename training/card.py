@@ -76,15 +76,14 @@ def main() -> None:
 
     facts = json.loads((args.trained / "training.json").read_text(encoding="utf-8"))
     iteration = (args.trained / TRACKER).read_text().strip()
-    if args.package.exists():
-        shutil.rmtree(args.package)
-    args.package.mkdir(parents=True)
-    shutil.copytree(args.trained / iteration, args.package / iteration)
+    fresh = args.package.with_name(args.package.name + ".new")
+    fresh.mkdir(parents=True)
+    shutil.copytree(args.trained / iteration, fresh / iteration)
     for source in (args.trained / TRACKER, args.trained / "training.json"):
-        shutil.copy(source, args.package)
+        shutil.copy(source, fresh)
     for name in ("chinese_vocab.model", "vocab.json"):
-        shutil.copy(args.vocab / name, args.package)
-    (args.package / "config.json").write_text(json.dumps({"heads": facts["heads"]}) + "\n", encoding="utf-8")
+        shutil.copy(args.vocab / name, fresh)
+    (fresh / "config.json").write_text(json.dumps({"heads": facts["heads"]}) + "\n", encoding="utf-8")
 
     corpus = facts["corpus_tokens"]
     names = {"tang": "Tang verse", "ci": "other verse", "prose": "prose"}
@@ -98,14 +97,19 @@ def main() -> None:
         losses=losses,
         shares=shares,
     )
-    with cpm_gen.load(args.package) as llm:
+    with cpm_gen.load(fresh) as llm:
         for style, prompt, seed, count in SAMPLES:
             preset = {
                 k: v for k, v in read_yaml(shipped(f"{style}.yaml")).items() if k in ("temperature", "top_k", "top_p")
             }
             text = llm.generate(prompt, style=style, seed=seed, max_new_tokens=count, **preset).text.rstrip("\n")
             card += f"\n`cpm-gen {style} {prompt} --seed {seed} --max-new-tokens {count}`\n\n```text\n{text}\n```\n"
-    (args.package / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+    (fresh / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+    if args.package.is_symlink():
+        args.package.unlink()
+    elif args.package.exists():
+        shutil.rmtree(args.package)
+    fresh.rename(args.package)
     print(card)
 
 

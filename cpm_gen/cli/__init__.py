@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from cpm_gen import config
+from cpm_gen.cli import display
 from cpm_gen.errors import CpmGenError, InputError
 
 MODEL_FLAGS = (config.ModelOptions,)
@@ -67,16 +69,23 @@ def _write_flags(parser: argparse.ArgumentParser) -> None:
     _settings_flags(parser, WRITE_FLAGS)
 
 
+def _heads_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--heads", metavar="N", default=argparse.SUPPRESS, help=config.FIELDS["heads"].metadata["help"])
+
+
 def _inspect_flags(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(config=[])
     parser.add_argument("dir", metavar="DIR", nargs="?", help="checkpoint folder (default: the embedded model)")
-    parser.add_argument("--heads", type=int, metavar="N", help="attention heads, where the checkpoint does not tell")
+    _heads_flag(parser)
     parser.add_argument("--json", action="store_true", help="as one JSON object")
 
 
 def _reshard_flags(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(config=[])
     parser.add_argument("dir", metavar="DIR", help="checkpoint folder")
     parser.add_argument("degree", metavar="MPSIZE", type=int, help="ranks to write it for")
     parser.add_argument("--output", metavar="DIR", help="folder to write (default: DIR_MPn beside DIR)")
+    _heads_flag(parser)
     parser.add_argument("--force", action="store_true", help="replace the target if it exists")
 
 
@@ -113,6 +122,7 @@ def _write(args: argparse.Namespace) -> int:
         raise InputError("no prompt: give it as an argument, with --prompt, --prompt-file or on standard input")
     if text is not None and not text.strip():
         raise InputError("the prompt is empty; give the words that the text should begin with")
+    write.check_output(args.output)
     with write.open_model(resolved) as llm:
         if text is not None:
             return write.write(llm, text, resolved, as_json=args.json, output=args.output)
@@ -136,13 +146,13 @@ def _score(args: argparse.Namespace) -> int:
 def _inspect(args: argparse.Namespace) -> int:
     from cpm_gen.cli.tools import inspect
 
-    return inspect(args)
+    return inspect(args, settings(args))
 
 
 def _reshard(args: argparse.Namespace) -> int:
     from cpm_gen.cli.tools import reshard
 
-    return reshard(args)
+    return reshard(args, settings(args))
 
 
 Flags = Callable[[argparse.ArgumentParser], None]
@@ -197,16 +207,31 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _standard_streams() -> None:
+    """UTF-8 whatever the locale; a stream that the caller closed reads as empty and swallows what is written."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115
+        elif mode == "w" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+
+
+def _terminate(number: int, _: object) -> NoReturn:
+    """A polite signal to end: leave by way of everybody's clean-up. SIGUSR1 is our own, after a rank died."""
+    raise SystemExit(1 if number == getattr(signal, "SIGUSR1", None) else 128 + number)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8", errors="replace")
+    _standard_streams()
     try:
         args = build_parser().parse_args(argv)
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 2
     try:
+        for number in display.signals("SIGTERM", "SIGHUP", "SIGUSR1"):
+            signal.signal(number, _terminate)
         if getattr(args, "print_config", False):
             print_config(settings(args))
             return 0
@@ -220,7 +245,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
         return 141
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "memory" not in str(error):
+        text = str(error).lower()
+        if not isinstance(error, MemoryError) and not any(
+            w in text for w in ("out of memory", "can't allocate memory")
+        ):
             raise
         sys.stderr.write("cpm-gen: not enough memory; try --dtype bfloat16, a smaller --batch or --tensor-parallel\n")
         return 1

@@ -7,10 +7,16 @@ Where the text goes to the same terminal, the status keeps to the last row: the 
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import time
 from types import TracebackType
 from typing import TextIO
+
+
+def signals(*names: str) -> list[signal.Signals]:
+    """Those of the named signals that this system has."""
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
 
 
 def duration(seconds: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,9 @@ def interact(llm: LLM, settings: config.Settings) -> int:
             elif command.startswith("/"):
                 raise ConfigError(f"there is no command {command.split()[0]}; /help lists them")
             else:
-                write(llm, line, settings, as_json=False, output=None)
+                ended = write(llm, line, settings, as_json=False, output=None)
+                if ended not in (0, 128 + signal.SIGINT):
+                    return ended
         except RankError:
             raise
         except CpmGenError as error:

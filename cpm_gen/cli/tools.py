@@ -14,23 +14,25 @@ from cpm_gen.cli import texts
 from cpm_gen.errors import ConfigError, InputError
 
 
-def inspect(args: argparse.Namespace) -> int:
+def inspect(args: argparse.Namespace, settings: config.Settings) -> int:
     """Say what a checkpoint is."""
     from cpm_gen.checkpoint import open_checkpoint
     from cpm_gen.describe import describe, to_text
     from cpm_gen.folders import model_folder
 
-    description = describe(open_checkpoint(model_folder(args.dir)), args.heads)
+    checkpoint = open_checkpoint(model_folder(args.dir or settings.model.model))
+    description = describe(checkpoint, settings.model.heads)
     sys.stdout.write(json.dumps(description, ensure_ascii=False) + "\n" if args.json else to_text(description))
     return 0
 
 
-def reshard(args: argparse.Namespace) -> int:
+def reshard(args: argparse.Namespace, settings: config.Settings) -> int:
     """Write a checkpoint for another degree, with a progress bar on a terminal."""
     from tqdm import tqdm
 
     from cpm_gen.reshard import reshard as run
 
+    heads = settings.model.heads
     if args.degree < 1:
         raise ConfigError(f"MPSIZE must be at least 1, not {args.degree}")
     bars: dict[str, Any] = {}
@@ -41,7 +43,7 @@ def reshard(args: argparse.Namespace) -> int:
         bars[what].update(done - bars[what].n)
 
     try:
-        target = run(args.dir, args.degree, args.output, force=args.force, progress=progress)
+        target = run(args.dir, args.degree, args.output, heads=heads, force=args.force, progress=progress)
     finally:
         for bar in bars.values():
             bar.close()
@@ -58,7 +60,7 @@ def _lines() -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             content = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{where}: not JSON ({error})") from None
         if not isinstance(content, dict):
             raise InputError(f"{where}: must be a JSON object")

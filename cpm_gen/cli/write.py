@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -15,7 +18,7 @@ from typing import TextIO
 
 from cpm_gen import config
 from cpm_gen.app import LLM
-from cpm_gen.cli.display import Meter, Status
+from cpm_gen.cli.display import Meter, Status, signals
 from cpm_gen.errors import InputError
 from cpm_gen.parallel import launched
 from cpm_gen.results import Chunk, Completion
@@ -36,35 +39,58 @@ def open_model(settings: config.Settings) -> LLM:
     """Load the model, saying so on a terminal; a rank that hangs after another died ends this process."""
     with Status(beside_text=False) as status:
         status.show("loading …", force=True)
-        llm = LLM(settings.model, on_rank_death=_end_with_rank)
+        # more sequences than samples would only take memory
+        model = dataclasses.replace(settings.model, batch=min(settings.model.batch, settings.text.n))
+        llm = LLM(model, on_rank_death=_end_with_rank)
     if llm.notes:
         sys.stderr.write(f"note: the checkpoint names what is not loaded, dropped unseen: {', '.join(llm.notes)}\n")
     return llm
 
 
 def _end_with_rank(failure: str) -> None:
+    """From the watching thread: end by way of the clean-up, or without it where rank 0 hangs in a GPU's collective."""
     sys.stderr.write(f"cpm-gen: {failure}\n")
     sys.stderr.flush()
+    _thread.interrupt_main(signal.SIGUSR1)
+    time.sleep(5)
     os._exit(1)
 
 
 class Interrupt:
-    """Ctrl-C asks to stop after the current token; a second one stops at once."""
+    """Ctrl-C, or a polite request to end, stops after the current token; a second one stops at once."""
 
     def __init__(self) -> None:
         self.asked = False
+        self.status = 0
 
     def __enter__(self) -> Interrupt:
-        self._before = signal.signal(signal.SIGINT, self._handle)
+        self._before = {
+            number: signal.signal(number, self._handle) for number in signals("SIGINT", "SIGTERM", "SIGHUP")
+        }
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
-    def _handle(self, _: int, __: FrameType | None) -> None:
+    def _handle(self, number: int, __: FrameType | None) -> None:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
+        self.status = 128 + number
+
+
+def check_output(path: str | None) -> None:
+    """Before minutes of loading: can this file be written? Raises InputError."""
+    if path is None:
+        return
+    target, folder = Path(path), Path(path).absolute().parent
+    if target.is_dir():
+        raise InputError(f"{path}: is a folder; --output takes a file")
+    if not folder.is_dir():
+        raise InputError(f"{path}: there is no folder {folder}")
+    if not os.access(target if target.exists() else folder, os.W_OK):
+        raise InputError(f"{path}: cannot be written: Permission denied")
 
 
 @contextlib.contextmanager
@@ -76,17 +102,12 @@ def open_output(path: str | None) -> Iterator[TextIO]:
     try:
         with Path(path).open("w", encoding="utf-8") as file:
             yield file
-    except IsADirectoryError:
-        raise InputError(f"{path}: is a folder; --output takes a file") from None
     except OSError as error:
-        kept = "; what was written before is kept" if Path(path).is_file() else ""
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}{kept}") from None
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def write(llm: LLM, text: str, settings: config.Settings, *, as_json: bool, output: str | None) -> int:
-    """Write the samples of one prompt to standard output or a file; 130 if Ctrl-C ended them."""
-    if output is not None and not Path(output).absolute().parent.is_dir():
-        raise InputError(f"{output}: there is no folder {Path(output).absolute().parent}")
+    """Write the samples of one prompt to standard output or a file; returns the exit status."""
     options = settings.text
     prompt = llm.encode(text, options.style)
     if len(prompt) > llm.window.limit:
@@ -96,14 +117,17 @@ def write(llm: LLM, text: str, settings: config.Settings, *, as_json: bool, outp
         )
     samples = Samples(options.n, as_json=as_json)
     meter = Meter(options.max_new_tokens * options.n if options.max_new_tokens else None)
-    with Interrupt() as interrupt, open_output(output) as out, Status(beside_text=output is None) as status:
-        for chunk in llm.run([prompt], settings.sampling, options, stop=lambda: interrupt.asked):
-            samples.take(chunk, out)
-            meter.count((chunk.prompt, chunk.index), len(chunk.token_ids), chunk.slides)
-            status.show(meter.line())
-        samples.end(out)
-        status.summary(f"{meter.total()} · seed {samples.seed}")
-    return 130 if interrupt.asked else 0
+    with Interrupt() as interrupt:
+        chunks = llm.run([prompt], settings.sampling, options, stop=lambda: interrupt.asked)
+        first = next(chunks)  # before the file is opened: what cannot begin overwrites nothing
+        with open_output(output) as out, Status(beside_text=output is None) as status:
+            for chunk in itertools.chain([first], chunks):
+                samples.take(chunk, out)
+                meter.count((chunk.prompt, chunk.index), len(chunk.token_ids), chunk.slides)
+                status.show(meter.line())
+            samples.end(out)
+            status.summary(f"{meter.total()} · seed {samples.seed}")
+    return interrupt.status
 
 
 class Samples:
