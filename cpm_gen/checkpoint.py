@@ -291,7 +291,8 @@ def resolve_heads(checkpoint: Checkpoint, given: int | None) -> int:
             'none of CPM-1\'s; give --heads N or put {"heads": N} in config.json there'
         )
     if heads < 1 or checkpoint.hidden % heads:
-        raise CheckpointError(f"{checkpoint.folder}: {heads} heads do not divide the hidden size {checkpoint.hidden}")
+        where = checkpoint.folder if given is not None else checkpoint.folder / "config.json"
+        raise CheckpointError(f"{where}: {heads} heads do not divide the hidden size {checkpoint.hidden}")
     return heads
 
 

@@ -76,8 +76,6 @@ def reshard(
         raise InputError(f"{target}: source and target are the same folder, or the target holds the source")
     if os.path.lexists(target) and not force:
         raise InputError(f"{target}: exists already; remove it, or give --force to replace it")
-    if os.path.lexists(target) and not (target / TRACKER).is_file():
-        raise InputError(f"{target}: is no checkpoint, so it is not replaced; remove it yourself")
     verify_replicas(checkpoint)
     try:
         _check_space(checkpoint, target.parent)

@@ -399,7 +399,7 @@ def test_heads_that_cannot_be_are_refused_with_their_source(tmp_path: Path) -> N
     folder = random_checkpoint(tmp_path)
     found = open_checkpoint(folder)
     for heads in (5, 0, -4):
-        with pytest.raises(CheckpointError, match=rf"--heads: {heads} heads do not divide the hidden size 32"):
+        with pytest.raises(CheckpointError, match=rf"{folder}: {heads} heads do not divide the hidden size 32"):
             resolve_heads(found, heads)
     for content, message in (
         ('{"heads": 5}', r"config\.json: 5 heads do not divide"),

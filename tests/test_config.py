@@ -354,19 +354,31 @@ def test_parameters_of_the_published_networks_are_what_their_tensors_hold(name, 
     assert size.parameters / 1e6 == pytest.approx(millions, rel=0.01)
 
 
-def test_a_size_in_a_file_sets_the_heads_alone(tmp_path):
+def test_a_size_in_a_file_sets_the_heads_and_what_must_hold(tmp_path):
     path = write(tmp_path, "size: {layers: 27, hidden: 64, heads: 8, vocabulary: 100, positions: 16}")
     settings = resolve(files=[path])
-    assert settings.model == ModelOptions(heads=8)
+    assert settings.model == ModelOptions(heads=8, hidden=64)
     assert value_and_source(settings, "heads") == (8, str(path))
     assert resolve(files=[path], flags={"heads": 4}).model.heads == 4
 
 
-@pytest.mark.parametrize("content", ["size: {heads: 8}", "size: 8", "size:", "size: [1, 2, 3, 4, 5]", "size: {no: 1}"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "size: {heads: 8}",
+        "size: 8",
+        "size:",
+        "size: [1, 2, 3, 4, 5]",
+        "size: {no: 1}",
+        "size: {layers: a, hidden: 1, heads: 1, vocabulary: 1, positions: 1}",
+    ],
+)
 def test_a_size_that_lacks_something_is_an_error_that_lists_what_it_holds(tmp_path, content):
     path = write(tmp_path, content)
     for read in (config.read_size, lambda p: resolve(files=[p])):
-        with pytest.raises(ConfigError, match="'size' must hold layers, hidden, heads, vocabulary, positions"):
+        with pytest.raises(
+            ConfigError, match="'size' must hold whole numbers for layers, hidden, heads, vocabulary, positions"
+        ):
             read(path)
 
 

@@ -65,7 +65,7 @@ def test_unknown_heads_are_said_to_be_unknown_and_can_be_given(tmp_path: Path) -
     assert "give --heads" in to_text(describe(checkpoint))
     said = describe(checkpoint, heads=4)
     assert (said["heads"], said["possible_degrees"]) == (4, [1, 2, 4])
-    with pytest.raises(CheckpointError, match="--heads: 5 heads do not divide"):
+    with pytest.raises(CheckpointError, match=": 5 heads do not divide"):
         describe(checkpoint, heads=5)
 
 

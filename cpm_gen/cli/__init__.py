@@ -86,7 +86,7 @@ def _reshard_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("degree", metavar="MPSIZE", type=int, help="ranks to write it for")
     parser.add_argument("--output", metavar="DIR", help="folder to write (default: DIR_MPn beside DIR)")
     _heads_flag(parser)
-    parser.add_argument("--force", action="store_true", help="replace the target if it exists")
+    parser.add_argument("--force", action="store_true", help="replace the target if it exists, whatever it holds")
 
 
 def _pipe_flags(parser: argparse.ArgumentParser) -> None:
