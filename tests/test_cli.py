@@ -302,6 +302,19 @@ def test_a_polite_request_to_end_finishes_the_json(tmp_path: Path) -> None:
     assert json.loads(target.read_text(encoding="utf-8"))["finish_reason"] == "cancelled"
 
 
+def test_a_work_under_nohup_survives_its_terminal(tmp_path: Path) -> None:
+    target = tmp_path / "out.txt"
+    process = subprocess.Popen(
+        ["nohup", sys.executable, "-m", "cpm_gen", "novel", "话说", "--max-new-tokens", "60", "--output", str(target)],
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not target.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=60) == 0
+
+
 def test_what_cannot_begin_overwrites_nothing(tmp_path: Path) -> None:
     target = tmp_path / "novel.txt"
     target.write_text("kept")

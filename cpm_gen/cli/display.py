@@ -15,8 +15,9 @@ from typing import TextIO
 
 
 def signals(*names: str) -> list[signal.Signals]:
-    """Those of the named signals that this system has."""
-    return [getattr(signal, name) for name in names if hasattr(signal, name)]
+    """Those of the named signals that this system has and that nobody told us to ignore, as ``nohup`` does."""
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    return [n for n in numbers if n == signal.SIGINT or signal.getsignal(n) is not signal.SIG_IGN]
 
 
 def duration(seconds: float) -> str:
