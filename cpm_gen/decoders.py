@@ -100,12 +100,14 @@ class Cached:
                 self.counts.at_once += missing
             else:
                 prompts.append((sequence, slot, missing))
+        budget = max(budget, 1)  # however many decode, a prompt comes nearer
         for sequence, slot, missing in prompts:
-            count = min(missing, max(budget, 0 if work else 1))
+            count = min(missing, budget)
             if count:
                 work.append(self._run(sequence, slot, count, logits=count == missing))
                 self.counts.prompt += count
                 budget -= count
+        # one slot stays for every sequence that may still join
         spare = len(self._free) - (self._batch - len(running))
         for sequence in decoding:
             count = min(self._due(sequence), budget)

@@ -30,18 +30,21 @@ def follows(settings: config.Settings) -> bool:
     if launch is None or launch.rank == 0:
         return False
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides when to end
-    with LLM(settings.model) as llm:
+    with LLM(_model_options(settings)) as llm:
         llm.follow()
     return True
+
+
+def _model_options(settings: config.Settings) -> config.ModelOptions:
+    """Slots for more sequences than there are samples would only take memory."""
+    return dataclasses.replace(settings.model, batch=min(settings.model.batch, settings.text.n))
 
 
 def open_model(settings: config.Settings) -> LLM:
     """Load the model, saying so on a terminal; a rank that hangs after another died ends this process."""
     with Status(beside_text=False) as status:
         status.show("loading …", force=True)
-        # more sequences than samples would only take memory
-        model = dataclasses.replace(settings.model, batch=min(settings.model.batch, settings.text.n))
-        llm = LLM(model, on_rank_death=_end_with_rank)
+        llm = LLM(_model_options(settings), on_rank_death=_end_with_rank)
     if llm.notes:
         sys.stderr.write(f"note: the checkpoint names what is not loaded, dropped unseen: {', '.join(llm.notes)}\n")
     return llm

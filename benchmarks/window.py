@@ -1,0 +1,123 @@
+"""What a sliding window costs: speed and inter-token latency inside the window and over several slides.
+
+    python benchmarks/window.py [--json FILE] [--models embedded cpm-distill] [--slides 4]
+
+For a hop of half and of a quarter of the window, with second slots (the next window is encoded beside decoding) and without (it is
+encoded at once when the window moves). "inside" is the last hop before the first move, so both stretches see full contexts of the
+same lengths. ITL is the time between two tokens of one sequence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from models import random_checkpoint
+
+import cpm_gen
+from cpm_gen.build import make_runner
+from cpm_gen.config import ModelOptions, SamplingParams
+from cpm_gen.decoders import Cached
+from cpm_gen.engine import Engine
+from cpm_gen.folders import EMBEDDED
+from cpm_gen.parallel import TensorParallel, useful_threads
+from cpm_gen.runner import Runner
+from cpm_gen.sequence import Request
+from cpm_gen.window import Window
+
+
+def stretch(runner: Runner, window: Window, slots: int, slides: int) -> dict[str, Any]:
+    """Seconds of every step inside the window and over ``slides`` moves of it."""
+    size = runner.model.size
+    prompt = tuple((7919 * i) % (size.vocabulary - 16) + 11 for i in range(window.limit - window.hop))
+    decoder = Cached(1, slots, 256)
+    engine = Engine(runner, decoder, batch=1)
+    params = SamplingParams(top_k=20)
+    sequence = engine.add(Request(prompt=prompt, window=window, ends=None, params=params, seed=0))
+    while sequence.step == 0:
+        engine.step()
+    times: list[float] = []
+    while len(times) < window.hop - 1 + slides * window.hop:
+        began = time.perf_counter()
+        engine.step()
+        times.append(time.perf_counter() - began)
+    assert sequence.slides == slides
+    engine.cancel(sequence)
+    assert bool(decoder.counts.slides_at_once) == (slots == 1)
+    return {"inside": times[: window.hop - 1], "past": times[window.hop - 1 :]}
+
+
+def percentile(times: list[float], share: float) -> float:
+    return sorted(times)[min(len(times) - 1, int(share * len(times)))]
+
+
+def measure(folder: Path, name: str, heads: int, slides: int) -> list[dict[str, Any]]:
+    runner = make_runner(ModelOptions(model=str(folder)), heads, 2, TensorParallel(), torch.device("cpu"))
+    size = runner.model.size
+    threads = useful_threads(size.hidden)
+    torch.set_num_threads(threads)
+    rows = []
+    for share in (2, 4):
+        window = Window(size.positions - 1, (size.positions - 1) // share)
+        stretch(runner, window, 2, 1)  # warm up
+        for slots in (2, 1):
+            times = stretch(runner, window, slots, slides)
+            inside, past = statistics.median(times["inside"]), statistics.median(times["past"])
+            speed = {where: len(t) / sum(t) for where, t in times.items()}
+            rows.append(
+                {
+                    "engine": "cpm-gen cached" + ("" if slots == 2 else ", one slot"),
+                    "version": cpm_gen.__version__,
+                    "model": name,
+                    "dtype": "float32",
+                    "threads": threads,
+                    "work": f"decode past the window, hop 1/{share}, {slides} slides",
+                    "batch": 1,
+                    "tokens_per_second": round(speed["past"], 2),
+                    "times_inside": round(speed["past"] / speed["inside"], 3),
+                    "itl_p50_ms": round(1e3 * past, 3),
+                    "itl_p99_ms": round(1e3 * percentile(times["past"], 0.99), 3),
+                    "itl_max_ms": round(1e3 * max(times["past"]), 3),
+                    "itl_p50_inside_ms": round(1e3 * inside, 3),
+                }
+            )
+            print("  " + json.dumps(rows[-1]), file=sys.stderr)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["embedded", "cpm-distill"])
+    parser.add_argument("--slides", type=int, default=4)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as a JSON list")
+    args = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for name in args.models:
+        if name == "embedded":
+            rows += measure(EMBEDDED, name, 8, args.slides)
+            continue
+        with tempfile.TemporaryDirectory() as tmp:
+            size = random_checkpoint(Path(tmp, name), name)
+            rows += measure(Path(tmp, name), name, size.heads, args.slides)
+    print(
+        "| model | hop | slots | tokens/s past | × inside | ITL p50 | p99 | max (ms) |\n|---|---|---|---|---|---|---|---|"
+    )
+    for r in rows:
+        hop, slots = r["work"].split("hop ")[1].split(",")[0], "one" if "one slot" in r["engine"] else "two"
+        print(
+            f"| {r['model']} | {hop} | {slots} | {r['tokens_per_second']:.1f} | {r['times_inside']:.2f} | "
+            f"{r['itl_p50_ms']:.1f} | {r['itl_p99_ms']:.1f} | {r['itl_max_ms']:.1f} |"
+        )
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
