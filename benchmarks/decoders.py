@@ -133,6 +133,7 @@ def main() -> None:
             f"{r['times_recompute']:.1f} | {r['times_inside']:.2f} |"
         )
     if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
