@@ -1,6 +1,7 @@
 """Benchmarks and training scripts run from end to end, small."""
 
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -34,21 +35,26 @@ def test_training_makes_a_model_that_the_package_loads(tmp_path: Path) -> None:
     pytest.importorskip("google.protobuf")
     if shutil.which("g++") is None:
         pytest.skip("torch.compile needs a C++ compiler")
-    lines = "一二三四五六七八九十百千万天地人山水风月花鸟虫鱼春夏秋冬东西南北上下左右大小多少来去"
-    for style in ("lyric", "novel"):
+    # words of two characters, common and rare ones, in lines of four
+    rng = random.Random(0)
+    characters = [chr(0x4E00 + 7 * i) for i in range(240)]
+    words = ["".join(rng.sample(characters, 2)) for _ in range(300)]
+    weights = [1 / (rank + 5) for rank in range(len(words))]
+
+    def line() -> str:
+        return "".join(rng.choices(words, weights, k=4)) + "。"
+
+    for style, records, length in (("lyric", 1500, 4), ("novel", 300, 30)):
         (tmp_path / "text" / style).mkdir(parents=True)
-        records = [
-            "\n".join(lines[(n + i) % 30 : (n + i) % 30 + 7] + "。" for i in range(4 if style == "lyric" else 30))
-            for n in range(1500 if style == "lyric" else 300)
-        ]
         name = "tangshi.txt" if style == "lyric" else "book.txt"
-        (tmp_path / "text" / style / name).write_text("\n\n".join(records), encoding="utf-8")
+        text = "\n\n".join("\n".join(line() for _ in range(length)) for _ in range(records))
+        (tmp_path / "text" / style / name).write_text(text, encoding="utf-8")
 
     def run(*words: object) -> None:
         done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, timeout=900, cwd=ROOT)
         assert done.returncode == 0, done.stderr
 
-    run("training/vocabulary.py", tmp_path / "text", tmp_path / "vocab", "--pieces", 320)
+    run("training/vocabulary.py", tmp_path / "text", tmp_path / "vocab", "--pieces", 520)
     run(
         "training/train.py", tmp_path / "text", tmp_path / "vocab", tmp_path / "out", "--minutes", 0.6,
         "--layers", 1, "--hidden", 64, "--heads", 4, "--positions", 64, "--batch", 8,
@@ -59,6 +65,6 @@ def test_training_makes_a_model_that_the_package_loads(tmp_path: Path) -> None:
     import cpm_gen
 
     with cpm_gen.load(tmp_path / "package") as llm:
-        ids = llm.encode("一二三四五六七。二三四五六七八。三四五六七八九。", "novel")
+        ids = llm.encode("".join(line() for _ in range(8)), "novel")
         scores = [p for p in llm.score(ids) if p is not None]
-    assert sum(scores) / len(scores) > -5.0  # the uniform distribution gives -5.8
+    assert sum(scores) / len(scores) > -5.7  # the uniform distribution gives -6.25
