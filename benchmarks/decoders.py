@@ -10,7 +10,6 @@ turn, several times; the table shows medians, and ratios within one round.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
 import sys
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from models import random_checkpoint
+from models import random_checkpoint, save
 
 import cpm_gen
 from cpm_gen.app import LLM
@@ -132,9 +131,7 @@ def main() -> None:
             f"| {r['model']} | {decoder} | {where} | {r['threads']} | {r['tokens_per_second']:.1f} | "
             f"{r['times_recompute']:.1f} | {r['times_inside']:.2f} |"
         )
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    save(rows, args.json)
 
 
 if __name__ == "__main__":

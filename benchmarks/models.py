@@ -1,9 +1,11 @@
-"""Random-weight networks of CPM-1's published sizes, written as checkpoints."""
+"""Random-weight networks of CPM-1's published sizes, written as checkpoints; and the benchmarks' rows, written as JSON."""
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,3 +29,10 @@ def random_checkpoint(folder: Path, name: str, *, degree: int = 1, dtype: torch.
             state[tensor] = (torch.randn(shape, generator=generator) / math.sqrt(shape[-1])).to(dtype)
     save_checkpoint(folder, state, degree=degree, iteration=0)
     return size
+
+
+def save(rows: list[dict[str, Any]], path: Path | None) -> None:
+    """Write a benchmark's rows to ``path`` as a JSON list, if it was given."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

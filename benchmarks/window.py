@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from models import random_checkpoint
+from models import random_checkpoint, save
 
 import cpm_gen
 from cpm_gen.build import make_runner
@@ -115,9 +115,7 @@ def main() -> None:
             f"| {r['model']} | {hop} | {slots} | {r['tokens_per_second']:.1f} | {r['times_inside']:.2f} | "
             f"{r['itl_p50_ms']:.1f} | {r['itl_p99_ms']:.1f} | {r['itl_max_ms']:.1f} |"
         )
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    save(rows, args.json)
 
 
 if __name__ == "__main__":

@@ -17,28 +17,26 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Unpack
 
 import torch
 
 from cpm_gen import parallel
 from cpm_gen.build import choose_degree, make_runner_from, make_window
-from cpm_gen.checkpoint import open_checkpoint, resolve_heads, verify_replicas
+from cpm_gen.checkpoint import open_checkpoint, verify_replicas
 from cpm_gen.config import (
-    FIELDS,
-    Decoder,
-    Dtype,
     ModelOptions,
     ModelSize,
     SamplingParams,
     StyleName,
     TextOptions,
-    convert,
 )
 from cpm_gen.decoders import Cached, Recompute
 from cpm_gen.engine import Engine
 from cpm_gen.errors import ConfigError, CpmGenError, InputError, RankError, TokenizerError
 from cpm_gen.folders import find_tokenizer, model_folder
+from cpm_gen.heads import resolve_heads
+from cpm_gen.keywords import GenerateOptions, LoadOptions, generation_options, model_options
 from cpm_gen.launch import Assignment, Ranks
 from cpm_gen.parallel import TensorParallel
 from cpm_gen.results import Chunk, Completion
@@ -46,48 +44,10 @@ from cpm_gen.runner import Runner
 from cpm_gen.sequence import Request
 from cpm_gen.styles import detokenizer, encode_prompt
 from cpm_gen.tokenizer import Tokenizer
-from cpm_gen.window import Boundary
 from cpm_gen.writer import Writer
 
 _STEP_TOKENS = 256  # a step's budget: a long prompt delays the others by no more than this
 _MOST_PADDING = 1024  # rows that a vocabulary may be padded by
-
-
-class LoadOptions(TypedDict, total=False):
-    """Keyword arguments of :func:`load`; their meaning and defaults are :class:`cpm_gen.config.ModelOptions`'."""
-
-    tokenizer: str | os.PathLike[str] | None
-    heads: int | None
-    dtype: Dtype
-    device: str
-    tensor_parallel: int | Literal["auto"]
-    threads: int | None
-    decoder: Decoder
-    batch: int
-    window_limit: int | None
-    window_hop: int | None
-    window_boundary: Boundary
-    window_keep: int
-
-
-class GenerateOptions(TypedDict, total=False):
-    """Keyword arguments of generate and stream: the fields of SamplingParams and TextOptions."""
-
-    style: StyleName
-    max_new_tokens: int | None
-    stop: Sequence[str]
-    stop_at_eod: bool
-    seed: int | None
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    repetition_penalty: float
-    presence_penalty: float
-    frequency_penalty: float
-    no_repeat_ngram: int
-    min_new_tokens: int
-    banned_ids: Sequence[int]
 
 
 def load(model: str | os.PathLike[str] | None = None, **options: Unpack[LoadOptions]) -> LLM:
@@ -96,15 +56,7 @@ def load(model: str | os.PathLike[str] | None = None, **options: Unpack[LoadOpti
     With ``tensor_parallel=N`` the other ranks are started as child processes of this one. Raises the children of CpmGenError.
     """
     given = {**options, "model": None if model is None else os.fspath(model)}
-    return LLM(ModelOptions(**_checked(ModelOptions, given)))
-
-
-def _checked(group: type[Any], options: dict[str, Any]) -> dict[str, Any]:
-    allowed = {f.name for f in dataclasses.fields(group)}
-    for name in options:
-        if name not in allowed:
-            raise ConfigError(f"unknown setting {name!r}; known: {', '.join(sorted(allowed))}")
-    return {k: convert(k, v, "argument") for k, v in options.items()}
+    return LLM(model_options(given))
 
 
 class LLM:
@@ -216,17 +168,8 @@ class LLM:
         """Like :meth:`generate_many`, as chunks; those of different samples come interleaved."""
         if isinstance(prompts, str):
             raise InputError("prompts must be a list of texts; for one text there are generate() and stream()")
-        given: dict[str, Any] = {**options, "n": n}
-        for name in given:
-            if name not in FIELDS:
-                raise ConfigError(f"unknown setting {name!r} for generation")
-        sampling = _subset(SamplingParams, given)
-        text = _subset(TextOptions, given)
-        if left := given.keys() - sampling.keys() - text.keys():
-            raise ConfigError(f"{sorted(left)[0]} is fixed when a model is loaded; give it to load()")
-        params = SamplingParams(**_checked(SamplingParams, sampling))
-        options_ = TextOptions(**_checked(TextOptions, text))
-        return self.run([self.encode(prompt, options_.style) for prompt in prompts], params, options_)
+        sampling, text = generation_options({**options, "n": n})
+        return self.run([self.encode(prompt, text.style) for prompt in prompts], sampling, text)
 
     def encode(self, prompt: str, style: StyleName = "plain") -> list[int]:
         """Token ids of a prompt as the style reads it; raises InputError for an empty one."""
@@ -368,11 +311,6 @@ class LLM:
     ) -> None:
         """Close."""
         self.close()
-
-
-def _subset(group: type[Any], options: dict[str, Any]) -> dict[str, Any]:
-    names = {f.name for f in dataclasses.fields(group)}
-    return {k: v for k, v in options.items() if k in names}
 
 
 def _end_group(runner: Runner, group: TensorParallel, ranks: Ranks | None) -> None:

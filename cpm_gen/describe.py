@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 from cpm_gen import partition
-from cpm_gen.checkpoint import Checkpoint, known_or_configured_heads, resolve_heads, verify_replicas
+from cpm_gen.checkpoint import Checkpoint, verify_replicas
+from cpm_gen.heads import known_or_configured_heads, resolve_heads
 
 DEGREES = (1, 2, 4, 8)
 

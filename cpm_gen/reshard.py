@@ -22,14 +22,13 @@ from cpm_gen.checkpoint import (
     TRACKER,
     Checkpoint,
     bits,
-    known_or_configured_heads,
     open_checkpoint,
-    resolve_heads,
     shard_name,
     verify_replicas,
     without_dropped,
 )
 from cpm_gen.errors import CheckpointError, InputError
+from cpm_gen.heads import known_or_configured_heads, resolve_heads
 from cpm_gen.unpickle import TensorRef
 
 _COMPANIONS = ("config.json", "chinese_vocab.model", "vocab.json")  # small files that belong to the checkpoint

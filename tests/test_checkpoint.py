@@ -17,13 +17,13 @@ from cpm_gen.checkpoint import (
     TRACKER,
     load_into,
     open_checkpoint,
-    resolve_heads,
     save_checkpoint,
     shard_name,
     verify_replicas,
 )
 from cpm_gen.config import ModelSize
 from cpm_gen.errors import CheckpointError
+from cpm_gen.heads import resolve_heads
 from cpm_gen.model import Model
 from cpm_gen.parallel import TensorParallel
 
