@@ -11,6 +11,7 @@ import contextlib
 import datetime
 import importlib
 import os
+import shutil
 import sys
 import threading
 import time
@@ -186,12 +187,17 @@ def _init_deepspeed(backend: str) -> Any:
     return deepspeed.comm
 
 
-def end_with_parent(parent: int) -> None:
-    """End this process when its parent (``os.getppid()`` as it was) is gone: a rank must not outlive its launcher."""
+def end_with_parent(parent: int, folder: str | None = None) -> None:
+    """End this process when its parent (``os.getppid()`` as it was) is gone: a rank must not outlive its launcher.
+
+    ``folder`` was the parent's to remove, and is removed for it.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="cpm-gen parent watch").start()

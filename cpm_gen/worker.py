@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 
 def main() -> int:
@@ -17,7 +18,7 @@ def main() -> int:
     from cpm_gen.errors import CpmGenError
 
     assignment = launch.Assignment.from_json(line)
-    parallel.end_with_parent(assignment.parent)
+    parallel.end_with_parent(assignment.parent, assignment.folder)
     torch.set_num_threads(assignment.threads)
     try:
         device = parallel.pick_device(assignment.options.device, assignment.rank)
@@ -27,6 +28,9 @@ def main() -> int:
         runner = build.make_runner(assignment.options, assignment.heads, assignment.slots, group, device)
         runner.follow()
         group.close()
+    except RuntimeError:  # a connection broke: if it is rank 0 that is gone, the watch ends this process and tidies up
+        time.sleep(1)
+        raise
     except CpmGenError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_status

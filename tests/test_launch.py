@@ -109,13 +109,15 @@ def test_when_a_rank_is_killed_all_end_within_seconds_with_its_error(tmp_path: P
 
 
 @linux
-def test_when_rank_0_is_killed_no_orphan_stays(tmp_path: Path) -> None:
+def test_when_rank_0_is_killed_no_orphan_stays_and_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     process, _ = start(tmp_path)
     workers = children(process.pid)
     process.kill()
     process.communicate()
     assert workers
     assert wait_until(lambda: not any(alive(pid) for pid in workers), 10)
+    assert list(tmp_path.glob("cpm-gen-*")) == []
 
 
 @linux
