@@ -33,8 +33,8 @@ from cpm_gen.config import (
 )
 from cpm_gen.decoders import Cached, Recompute
 from cpm_gen.engine import Engine
-from cpm_gen.errors import ConfigError, CpmGenError, InputError, RankError, TokenizerError
-from cpm_gen.folders import find_tokenizer, model_folder
+from cpm_gen.errors import ConfigError, CpmGenError, InputError, RankError
+from cpm_gen.folders import fitting_tokenizer, model_folder
 from cpm_gen.heads import resolve_heads
 from cpm_gen.keywords import GenerateOptions, LoadOptions, generation_options, model_options
 from cpm_gen.launch import Assignment, Ranks
@@ -47,7 +47,6 @@ from cpm_gen.tokenizer import Tokenizer
 from cpm_gen.writer import Writer
 
 _STEP_TOKENS = 256  # a step's budget: a long prompt delays the others by no more than this
-_MOST_PADDING = 1024  # rows that a vocabulary may be padded by
 
 
 def load(model: str | os.PathLike[str] | None = None, **options: Unpack[LoadOptions]) -> LLM:
@@ -134,14 +133,7 @@ class LLM:
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer, loaded when first needed; raises TokenizerError where it does not fit the model."""
         if self._tokenizer is None:
-            tokenizer = find_tokenizer(self.options)
-            padding = self.size.vocabulary - tokenizer.size
-            if not 0 <= padding <= _MOST_PADDING:
-                raise TokenizerError(
-                    f"{tokenizer.path}: {tokenizer.size} pieces, but the checkpoint's vocabulary has {self.size.vocabulary}; "
-                    "they do not belong together"
-                )
-            self._tokenizer = tokenizer
+            self._tokenizer = fitting_tokenizer(self.options, self.size.vocabulary)
         return self._tokenizer
 
     def generate(self, prompt: str, **options: Unpack[GenerateOptions]) -> Completion:

@@ -40,7 +40,9 @@ def make_runner_from(
     )
     model = Model(size, group, dtype=getattr(torch, options.dtype), device=device)
     load_into(model, checkpoint, rank=group.rank, degree=group.size)
-    return Runner(model, slots)
+    runner = Runner(model, slots)
+    group.barrier()  # a rank that cannot load is an error of loading
+    return runner
 
 
 def choose_degree(options: ModelOptions, checkpoint: Checkpoint, heads: int, launch: parallel.Launch | None) -> int:

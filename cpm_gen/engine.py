@@ -100,13 +100,15 @@ class Engine:
 def _choose(sequence: Sequence, logits: NDArray[np.float32]) -> int | NumericsError:
     """The next token, or why there is none; what ails one sequence is no matter of the others."""
     request = sequence.request
-    looks_back = request.params.repetition_penalty != 1.0 or request.params.no_repeat_ngram > 0
+    params = request.params
+    looks_back = params.repetition_penalty != 1.0 or params.no_repeat_ngram > 0
+    counts = params.presence_penalty != 0 or params.frequency_penalty != 0
     try:
         return sampling.sample(
             logits,
-            request.params,
+            params,
             context=sequence.context() if looks_back else (),
-            written=sequence.context_written(),
+            written=sequence.context_written() if counts else (),
             forbidden=sequence.forbidden(),
             seed=request.seed,
             sample_index=request.sample_index,

@@ -9,6 +9,7 @@ from cpm_gen.errors import TokenizerError
 from cpm_gen.tokenizer import VOCABULARY_FILE, Tokenizer
 
 EMBEDDED = Path(__file__).parent / "embedded"
+_MOST_PADDING = 1024  # rows that a vocabulary may be padded by
 
 
 def model_folder(model: str | None) -> Path:
@@ -25,3 +26,14 @@ def find_tokenizer(options: ModelOptions) -> Tokenizer:
         if (place / VOCABULARY_FILE).is_file():
             return Tokenizer(place)
     raise TokenizerError(f"{folder}: no {VOCABULARY_FILE} beside the checkpoint; give --tokenizer DIR")
+
+
+def fitting_tokenizer(options: ModelOptions, vocabulary: int) -> Tokenizer:
+    """What :func:`find_tokenizer` finds, for a network with so many rows of word embedding; raises TokenizerError where they do not fit."""
+    tokenizer = find_tokenizer(options)
+    if not 0 <= vocabulary - tokenizer.size <= _MOST_PADDING:
+        raise TokenizerError(
+            f"{tokenizer.path}: {tokenizer.size} pieces, but the checkpoint's vocabulary has {vocabulary}; "
+            "they do not belong together"
+        )
+    return tokenizer

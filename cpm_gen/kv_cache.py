@@ -24,13 +24,7 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self.slots = slots
         self._store = torch.empty(layers, 2, slots, heads, positions, head_dim, dtype=dtype, device=device)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        return self._store.nbytes
 
     def extend(self, layer: int, slot: int, start: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store keys and values ``[heads, n, head_dim]`` at positions ``start..``; return all from position 0 on."""

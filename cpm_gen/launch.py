@@ -1,7 +1,7 @@
 """Starts the other ranks on this machine, and sees to it that all of them end together.
 
-Rank 0 is the process that the person started; ranks 1.. are ``python -m cpm_gen.worker`` children. They meet in a file of a
-private temporary folder. A child ends when its parent is gone, so it cannot outlive rank 0, even killed with -9; when a
+Rank 0 is the process that the person started; ranks 1.. are children that run :mod:`cpm_gen.worker`. They meet in a file of
+a private temporary folder. A child ends when its parent is gone, so it cannot outlive rank 0, even killed with -9; when a
 child dies, rank 0's next collective fails at once and :meth:`Ranks.failure` tells why.
 """
 

@@ -168,6 +168,8 @@ class Model(nn.Module):
     def next_logits(self, segments: Sequence[Segment], cache: KVCache | None) -> Tensor:
         """Logits ``[wanted, vocabulary]`` (fp32) after the last token of each segment that wants them, on every rank."""
         x = self.hidden(segments, cache)
+        if not any(s.logits for s in segments):
+            return x.new_empty((0, self.size.vocabulary), dtype=torch.float32)
         ends = torch.tensor([len(s.ids) for s in segments]).cumsum(0) - 1
         ends = ends[torch.tensor([s.logits for s in segments])]
         return self.word_embeddings.head(x[ends.to(self.device)])

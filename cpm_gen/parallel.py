@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._distributed_c10d import FileStore
 
 from cpm_gen.errors import ConfigError, RankError
 
@@ -71,6 +70,11 @@ class TensorParallel:
         rest = torch.zeros(length, dtype=torch.int64) if words is None else torch.tensor(words, dtype=torch.int64)
         torch.distributed.broadcast(rest, 0, group=self._plans)
         return rest.tolist()
+
+    def barrier(self) -> None:
+        """Wait for all ranks, however long one of them takes; raises RuntimeError where one is gone."""
+        if self.size > 1:
+            torch.distributed.barrier(group=self._plans)
 
     def close(self) -> None:
         """Leave the group."""
@@ -213,7 +217,7 @@ def join_local(rank: int, size: int, device: torch.device, folder: str) -> Tenso
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.set_device(device)
-    store = FileStore(str(Path(folder, "rendezvous")), size)
+    store = torch.distributed.FileStore(str(Path(folder, "rendezvous")), size)  # type: ignore[attr-defined]
     with _loopback():
         torch.distributed.init_process_group(
             "nccl" if cuda else "gloo",

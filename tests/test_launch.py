@@ -194,6 +194,25 @@ def test_torchrun_ends_with_a_users_mistake() -> None:
     assert b"launcher that started 2 ranks" in run.stderr
 
 
+def test_a_mistake_that_rank_0_alone_sees_ends_all_within_seconds() -> None:
+    began = time.monotonic()
+    run = subprocess.run([*TORCHRUN, "novel", ""], capture_output=True, timeout=120)
+    assert run.returncode != 0
+    assert b"the prompt is empty" in run.stderr
+    # a rank that sits out torchrun's request to end is killed after 30 seconds
+    assert time.monotonic() - began < 28
+
+
+def test_a_prompt_longer_than_a_steps_budget_is_encoded_alike_on_two_ranks() -> None:
+    prompt = "春江潮水连海平，海上明月共潮生。" * 30
+    texts = []
+    for degree in (1, 2):
+        with cpm_gen.load(tensor_parallel=degree) as llm:
+            assert llm.visible(llm.encode(prompt)) > 256
+            texts.append(llm.generate(prompt, temperature=0, max_new_tokens=8).token_ids)
+    assert texts[0] == texts[1]
+
+
 @pytest.mark.deepspeed
 def test_the_deepspeed_launcher_runs_the_same_program() -> None:
     pytest.importorskip("deepspeed")

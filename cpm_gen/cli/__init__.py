@@ -1,6 +1,7 @@
 """The command line: a dictionary of commands, flags read off the settings' dataclasses.
 
-Exit status: 0, 2 for a user's mistake, 130 on Ctrl-C, 1 when something else broke.
+Exit status: 0; 2 for a user's mistake; 130 on Ctrl-C, 143 on SIGTERM; 141 when the reader of a pipe left; 1 when something else
+broke.
 """
 
 from __future__ import annotations

@@ -30,6 +30,10 @@ def follows(settings: config.Settings) -> bool:
     if launch is None or launch.rank == 0:
         return False
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides when to end
+    for number in signals(
+        "SIGTERM", "SIGHUP"
+    ):  # the launcher's word: Python's handler would wait for a collective to end
+        signal.signal(number, signal.SIG_DFL)
     with LLM(_model_options(settings)) as llm:
         llm.follow()
     return True
