@@ -13,22 +13,60 @@ from cpm_gen import partition
 from cpm_gen.checkpoint import save_checkpoint
 from cpm_gen.config import ModelSize, read_size, shipped
 
+TINY = ModelSize(layers=3, hidden=256, heads=4, vocabulary=3000, positions=1024)  # for trying the benchmarks out
 
-def random_checkpoint(folder: Path, name: str, *, degree: int = 1, dtype: torch.dtype = torch.float16) -> ModelSize:
-    """Write a network of ``configs/NAME.yaml`` to ``folder``; the same weights every time."""
-    size = read_size(shipped(f"{name}.yaml"))
+
+def size_of(name: str) -> ModelSize:
+    """The sizes in ``configs/NAME.yaml``, or of "tiny"."""
+    return TINY if name == "tiny" else read_size(shipped(f"{name}.yaml"))
+
+
+def random_checkpoint(
+    folder: Path, name: str, *, degree: int = 1, dtype: torch.dtype = torch.float16, varied: bool = False
+) -> ModelSize:
+    """Write a network of that name's sizes to ``folder``; the same weights every time.
+
+    Biases are zero and norms one, as in a new network, unless ``varied``: then they differ, and layers outweigh the embedding, so that
+    greedy texts are not one word over and over. What an engine does otherwise shows in such a network.
+    """
+    size = size_of(name)
     generator = torch.Generator().manual_seed(0)
     state = {}
     for tensor in partition.names(size.layers):
         shape = partition.whole_shape(tensor, vocabulary=size.vocabulary, positions=size.positions, hidden=size.hidden)
-        if "layernorm.weight" in tensor:
+        if varied and len(shape) == 1:
+            noise = 0.2 * torch.randn(shape, generator=generator)
+            state[tensor] = (noise + float("layernorm.weight" in tensor)).to(dtype)
+        elif "layernorm.weight" in tensor:
             state[tensor] = torch.ones(shape, dtype=dtype)
         elif tensor.endswith("bias"):
             state[tensor] = torch.zeros(shape, dtype=dtype)
         else:
-            state[tensor] = (torch.randn(shape, generator=generator) / math.sqrt(shape[-1])).to(dtype)
+            gain = 2.0 if varied and tensor.startswith("transformer") else 1.0
+            state[tensor] = (gain * torch.randn(shape, generator=generator) / math.sqrt(shape[-1])).to(dtype)
     save_checkpoint(folder, state, degree=degree, iteration=0)
+    (folder / "config.json").write_text(json.dumps({"heads": size.heads}))
     return size
+
+
+def bytes_per_step(size: ModelSize, dtype: str, batch: int, length: float) -> float:
+    """Bytes that a decode step must read: every weight once, and keys and values of ``batch`` texts of ``length`` tokens.
+
+    The least that a precision allows, the same for all engines: int8 has one fp32 scale per row; norms and biases are in the precision
+    of the activations, as keys and values are, which int8 leaves in 16 bits.
+    """
+    h = size.hidden
+    matrices = size.layers * 12 * h * h + size.vocabulary * h
+    vectors = size.layers * 13 * h + 2 * h
+    wide = {"float32": 4, "bfloat16": 2, "int8": 2}[dtype]
+    narrow = 1 if dtype == "int8" else wide
+    scales = 4 * (size.layers * 9 * h + size.vocabulary) if dtype == "int8" else 0
+    return narrow * matrices + wide * vectors + scales + wide * 2 * size.layers * h * length * batch
+
+
+def percentile(times: list[float], share: float) -> float:
+    """The value below which that share of the others lies."""
+    return sorted(times)[min(len(times) - 1, int(share * len(times)))]
 
 
 def save(rows: list[dict[str, Any]], path: Path | None) -> None:

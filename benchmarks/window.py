@@ -1,10 +1,11 @@
 """What a sliding window costs: speed and inter-token latency inside the window and over several slides.
 
-    python benchmarks/window.py [--json FILE] [--models embedded cpm-distill] [--slides 4]
+    python benchmarks/window.py [--json FILE] [--times FILE] [--models embedded cpm-distill] [--slides 4]
 
 For a hop of half and of a quarter of the window, with second slots (the next window is encoded beside decoding) and without (it is
 encoded at once when the window moves). "inside" is the last hop before the first move, so both stretches see full contexts of the
-same lengths. ITL is the time between two tokens of one sequence.
+same lengths. ITL is the time between two tokens of one sequence. ``--times`` keeps the microseconds of every step, for
+``benchmarks/plots.py``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from models import random_checkpoint, save
+from models import percentile, random_checkpoint, save
 
 import cpm_gen
 from cpm_gen.build import make_runner
@@ -54,11 +55,8 @@ def stretch(runner: Runner, window: Window, slots: int, slides: int) -> dict[str
     return {"inside": times[: window.hop - 1], "past": times[window.hop - 1 :]}
 
 
-def percentile(times: list[float], share: float) -> float:
-    return sorted(times)[min(len(times) - 1, int(share * len(times)))]
-
-
-def measure(folder: Path, name: str, heads: int, slides: int) -> list[dict[str, Any]]:
+def measure(folder: Path, name: str, heads: int, slides: int, steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the table; the times of every step are added to ``steps``."""
     runner = make_runner(ModelOptions(model=str(folder)), heads, 2, TensorParallel(), torch.device("cpu"))
     size = runner.model.size
     threads = useful_threads(size.hidden)
@@ -88,6 +86,9 @@ def measure(folder: Path, name: str, heads: int, slides: int) -> list[dict[str, 
                     "itl_p50_inside_ms": round(1e3 * inside, 3),
                 }
             )
+            micros = {where: [round(1e6 * t) for t in ts] for where, ts in times.items()}
+            what = {"model": name, "limit": window.limit, "hop": window.hop, "slots": slots}
+            steps.append({**what, "microseconds": micros})
             print("  " + json.dumps(rows[-1]), file=sys.stderr)
     return rows
 
@@ -97,15 +98,17 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["embedded", "cpm-distill"])
     parser.add_argument("--slides", type=int, default=4)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as a JSON list")
+    parser.add_argument("--times", type=Path, metavar="FILE", help="also write the times of all steps")
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
+    steps: list[dict[str, Any]] = []
     for name in args.models:
         if name == "embedded":
-            rows += measure(EMBEDDED, name, 8, args.slides)
+            rows += measure(EMBEDDED, name, 8, args.slides, steps)
             continue
         with tempfile.TemporaryDirectory() as tmp:
             size = random_checkpoint(Path(tmp, name), name)
-            rows += measure(Path(tmp, name), name, size.heads, args.slides)
+            rows += measure(Path(tmp, name), name, size.heads, args.slides, steps)
     print(
         "| model | hop | slots | tokens/s past | × inside | ITL p50 | p99 | max (ms) |\n|---|---|---|---|---|---|---|---|"
     )
@@ -116,6 +119,8 @@ def main() -> None:
             f"{r['itl_p50_ms']:.1f} | {r['itl_p99_ms']:.1f} | {r['itl_max_ms']:.1f} |"
         )
     save(rows, args.json)
+    if args.times is not None:
+        args.times.write_text("[" + ",\n".join(json.dumps(s, separators=(",", ":")) for s in steps) + "]\n")
 
 
 if __name__ == "__main__":

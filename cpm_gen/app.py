@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import os
 import secrets
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +23,7 @@ from typing import Any, Unpack
 import torch
 
 from cpm_gen import parallel
-from cpm_gen.build import choose_degree, make_runner_from, make_window
+from cpm_gen.build import choose_degree, computes_natively, fallback_note, make_runner_from, make_window
 from cpm_gen.checkpoint import open_checkpoint, verify_replicas
 from cpm_gen.config import (
     ModelOptions,
@@ -68,7 +69,8 @@ class LLM:
         self._finish: weakref.finalize[Any, Any] = weakref.finalize(self, lambda: None)
         self._closed = False
         self._writers: dict[int, Writer] = {}  # by id of their generation
-        self.notes: list[str] = []  # what the checkpoint's files named and was dropped unseen
+        self._stepping = 0.0  # seconds in steps
+        self.notes: list[str] = []  # what the person who loads it should know
         checkpoint = open_checkpoint(model_folder(options.model))
         if options.hidden not in (None, checkpoint.hidden):
             raise ConfigError(
@@ -85,6 +87,7 @@ class LLM:
         launch = parallel.launched()
         degree = choose_degree(options, checkpoint, heads, launch)
         device = parallel.pick_device(options.device, launch.local_rank if launch else 0)
+        computes_natively(options, device)  # a wish that cannot be granted is an error before ranks start
         self._tokenizer: Tokenizer | None = None
         verify_replicas(checkpoint)
         local = launch.local_size if launch else degree
@@ -112,10 +115,15 @@ class LLM:
             raise explained from error
         self._runner = runner
         self._finish = weakref.finalize(self, _end_group, runner, self._group, self._ranks)
-        self.notes += checkpoint.notes
+        if checkpoint.notes:
+            dropped = ", ".join(checkpoint.notes)
+            self.notes.append(f"the checkpoint names what is not loaded, dropped unseen: {dropped}")
+        if slower := fallback_note(options, device):
+            self.notes.append(slower)
         if self._group.rank == 0:
-            decoder = Cached(options.batch, slots, _STEP_TOKENS) if options.decoder == "cached" else Recompute()
-            self._engine = Engine(runner, decoder, batch=options.batch)
+            cached = options.decoder == "cached"
+            self._decoder = Cached(options.batch, slots, _STEP_TOKENS) if cached else Recompute()
+            self._engine = Engine(runner, self._decoder, batch=options.batch)
 
     @property
     def rank(self) -> int:
@@ -231,12 +239,14 @@ class LLM:
     def _step(self) -> None:
         """One step for every stream that is open: each takes its chunks when it is asked for them."""
         self._check_open()
+        began = time.perf_counter()
         try:
             advanced = self._engine.step()
         except RuntimeError as error:
             raise self._explain(error) from error
         for generation in advanced:
             self._writers[id(generation)].advance()
+        self._stepping += time.perf_counter() - began
 
     def _explain(self, error: RuntimeError) -> CpmGenError | RuntimeError:
         """Why a step failed: a dead rank, if there is one, otherwise the error itself."""
@@ -245,6 +255,19 @@ class LLM:
             return error
         self._abandon()
         return RankError(failure or f"rank {self._group.rank} lost another rank, which says why above")
+
+    @property
+    def slots(self) -> tuple[int, int] | None:
+        """Windows of the KV cache in use, and how many there are; None without a cache."""
+        decoder = self._decoder
+        return (decoder.slots_used, decoder.slots) if isinstance(decoder, Cached) else None
+
+    def profile(self) -> tuple[int, dict[str, float]]:
+        """How many steps were run so far, and the seconds that they took by what they were for."""
+        spent = self._engine.spent
+        parts = self._runner.model.profile() or {"network": spent.network - self._group.seconds}
+        parts |= {"sampling": spent.sampling, "communication": self._group.seconds}
+        return spent.steps, parts | {"Python": max(0.0, self._stepping - sum(parts.values()))}
 
     def score(self, token_ids: Sequence[int]) -> list[float | None]:
         """Natural log-probability of each token given the ones before it (those in the window); None for the first.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from cpm_gen import parallel, partition
+from cpm_gen import native, parallel, partition
 from cpm_gen.checkpoint import Checkpoint, load_into, open_checkpoint
 from cpm_gen.config import ModelOptions
 from cpm_gen.errors import ConfigError
 from cpm_gen.folders import model_folder
 from cpm_gen.model import Model
+from cpm_gen.packed import PackedModel
 from cpm_gen.parallel import TensorParallel
-from cpm_gen.runner import Runner
+from cpm_gen.runner import Network, Runner
 from cpm_gen.window import Window
 
 
@@ -38,11 +39,43 @@ def make_runner_from(
     partition.check_degree(
         group.size, vocabulary=size.vocabulary, heads=heads, hidden=size.hidden, where=str(checkpoint.folder)
     )
-    model = Model(size, group, dtype=getattr(torch, options.dtype), device=device)
-    load_into(model, checkpoint, rank=group.rank, degree=group.size)
-    runner = Runner(model, slots)
+    network: Network
+    if computes_natively(options, device):
+        form = "int8" if options.quantize == "int8" else options.dtype
+        network = packed = PackedModel(size, group, form=form, threads=torch.get_num_threads())
+        packed.load(checkpoint)
+    else:
+        network = model = Model(size, group, dtype=getattr(torch, options.dtype), device=device)
+        load_into(model, checkpoint, rank=group.rank, degree=group.size)
+    runner = Runner(network, slots)
     group.barrier()  # a rank that cannot load is an error of loading
     return runner
+
+
+def computes_natively(options: ModelOptions, device: torch.device) -> bool:
+    """Whether the native kernels run this model, or torch does; raises ConfigError where what is asked for cannot be."""
+    wanted = options.kernels == "native" or options.quantize != "none"
+    reason = None
+    if options.kernels == "torch":
+        reason = "kernels is torch"
+    elif device.type != "cpu":
+        reason = f"the device is {device}"
+    elif options.dtype == "float16" and options.quantize == "none":
+        reason = "they compute in float32 and bfloat16, not float16"
+    else:
+        reason = native.missing()
+    if reason and wanted:
+        asked = f"quantize {options.quantize}" if options.quantize != "none" else "kernels native"
+        raise ConfigError(f"{asked} needs the native CPU kernels, but {reason}")
+    return reason is None
+
+
+def fallback_note(options: ModelOptions, device: torch.device) -> str | None:
+    """What to tell a person whose CPU would be served better by kernels that were not built."""
+    reason = native.missing()
+    if reason is None or device.type != "cpu" or options.kernels == "torch" or options.dtype == "float16":
+        return None
+    return f"{reason}, so torch computes, more slowly"
 
 
 def choose_degree(options: ModelOptions, checkpoint: Checkpoint, heads: int, launch: parallel.Launch | None) -> int:

@@ -81,7 +81,13 @@ class Cached:
         self._free = list(range(slots))[::-1]
         self._now: dict[int, _Slot] = {}  # by id of the sequence
         self._next: dict[int, _Slot] = {}
+        self.slots = slots
         self.counts = Counts()
+
+    @property
+    def slots_used(self) -> int:
+        """Slots that hold a window now."""
+        return self.slots - len(self._free)
 
     def plan(self, running: Seq[Sequence]) -> list[Work]:
         """First every sequence that lacks one token, then windows that moved unready, prompts, and next windows."""

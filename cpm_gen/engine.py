@@ -6,8 +6,10 @@ on which others run beside it.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,15 @@ from cpm_gen.sequence import Request, Sequence
 from cpm_gen.window import Window
 
 
+@dataclass
+class Spent:
+    """Where the time of the steps so far went, in seconds."""
+
+    steps: int = 0
+    network: float = 0.0
+    sampling: float = 0.0
+
+
 class Engine:
     """Runs up to ``batch`` sequences at once, first come, first served. Lives on rank 0."""
 
@@ -30,6 +41,7 @@ class Engine:
         self._batch = batch
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
+        self.spent = Spent()
 
     @property
     def busy(self) -> bool:
@@ -56,9 +68,14 @@ class Engine:
             work = self._decoder.plan(self._running)
             if not work:
                 return []
+            began = time.perf_counter()
             logits = self._runner.next_logits([w.segment for w in work]).numpy()
+            ran = time.perf_counter()
             advanced = [w.sequence for w in work if w.segment.logits]
             choices = [_choose(sequence, row) for sequence, row in zip(advanced, logits, strict=True)]
+            self.spent.steps += 1
+            self.spent.network += ran - began
+            self.spent.sampling += time.perf_counter() - ran
         except BaseException:  # an interrupt: what the slots hold is not known any more
             for sequence in self._running:
                 self._decoder.release(sequence)

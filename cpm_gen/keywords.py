@@ -7,7 +7,18 @@ import os
 from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
-from cpm_gen.config import FIELDS, Decoder, Dtype, ModelOptions, SamplingParams, StyleName, TextOptions, convert
+from cpm_gen.config import (
+    FIELDS,
+    Decoder,
+    Dtype,
+    Kernels,
+    ModelOptions,
+    Quantize,
+    SamplingParams,
+    StyleName,
+    TextOptions,
+    convert,
+)
 from cpm_gen.errors import ConfigError
 from cpm_gen.window import Boundary
 
@@ -18,6 +29,8 @@ class LoadOptions(TypedDict, total=False):
     tokenizer: str | os.PathLike[str] | None
     heads: int | None
     dtype: Dtype
+    quantize: Quantize
+    kernels: Kernels
     device: str
     tensor_parallel: int | Literal["auto"]
     threads: int | None

@@ -154,6 +154,10 @@ class Model(nn.Module):
             device=self.device,
         )
 
+    def profile(self) -> dict[str, float]:
+        """Nothing: torch does not say what its time went into."""
+        return {}
+
     @torch.inference_mode()
     def hidden(self, segments: Sequence[Segment], cache: KVCache | None) -> Tensor:
         """Final hidden states ``[tokens, hidden]`` of all tokens of all segments, in order."""

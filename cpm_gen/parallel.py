@@ -36,13 +36,21 @@ class TensorParallel:
     def __init__(self, rank: int = 0, size: int = 1, comm: Any = None, plans: Any = None) -> None:
         self.rank = rank
         self.size = size
+        self.seconds = 0.0  # spent in the operations below; on a GPU: in handing them over
         self._comm = comm
         self._plans = plans
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - began
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """Sum of ``x`` over the ranks, in place."""
         if self.size > 1:
-            self._comm.all_reduce(x)
+            with self._timed():
+                self._comm.all_reduce(x)
         return x
 
     def all_gather(self, x: Tensor) -> Tensor:
@@ -50,7 +58,8 @@ class TensorParallel:
         if self.size == 1:
             return x
         parts = [torch.empty_like(x) for _ in range(self.size)]
-        self._comm.all_gather(parts, x.contiguous())
+        with self._timed():
+            self._comm.all_gather(parts, x.contiguous())
         return torch.cat(parts, dim=-1)
 
     def broadcast_plan(self, words: list[int] | None) -> list[int]:
@@ -63,7 +72,8 @@ class TensorParallel:
             head[0] = len(words)
             first = words[: _PLAN_WORDS - 1]
             head[1 : 1 + len(first)] = torch.tensor(first, dtype=torch.int64)
-        torch.distributed.broadcast(head, 0, group=self._plans)
+        with self._timed():
+            torch.distributed.broadcast(head, 0, group=self._plans)
         length = int(head[0])
         if length < _PLAN_WORDS:
             return head[1 : 1 + length].tolist()

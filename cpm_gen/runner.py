@@ -9,25 +9,44 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from cpm_gen.errors import NumericsError, RankError
-from cpm_gen.kv_cache import KVCache
-from cpm_gen.model import Model, Segment
+from cpm_gen.model import Segment
+from cpm_gen.parallel import TensorParallel
 
 _EXIT, _NEXT, _SCORE = range(3)
 MAX_TOKENS = 4096  # in one pass of the network; bounds its activations
 
 
+class Network(Protocol):
+    """A rank's part of the network, in torch (:class:`cpm_gen.model.Model`) or on the native kernels (:mod:`cpm_gen.packed`)."""
+
+    group: TensorParallel
+
+    def make_cache(self, slots: int) -> Any:
+        """A cache of ``slots`` full windows."""
+
+    def next_logits(self, segments: Sequence[Segment], cache: Any) -> Tensor:
+        """Logits ``[wanted, vocabulary]`` after each segment that wants them."""
+
+    def score(self, segment: Segment, targets: Sequence[int]) -> Tensor:
+        """Natural log-probabilities ``[targets]``."""
+
+    def profile(self) -> dict[str, float]:
+        """Seconds spent so far by what they were for, as far as the network can tell."""
+
+
 class Runner:
     """A rank's network and cache. ``slots`` 0 makes no cache."""
 
-    def __init__(self, model: Model, slots: int) -> None:
+    def __init__(self, model: Network, slots: int) -> None:
         self.model = model
         self._halfway = False
-        self.cache: KVCache | None = model.make_cache(slots) if slots else None
+        self.cache = model.make_cache(slots) if slots else None
 
     def next_logits(self, segments: Sequence[Segment]) -> Tensor:
         """Rank 0: logits ``[wanted, vocabulary]`` (fp32, CPU) after each segment that wants them."""

@@ -12,6 +12,7 @@ PACKAGE = Path(cpm_gen.__file__).parent
 
 LEVELS = {
     "errors": 0,
+    "values": 0.5,
     "config": 1,
     "window": 2,
     "partition": 2,
@@ -31,6 +32,8 @@ LEVELS = {
     "checkpoint": 3,
     "heads": 3.5,
     "model": 4,
+    "native": 2,
+    "packed": 4.2,
     "describe": 4,
     "reshard": 4.5,
     "runner": 4.5,

@@ -71,7 +71,10 @@ def test_on_a_terminal_speed_and_time_left_show_and_go(terminal) -> None:
     child = terminal("novel", "话说", "--max-new-tokens", "400", "--window-limit", "64", "--seed", "1")
     child.expect(r"/400 tokens · [\d.]+ tokens/s · \d+:\d\d left")
     child.expect("window moved")
-    child.expect(r"400 tokens · [\d.]+ tokens/s · window moved \d+× · seed 1")
+    child.expect(r"\d of 2 KV slots")
+    child.expect(
+        r"400 tokens · [\d.]+ tokens/s · window moved \d+× · prompt read in [\d.]+ s \([\d,.]+ tokens/s\) · seed 1"
+    )
     child.expect(pexpect.EOF)
     child.wait()
     assert child.exitstatus == 0

@@ -66,6 +66,7 @@ def _write_flags(parser: argparse.ArgumentParser) -> None:
         "--output", metavar="FILE", help="write the text to FILE as it is made, instead of standard output"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per sample")
+    parser.add_argument("--profile", action="store_true", help="at the end, say where the time of a step goes")
     _common_flags(parser)
     _settings_flags(parser, WRITE_FLAGS)
 
@@ -126,7 +127,7 @@ def _write(args: argparse.Namespace) -> int:
     write.check_output(args.output)
     with write.open_model(resolved) as llm:
         if text is not None:
-            return write.write(llm, text, resolved, as_json=args.json, output=args.output)
+            return write.write(llm, text, resolved, as_json=args.json, output=args.output, profiled=args.profile)
         from cpm_gen.cli.session import interact
 
         return interact(llm, resolved)

@@ -87,16 +87,20 @@ class Status:
 
 
 class Meter:
-    """Counts what is written, and words it."""
+    """Counts what is written, and words it. ``prompt``: tokens that the network reads before the first one."""
 
-    def __init__(self, most: int | None) -> None:
+    def __init__(self, most: int | None, prompt: int) -> None:
         self._most = most
+        self._prompt = prompt
+        self._asked = time.monotonic()
+        self._slots: tuple[int, int] | None = None
         self._tokens = 0
         self._slides: dict[tuple[int, int], int] = {}
         self._began: float | None = None
 
-    def count(self, key: tuple[int, int], tokens: int, slides: int) -> None:
-        """Take note of a chunk of sample ``key``."""
+    def count(self, key: tuple[int, int], tokens: int, slides: int, slots: tuple[int, int] | None) -> None:
+        """Take note of a chunk of sample ``key``, and of the KV slots in use."""
+        self._slots = slots
         if self._began is None:
             self._began = time.monotonic()
         else:
@@ -116,15 +120,35 @@ class Meter:
             parts.append(f"{rate:.1f} tokens/s")
             if self._most:
                 parts.append(f"{duration(max(0, self._most - tokens) / rate)} left")
-        return " · ".join(parts + self._moves())
+        return " · ".join(parts + self._moves() + self._held())
 
     def total(self) -> str:
-        """The same, when all is written."""
+        """The same, when all is written, and how fast the prompt was read."""
         parts = [f"{self._tokens + (self._began is not None):,} tokens"]
         if (rate := self._rate) is not None:
             parts.append(f"{rate:.1f} tokens/s")
-        return " · ".join(parts + self._moves())
+        return " · ".join(parts + self._moves() + self._read())
+
+    def _read(self) -> list[str]:
+        if self._began is None or self._began <= self._asked:
+            return []
+        waited = self._began - self._asked
+        return [f"prompt read in {waited:.2f} s ({self._prompt / waited:,.0f} tokens/s)"]
+
+    def _held(self) -> list[str]:
+        return [f"{self._slots[0]} of {self._slots[1]} KV slots"] if self._slots else []
 
     def _moves(self) -> list[str]:
         moved = sum(self._slides.values())
         return [f"window moved {moved}×"] if moved else []
+
+
+def profile(steps: int, seconds: dict[str, float]) -> str:
+    """Where the time of the steps went, as lines."""
+    total = sum(seconds.values())
+    if not steps or not total:
+        return "no steps were run\n"
+    lines = [f"{total:.2f} s in {steps:,} steps of {total / steps * 1e3:.2f} ms"]
+    for name, part in sorted(seconds.items(), key=lambda item: -item[1]):
+        lines.append(f"  {name:<20} {part / total:6.1%}  {part / steps * 1e3:8.3f} ms a step")
+    return "\n".join(lines) + "\n"

@@ -18,7 +18,7 @@ from typing import TextIO
 
 from cpm_gen import config
 from cpm_gen.app import LLM
-from cpm_gen.cli.display import Meter, Status, signals
+from cpm_gen.cli.display import Meter, Status, profile, signals
 from cpm_gen.errors import InputError
 from cpm_gen.parallel import launched
 from cpm_gen.results import Chunk, Completion
@@ -49,8 +49,8 @@ def open_model(settings: config.Settings) -> LLM:
     with Status(beside_text=False) as status:
         status.show("loading …", force=True)
         llm = LLM(_model_options(settings), on_rank_death=_end_with_rank)
-    if llm.notes:
-        sys.stderr.write(f"note: the checkpoint names what is not loaded, dropped unseen: {', '.join(llm.notes)}\n")
+    for note in llm.notes:
+        sys.stderr.write(f"note: {note}\n")
     return llm
 
 
@@ -113,8 +113,13 @@ def open_output(path: str | None) -> Iterator[TextIO]:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
-def write(llm: LLM, text: str, settings: config.Settings, *, as_json: bool, output: str | None) -> int:
-    """Write the samples of one prompt to standard output or a file; returns the exit status."""
+def write(
+    llm: LLM, text: str, settings: config.Settings, *, as_json: bool, output: str | None, profiled: bool = False
+) -> int:
+    """Write the samples of one prompt to standard output or a file; returns the exit status.
+
+    profiled: say at the end, on standard error, where the time of the steps went.
+    """
     options = settings.text
     prompt = llm.encode(text, options.style)
     if len(prompt) > llm.window.limit:
@@ -123,17 +128,20 @@ def write(llm: LLM, text: str, settings: config.Settings, *, as_json: bool, outp
             f"(its window holds {llm.window.limit:,})\n"
         )
     samples = Samples(options.n, as_json=as_json)
-    meter = Meter(options.max_new_tokens * options.n if options.max_new_tokens else None)
+    most = options.max_new_tokens * options.n if options.max_new_tokens else None
+    meter = Meter(most, llm.visible(prompt))
     with Interrupt() as interrupt:
         chunks = llm.run([prompt], settings.sampling, options, stop=lambda: interrupt.asked)
         first = next(chunks)  # before the file is opened: what cannot begin overwrites nothing
         with open_output(output) as out, Status(beside_text=output is None) as status:
             for chunk in itertools.chain([first], chunks):
                 samples.take(chunk, out)
-                meter.count((chunk.prompt, chunk.index), len(chunk.token_ids), chunk.slides)
+                meter.count((chunk.prompt, chunk.index), len(chunk.token_ids), chunk.slides, llm.slots)
                 status.show(meter.line())
             samples.end(out)
             status.summary(f"{meter.total()} · seed {samples.seed}")
+    if profiled:
+        sys.stderr.write(profile(*llm.profile()))
     return interrupt.status
 
 

@@ -1,0 +1,61 @@
+"""cpm_gen itself, through its engine on token ids, as the command line and the Python interface run it."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import cpm_gen
+from cpm_gen.config import SamplingParams
+from cpm_gen.model import Segment
+from cpm_gen.sequence import Request, Sequence
+from peers.base import Decoded, Engine, Logits
+
+GREEDY = SamplingParams(temperature=0.0)
+
+
+class Ours(Engine):
+    """Reads our checkpoint directly: ``target`` is the checkpoint's folder, with the heads in its ``config.json``."""
+
+    dtypes = ("float32", "bfloat16", "int8")
+
+    @property
+    def version(self) -> str:
+        return cpm_gen.__version__
+
+    def load(self, target: Path, dtype: str, threads: int, batch: int, **options: Any) -> None:
+        heads = json.loads((target / "config.json").read_text())["heads"]
+        precision: Any = {"quantize": "int8"} if dtype == "int8" else {"dtype": dtype}
+        self.llm = cpm_gen.load(target, heads=heads, threads=threads, batch=batch, **precision, **options)
+
+    def add(self, prompt: list[int], tokens: int) -> Sequence:
+        """Queue a prompt to be continued by ``tokens`` tokens."""
+        window = self.llm.window
+        return self.llm._engine.add(
+            Request(prompt=tuple(prompt), window=window, ends=None, params=GREEDY, seed=0, max_new_tokens=tokens)
+        )
+
+    def logits(self, ids: list[int]) -> Logits:
+        """In float32: what every other engine is checked against."""
+        row: Logits = self.llm._runner.next_logits([Segment(ids)])[0].numpy()
+        return row
+
+    def decode(self, prompts: list[list[int]], tokens: int, seconds: float) -> Decoded:
+        engine = self.llm._engine
+        began = time.perf_counter()
+        texts = [self.add(prompt, tokens) for prompt in prompts]
+        while any(text.step == 0 for text in texts):
+            engine.step()
+        now = time.perf_counter()
+        first, times = now - began, []
+        while engine.busy and now - began - first < seconds:
+            before = now
+            advanced = engine.step()
+            now = time.perf_counter()
+            if len(advanced) == len(texts):  # texts that began a step earlier end so, too
+                times.append(now - before)
+        for text in texts:
+            engine.cancel(text)
+        return Decoded(first, times, [text.new_tokens for text in texts])

@@ -1,0 +1,80 @@
+"""Networks on disk, in every engine's format, each written once."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from models import random_checkpoint, size_of
+
+from cpm_gen.config import ModelSize
+from peers import ENGINES
+from peers.check import Answer, Verdict, answer, judge
+from peers.client import Peer
+from peers.weights import export
+
+OURS = "ours"
+
+
+@dataclass
+class Store:
+    """A folder of networks. ``python`` is the one that peers are installed in."""
+
+    folder: Path
+    python: str
+    threads: int
+    _reference: Answer | None = None
+
+    def network(self, name: str, *, varied: bool = False) -> tuple[Path, ModelSize]:
+        """Our checkpoint in a folder, with the peers' copy of the weights beside it."""
+        folder = self.folder / (f"{name}-varied" if varied else name)
+
+        def write(folder: Path) -> None:
+            size = random_checkpoint(folder / OURS, name, varied=varied)
+            export(folder / OURS, size.heads, folder / "weights")
+
+        _once(folder, write)
+        return folder, size_of(name)
+
+    def converted(self, network: Path, engine: str, dtype: str) -> Path:
+        """The network in an engine's format; raises PeerError."""
+        if engine == OURS:
+            return network / OURS
+
+        def write(target: Path) -> None:
+            with Peer(engine, self.python) as peer:
+                peer.ask("convert", weights=str(network / "weights"), dtype=dtype, target=str(target))
+
+        target = network / f"{ENGINES[engine][0].removeprefix('peers.')}-{dtype}"
+        _once(target, write)
+        return target
+
+    def start(self, engine: str) -> Peer:
+        """The engine's process."""
+        return Peer(engine, sys.executable if engine == OURS else self.python, self.threads)
+
+    def check(self, engine: str, dtype: str) -> Verdict:
+        """Whether the engine computes what cpm_gen does in float32; raises PeerError."""
+        network, _ = self.network("tiny", varied=True)
+        if self._reference is None:
+            with self.start(OURS) as peer:
+                self._reference = answer(peer, network / OURS, "float32", self.threads)
+        target = self.converted(network, engine, dtype)
+        with self.start(engine) as peer:
+            return judge(answer(peer, target, dtype, self.threads), self._reference, dtype)
+
+    def drop(self, network: Path) -> None:
+        """Delete a network and what became of it."""
+        shutil.rmtree(network)
+
+
+def _once(folder: Path, write: Callable[[Path], None]) -> None:
+    """Have ``folder`` written, unless that was done before; what was left half done is written anew."""
+    if not (folder / "made").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write(folder)
+        (folder / "made").touch()

@@ -1,0 +1,125 @@
+// Causal attention of one head. Included inside the instruction set's own namespace, after gemm.h.
+//
+// Scores are q times the packed keys, the mixed values p times the packed values: the products of gemm.h, each query's sums
+// in the order of positions, so that a query's result does not depend on the queries beside it.
+
+// n floats times `scale`, in the format
+template <Format F>
+inline void scaled(const float* x, long n, float scale, char* out) {
+    if (F == Format::f32)
+        for (long i = 0; i < n; i++) ((float*)out)[i] = x[i] * scale;
+    else
+        to_bf16s(x, n, scale, (uint16_t*)out);
+}
+
+// Key of position `at` into its column of a tile of 64 positions; `row` is scratch.
+template <Format F>
+inline void store_key(const Attention& a, const float* k, long at, char* row) {
+    const long depth = key_depth(a.head_dim);
+    char* column = a.keys + at / TILE * depth * TILE * element(F) + at % TILE * 4;
+    scaled<F>(k, a.head_dim, 1.0f, row);
+    memset(row + a.head_dim * element(F), 0, (depth - a.head_dim) * element(F));
+    for (long g = 0; g < depth / group(F); g++) memcpy(column + g * TILE_BYTES, row + g * 4, 4);
+}
+
+// Value of position `at`. The positions after it are zero up to a multiple of 32, as far as a product may look: what an earlier
+// sequence left there, NaN perhaps, must not be multiplied by a probability of 0.
+template <Format F>
+inline void store_value(const Attention& a, const float* v, long at, char* row) {
+    const long width = value_width(a.head_dim);
+    if (at % 32 == 0) memset(a.values + at * width * element(F), 0, 32 * width * element(F));
+    char* to = a.values + at / group(F) * width * 4;
+    if (F == Format::f32) {
+        memcpy(to, v, a.head_dim * 4);
+        return;
+    }
+    scaled<F>(v, a.head_dim, 1.0f, row);
+    for (long d = 0; d < a.head_dim; d++) memcpy(to + d * 4 + at % 2 * 2, row + d * 2, 2);
+}
+
+// scores [padded] -> probabilities times their sum, in lines; returns the sum. Positions from `valid` on get 0.
+template <Format F>
+inline float softmax(float* scores, long valid, long padded, char* lines) {
+    constexpr long PER_LINE = LINE / element(F);
+    for (long i = valid; i < padded; i++) scores[i] = -__builtin_inff();
+    vf top = load<vf>(scores);
+    for (long i = W; i < padded; i += W) top = larger(load<vf>(scores + i), top);
+    const float most = highest(top);
+    vf total = {};
+    for (long i = 0; i < padded; i += W) {
+        const vf e = exp_of(load<vf>(scores + i) - most);
+        total += e;
+        char* to = lines + i / PER_LINE * QUERIES * LINE + i % PER_LINE * element(F);
+        if (F == Format::f32) store((float*)to, e);
+        else store((uint16_t*)to, to_bf16(e));
+    }
+    return sum(total);
+}
+
+template <Format F>
+inline void attend_in(const Attention& a) {
+    constexpr long G = group(F), E = element(F);
+    const long depth = key_depth(a.head_dim), width = value_width(a.head_dim);
+    const long padded = round_up(a.start + a.rows, TILE);
+    // the first keys; from then on the stream is the prefetcher's
+    for (long line = 0; line < depth * TILE * E; line += 64) __builtin_prefetch(a.keys + line, 0, 3);
+    char* row = (char*)round_up((long)(intptr_t)a.scratch, 64);
+    char* q = row + depth * 4;
+    float* mixed = (float*)(q + QUERIES * depth * 4);
+    float* scores = mixed + QUERIES * width;
+    char* chances = (char*)(scores + QUERIES * padded);
+    for (long t = 0; t < a.rows; t++) {
+        store_key<F>(a, a.k + t * a.stride, a.start + t, row);
+        store_value<F>(a, a.v + t * a.stride, a.start + t, row);
+    }
+    const float scale = 1.0f / __builtin_sqrtf((float)a.head_dim);
+    for (long from = 0; from < a.rows; from += QUERIES) {
+        const long rows = a.rows - from < QUERIES ? a.rows - from : QUERIES;
+        const long seen = a.start + from + rows;  // by the last of them
+        for (long r = 0; r < rows; r++) {
+            scaled<F>(a.q + (from + r) * a.stride, a.head_dim, scale, row);
+            memset(row + a.head_dim * E, 0, (depth - a.head_dim) * E);
+            for (long line = 0; line < depth * E / LINE; line++)
+                memcpy(q + (line * QUERIES + r) * LINE, row + line * LINE, LINE);
+        }
+        Walk w;
+        w.more = false;
+        w.x = q;
+        w.x_stride = QUERIES * LINE;
+        w.lines = depth * E / LINE;
+        w.w_stride = TILE_BYTES;
+        w.out_stride = padded;
+        for (long tile = 0; tile * TILE < seen; tile++) {
+            w.w = a.keys + tile * depth * TILE * E;
+            w.out = scores + tile * TILE;
+            w.next = a.values + tile * TILE * width * E;  // wanted next
+            w.ahead = from == 0 ? 4 : 0;
+            multiply(F, w, rows, TILE);
+        }
+        float sums[QUERIES];
+        const long upto = round_up(seen, TILE);
+        for (long r = 0; r < rows; r++)
+            sums[r] = softmax<F>(scores + r * padded, a.start + from + r + 1, upto, chances + r * LINE);
+        w.x = chances;
+        w.lines = round_up(seen, 32) / G / 16;
+        w.w_stride = width * 4;
+        w.out_stride = width;
+        w.ahead = 0;
+        for (long c = 0; c < width; c += TILE) {
+            w.w = a.values + c * 4;
+            w.out = mixed + c;
+            multiply(F, w, rows, width - c < TILE ? width - c : TILE);
+        }
+        for (long r = 0; r < rows; r++) {
+            const float norm = 1.0f / sums[r];
+            float* to = a.out ? a.out + (from + r) * a.out_stride : mixed + r * width;
+            scaled<Format::f32>(mixed + r * width, a.head_dim, norm, (char*)to);
+            if (!a.out) put_columns(to, a.head_dim, F, a.next, a.row + from + r, a.column);
+        }
+    }
+}
+
+inline void attend(const Attention& a) {
+    if (a.format == Format::f32) attend_in<Format::f32>(a);
+    else attend_in<Format::bf16>(a);
+}

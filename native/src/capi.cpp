@@ -1,0 +1,91 @@
+// The C interface: checks, choice of kernels, exceptions turned into a status.
+
+#include <cstring>
+#include <new>
+#include <string>
+
+#include "cpm_native.h"
+#include "isa.h"
+#include "model.h"
+
+struct cpm_model : cpm::Model {
+    using Model::Model;
+};
+struct cpm_cache : cpm::Cache {
+    using Cache::Cache;
+};
+
+extern "C" {
+
+int cpm_abi(void) { return CPM_ABI; }
+
+const char* cpm_kernels(void) {
+    static const std::string names = [] {
+        std::string all;
+        for (const cpm::Ops* ops : cpm::runnable()) all += (all.empty() ? "" : " ") + std::string(ops->name);
+        return all;
+    }();
+    return names.c_str();
+}
+
+cpm_model* cpm_create(const cpm_sizes* sizes, const char* kernels) {
+    try {
+        for (const cpm::Ops* ops : cpm::runnable())
+            if (!kernels || std::strcmp(kernels, ops->name) == 0) return new cpm_model(*sizes, *ops);
+    } catch (const std::exception&) {  // no memory, or no threads
+    }
+    return nullptr;
+}
+
+void cpm_destroy(cpm_model* model) { delete model; }
+
+const char* cpm_model_kernels(const cpm_model* model) { return model->ops.name; }
+
+int cpm_pack(cpm_model* model, int tensor, int layer, const void* data, int dtype, int64_t rows, int64_t columns,
+             int64_t stride) {
+    try {
+        return cpm::pack(*model, tensor, layer, data, dtype, rows, columns, stride) ? CPM_OK : CPM_MISMATCH;
+    } catch (const std::bad_alloc&) {
+        return CPM_NO_MEMORY;
+    }
+}
+
+int64_t cpm_weight_bytes(const cpm_model* model) {
+    int64_t bytes = model->words.bytes();
+    for (const cpm::Layer& l : model->layers) bytes += l.qkv.bytes() + l.dense.bytes() + l.up.bytes() + l.down.bytes();
+    return bytes;
+}
+
+cpm_cache* cpm_cache_create(const cpm_model* model, int32_t slots) {
+    try {
+        return new cpm_cache(*model, slots);
+    } catch (const std::bad_alloc&) {
+        return nullptr;
+    }
+}
+
+void cpm_cache_destroy(cpm_cache* cache) { delete cache; }
+
+int64_t cpm_cache_bytes(const cpm_cache* cache) { return cache->memory.size(); }
+
+int cpm_step(cpm_model* model, cpm_cache* cache, const cpm_segment* segments, int32_t count, const int32_t* ids,
+             cpm_all_reduce all_reduce, float* hidden) {
+    try {
+        return cpm::run_step(*model, cache, segments, count, ids, all_reduce, hidden);
+    } catch (const std::bad_alloc&) {
+        return CPM_NO_MEMORY;
+    }
+}
+
+int cpm_head(cpm_model* model, const float* hidden, int64_t rows, float* logits) {
+    try {
+        cpm::run_head(*model, hidden, rows, logits);
+        return CPM_OK;
+    } catch (const std::bad_alloc&) {
+        return CPM_NO_MEMORY;
+    }
+}
+
+void cpm_profile(const cpm_model* model, double seconds[5]) { std::memcpy(seconds, model->seconds, sizeof model->seconds); }
+
+}  // extern "C"

@@ -1,0 +1,100 @@
+// A tile of a matrix times all rows, with what follows. Included inside the instruction set's own namespace, after gemm.h.
+
+#if defined(__AMX_BF16__) && defined(__AMX_INT8__)
+constexpr bool TILED = true;  // bf16 and i8 go through AMX
+constexpr bool FROM_MINUS_128 = false;
+#else
+constexpr bool TILED = false;
+constexpr bool FROM_MINUS_128 = OFFSET;
+#endif
+
+// How much of a tile meets all rows before the walk goes on. Few rows wait for weights: small pieces, so that the next one comes
+// in meanwhile. Many rows compute: pieces for the second cache.
+constexpr long FEW = 64;
+constexpr long FEW_LINES = 4;     // 16 KB
+constexpr long MANY_LINES = 64;   // 256 KB
+constexpr long STREAM_AHEAD = 4096;  // bytes; for rows that meet each weight once
+
+template <Format F>
+inline vf finished(const Product& p, long tile, long row, int s) {
+    const float* scratch = p.scratch;
+    if constexpr (F == Format::i8) {
+        const int32_t* sums = (const int32_t*)scratch + row * 2 * TILE + s * W;
+        const vf high = __builtin_convertvector(load<vi>(sums), vf);
+        const vf low = __builtin_convertvector(load<vi>(sums + TILE), vf);
+        return (high * 256.0f + low) * load<vf>(p.matrix->scale + tile * TILE + s * W);
+    } else {
+        return load<vf>(scratch + row * TILE + s * W);
+    }
+}
+
+template <Format F>
+inline void finish(const Product& p, long tile, long from, long rows) {
+    const long columns = p.columns - tile * TILE < TILE ? p.columns - tile * TILE : TILE;
+    for (long r = 0; r < rows; r++) {
+        float line[TILE];
+        for (int s = 0; s < TILE / W; s++) {
+            vf y = finished<F>(p, tile, r, s);
+            if (F == Format::i8) y = y * p.x.scale[from + r];
+            if (p.bias) y = y + load<vf>(p.bias + tile * TILE + s * W);
+            if (p.after == After::gelu) y = gelu_of(y);
+            store(line + s * W, y);
+        }
+        if (!p.out) {
+            put_columns(line, TILE, F, p.next, from + r, tile * TILE);
+            continue;
+        }
+        float* out = p.out + (from + r) * p.out_stride + tile * TILE;
+        if (p.after == After::add)
+            for (long c = 0; c < columns; c++) out[c] += line[c];
+        else
+            memcpy(out, line, columns * 4);
+    }
+}
+
+// Rows from .. from + rows with one tile.
+template <Format F>
+inline void tile_of(const Product& p, long tile, long from, long rows) {
+    const Matrix& m = *p.matrix;
+    const long lines = m.padded_inputs() / group(F) / 16;
+    const long all = rows * planes(F);
+    const bool once = all <= (TILED && F != Format::f32 ? 16 : MOST_ROWS);
+    const long step = once ? lines : all <= FEW ? FEW_LINES : MANY_LINES;
+    const bool last = tile + 1 == m.tiles();
+    if (F == Format::i8 && FROM_MINUS_128)
+        for (long r = 0; r < all; r++) memcpy(p.scratch + r * TILE, m.minus128 + tile * TILE, TILE_BYTES);
+    for (long line = 0; line < lines; line += step) {
+        Walk a;
+        a.lines = lines - line < step ? lines - line : step;
+        a.x = p.x.row(from, planes(F)) + line * p.x.line_stride;
+        a.x_stride = p.x.line_stride;
+        a.w = m.tile(tile) + line * 16 * TILE_BYTES;
+        a.w_stride = TILE_BYTES;
+        a.out = p.scratch;
+        a.out_stride = TILE;
+        a.more = line > 0 || (F == Format::i8 && FROM_MINUS_128);
+        // the block after this one, the next tile's first among them; known to the second cache already where more rows follow
+        a.next = once ? a.w + STREAM_AHEAD : a.w + step * 16 * TILE_BYTES;
+        a.ahead = from > 0 || (last && !once && line + step >= lines) ? 0 : 4;
+        multiply(F, a, all, TILE);
+    }
+    finish<F>(p, tile, from, rows);
+}
+
+// Rows in chunks that stay in the second cache while they meet the tiles, and so do the tiles (few enough of them, see step.cpp).
+template <Format F>
+inline void product_of(const Product& p) {
+    const long chunk = SCRATCH_ROWS / planes(F);
+    for (long from = 0; from < p.rows; from += chunk) {
+        const long rows = p.rows - from < chunk ? p.rows - from : chunk;
+        for (long tile = p.tile; tile < p.tile + p.tiles; tile++) tile_of<F>(p, tile, from, rows);
+    }
+}
+
+inline void product(const Product& p) {
+    switch (p.matrix->format) {
+        case Format::f32: return product_of<Format::f32>(p);
+        case Format::bf16: return product_of<Format::bf16>(p);
+        case Format::i8: return product_of<Format::i8>(p);
+    }
+}

@@ -1,0 +1,98 @@
+// Vectors of floats as the compiler knows them (GCC and Clang), as wide as the instruction set's registers: one source for
+// SSE, AVX2, AVX-512 and NEON. Included inside the instruction set's own namespace, after ops.h and <string.h>.
+
+#if defined(__AVX512F__)
+constexpr int W = 16;  // floats in a vector
+#elif defined(__AVX2__)
+constexpr int W = 8;
+#else
+constexpr int W = 4;
+#endif
+
+typedef float vf __attribute__((vector_size(W * 4)));
+typedef int32_t vi __attribute__((vector_size(W * 4)));
+typedef uint32_t vu __attribute__((vector_size(W * 4)));
+
+template <class V, class T>
+inline V load(const T* p) {
+    V v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+template <class V, class T>
+inline void store(T* p, V v) {
+    memcpy(p, &v, sizeof v);
+}
+inline vf all(float x) { return x - vf{}; }
+inline vi all_int(int32_t x) { return x - vi{}; }
+inline vf larger(vf a, vf b) { return a > b ? a : b; }
+inline vf smaller(vf a, vf b) { return a < b ? a : b; }
+
+inline float sum(vf v) {
+    float s = 0;
+    for (int i = 0; i < W; i++) s += v[i];
+    return s;
+}
+inline float highest(vf v) {
+    float m = v[0];
+    for (int i = 1; i < W; i++) m = v[i] > m ? v[i] : m;
+    return m;
+}
+
+// e^x, relative error under 2e-7, for x from -87 up (below: 0) to 88: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (the
+// minimax coefficients of Cephes' expf, S. Moshier). NaN stays NaN.
+inline vf exp_of(vf x) {
+    const vf low = all(-87.0f), high = all(88.0f);
+    vf y = smaller(larger(x, low), high);
+    const vf magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
+    const vf n = (y * 1.44269504088896341f + magic) - magic;
+    y = y - n * 0.693359375f;
+    y = y - n * -2.12194440e-4f;
+    vf p = all(1.9875691500e-4f);
+    p = p * y + 1.3981999507e-3f;
+    p = p * y + 8.3334519073e-3f;
+    p = p * y + 4.1665795894e-2f;
+    p = p * y + 1.6666665459e-1f;
+    p = p * y + 5.0000001201e-1f;
+    p = p * y * y + y + 1.0f;
+    const vi bits = (__builtin_convertvector(n, vi) + 127) << 23;
+    const vf e = x < low ? vf{} : p * (vf)bits;
+    return x != x ? x : e;
+}
+
+// The tanh form of GELU, as torch's approximate="tanh": x * sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)).
+inline vf gelu_of(vf x) {
+    const vf u = 1.5957691216057308f * (x + 0.044715f * x * x * x);
+    return x / (1.0f + exp_of(-u));
+}
+
+// bfloat16, rounded to the nearest, ties to even; NaN stays NaN.
+inline uint16_t to_bf16(float x) {
+    uint32_t u;
+    memcpy(&u, &x, 4);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((u >> 16) | 0x40);
+    return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1)) >> 16);
+}
+inline float from_bf16(uint16_t x) {
+    const uint32_t u = (uint32_t)x << 16;
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+typedef uint16_t vh __attribute__((vector_size(W * 2)));
+typedef int8_t vb __attribute__((vector_size(W)));
+inline vh to_bf16(vf x) {
+#if defined(__AVX512BF16__)
+    return (vh)_mm512_cvtneps_pbh((__m512)x);
+#endif
+    const vu u = (vu)x;
+    const vu rounded = (u + 0x7fffu + ((u >> 16) & 1)) >> 16;
+    return __builtin_convertvector((u & 0x7fffffffu) > 0x7f800000u ? (u >> 16) | 0x40 : rounded, vh);
+}
+
+// n floats times `scale`, as bfloat16
+inline void to_bf16s(const float* x, long n, float scale, uint16_t* out) {
+    const long whole = n / W * W;
+    for (long i = 0; i < whole; i += W) store(out + i, to_bf16(load<vf>(x + i) * scale));
+    for (long i = whole; i < n; i++) out[i] = to_bf16(x[i] * scale);
+}
