@@ -22,8 +22,9 @@ struct alignas(64) TileShape {
 
 // What will be the tile at `column` of outputs when the walk is there: as many lines at a time as it takes itself.
 inline void prefetch_tile(const Walk& a, long line, long column) {
-    if (a.ahead)
-        for (int g = 0; g < 16; g++) __builtin_prefetch(a.next + (line * 16 + g) * TILE_BYTES + column * 4, 0, 3);
+    const char* next = a.next + line * 16 * TILE_BYTES;
+    if (next < a.until)
+        for (int g = 0; g < 16; g++) __builtin_prefetch(next + g * TILE_BYTES + column * 4, 0, 3);
 }
 
 // 32 rows (tiles 4, 5) times 32 outputs (tiles 6, 7) into tiles 0-3.
@@ -47,6 +48,7 @@ inline void two_by_two(const Walk& a, long column) {
         const char* x = a.x + line * a.x_stride;
         const char* b = a.w + line * 16 * a.w_stride + column * 4;
         prefetch_tile(a, line, column);
+        if (a.rows_ahead) a.rows_ahead->turn();
         _tile_loadd(4, x, LINE);
         _tile_loadd(6, b, a.w_stride);
         CPM_DOT(0, 4, 6);
@@ -109,17 +111,19 @@ inline void amx_rows(Walk a, long rows, long columns) {
     if (rows <= FEW_TILED) {
         for (long r = 0; r < rows; r += 16) {
             one_by_four<F>(a, columns);
-            a.ahead = 0;
+            a.until = a.next;
             a.x += 16 * LINE;
             a.out += 16 * a.out_stride;
         }
-    } else {  // only matrices meet so many rows: 64 columns
-        for (long r = 0; r < rows; r += 32) {
-            two_by_two<F>(a, 0);
-            two_by_two<F>(a, 32);
-            a.ahead = 0;
-            a.x += 32 * LINE;
-            a.out += 32 * a.out_stride;
+    } else {  // only matrices meet so many rows: 64 columns, half of whose weights stay in the first cache while all rows pass
+        for (long column = 0; column < TILE; column += 32) {
+            Walk part = a;
+            for (long r = 0; r < rows; r += 32) {
+                two_by_two<F>(part, column);
+                part.until = part.next;
+                part.x += 32 * LINE;
+                part.out += 32 * a.out_stride;
+            }
         }
     }
     CPM_FENCE();

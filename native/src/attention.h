@@ -69,6 +69,11 @@ inline void attend_in(const Attention& a) {
     float* scores = mixed + QUERIES * width;
     char* chances = (char*)(scores + QUERIES * padded);
     for (long t = 0; t < a.rows; t++) {
+        // rows are kilobytes apart
+        for (long d = 0; d < a.head_dim; d += LINE / 4) {
+            __builtin_prefetch(a.k + (t + 8) * a.stride + d, 0, 3);
+            __builtin_prefetch(a.v + (t + 8) * a.stride + d, 0, 3);
+        }
         store_key<F>(a, a.k + t * a.stride, a.start + t, row);
         store_value<F>(a, a.v + t * a.stride, a.start + t, row);
     }
@@ -77,6 +82,8 @@ inline void attend_in(const Attention& a) {
         const long rows = a.rows - from < QUERIES ? a.rows - from : QUERIES;
         const long seen = a.start + from + rows;  // by the last of them
         for (long r = 0; r < rows; r++) {
+            for (long d = 0; d < a.head_dim; d += LINE / 4)
+                __builtin_prefetch(a.q + (from + r + QUERIES) * a.stride + d, 0, 3);
             scaled<F>(a.q + (from + r) * a.stride, a.head_dim, scale, row);
             memset(row + a.head_dim * E, 0, (depth - a.head_dim) * E);
             for (long line = 0; line < depth * E / LINE; line++)
@@ -93,7 +100,7 @@ inline void attend_in(const Attention& a) {
             w.w = a.keys + tile * depth * TILE * E;
             w.out = scores + tile * TILE;
             w.next = a.values + tile * TILE * width * E;  // wanted next
-            w.ahead = from == 0 ? 4 : 0;
+            w.until = from == 0 ? w.next + TILE * width * E : w.next;
             multiply(F, w, rows, TILE);
         }
         float sums[QUERIES];
@@ -104,7 +111,7 @@ inline void attend_in(const Attention& a) {
         w.lines = round_up(seen, 32) / G / 16;
         w.w_stride = width * 4;
         w.out_stride = width;
-        w.ahead = 0;
+        w.until = w.next;
         for (long c = 0; c < width; c += TILE) {
             w.w = a.values + c * 4;
             w.out = mixed + c;

@@ -3,6 +3,27 @@
 // A register block is R rows times S vectors of outputs; each output of each row is one accumulator that walks its inputs in
 // order. So a row's result is the same bits whatever R, S, the number of rows, and how the walk is cut into blocks.
 
+// Rows to fetch into the second cache beside the arithmetic: `runs` stretches of `run` bytes, `jump` bytes from one to the next,
+// `lines` cache lines a turn.
+struct Fetch {
+    const char* at = nullptr;
+    long run = 0, jump = 0, runs = 0;
+    int lines = 0;
+    long done = 0;  // bytes of this run
+
+    void turn() {
+        for (int n = 0; n < lines && runs > 0; n++) {
+            __builtin_prefetch(at + done, 0, 2);
+            done += LINE;
+            if (done >= run) {
+                done = 0;
+                at += jump;
+                runs--;
+            }
+        }
+    }
+};
+
 // The walk over `lines` lines of 64 bytes of inputs, sixteen groups each. A row's next line is `x_stride` bytes on, the next
 // row's 64. Weights of the next group are `w_stride` bytes on.
 struct Walk {
@@ -14,8 +35,10 @@ struct Walk {
     float* out;  // i8: int32_t
     long out_stride;
     bool more;         // go on from what `out` holds
-    const char* next;  // what to prefetch, TILE_BYTES from group to group:
-    int ahead;         // so many cache lines for each group
+    const char* next = nullptr;  // what to prefetch: with each group `ahead` lines, then `next_step` bytes on
+    const char* until = nullptr;
+    int ahead = 4, next_step = TILE_BYTES;
+    Fetch* rows_ahead = nullptr;  // AMX with many rows, which is faster than they come from the third cache
 };
 
 #define UNROLL _Pragma("GCC unroll 24")
@@ -144,8 +167,9 @@ inline void block(const Walk& a, const char* w, float* out) {
         // too far from line to line for the machine to foresee
         UNROLL for (int r = 0; r < R; r++) __builtin_prefetch(x + a.x_stride + r * LINE, 0, 3);
         for (int g = 0; g < 16; g++, w += a.w_stride) {
-            for (int n = 0; n < a.ahead; n++) __builtin_prefetch(next + n * 64, 0, 3);
-            next += TILE_BYTES;
+            if (next < a.until)
+                for (int n = 0; n < a.ahead; n++) __builtin_prefetch(next + n * LINE, 0, 3);
+            next += a.next_step;
             UNROLL for (int r = 0; r < R; r++) {
                 const typename Dot<F>::Input input = Dot<F>::input(x + r * LINE + g * 4);
                 UNROLL for (int s = 0; s < S; s++) sums[r][s] = Dot<F>::add(sums[r][s], input, w + s * W * 4);
@@ -170,16 +194,14 @@ inline void rows_times_columns(Walk a, long columns) {
     constexpr int FITS = REGISTERS / R < TILE / W ? REGISTERS / R : TILE / W;
     constexpr int S = FITS >= 16 ? 16 : FITS >= 8 ? 8 : FITS >= 4 ? 4 : 2;
     long done = 0;
-    const int ahead = a.ahead;
     for (; done + S * W <= columns; done += S * W) {
         block<F, R, S>(a, a.w + done * 4, a.out + done);
-        a.ahead = 0;  // once is enough
+        a.until = a.next;  // once is enough
     }
-    if (done == 0) a.ahead = ahead;
     constexpr int ONE = 16 / W;  // columns come in sixteens
     for (; done < columns; done += 16) {
         block<F, R, ONE>(a, a.w + done * 4, a.out + done);
-        a.ahead = 0;
+        a.until = a.next;
     }
 }
 
@@ -199,15 +221,24 @@ inline void few_rows(const Walk& a, int rows, long columns) {
 // Any number of rows.
 template <Format F>
 inline void vector_rows(Walk a, long rows, long columns) {
-    const long blocks = (rows + MOST_ROWS - 1) / MOST_ROWS;  // as equal as can be
+    // as equal as can be; never three, which do not share a group's four lines well
+    const long least = (rows + MOST_ROWS - 1) / MOST_ROWS;
+    const long blocks = least == 3 ? 4 : least;
     for (long b = 0; b < blocks; b++) {
         const long from = rows * b / blocks, to = rows * (b + 1) / blocks;
-        const long given = a.ahead * b / blocks;  // of a group's lines to prefetch, to the blocks before
         Walk part = a;
         part.x += from * LINE;
         part.out += from * a.out_stride;
-        part.next = a.next + given * 64;
-        part.ahead = (int)(a.ahead * (b + 1) / blocks - given);
+        if (blocks == 2) {  // each prefetches half of each group's lines
+            part.next += b * 2 * LINE;
+            part.ahead = 2;
+        } else if (blocks > 2) {  // each a stretch of its own, one stream beside the arithmetic
+            const long stretch = (a.until - a.next) / LINE;
+            part.next = a.next + stretch * b / blocks * LINE;
+            part.until = a.next + stretch * (b + 1) / blocks * LINE;
+            part.ahead = 1;
+            part.next_step = LINE;
+        }
         few_rows<F>(part, (int)(to - from), columns);
     }
 }

@@ -12,7 +12,7 @@ constexpr bool FROM_MINUS_128 = OFFSET;
 // in meanwhile. Many rows compute: pieces for the second cache.
 constexpr long FEW = 64;
 constexpr long FEW_LINES = 4;     // 16 KB
-constexpr long MANY_LINES = 64;   // 256 KB
+constexpr long MANY_LINES = 64;      // 256 KB
 constexpr long STREAM_AHEAD = 4096;  // bytes; for rows that meet each weight once
 
 template <Format F>
@@ -30,31 +30,29 @@ inline vf finished(const Product& p, long tile, long row, int s) {
 
 template <Format F>
 inline void finish(const Product& p, long tile, long from, long rows) {
-    const long columns = p.columns - tile * TILE < TILE ? p.columns - tile * TILE : TILE;
+    const long first = tile * TILE;
+    const long columns = p.columns - first < TILE ? p.columns - first : TILE;
     for (long r = 0; r < rows; r++) {
-        float line[TILE];
-        for (int s = 0; s < TILE / W; s++) {
+        float* out = p.out ? p.out + (from + r) * p.out_stride + first : nullptr;
+        float cut[TILE];  // the matrix's last columns, where fewer than a tile's are wanted
+        for (long s = 0; s < TILE / W; s++) {
             vf y = finished<F>(p, tile, r, s);
             if (F == Format::i8) y = y * p.x.scale[from + r];
-            if (p.bias) y = y + load<vf>(p.bias + tile * TILE + s * W);
+            if (p.bias) y = y + load<vf>(p.bias + first + s * W);
             if (p.after == After::gelu) y = gelu_of(y);
-            store(line + s * W, y);
+            const long at = (first + s * W) * element(F);  // bytes, in a row of the next product's inputs
+            if (!out) put(p.next.row(from + r, 1) + at / LINE * p.next.line_stride + at % LINE, y, F);
+            else if (columns < TILE) store(cut + s * W, y);
+            else store(out + s * W, p.after == After::add ? load<vf>(out + s * W) + y : y);
         }
-        if (!p.out) {
-            put_columns(line, TILE, F, p.next, from + r, tile * TILE);
-            continue;
-        }
-        float* out = p.out + (from + r) * p.out_stride + tile * TILE;
-        if (p.after == After::add)
-            for (long c = 0; c < columns; c++) out[c] += line[c];
-        else
-            memcpy(out, line, columns * 4);
+        if (out && columns < TILE)
+            for (long c = 0; c < columns; c++) out[c] = p.after == After::add ? out[c] + cut[c] : cut[c];
     }
 }
 
-// Rows from .. from + rows with one tile.
+// Rows from .. from + rows with one tile; `after`: rows that follow them, to be fetched meanwhile, an equal part with each tile.
 template <Format F>
-inline void tile_of(const Product& p, long tile, long from, long rows) {
+inline void tile_of(const Product& p, long tile, long from, long rows, long after) {
     const Matrix& m = *p.matrix;
     const long lines = m.padded_inputs() / group(F) / 16;
     const long all = rows * planes(F);
@@ -73,9 +71,23 @@ inline void tile_of(const Product& p, long tile, long from, long rows) {
         a.out = p.scratch;
         a.out_stride = TILE;
         a.more = line > 0 || (F == Format::i8 && FROM_MINUS_128);
-        // the block after this one, the next tile's first among them; known to the second cache already where more rows follow
-        a.next = once ? a.w + STREAM_AHEAD : a.w + step * 16 * TILE_BYTES;
-        a.ahead = from > 0 || (last && !once && line + step >= lines) ? 0 : 4;
+        // the piece after this one, the next tile's first among them; it is in the second cache already where more rows follow
+        const long piece = a.lines * 16 * TILE_BYTES;
+        a.next = a.w + (once ? STREAM_AHEAD : piece);
+        a.until = from > 0 || (last && !once && line + step >= lines) ? a.next : a.next + piece;
+        Fetch fetch;
+        if (TILED && F != Format::f32 && after > 0) {
+            const long each = (lines + p.tiles - 1) / p.tiles;  // lines of inputs, of all pieces of this tile
+            const long first = (tile - p.tile) * each + line * each / lines;
+            const long past = (tile - p.tile) * each + (line + a.lines) * each / lines;
+            fetch.at = p.x.row(from + rows, planes(F)) + first * p.x.line_stride;
+            fetch.run = after * planes(F) * LINE;
+            fetch.jump = p.x.line_stride;
+            fetch.runs = (past < lines ? past : lines) - first;
+            const long turns = (all + 31) / 32 * 2 * a.lines;
+            fetch.lines = (int)((fetch.runs * fetch.run / LINE + turns - 1) / turns);
+            if (fetch.runs > 0) a.rows_ahead = &fetch;
+        }
         multiply(F, a, all, TILE);
     }
     finish<F>(p, tile, from, rows);
@@ -87,7 +99,8 @@ inline void product_of(const Product& p) {
     const long chunk = SCRATCH_ROWS / planes(F);
     for (long from = 0; from < p.rows; from += chunk) {
         const long rows = p.rows - from < chunk ? p.rows - from : chunk;
-        for (long tile = p.tile; tile < p.tile + p.tiles; tile++) tile_of<F>(p, tile, from, rows);
+        const long left = p.rows - from - rows, after = left < chunk ? left : chunk;
+        for (long tile = p.tile; tile < p.tile + p.tiles; tile++) tile_of<F>(p, tile, from, rows, after);
     }
 }
 

@@ -96,3 +96,9 @@ inline void to_bf16s(const float* x, long n, float scale, uint16_t* out) {
     for (long i = 0; i < whole; i += W) store(out + i, to_bf16(load<vf>(x + i) * scale));
     for (long i = whole; i < n; i++) out[i] = to_bf16(x[i] * scale);
 }
+
+// W floats as f32 or bf16
+inline void put(char* out, vf x, Format format) {
+    if (format == Format::f32) store(out, x);
+    else store(out, to_bf16(x));
+}

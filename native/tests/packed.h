@@ -1,0 +1,55 @@
+// A packed matrix in memory of exactly its size, and what it holds as numbers.
+#pragma once
+
+#include "check.h"
+#include "model.h"
+
+struct Packed {
+    cpm::Matrix matrix;
+    Buffer<char> data;
+    Buffer<float> scales;
+    Buffer<int32_t> minus128;
+
+    // `weights` [outputs, inputs], by way of the model's own packing: as the word embedding of a network that has little else
+    Packed(cpm::Format format, long outputs, long inputs, const std::vector<float>& weights) {
+        const cpm_sizes sizes = {1, (int)inputs, 1, 1, 1, (int)outputs, 0, 1, 1, (int)format, 1, -1};
+        cpm::Model model(sizes, *cpm::runnable().back());
+        const bool fits = cpm::pack(model, CPM_WORDS, 0, weights.data(), CPM_FROM_F32, outputs, inputs, inputs);
+        CHECK(fits);
+        copy(model.words);
+    }
+    explicit Packed(const cpm::Matrix& from) { copy(from); }
+
+    // whole numbers with an i8 scale to be applied
+    double stored(long output, long input) const {
+        const long g = cpm::group(matrix.format);
+        const char* at = matrix.tile(output / cpm::TILE) + (input / g * cpm::TILE + output % cpm::TILE) * 4 +
+                         input % g * cpm::element(matrix.format);
+        float x;
+        uint16_t h;
+        switch (matrix.format) {
+            case cpm::Format::f32: std::memcpy(&x, at, 4); return x;
+            case cpm::Format::bf16: std::memcpy(&h, at, 2); return from_bf16(h);
+            case cpm::Format::i8: return *(const signed char*)at;
+        }
+        return NAN;
+    }
+    double value(long output, long input) const {
+        return stored(output, input) * (matrix.format == cpm::Format::i8 ? matrix.scale[output] : 1.0);
+    }
+
+private:
+    void copy(const cpm::Matrix& from) {
+        matrix = from;
+        data = Buffer<char>(from.bytes());
+        std::memcpy(data.data(), from.data, data.bytes());
+        matrix.data = data.data();
+        if (from.format != cpm::Format::i8) return;
+        scales = Buffer<float>(from.tiles() * cpm::TILE);
+        minus128 = Buffer<int32_t>(from.tiles() * cpm::TILE);
+        std::memcpy(scales.data(), from.scale, scales.bytes());
+        std::memcpy(minus128.data(), from.minus128, minus128.bytes());
+        matrix.scale = scales.data();
+        matrix.minus128 = minus128.data();
+    }
+};

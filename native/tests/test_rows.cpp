@@ -1,0 +1,126 @@
+// What is done to one row: layer norm, conversion to the formats that products read.
+#include "check.h"
+
+#include <algorithm>
+
+using namespace cpm;
+
+namespace {
+
+void norms(const Ops& ops) {
+    for (const long n : {1L, 3L, 4L, 15L, 16L, 17L, 31L, 32L, 64L, 100L, 1030L, 2560L})
+        for (const float offset : {0.0f, 3.0f, -50.0f}) {
+            Random random((uint32_t)n);
+            Buffer<float> x(n), w(n), b(n), out(n);
+            double mean = 0, variance = 0, size = 0;
+            for (long i = 0; i < n; i++) {
+                x[i] = offset + random.normal();
+                w[i] = 1 + 0.3f * random.normal();
+                b[i] = random.normal();
+                mean += x[i] / (double)n;
+                size += std::fabs(x[i]) / n;
+            }
+            for (long i = 0; i < n; i++) variance += (x[i] - mean) * (x[i] - mean) / n;
+            const double factor = 1 / std::sqrt(variance + 1e-5);
+            ops.norm(x.data(), n, w.data(), b.data(), out.data());
+            for (long i = 0; i < n; i++) {
+                const double z = (x[i] - mean) * factor, want = z * w[i] + b[i];
+                // n additions in the mean, in the variance too; the mean's error is as large as x, not as its spread
+                const double bound = ((n + 8) * UNIT * (size * factor * (1 + std::fabs(z)) + std::fabs(z)) + 4 * UNIT * std::fabs(z)) *
+                                         std::fabs(w[i]) + 2 * UNIT * (std::fabs(want) + std::fabs(b[i]));
+                CHECK(std::fabs(out[i] - want) <= bound, "norm of %ld, %ld: %.9g, not %.9g +- %.2g", n, i, out[i], want, bound);
+            }
+            x[n / 2] = NAN;
+            ops.norm(x.data(), n, w.data(), b.data(), out.data());
+            for (long i = 0; i < n; i++) CHECK(std::isnan(out[i]), "norm of %ld with a NaN", n);
+        }
+}
+
+std::vector<float> special(long n) {
+    Random random(4);
+    std::vector<float> x = random.normals(n);
+    const float odd[] = {0.0f, -0.0f, INFINITY, -INFINITY, NAN, 3.4e38f, -3.4e38f, 1.00390625f, 1.01171875f, 65504.0f};
+    for (long i = 0; i < std::min(n, 10L); i++) x[i * 7 % n] = odd[i];
+    return x;
+}
+
+void floats(const Ops& ops, Format f) {
+    for (const long n : {1L, 5L, 32L, 63L, 64L, 65L, 200L, 1030L}) {
+        Activations a(f, 40, n);
+        const std::vector<float> x = special(n);
+        ops.convert(x.data(), n, f, a.rows, 37);
+        for (long i = 0; i < a.padded; i++) {
+            const float want = i >= n ? 0 : f == Format::f32 ? x[i] : from_bf16(nearest_bf16(x[i])), got = a.value(37, i);
+            CHECK(bits(got) == bits(want) || (got != got && want != want), "%ld of %ld: %g, not %g", i, n, got, want);
+        }
+        for (const long row : {36L, 38L})
+            for (long i = 0; i < n; i++) CHECK(std::isnan(a.value(row, i)), "wrote into row %ld", row);
+    }
+}
+
+// Room for 17 rows; returns what row 9 stands for.
+std::vector<double> in_bytes(const Ops& ops, const std::vector<float>& x, float* scale = nullptr) {
+    const long n = (long)x.size();
+    Activations a(Format::i8, 17, n);
+    Buffer<float> exact(n);  // of exactly the row's size
+    std::memcpy(exact.data(), x.data(), exact.bytes());
+    ops.convert(exact.data(), n, Format::i8, a.rows, 9);
+    std::vector<double> y;
+    long padding = 0;
+    for (long i = 0; i < a.padded; i++) {
+        CHECK(a.high(9, i) >= -127, "-128 in the high plane");
+        if (i < n) y.push_back((256.0 * a.high(9, i) + a.low(9, i)) * a.rows.scale[9]);
+        else padding += a.high(9, i) != 0 || a.low(9, i) != 0;
+    }
+    CHECK(padding == 0, "%ld numbers of the padding of a row of %ld are not zero", padding, n);
+    for (const long row : {8L, 10L})
+        for (long i = 0; i < n; i++) CHECK(a.high(row, i) == -1 && a.low(row, i) == -1, "wrote into row %ld", row);
+    if (scale) *scale = a.rows.scale[9];
+    return y;
+}
+
+void bytes(const Ops& ops) {
+    for (const long n : {1L, 5L, 63L, 64L, 65L, 200L, 1030L})
+        for (const float size : {1.0f, 1e-30f, 1e30f, 3e37f}) {
+            Random random((uint32_t)n);
+            const std::vector<float> x = random.normals(n, size);
+            double most = 0;
+            for (float v : x) most = std::max(most, (double)std::fabs(v));
+            const std::vector<double> y = in_bytes(ops, x);
+            // half a step, and what multiplying by a rounded inverse adds
+            for (long i = 0; i < n; i++)
+                CHECK(std::fabs(y[i] - x[i]) <= most / 32639 * (0.5 + 0.01), "%ld of %ld: %.9g for %.9g", i, n, y[i], x[i]);
+        }
+    float scale = 1;
+    for (double y : in_bytes(ops, std::vector<float>(70, 0.0f), &scale)) CHECK(y == 0, "of a row of zeros: %g", y);
+    CHECK(scale == 0, "of a row of zeros: %g", scale);
+    for (const float odd : {(float)NAN, INFINITY, -INFINITY})
+        for (const long at : {0L, 33L, 69L}) {
+            std::vector<float> x(70, 1.0f);
+            x[at] = odd;
+            in_bytes(ops, x, &scale);
+            CHECK(std::isnan(scale), "scale %g with %g in the row", scale, odd);
+        }
+    // so small that 1 / top is infinite: what is zero stays zero
+    std::vector<float> small(70, 0.0f);
+    small[3] = 1e-36f;
+    long wrong = 0;
+    const std::vector<double> tiny = in_bytes(ops, small, &scale);
+    for (long i = 0; i < 70; i++) wrong += std::fabs(tiny[i] - small[i]) > (i == 3 ? 1e-36 : 0);
+    CHECK(wrong == 0, "%ld numbers of a tiny row, the first %g", wrong, tiny[0]);
+}
+
+}  // namespace
+
+void test_rows() {
+    for (const Ops* ops : runnable()) {
+        where = std::string("rows ") + ops->name + " norm";
+        norms(*ops);
+        for (const Format f : {Format::f32, Format::bf16}) {
+            where = std::string("rows ") + ops->name + " " + name_of(f);
+            floats(*ops, f);
+        }
+        where = std::string("rows ") + ops->name + " i8";
+        bytes(*ops);
+    }
+}

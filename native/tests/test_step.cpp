@@ -1,0 +1,129 @@
+// Whole steps through the C interface. That their numbers are right is tests/test_packed.py's; here: threads, ranks, an
+// all-reduce that fails, and what becomes of memory.
+#include "cpm_native.h"
+#include "check.h"
+
+#include <algorithm>
+
+namespace {
+
+constexpr int HIDDEN = 40, VOCABULARY = 70, POSITIONS = 50;
+
+struct Network {
+    cpm_sizes sizes;
+    cpm_model* model;
+
+    // `heads` of 20, odd sizes everywhere
+    Network(const char* kernels, int format, int threads, int ranks = 1)
+        : sizes{2, HIDDEN, 2, 20, 4 * HIDDEN, VOCABULARY, 0, POSITIONS, ranks, format, threads, threads % 2 ? -1 : 0},
+          model(cpm_create(&sizes, kernels)) {
+        CHECK(model != nullptr);
+        Random random(6);
+        for (int layer = 0; layer < 2; layer++)
+            for (int tensor = CPM_WORDS; tensor <= CPM_DOWN_B; tensor++) {
+                if (layer && tensor < CPM_NORM1_W) continue;
+                long rows = 1, columns = HIDDEN;
+                switch (tensor) {
+                    case CPM_WORDS: rows = VOCABULARY; break;
+                    case CPM_POSITIONS: rows = POSITIONS; break;
+                    case CPM_QKV_W: rows = 3 * HIDDEN; break;
+                    case CPM_QKV_B: columns = 3 * HIDDEN; break;
+                    case CPM_DENSE_W: rows = HIDDEN; break;
+                    case CPM_UP_W: rows = 4 * HIDDEN; break;
+                    case CPM_UP_B: columns = 4 * HIDDEN; break;
+                    case CPM_DOWN_W: rows = HIDDEN, columns = 4 * HIDDEN; break;
+                }
+                const std::vector<float> x = random.normals(rows * columns, 0.3f);
+                CHECK(cpm_pack(model, tensor, layer, x.data(), CPM_FROM_F32, rows, columns, columns) == CPM_OK);
+            }
+        CHECK(cpm_pack(model, CPM_WORDS, 0, nullptr, CPM_FROM_F32, VOCABULARY, HIDDEN + 1, HIDDEN) == CPM_MISMATCH);
+    }
+    Network(const Network&) = delete;
+    ~Network() { cpm_destroy(model); }
+};
+
+std::vector<int32_t> ids() {
+    Random random(2);
+    std::vector<int32_t> v(POSITIONS);
+    for (int32_t& id : v) id = (int32_t)random.below(VOCABULARY);
+    return v;
+}
+
+// Hidden rows and logits of a few steps: prompts beside each other, a decoding step, one without a cache.
+std::vector<float> some_steps(const Network& n, cpm_all_reduce reduce = nullptr) {
+    cpm_cache* cache = cpm_cache_create(n.model, 2);
+    CHECK(cpm_cache_bytes(cache) > 0);
+    std::vector<int32_t> tokens = ids(), back(tokens.rbegin(), tokens.rend());
+    tokens.insert(tokens.end(), back.begin(), back.end());
+    std::vector<float> all;
+    const std::vector<std::vector<cpm_segment>> steps = {
+        {{20, 0, 1, 1}, {POSITIONS, 0, 0, 3}}, {{1, 20, 1, 1}}, {{10, 0, -1, 10}, {7, 21, 1, 0}, {9, 0, -1, 0}}, {{22, 28, 1, 1}}};
+    for (const auto& segments : steps) {
+        long wanted = 0;
+        for (const cpm_segment& s : segments) wanted += s.wanted;
+        Buffer<float> hidden(wanted * HIDDEN), logits(wanted * VOCABULARY);
+        CHECK(cpm_step(n.model, cache, segments.data(), (int)segments.size(), tokens.data(), reduce, hidden.data()) == CPM_OK);
+        CHECK(cpm_head(n.model, hidden.data(), wanted, logits.data()) == CPM_OK);
+        all.insert(all.end(), hidden.data(), hidden.data() + hidden.size());
+        all.insert(all.end(), logits.data(), logits.data() + logits.size());
+    }
+    for (const float x : all) CHECK(std::isfinite(x));
+    cpm_cache_destroy(cache);
+    return all;
+}
+
+int calls, fail_at;
+
+// As if the other rank held zeros.
+int add_nothing(float* values, int64_t count) {
+    for (int64_t i = 0; i < count; i++) values[i] += 0.0f;
+    return ++calls == fail_at ? -1 : 0;
+}
+
+}  // namespace
+
+void test_step() {
+    CHECK(cpm_abi() == CPM_ABI);
+    const cpm_sizes tiny = {1, 4, 1, 4, 16, 8, 0, 8, 1, CPM_F32, 1, -1};
+    CHECK(cpm_create(&tiny, "no such kernels") == nullptr);
+    std::string all;
+    for (const cpm::Ops* ops : cpm::runnable()) {
+        all += (all.empty() ? "" : " ") + std::string(ops->name);
+        for (const int format : {CPM_F32, CPM_BF16, CPM_I8}) {
+            where = std::string("step ") + ops->name + " format " + std::to_string(format);
+            const Network one(ops->name, format, 1);
+            CHECK(std::strcmp(cpm_model_kernels(one.model), ops->name) == 0);
+            const std::vector<float> want = some_steps(one);
+            CHECK(some_steps(one) == want, "a second time");
+            for (const int threads : {2, 3, 5}) CHECK(some_steps(Network(ops->name, format, threads)) == want, "%d threads", threads);
+
+            const Network two(ops->name, format, 2, 2);
+            calls = fail_at = 0;
+            const std::vector<float> reduced = some_steps(two, add_nothing);
+            CHECK(calls == 4 * (1 + 2 * 2), "%d all-reduces", calls);
+            float most = 0, apart = 0;
+            for (size_t i = 0; i < want.size(); i++) {
+                most = std::max(most, std::fabs(want[i]));
+                apart = std::max(apart, std::fabs(want[i] - reduced[i]));
+            }
+            // a bias is added in another order; what that moves may round differently when it is narrowed
+            CHECK(apart <= most * (format == CPM_F32 ? 1e-5f : 0.03f), "%g apart, of %g", apart, most);
+            const std::vector<int32_t> tokens = ids();
+            const cpm_segment segment = {9, 0, -1, 1};
+            Buffer<float> hidden(HIDDEN);
+            for (fail_at = 1; fail_at <= 5; fail_at++) {
+                calls = 0;
+                CHECK(cpm_step(two.model, nullptr, &segment, 1, tokens.data(), add_nothing, hidden.data()) == CPM_ABORTED);
+                CHECK(calls == fail_at, "%d calls, the failing one was %d", calls, fail_at);
+            }
+            fail_at = 0;
+            CHECK(some_steps(two, add_nothing) == reduced, "after steps that ended early");
+
+            double seconds[5];
+            cpm_profile(two.model, seconds);
+            for (const double s : seconds) CHECK(s > 0, "%g seconds", s);
+        }
+    }
+    where = "names";
+    CHECK(all == cpm_kernels(), "%s", cpm_kernels());
+}
