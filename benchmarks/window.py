@@ -1,11 +1,11 @@
 """What a sliding window costs: speed and inter-token latency inside the window and over several slides.
 
-    python benchmarks/window.py [--json FILE] [--times FILE] [--models embedded cpm-distill] [--slides 4]
+    python benchmarks/window.py [--json FILE] [--times FILE] [--models embedded cpm-distill] [--dtypes float32 int8] [--slides 4]
 
 For a hop of half and of a quarter of the window, with second slots (the next window is encoded beside decoding) and without (it is
-encoded at once when the window moves). "inside" is the last hop before the first move, so both stretches see full contexts of the
-same lengths. ITL is the time between two tokens of one sequence. ``--times`` keeps the microseconds of every step, for
-``benchmarks/plots.py``.
+encoded at once when the window moves). "inside" is the last hop before the first move with nothing encoded beside it: contexts of the
+same lengths as past the move, and no work for the window. ITL is the time between two tokens of one sequence. ``--times`` keeps the
+microseconds of every step, for ``benchmarks/plots.py``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ import torch
 from models import percentile, random_checkpoint, save
 
 import cpm_gen
-from cpm_gen.build import make_runner
+from cpm_gen.build import computes_natively, make_runner
+from cpm_gen.checkpoint import open_checkpoint
 from cpm_gen.config import ModelOptions, SamplingParams
 from cpm_gen.decoders import Cached
 from cpm_gen.engine import Engine
@@ -55,26 +56,32 @@ def stretch(runner: Runner, window: Window, slots: int, slides: int) -> dict[str
     return {"inside": times[: window.hop - 1], "past": times[window.hop - 1 :]}
 
 
-def measure(folder: Path, name: str, heads: int, slides: int, steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def measure(
+    folder: Path, name: str, heads: int, dtype: str, slides: int, steps: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """Rows of the table; the times of every step are added to ``steps``."""
-    runner = make_runner(ModelOptions(model=str(folder)), heads, 2, TensorParallel(), torch.device("cpu"))
-    size = runner.model.size
-    threads = useful_threads(size.hidden)
+    options: Any = {"quantize": "int8"} if dtype == "int8" else {"dtype": dtype}
+    model = ModelOptions(model=str(folder), **options)
+    threads = useful_threads(open_checkpoint(folder).hidden, native=computes_natively(model, torch.device("cpu")))
     torch.set_num_threads(threads)
+    runner = make_runner(model, heads, 2, TensorParallel(), torch.device("cpu"))
+    size = runner.model.size
     rows = []
     for share in (2, 4):
         window = Window(size.positions - 1, (size.positions - 1) // share)
         stretch(runner, window, 2, 1)  # warm up
-        for slots in (2, 1):
+        for slots in (1, 2):
             times = stretch(runner, window, slots, slides)
-            inside, past = statistics.median(times["inside"]), statistics.median(times["past"])
-            speed = {where: len(t) / sum(t) for where, t in times.items()}
+            if slots == 1:
+                alone = times["inside"]
+            inside, past = statistics.median(alone), statistics.median(times["past"])
+            speed = {"inside": len(alone) / sum(alone), "past": len(times["past"]) / sum(times["past"])}
             rows.append(
                 {
                     "engine": "cpm-gen cached" + ("" if slots == 2 else ", one slot"),
                     "version": cpm_gen.__version__,
                     "model": name,
-                    "dtype": "float32",
+                    "dtype": dtype,
                     "threads": threads,
                     "work": f"decode past the window, hop 1/{share}, {slides} slides",
                     "batch": 1,
@@ -87,7 +94,7 @@ def measure(folder: Path, name: str, heads: int, slides: int, steps: list[dict[s
                 }
             )
             micros = {where: [round(1e6 * t) for t in ts] for where, ts in times.items()}
-            what = {"model": name, "limit": window.limit, "hop": window.hop, "slots": slots}
+            what = {"model": name, "dtype": dtype, "limit": window.limit, "hop": window.hop, "slots": slots}
             steps.append({**what, "microseconds": micros})
             print("  " + json.dumps(rows[-1]), file=sys.stderr)
     return rows
@@ -96,6 +103,7 @@ def measure(folder: Path, name: str, heads: int, slides: int, steps: list[dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["embedded", "cpm-distill"])
+    parser.add_argument("--dtypes", nargs="+", default=["float32"])
     parser.add_argument("--slides", type=int, default=4)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as a JSON list")
     parser.add_argument("--times", type=Path, metavar="FILE", help="also write the times of all steps")
@@ -103,19 +111,20 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     steps: list[dict[str, Any]] = []
     for name in args.models:
-        if name == "embedded":
-            rows += measure(EMBEDDED, name, 8, args.slides, steps)
-            continue
         with tempfile.TemporaryDirectory() as tmp:
-            size = random_checkpoint(Path(tmp, name), name)
-            rows += measure(Path(tmp, name), name, size.heads, args.slides, steps)
+            folder, heads = EMBEDDED, 8
+            if name != "embedded":
+                folder = Path(tmp, name)
+                heads = random_checkpoint(folder, name).heads
+            for dtype in args.dtypes:
+                rows += measure(folder, name, heads, dtype, args.slides, steps)
     print(
-        "| model | hop | slots | tokens/s past | × inside | ITL p50 | p99 | max (ms) |\n|---|---|---|---|---|---|---|---|"
+        "| model | dtype | hop | slots | tokens/s past | × inside | ITL p50 | p99 | max (ms) |\n|---|---|---|---|---|---|---|---|---|"
     )
     for r in rows:
         hop, slots = r["work"].split("hop ")[1].split(",")[0], "one" if "one slot" in r["engine"] else "two"
         print(
-            f"| {r['model']} | {hop} | {slots} | {r['tokens_per_second']:.1f} | {r['times_inside']:.2f} | "
+            f"| {r['model']} | {r['dtype']} | {hop} | {slots} | {r['tokens_per_second']:.1f} | {r['times_inside']:.2f} | "
             f"{r['itl_p50_ms']:.1f} | {r['itl_p99_ms']:.1f} | {r['itl_max_ms']:.1f} |"
         )
     save(rows, args.json)

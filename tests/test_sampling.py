@@ -1,6 +1,7 @@
 """Sampling against plain restatements: Hugging Face's warpers in torch, formulae, brute force, Philox from its paper."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -94,7 +95,10 @@ def test_distribution_sums_to_one_and_keeps_the_best_token(logits, temperature, 
     assert probabilities.shape == logits.shape
     assert probabilities.min() >= 0
     assert probabilities.sum() == pytest.approx(1, abs=1e-12)
-    assert probabilities[np.argmax(logits)] == probabilities.max()
+    # of logits that float64 cannot tell apart once the best one is subtracted, top-p keeps the first
+    with np.errstate(over="ignore"):
+        weights = np.exp((logits - logits.max()) / temperature) if temperature else logits
+    assert probabilities[np.argmax(weights)] == probabilities.max()
 
 
 @settings(deadline=None)
@@ -400,6 +404,124 @@ def test_sample_is_choose_over_the_penalised_distribution(logits_seed, seed, sam
         logits, params, context=context, written=written, forbidden={7}, seed=seed, sample_index=sample, step=step
     )
     assert got == expected
+
+
+# the fast passes over a large vocabulary against float64 all the way
+
+
+def plainly(logits, params: SamplingParams, context=(), written=(), forbidden=()) -> np.ndarray:
+    """Probabilities in the most straightforward way, for temperatures above 0."""
+    logits = logits.astype(np.float64)
+    if params.repetition_penalty != 1:
+        for i in set(context):
+            logits[i] = (
+                logits[i] / params.repetition_penalty if logits[i] > 0 else logits[i] * params.repetition_penalty
+            )
+    for i in set(written):
+        logits[i] -= params.presence_penalty + params.frequency_penalty * written.count(i)
+    n = params.no_repeat_ngram
+    grams = [tuple(context[i : i + n]) for i in range(len(context) - n + 1)] if n else []
+    repeating = [gram[-1] for gram in grams if gram[:-1] == tuple(context[len(context) - n + 1 :])]
+    logits[[i for i in (*params.banned_ids, *forbidden, *repeating) if i < len(logits)]] = -math.inf
+    with np.errstate(over="ignore"):
+        weights = np.exp((logits - logits.max()) / params.temperature)
+    if 0 < params.top_k < len(logits):
+        weights[logits < np.sort(logits)[-params.top_k]] = 0
+    if 0 < params.top_p < 1:
+        order = np.argsort(-weights, kind="stable")
+        cumulative = np.cumsum(weights[order])
+        weights[order[np.searchsorted(cumulative, params.top_p * cumulative[-1]) + 1 :]] = 0
+    weights[weights < params.min_p * weights.max()] = 0
+    return weights / weights.sum()
+
+
+def any_logits(rng: np.random.Generator, size: int) -> np.ndarray:
+    """As of random and of trained networks, with ties, with none but a few tokens, and with all the same."""
+    kind = rng.integers(6)
+    logits = rng.normal(size=size) * rng.choice([0.5, 1, 3, 10]) + rng.normal() * 30
+    if kind == 0:  # weights fall with a power of the rank
+        logits = rng.permutation(-rng.uniform(1, 4) * np.log(np.arange(1, size + 1))) + rng.normal() * 10
+    elif kind == 1:
+        logits = np.round(logits * 4) / 4
+    elif kind == 2:
+        logits[rng.random(size) < 0.999] = -math.inf
+        logits[rng.integers(size)] = 1
+    elif kind == 3 and rng.random() < 0.2:
+        logits[:] = logits[0]
+    return logits.astype(np.float32)
+
+
+def any_params(rng: np.random.Generator, size: int) -> SamplingParams:
+    """Every parameter is at work in about half of the cases."""
+    given = {
+        "temperature": float(rng.choice([10 ** rng.uniform(-2, 2), 0.95, 1e-300, 1e-31, 1e-20, 1e20, 1e31, 1e300])),
+        "top_k": int(rng.choice([1, 2, 40, size // 20, size // 2, size - 1, size + 1])),
+        "top_p": float(rng.choice([0.9, 0.999, 0.9999999, 1e-6, rng.random(), rng.random()])),
+        "min_p": float(rng.choice([0.05, 1, 1e-8, 1e-300, rng.random()])),
+        "repetition_penalty": float(rng.choice([1.2, 0.8, 1e30])),
+        "presence_penalty": float(rng.normal()),
+        "frequency_penalty": float(rng.normal()),
+        "no_repeat_ngram": int(rng.integers(1, 4)),
+        "banned_ids": tuple(rng.integers(0, size + 9, size // 20).tolist()),
+    }
+    kept = rng.random(len(given)) < [0.8, 0.3, 0.5, 0.3, 0.2, 0.2, 0.2, 0.2, 0.2]
+    return SamplingParams(**{name: given[name] for name, keep in zip(given, kept, strict=True) if keep})
+
+
+@pytest.mark.parametrize("size", [50, 1000, 1100, 5000, 30000])
+@pytest.mark.parametrize("part", range(2))
+def test_tokens_are_those_of_float64_throughout(monkeypatch, size, part):
+    """For random numbers, and for numbers so close to the edges of tokens' shares that float32 cannot tell the side."""
+    rng = np.random.default_rng([size, part])
+    for case in range(40):
+        logits, params = any_logits(rng, size), any_params(rng, size)
+        context = rng.integers(0, min(size, 300), 200).tolist()
+        rest = {"context": context, "written": context[90:], "forbidden": frozenset(rng.integers(0, size, 2).tolist())}
+        before = logits.copy()
+        adjusted = sampling.penalise(logits, params, **rest)
+        if np.isneginf(adjusted).all():
+            continue
+        probabilities = plainly(logits, params, **rest)
+        got = sampling.distribution(adjusted, params)
+        assert np.array_equal(got > 0, probabilities > 0), (case, params)
+        np.testing.assert_allclose(got, probabilities, rtol=1e-11, atol=0)
+        edges = np.cumsum(probabilities)
+        near = rng.choice(edges[probabilities > 0], 8) + rng.choice([-1, 1], 8) * 10 ** rng.uniform(-9, -4, 8)
+        for u in (*rng.random(8), *np.clip(near, 0, 1 - 2**-53)):
+            expected = int(np.searchsorted(edges, u * edges[-1], side="right"))
+            monkeypatch.setattr(sampling, "uniform", lambda *_, u=float(u): u)
+            if np.abs(edges - u).min() > 1e-12:
+                assert draw(logits, params, **rest) == expected, (case, params, u)
+        assert np.array_equal(logits, before)
+
+
+@pytest.mark.parametrize("spread", [1, 3, 8])
+def test_float32_sums_are_much_closer_than_what_is_allowed_for(spread):
+    rng = np.random.default_rng(spread)
+    for temperature in (0.3, 0.95, 4):
+        logits = (rng.normal(size=30000) * spread).astype(np.float32)
+        top = np.float64(logits.max())
+        rough = sampling._rough(logits, top, temperature)
+        assert rough.dtype == np.float32
+        exact = np.exp((logits - top) / temperature)
+        for depth in (0, 8, 14):  # of all, and of unlikely tokens alone
+            rare = logits < top - depth * temperature
+            if rare.any():
+                assert rough[rare].sum() == pytest.approx(exact[rare].sum(), rel=sampling.SLACK / 4)
+
+
+def test_sampling_is_the_same_from_many_threads():
+    places = [(seed, sample, step) for seed in range(6) for sample in range(20) for step in range(20)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda place: sampling.uniform(*place), places)) == [sampling.uniform(*p) for p in places]
+
+
+def test_nan_far_inside_the_vocabulary_is_found():
+    for at in np.random.default_rng(0).integers(0, 30000, 50):
+        logits = random_logits(1, 30000)
+        logits[at] = math.nan
+        with pytest.raises(NumericsError, match="NaN"):
+            draw(logits, SamplingParams(top_k=3))
 
 
 # what cannot be

@@ -1,0 +1,70 @@
+"""What a format of weights costs in quality: perplexity on held-out text, against float32.
+
+    python benchmarks/perplexity.py --tokens model.tokens.npz [--model DIR] [--count 12000] [--json FILE]
+
+The token file is the one that ``training/train.py`` keeps beside its model: streams ``held_tang``, ``held_ci``, ``held_prose`` that the
+embedded model was not trained on. Each is scored in consecutive full windows; unknown characters (id 0) are not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from models import save
+
+import cpm_gen
+
+FORMATS: dict[str, dict[str, Any]] = {
+    "float32, torch": {"kernels": "torch"},
+    "float32": {},
+    "bfloat16": {"dtype": "bfloat16"},
+    "int8": {"quantize": "int8"},
+}
+
+
+def nats(llm: cpm_gen.LLM, stream: list[int]) -> float:
+    """Mean negative log-probability of a token."""
+    total, count = 0.0, 0
+    limit = llm.size.positions
+    for at in range(0, len(stream) - limit + 1, limit - 1):
+        ids = stream[at : at + limit]
+        scores = llm.score(ids)[1:]
+        known = [-s for s, i in zip(scores, ids[1:], strict=True) if i != 0 and s is not None]
+        total += sum(known)
+        count += len(known)
+    return total / count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=Path, required=True)
+    parser.add_argument("--model", metavar="DIR")
+    parser.add_argument("--count", type=int, default=12_000, help="tokens of each kind")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as a JSON list")
+    args = parser.parse_args()
+    content = np.load(args.tokens)
+    streams = {
+        k.removeprefix("held_"): content[k][: args.count].tolist() for k in content.files if k.startswith("held_")
+    }
+    rows = []
+    exact: dict[str, float] = {}
+    print("| weights | " + " | ".join(streams) + " |\n|---" + "|---" * len(streams) + "|")
+    for name, options in FORMATS.items():
+        with cpm_gen.load(args.model, window_limit=None, **options) as llm:
+            found = {kind: nats(llm, stream) for kind, stream in streams.items()}
+        exact = exact or found
+        cells = []
+        for kind, value in found.items():
+            change = math.expm1(value - exact[kind])
+            rows.append({"format": name, "kind": kind, "perplexity": math.exp(value), "change": change})
+            cells.append(f"{math.exp(value):.2f} ({change:+.3%})")
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+    save(rows, args.json)
+
+
+if __name__ == "__main__":
+    main()
