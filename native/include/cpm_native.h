@@ -57,7 +57,7 @@ enum cpm_tensor {
     CPM_NORM2_W, CPM_NORM2_B, CPM_UP_W, CPM_UP_B, CPM_DOWN_W, CPM_DOWN_B
 };
 
-/* Consecutive tokens of one sequence. */
+/* Consecutive tokens of one sequence. No two segments of a step may share a slot. */
 typedef struct {
     int32_t count;  /* tokens; their ids follow those of the segment before */
     int32_t start;  /* position of the first; positions 0 .. start - 1 are in the slot */

@@ -172,7 +172,7 @@ void pack_row(Matrix& m, long row, const float* x) {
         case Format::i8: {
             float most = 0;
             for (long i = 0; i < m.inputs; i++) most = std::max(most, std::fabs(x[i]));
-            const float scale = most / 127, inverse = most > 0 ? 127 / most : 0;
+            const float inverse = most > 1e-30f ? 127 / most : 0, scale = inverse > 0 ? most / 127 : 0;
             int32_t total = 0;
             float odd = 0;  // NaN where a weight is NaN or infinite
             for (long i = 0; i < m.inputs; i++) {

@@ -37,7 +37,7 @@ inline void to_bytes(const float* x, long n, const Rows& out, long row) {
         odd += v * 0.0f;  // NaN where x is NaN or infinite
     }
     const float top = highest(most);
-    const float scale = top > 0 ? MOST / top : 0;
+    const float scale = top > 1e-30f ? MOST / top : 0;  // below, the quotient would be infinite: zeros, then
     char* line = out.row(row, 2);
     for (long at = 0; at < n; at += LINE, line += out.line_stride) {
         for (long i = 0; i < LINE; i += W) {
@@ -48,7 +48,7 @@ inline void to_bytes(const float* x, long n, const Rows& out, long row) {
             store(line + LINE + i, __builtin_convertvector(low, vb));
         }
     }
-    out.scale[row] = top / MOST + sum(odd);
+    out.scale[row] = (scale > 0 ? top / MOST : 0) + sum(odd);
 }
 
 inline void convert(const float* x, long n, Format format, const Rows& out, long row) {

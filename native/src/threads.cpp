@@ -41,20 +41,24 @@ void pin(int cpu) {
 
 // Spins, then yields: a core may be another process's for a while. False after `times` tries; never, where that is negative.
 template <class Ready>
-bool Pool::spin(Ready ready, long times) {
+bool Pool::spin(Ready ready, long times) const {
     for (long i = 0; !ready(); i++) {
         if (times >= 0 && i >= times) return false;
-        if (i < PAUSES) pause();
+        if (i < pauses_) pause();
         else std::this_thread::yield();
     }
     return true;
 }
 
-Pool::Pool(int threads, int first_cpu) : size_(threads < 1 ? 1 : threads) {
+Pool::Pool(int threads, int first_cpu)
+    : size_(threads < 1 ? 1 : threads), pauses_(size_ > (int)std::thread::hardware_concurrency() ? 0 : PAUSES) {
     try {
         for (int n = 1; n < size_; n++) threads_.emplace_back([this, n, first_cpu] { work(n, first_cpu < 0 ? -1 : first_cpu + n); });
     } catch (...) {  // no more threads to be had
-        ending_ = true;
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            ending_ = true;
+        }
         wake_.notify_all();
         for (auto& t : threads_) t.join();
         throw;

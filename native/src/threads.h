@@ -26,9 +26,10 @@ public:
 private:
     void work(int number, int cpu);
     template <class Ready>
-    static bool spin(Ready ready, long times);
+    bool spin(Ready ready, long times) const;
 
     const int size_;
+    const long pauses_;  // none where threads share cores: whoever waits makes room
     std::vector<std::thread> threads_;
     void (*body_)(void*, int) = nullptr;
     void* context_ = nullptr;
