@@ -19,6 +19,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from cpm_gen.errors import ConfigError
+from cpm_gen.option import option
+from cpm_gen.server.options import ServeOptions
 from cpm_gen.values import fit
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -28,12 +30,7 @@ Quantize = Literal["none", "int8"]
 StyleName = Literal["lyric", "novel", "plain"]
 
 ENVIRONMENT_PREFIX = "CPM_GEN_"
-NOT_SETTINGS = {"CPM_GEN_REFERENCE"}  # where the project's tests find reference data
-
-
-def option(default: Any, help: str) -> Any:
-    """Declare a dataclass field with its default and the text that ``--help`` shows."""
-    return field(default=default, metadata={"help": help})
+NOT_SETTINGS = {"CPM_GEN_REFERENCE", "CPM_GEN_API_KEYS"}  # where tests find reference data; secrets of the service
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +128,7 @@ class TextOptions:
             raise ConfigError("a stop string must not be empty")
 
 
-GROUPS = (ModelOptions, SamplingParams, TextOptions)
+GROUPS = (ModelOptions, SamplingParams, TextOptions, ServeOptions)
 
 
 FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for group in GROUPS for f in dataclasses.fields(group)}
@@ -145,13 +142,14 @@ class Settings:
     model: ModelOptions = ModelOptions()
     sampling: SamplingParams = SamplingParams()
     text: TextOptions = TextOptions()
+    serve: ServeOptions = ServeOptions()
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def items(self) -> list[tuple[str, Any, str]]:
         """(name, value, source) of every setting, in the order they are declared."""
         return [
             (f.name, getattr(group, f.name), self.sources.get(f.name, "default"))
-            for group in (self.model, self.sampling, self.text)
+            for group in (self.model, self.sampling, self.text, self.serve)
             for f in dataclasses.fields(group)
         ]
 
@@ -232,6 +230,7 @@ def resolve(
         model=_build(ModelOptions, values),
         sampling=_build(SamplingParams, values),
         text=_build(TextOptions, values),
+        serve=_build(ServeOptions, values),
         sources=sources,
     )
 

@@ -67,11 +67,15 @@ class _Slot:
     cached: int = 0  # tokens of it that are encoded
 
 
+_ALONE = 4  # times the budget, for prompts while no sequence decodes: fewer passes over the weights
+
+
 class Cached:
     """One token a step for each sequence; prompts in chunks and next windows ahead of time with the rows to spare.
 
     batch: most sequences at once; slots: windows of cache, those above ``batch`` hold next windows. budget: tokens a step
-    over all sequences, tokens of windows that were not ready in time not counted.
+    over all sequences, tokens of windows that were not ready in time not counted. Sequences whose request says so are recomputed
+    among the others and take no slot.
     """
 
     def __init__(self, batch: int, slots: int, budget: int) -> None:
@@ -91,6 +95,11 @@ class Cached:
 
     def plan(self, running: Seq[Sequence]) -> list[Work]:
         """First every sequence that lacks one token, then windows that moved unready, prompts, and next windows."""
+        cached = [s for s in running if not s.request.recompute]
+        recomputed = Recompute().plan([s for s in running if s.request.recompute])
+        return self._plan(cached) + recomputed
+
+    def _plan(self, running: Seq[Sequence]) -> list[Work]:
         budget = self._budget
         work, prompts, decoding = [], [], []
         for sequence in running:
@@ -106,7 +115,8 @@ class Cached:
                 self.counts.at_once += missing
             else:
                 prompts.append((sequence, slot, missing))
-        budget = max(budget, 1)  # however many decode, a prompt comes nearer
+        # however many decode, a prompt comes nearer; where none does, nobody's next token waits for this step
+        budget = max(budget, 1) if decoding else _ALONE * budget
         for sequence, slot, missing in prompts:
             count = min(missing, budget)
             if count:

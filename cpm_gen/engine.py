@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from cpm_gen import sampling
 from cpm_gen.decoders import Decoder
 from cpm_gen.errors import NumericsError
+from cpm_gen.likelihood import likelihood
 from cpm_gen.model import Segment
 from cpm_gen.runner import Runner
 from cpm_gen.sequence import Request, Sequence
@@ -48,6 +50,16 @@ class Engine:
         """Whether a step would do something."""
         return bool(self._waiting or self._running)
 
+    @property
+    def running(self) -> int:
+        """Sequences that the next step continues."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Sequences for which there was no room yet."""
+        return len(self._waiting)
+
     def add(self, request: Request) -> Sequence:
         """Queue a request; the Sequence returned is updated by later steps."""
         sequence = Sequence(request)
@@ -64,6 +76,7 @@ class Engine:
         """Run one step; returns the sequences that got a token (or a ``failure``), some of them finished now."""
         while self._waiting and len(self._running) < self._batch:
             self._running.append(self._waiting.popleft())
+            self._running[-1].admitted = time.monotonic()
         try:
             work = self._decoder.plan(self._running)
             if not work:
@@ -80,11 +93,13 @@ class Engine:
             for sequence in self._running:
                 self._decoder.release(sequence)
             raise
-        for sequence, choice in zip(advanced, choices, strict=True):
+        for sequence, choice, row in zip(advanced, choices, logits, strict=True):
             if isinstance(choice, NumericsError):
                 sequence.failure, sequence.finish_reason = choice, "cancelled"
-            else:
-                sequence.append(choice)
+                continue
+            if sequence.request.logprobs is not None:
+                sequence.likelihoods.append(likelihood(row, choice, sequence.request.logprobs))
+            sequence.append(choice)
         self._retire()
         return advanced
 
@@ -95,12 +110,13 @@ class Engine:
         self._running = [s for s in self._running if s.finish_reason is None]
         self._waiting = deque(s for s in self._waiting if s.finish_reason is None)
 
-    def score(self, ids: Seq[int], window: Window, ends: frozenset[int] | None) -> list[float | None]:
-        """Natural log-probability of each token given the ones before it that ``window`` shows; None for the first.
+    def score(self, ids: Seq[int], window: Window, ends: frozenset[int] | None) -> Iterator[list[float]]:
+        """Natural log-probability of each token given the ones before it that ``window`` shows, from the second token on.
+
+        In parts, each from one pass of the network; steps may come between them.
 
         Tokens that share a window position are scored in one pass.
         """
-        result: list[float | None] = [None] * min(len(ids), 1)
         start, at = window.keep, 1  # ids[at] is the next to score, given ids[:at]
         while at < len(ids):
             start = window.advance(ids, start, ends, at)
@@ -109,9 +125,8 @@ class Engine:
                 end += 1
             # contexts of ids[at:end] are prefixes of one: run the longest, score its last rows
             context = [*ids[: min(window.keep, end - 1)], *ids[max(start, window.keep) : end - 1]]
-            result += self._runner.score(Segment(context), list(ids[at:end]))
+            yield self._runner.score(Segment(context), list(ids[at:end]))
             at = end
-        return result
 
 
 def _choose(sequence: Sequence, logits: NDArray[np.float32]) -> int | NumericsError:

@@ -20,6 +20,7 @@ from cpm_gen.config import (
     convert,
 )
 from cpm_gen.errors import ConfigError
+from cpm_gen.server.options import ServeOptions
 from cpm_gen.window import Boundary
 
 
@@ -74,7 +75,7 @@ def generation_options(given: dict[str, Any]) -> tuple[SamplingParams, TextOptio
     """Settings of one generation; raises ConfigError."""
     sampling, text = _names(SamplingParams), _names(TextOptions)
     for name in given:
-        if name not in FIELDS:
+        if name not in FIELDS or name in _names(ServeOptions):
             raise ConfigError(f"unknown setting {name!r} for generation")
         if name not in sampling | text:
             raise ConfigError(f"{name} is fixed when a model is loaded; give it to load()")

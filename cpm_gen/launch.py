@@ -140,7 +140,8 @@ class Ranks:
                 return
             time.sleep(0.5)
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
+        """Kill the children; what they leave is tidied up by :meth:`close`."""
         for child in self._children:
             with contextlib.suppress(OSError):
                 child.kill()
@@ -152,7 +153,7 @@ class Ranks:
         for child in self._children:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(max(0.0, deadline - time.monotonic()))
-        self._kill()
+        self.kill()
         for child in self._children:
             child.wait()
         shutil.rmtree(self.folder, ignore_errors=True)

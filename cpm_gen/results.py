@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cpm_gen.likelihood import Likelihood
 from cpm_gen.sequence import FinishReason
 
 
@@ -42,6 +43,8 @@ class Chunk:
     prompt, index: which prompt and which of its samples.
     window_start: where the window stands now, in tokens from the prompt's beginning.
     slides: how often it moved.
+    text_start: how many characters of what was written the window does not show any more.
+    likelihoods: of each of the token_ids, where the request asked for them.
     completion: set on the last chunk.
     """
 
@@ -52,3 +55,5 @@ class Chunk:
     window_start: int
     slides: int
     completion: Completion | None = None
+    text_start: int = 0
+    likelihoods: tuple[Likelihood, ...] = ()

@@ -8,6 +8,7 @@ from typing import Literal
 
 from cpm_gen.config import SamplingParams
 from cpm_gen.errors import InputError, NumericsError
+from cpm_gen.likelihood import Likelihood
 from cpm_gen.window import Window
 
 FinishReason = Literal["length", "stop", "cancelled"]
@@ -21,6 +22,9 @@ class Request:
     ends: ids after which the window may begin; None for any.
     max_new_tokens: None for unlimited.
     stop_ids: ids that end the text (``<eod>``, where asked for); banned before ``params.min_new_tokens``.
+    written: tokens of this very request that an earlier run wrote; it goes on after them as if it had never ended.
+    recompute: run the whole context for every token, whatever the engine does for others.
+    logprobs: keep each token's log-probability, and those of so many best ones; None keeps nothing.
     """
 
     prompt: tuple[int, ...]
@@ -31,11 +35,18 @@ class Request:
     sample_index: int = 0
     max_new_tokens: int | None = None
     stop_ids: frozenset[int] = frozenset()
+    written: tuple[int, ...] = ()
+    recompute: bool = False
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the prompt; raises InputError."""
+        """Check the prompt, and that something is left to write; raises InputError."""
         if not self.prompt:
             raise InputError("a prompt needs at least one token")
+        if self.written:
+            most = self.max_new_tokens
+            if (most is not None and len(self.written) >= most) or not self.stop_ids.isdisjoint(self.written):
+                raise InputError("what was written is complete; there is nothing to go on with")
 
 
 @dataclass
@@ -52,14 +63,19 @@ class Sequence:
     start: int = field(init=False)
     next_start: int | None = field(init=False)
     slides: int = 0
+    admitted: float | None = None  # when it got its place in the batch, by time.monotonic()
+    likelihoods: list[Likelihood] = field(default_factory=list)  # of the tokens this run wrote, where asked for
     failure: NumericsError | None = None
     finish_reason: FinishReason | None = None
 
     def __post_init__(self) -> None:
-        """Place the window over the prompt."""
-        self.tokens = list(self.request.prompt)
-        window = self.request.window
-        self.start = window.advance(self.tokens, window.keep, self.request.ends)
+        """Place the window over the prompt, and move it as what was written moved it."""
+        request, window = self.request, self.request.window
+        self.tokens = [*request.prompt, *request.written]
+        self.start = window.advance(request.prompt, window.keep, request.ends)
+        while window.overflows(len(self.tokens), self.start):
+            self.start = window.move(self.tokens, self.start, request.ends)
+            self.slides += 1
         self.next_start = window.peek(self.tokens, self.start, self.request.ends)
 
     @property

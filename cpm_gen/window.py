@@ -64,11 +64,16 @@ class Window:
         moves as it would have, had it arrived token by token.
         """
         length = len(tokens) if length is None else length
-        while self.keep + length - start > self.limit:
-            start = self._next(tokens, start, ends)
+        while self.overflows(length, start):
+            start = self.move(tokens, start, ends)
         return start
 
-    def _next(self, tokens: Sequence[int], start: int, ends: Set[int] | None) -> int:
+    def overflows(self, length: int, start: int) -> bool:
+        """Whether a window at ``start`` cannot show all of a history of ``length`` tokens."""
+        return self.keep + length - start > self.limit
+
+    def move(self, tokens: Sequence[int], start: int, ends: Set[int] | None) -> int:
+        """Where a window at ``start`` that overflows moves to."""
         found = self.peek(tokens, start, ends)
         return start + self.hop if found is None else found
 

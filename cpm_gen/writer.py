@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from array import array
 from collections import deque
 from collections.abc import Sequence
 
@@ -14,7 +15,11 @@ from cpm_gen.tokenizer import Detokenizer
 
 
 class Writer:
-    """Turns one generation's tokens into chunks of text, put into ``ready``; ends it at a stop string."""
+    """Turns one generation's tokens into chunks of text, put into ``ready``; ends it at a stop string.
+
+    A request that goes on after tokens ``written`` before is read from its beginning, so that its chunks join to what was
+    given out then.
+    """
 
     def __init__(
         self,
@@ -33,7 +38,11 @@ class Writer:
         self.engine = engine
         self.detokenizer = detokenizer
         self.scanner = StopScanner(stop)
+        self.minimum = request.params.min_new_tokens
         self.pieces: list[str] = []
+        self._ends = array("Q")  # how many characters were written up to and with each token
+        for token in request.written:
+            self.pieces.append(self._read(token, step=len(self._ends) + 1))
         self.generation = engine.add(request)
 
     def advance(self) -> None:
@@ -45,12 +54,16 @@ class Writer:
         now = time.monotonic()
         self.first = self.first or now
         token = generation.tokens[-1]
-        ended_by_id = generation.finish_reason == "stop"
-        piece = "" if ended_by_id else self.detokenizer.push(token)
-        text = self.scanner.push(piece, look=generation.step >= generation.request.params.min_new_tokens)
+        text = "" if generation.finish_reason == "stop" else self._read(token, generation.step)
         if self.scanner.found and generation.finish_reason is None:
             self.engine.cancel(generation, "stop")
         self._put(text, (token,), "stop" if self.scanner.found else generation.finish_reason, now)
+
+    def _read(self, token: int, step: int) -> str:
+        """What may be shown after the token that was written at ``step``."""
+        piece = self.detokenizer.push(token)
+        self._ends.append((self._ends[-1] if self._ends else 0) + len(piece))
+        return self.scanner.push(piece, look=step >= self.minimum)
 
     def cancel(self) -> None:
         """End the sample where it is."""
@@ -63,16 +76,24 @@ class Writer:
             text += self.scanner.flush()
         self.pieces.append(text)
         self.done = reason is not None
-        completion = self._completion(reason, now) if reason else None
+        unseen = generation.start - len(generation.request.prompt)
         self.ready.append(
             Chunk(
-                text, ids, self.prompt, generation.request.sample_index, generation.start, generation.slides, completion
+                text,
+                ids,
+                self.prompt,
+                generation.request.sample_index,
+                generation.start,
+                generation.slides,
+                completion=self._completion(reason, now) if reason else None,
+                text_start=self._ends[min(unseen, len(self._ends)) - 1] if unseen > 0 and self._ends else 0,
+                likelihoods=tuple(generation.likelihoods[-len(ids) :]) if ids else (),
             )
         )
 
     def _completion(self, reason: FinishReason, now: float) -> Completion:
         generation = self.generation
-        count, first = generation.step, self.first
+        count, first = generation.step - len(generation.request.written), self.first
         rate = (count - 1) / (now - first) if first is not None and count > 1 and now > first else None
         return Completion(
             text="".join(self.pieces),

@@ -17,9 +17,11 @@ from typing import Any, NoReturn
 from cpm_gen import config
 from cpm_gen.cli import display
 from cpm_gen.errors import CpmGenError, InputError
+from cpm_gen.server.options import ServeOptions
 
 MODEL_FLAGS = (config.ModelOptions,)
 WRITE_FLAGS = (config.ModelOptions, config.SamplingParams, config.TextOptions)
+SERVE_FLAGS = (ServeOptions, config.ModelOptions)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,8 +41,11 @@ def _settings_flags(parser: argparse.ArgumentParser, groups: Sequence[type[Any]]
             options["help"] = (f.metadata["help"] + default).replace("%", "%%")
             if config.TYPES[f.name] is bool:
                 options["action"] = argparse.BooleanOptionalAction
-            elif f.name == "stop":
-                options |= {"action": "append", "metavar": "TEXT"}
+            elif config.TYPES[f.name] == tuple[str, ...]:
+                options |= {
+                    "action": "append",
+                    "metavar": "TEXT" if f.name == "stop" else f.name.rsplit("_", 1)[-1].upper(),
+                }
             else:
                 words = config.choices(f.name)
                 options["metavar"] = "|".join(words) if words else f.name.rsplit("_", 1)[-1].upper()
@@ -113,6 +118,14 @@ def _score_flags(parser: argparse.ArgumentParser) -> None:
     _settings_flags(parser, MODEL_FLAGS)
 
 
+def _serve_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--new-key", metavar="NAME", help="print a new API key and its line for the --keys file, and end"
+    )
+    _common_flags(parser)
+    _settings_flags(parser, SERVE_FLAGS)
+
+
 def _write(args: argparse.Namespace) -> int:
     from cpm_gen.cli import texts, write
 
@@ -145,6 +158,12 @@ def _score(args: argparse.Namespace) -> int:
     return score(args, settings(args))
 
 
+def _serve(args: argparse.Namespace) -> int:
+    from cpm_gen.cli.serve import new_key, serve
+
+    return serve(settings(args)) if args.new_key is None else new_key(args.new_key)
+
+
 def _inspect(args: argparse.Namespace) -> int:
     from cpm_gen.cli.tools import inspect
 
@@ -162,6 +181,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], Flags, str]] = {
     "lyric": (_write, _write_flags, "write lyrics: lines, in the settings of configs/lyric.yaml"),
     "novel": (_write, _write_flags, "write prose, in the settings of configs/novel.yaml"),
     "generate": (_write, _write_flags, "write with plain defaults; --style says how the prompt is read"),
+    "serve": (_serve, _serve_flags, "answer over HTTP: a REST service, OpenAI-compatible too"),
     "inspect": (_inspect, _inspect_flags, "say what a checkpoint is and what it needs"),
     "reshard": (_reshard, _reshard_flags, "write a checkpoint anew for another number of ranks"),
     "tokenize": (_tokenize, _tokenize_flags, "text to token ids, or back"),
@@ -179,16 +199,18 @@ def settings(args: argparse.Namespace) -> config.Settings:
         plain = "/" not in name and not Path(name).exists() and not name.endswith(".yaml")
         files.append(config.shipped(f"{name}.yaml") if plain else Path(name))
     flags = {k: v for k, v in vars(args).items() if k in config.FIELDS}
-    if "stop" in flags:
-        flags["stop"] = tuple(flags["stop"])
+    flags = {k: tuple(v) if isinstance(v, list) else v for k, v in flags.items()}
     return config.resolve(files=files, environment=os.environ, flags=flags)
 
 
-def print_config(resolved: config.Settings) -> None:
-    """Every setting as YAML, with its source as a comment."""
+def print_config(resolved: config.Settings, *, serve: bool = False) -> None:
+    """Every setting as YAML, with its source as a comment; those of the service where it is what is asked about."""
     import json
 
+    service = {f.name for f in dataclasses.fields(ServeOptions)}
     for name, value, source in resolved.items():
+        if name in service and not serve:
+            continue
         if name == "max_new_tokens" and value is None:
             value = "unlimited"
         line = f"{name}: {json.dumps(value, ensure_ascii=False)}"  # JSON is YAML
@@ -235,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number in display.signals("SIGTERM", "SIGHUP", "SIGUSR1"):
             signal.signal(number, _terminate)
         if getattr(args, "print_config", False):
-            print_config(settings(args))
+            print_config(settings(args), serve=args.command == "serve")
             return 0
         return COMMANDS[args.command][0](args)
     except CpmGenError as error:

@@ -1,0 +1,33 @@
+"""``cpm-gen serve``."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+from cpm_gen import config
+from cpm_gen.errors import ConfigError
+
+
+def serve(settings: config.Settings) -> int:
+    """Answer over HTTP until a signal; other ranks of a launcher follow."""
+    from cpm_gen.cli.write import follows
+
+    # a follower makes room for as many sequences as rank 0 does
+    if follows(dataclasses.replace(settings, text=dataclasses.replace(settings.text, n=settings.model.batch))):
+        return 0
+    try:
+        from cpm_gen.server.run import serve as run
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"the service needs {error.name}: pip install 'cpm-gen[serve]'") from None
+    return run(settings)
+
+
+def new_key(name: str) -> int:
+    """Print a key (standard error) and its line for the key file (standard output)."""
+    from cpm_gen.server.keys import make_key
+
+    key, line = make_key(name)
+    sys.stderr.write(f"the key, shown once: {key}\n")
+    sys.stdout.write(line + "\n")
+    return 0

@@ -1,0 +1,31 @@
+"""How likely the network held a token and the best alternatives: natural log-probabilities of the raw logits, before penalties,
+temperature and filters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Log-probability of a written token, and of the most probable ones, best first (the lower id among equals)."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+def likelihood(logits: NDArray[np.float32], token: int, count: int) -> Likelihood:
+    """Of ``token`` under ``logits`` ``[V]``, with the ``count`` best tokens."""
+    raw = logits.astype(np.float64)
+    best = float(raw.max())
+    total = best + float(np.log(np.exp(raw - best).sum()))
+    count = min(count, len(raw))
+    # all that tie with the last one, so that equals stand in the order of their ids
+    candidates = np.flatnonzero(raw >= np.partition(raw, -count)[-count]) if count else np.empty(0, dtype=np.int64)
+    order = candidates[np.argsort(-raw[candidates], kind="stable")][:count]
+    return Likelihood(token, float(raw[token]) - total, tuple((int(i), float(raw[i]) - total) for i in order))

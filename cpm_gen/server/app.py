@@ -1,0 +1,52 @@
+"""The ASGI application: routes, errors, and the gate in front of them."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+
+import cpm_gen
+from cpm_gen.server import errors, generate, health, openai, tools
+from cpm_gen.server.gate import Gate
+from cpm_gen.server.service import Service
+
+_ABOUT = """Chinese lyrics and novels of any length with CPM-1.
+
+Errors are `{"error": {"code", "message", "field"}}`; under `/v1` they have OpenAI's shape."""
+
+
+def _drop_undocumented(app: FastAPI) -> None:
+    """FastAPI documents its own answer to what it cannot read, which ours replaces."""
+    document = app.openapi()  # made once
+    for path in document["paths"].values():
+        for operation in path.values():
+            answer = operation["responses"].get("422", {})
+            if "HTTPValidationError" in str(answer):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+
+
+def create_app(service: Service) -> ASGIApp:
+    """Everything that answers requests for a service."""
+    app = FastAPI(
+        title="cpm-gen",
+        version=cpm_gen.__version__,
+        description=_ABOUT,
+        docs_url=None,  # these load scripts from elsewhere
+        redoc_url=None,
+    )
+    errors.install(app)
+    for routes in (generate, openai, tools, health):
+        app.include_router(routes.router(service))
+    _drop_undocumented(app)
+    if service.options.cors_origin:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(service.options.cors_origin),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Last-Event-ID"],
+            expose_headers=["Retry-After", "X-Request-Id"],
+        )
+    return Gate(app, service)

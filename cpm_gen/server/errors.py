@@ -1,0 +1,139 @@
+"""What the service refuses and how it says so: one JSON shape, no stack trace, no path, no prompt.
+
+``{"error": {"code": "prompt_too_long", "message": "…", "field": "prompt"}}``, and for ``/v1`` OpenAI's
+``{"error": {"message": "…", "type": "invalid_request_error", "param": "prompt", "code": "prompt_too_long"}}``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from cpm_gen.errors import ConfigError, CpmGenError, InputError
+
+log = logging.getLogger("cpm_gen.server")
+
+
+_OPENAI_NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
+
+
+class ServeError(Exception):
+    """An answer that is an error. ``retry_after``: seconds after which the same request may succeed."""
+
+    def __init__(
+        self, status: int, code: str, message: str, field: str | None = None, retry_after: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.field = field
+        self.retry_after = retry_after
+
+    def headers(self) -> dict[str, str]:
+        """Headers that belong to the refusal."""
+        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+
+    def body(self, openai: bool = False) -> dict[str, Any]:
+        """The JSON body, in our shape or OpenAI's."""
+        if not openai:
+            return {"error": {"code": self.code, "message": self.message, "field": self.field}}
+        kind = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}.get(
+            self.status, "server_error" if self.status >= 500 else "invalid_request_error"
+        )
+        param = _OPENAI_NAMES.get(self.field or "", self.field)
+        return {"error": {"message": self.message, "type": kind, "param": param, "code": self.code}}
+
+
+class ClientGone(Exception):
+    """Nobody waits for the answer."""
+
+
+def invalid(message: str, field: str | None = None, code: str = "invalid") -> ServeError:
+    """A request that no retry makes valid."""
+    return ServeError(422, code, message, field)
+
+
+def unavailable(code: str, message: str, retry_after: int = 5) -> ServeError:
+    """The service cannot answer now."""
+    return ServeError(503, code, message, retry_after=retry_after)
+
+
+def explain(error: CpmGenError, field: str | None = None) -> ServeError:
+    """A mistake that the library found, as a refusal; what the library says of its own troubles stays in the log."""
+    if isinstance(error, (ConfigError, InputError)):
+        return invalid(str(error), field)
+    log.error("%s: %s", type(error).__name__, error)
+    return ServeError(500, "engine_error", "the network could not answer; the service's log says why")
+
+
+def respond(error: ServeError, path: str) -> Response:
+    """The answer to a request for ``path``."""
+    openai = path.startswith("/v1/")
+    status = 400 if openai and error.status == 422 else error.status
+    return JSONResponse(error.body(openai), status, headers=error.headers())
+
+
+_KINDS = ("str", "int", "float", "bool", "dict", "none")
+_STATUS_CODES: Mapping[int, tuple[str, str]] = {
+    400: ("malformed", "the body is not valid JSON"),
+    404: ("not_found", "there is nothing at this address"),
+    405: ("method_not_allowed", "this address does not take that method"),
+}
+
+
+def from_validation(error: RequestValidationError) -> ServeError:
+    """The first thing that is wrong with a body, named."""
+    first = error.errors()[0]
+    # the kind that a value might have been stands in the way to it, too
+    where = [
+        str(part) for part in first["loc"][1:] if isinstance(part, int) or (part not in _KINDS and part.isidentifier())
+    ]
+    if first["type"] == "json_invalid":
+        return ServeError(400, "malformed", "the body is not valid JSON")
+    field = ".".join(where) or None
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return invalid(message[:1].lower() + message[1:], field)
+
+
+def install(app: FastAPI) -> None:
+    """Give every error of ``app`` our shape."""
+
+    async def serve_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ServeError)
+        return respond(error, request.url.path)
+
+    async def validation_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return respond(from_validation(error), request.url.path)
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        code, message = _STATUS_CODES.get(error.status_code, ("refused", "the request was refused"))
+        answer = respond(ServeError(error.status_code, code, message), request.url.path)
+        answer.headers.update(error.headers or {})
+        return answer
+
+    async def library_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, CpmGenError)
+        return respond(explain(error), request.url.path)
+
+    async def client_gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=499)
+
+    async def bug(request: Request, error: Exception) -> Response:
+        return respond(ServeError(500, "internal", "something broke; the service's log says what"), request.url.path)
+
+    app.add_exception_handler(ServeError, serve_error)
+    app.add_exception_handler(RequestValidationError, validation_error)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(CpmGenError, library_error)
+    app.add_exception_handler(ClientGone, client_gone)
+    app.add_exception_handler(Exception, bug)

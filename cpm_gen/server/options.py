@@ -1,0 +1,70 @@
+"""Settings of the service. Every limit is one of them; 0 means no limit only where the text says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from cpm_gen.errors import ConfigError
+from cpm_gen.option import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """Where the service listens, whom it serves and what it withstands."""
+
+    host: str = option("127.0.0.1", "address to listen on; beyond loopback needs --keys or --insecure")
+    port: int = option(8000, "port to listen on; 0: any free one, which the ready line tells")
+    keys: str | None = option(
+        None, "file of hashed API keys (--new-key makes one); CPM_GEN_API_KEYS may hold keys, too"
+    )
+    insecure: bool = option(False, "listen beyond loopback without keys")
+    cors_origin: tuple[str, ...] = option((), "web origin whose pages may call the service; may be given several times")
+    allowed_host: tuple[str, ...] = option(
+        (), "Host header to answer to; may be given several times (default: loopback names without keys, else any)"
+    )
+    access_log: bool = option(True, "one line on standard error for each request, without its text")
+    log_prompts: bool = option(False, "write prompts into the log")
+
+    queue: int = option(256, "most samples that wait for a place in the batch")
+    connections: int = option(1024, "most requests that are open at once")
+    max_body: int = option(2**21, "most bytes of a request's body")
+    max_prompts: int = option(16, "most prompts of a request")
+    max_samples: int = option(8, "most samples of a prompt (n)")
+    max_prompt_chars: int = option(200_000, "most characters of a prompt")
+    max_text_tokens: int = option(16_384, "most tokens to write for a sample, and most to score")
+    max_stop: int = option(16, "most stop strings")
+    max_stop_chars: int = option(256, "most characters of a stop string")
+    min_window_hop: int = option(
+        1, "smallest window hop a request may ask for; below 16 every step costs a whole window"
+    )
+    key_streams: int = option(16, "most generations at once per key; a line of the key file may say otherwise")
+    key_rate: int = option(0, "most requests per minute and key; 0: no limit; a line of the key file may say otherwise")
+
+    request_timeout: float = option(600.0, "most seconds that a generation may take, waiting included")
+    body_timeout: float = option(30.0, "most seconds for a request's body to arrive")
+    send_timeout: float = option(60.0, "most seconds that a client may leave a piece of its answer unread")
+    tokenize_timeout: float = option(20.0, "most seconds for a text to become tokens")
+    keep_alive: float = option(15.0, "seconds of silence after which a stream gets a comment line")
+    drain_timeout: float = option(30.0, "seconds that running requests get to finish after SIGTERM")
+    probe_after: float = option(
+        10.0, "seconds without a step after which readiness runs the network to see that it answers"
+    )
+    stuck_after: float = option(120.0, "seconds that a step may take before the engine counts as stuck")
+    restart_workers: bool = option(False, "load the model again after a rank died or the engine was stuck")
+
+    def __post_init__(self) -> None:
+        """Check ranges; raises ConfigError."""
+        if not 0 <= self.port < 65536:
+            raise ConfigError(f"port must be from 0 to 65535, not {self.port}")
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, (int, float))
+                or f.name in ("port", "queue", "key_rate")
+            ):
+                continue
+            if not 0 < value < float("inf"):
+                raise ConfigError(f"{f.name} must be above 0, not {value}")
+        if self.queue < 0 or self.key_rate < 0:
+            raise ConfigError("queue and key_rate must not be negative")

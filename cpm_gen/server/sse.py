@@ -1,0 +1,96 @@
+"""Answers that come in pieces, and clients that leave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any, TypeVar
+
+from fastapi import Request
+from fastapi.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from cpm_gen.server.errors import ClientGone
+
+KEEP_ALIVE = ": keep-alive\n\n"
+EVENT = {  # one of a stream's, for the documentation
+    "type": "object",
+    "properties": {"id": {"type": "string"}, "event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
+}
+T = TypeVar("T")
+
+
+def event(name: str | None, data: Any, id: str | None = None) -> str:
+    """One server-sent event; text in it stays as it is, JSON makes one line of it."""
+    head = (f"id: {id}\n" if id is not None else "") + (f"event: {name}\n" if name else "")
+    body = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return f"{head}data: {body}\n\n"
+
+
+async def gone(receive: Receive) -> None:
+    """Return when the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``, which is cancelled when the client leaves; raises ClientGone then."""
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(gone(request.receive))
+    try:
+        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGone
+    finally:
+        await _cancel(task, watch)
+
+
+async def _cancel(*tasks: asyncio.Future[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with contextlib.suppress(BaseException):
+            await task
+
+
+class EventStream(Response):
+    """Server-sent events from ``pieces``, until their end, or until the client leaves or leaves one unread for too long.
+
+    ``close`` is called at the end in any case.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, pieces: AsyncGenerator[str, None], send_timeout: float, close: Callable[[], None]) -> None:
+        self._pieces = pieces
+        self._close = close
+        self._send_timeout = send_timeout
+        self.status_code = 200
+        self.background = None
+        self.body = b""
+        self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send until the end, or until there is nobody to send to."""
+        sending = asyncio.ensure_future(self._send(send))
+        watch = asyncio.ensure_future(gone(receive))
+        try:
+            await asyncio.wait((sending, watch), return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+        finally:
+            self._close()
+            await _cancel(sending, watch)
+            await self._pieces.aclose()
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async for piece in self._pieces:
+            async with asyncio.timeout(self._send_timeout):
+                await send({"type": "http.response.body", "body": piece.encode(), "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

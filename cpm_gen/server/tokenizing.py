@@ -1,0 +1,166 @@
+"""Texts become tokens in processes of their own.
+
+jieba is pure Python: a text of 100,000 characters holds the interpreter for a quarter of a second, and one made for the purpose
+for minutes. In a child it delays neither the event loop nor the engine, and a child that takes too long can be killed.
+Short texts have a child of their own, so that a long one does not hold them up.
+
+A child says one byte when it is ready. A message is four bytes of length and a body. To the child: one byte for the style, then the
+text. From it: 0 and the ids as 32-bit integers, or 1 and what is wrong with the text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import threading
+import time
+from array import array
+from pathlib import Path
+from typing import BinaryIO
+
+from cpm_gen.config import StyleName
+from cpm_gen.errors import InputError
+from cpm_gen.server.errors import ServeError, invalid
+from cpm_gen.styles import encode_prompt
+from cpm_gen.tokenizer import Tokenizer
+
+_START = "import sys; sys.path.append(sys.argv[1]); from cpm_gen.server.tokenizing import main; main()"
+_STYLES: tuple[StyleName | None, ...] = (None, "plain", "novel", "lyric")
+_SHORT = 4_000  # characters
+_WAITING = 256  # texts per child
+_STARTING = 120.0  # seconds for a child to load its dictionary
+
+
+class Tokenizing:
+    """Two children that encode, started when first needed and again after they were killed."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._lanes: tuple[_Child, _Child] | None = None
+
+    async def start(self, path: Path) -> None:
+        """Encode with the vocabulary at ``path`` from now on; the child for short texts is ready on return."""
+        self._lanes = (_Child(path), _Child(path))
+        await self._lanes[0].encode("", None, self._timeout)
+
+    async def encode(self, text: str, style: StyleName | None) -> list[int]:
+        """Token ids as the style reads the text; None: of the bare text, which may be empty.
+
+        Raises InputError for a text that cannot be encoded, ServeError for one that takes too long.
+        """
+        assert self._lanes is not None
+        return await self._lanes[len(text) > _SHORT].encode(text, style, self._timeout)
+
+    def close(self) -> None:
+        """End the children."""
+        for child in self._lanes or ():
+            child.kill()
+
+
+def _failed() -> ServeError:
+    return ServeError(500, "tokenizer_failed", "the tokenizer ended; try again")
+
+
+class _Child:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = asyncio.Lock()
+        self._waiting = 0
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def encode(self, text: str, style: StyleName | None, timeout: float) -> list[int]:
+        if self._waiting >= _WAITING:
+            raise ServeError(429, "queue_full", "too many texts wait to become tokens; try again later", retry_after=2)
+        self._waiting += 1
+        # a task of its own: the answer is read whether or not somebody still waits for it, or the next would get it
+        task = asyncio.create_task(self._in_turn(text, style, timeout))
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[list[int]]) -> None:
+        self._waiting -= 1
+        if not task.cancelled():
+            task.exception()  # seen, whoever left
+
+    async def _in_turn(self, text: str, style: StyleName | None, timeout: float) -> list[int]:
+        async with self._lock:
+            return await self._ask(text, style, timeout)
+
+    async def _ask(self, text: str, style: StyleName | None, timeout: float) -> list[int]:
+        process = self._process
+        if process is None or process.returncode is not None:
+            process = await self._start()
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            body = bytes([_STYLES.index(style)]) + text.encode("utf-8", "surrogatepass")
+            process.stdin.write(len(body).to_bytes(4, "big") + body)
+            async with asyncio.timeout(timeout):
+                await process.stdin.drain()
+                length = int.from_bytes(await process.stdout.readexactly(4), "big")
+                answer = await process.stdout.readexactly(length)
+        except TimeoutError:
+            self.kill()
+            raise invalid(
+                f"the text takes longer than {timeout:g} seconds to become tokens", "prompt", "prompt_too_slow"
+            ) from None
+        except (asyncio.IncompleteReadError, ConnectionError):
+            self.kill()
+            raise _failed() from None
+        if answer[:1] == b"\1":
+            raise InputError(answer[1:].decode())
+        return array("i", answer[1:]).tolist()
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        process = self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2]), str(self._path), str(os.getpid()),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is the service's to handle
+        )  # fmt: skip
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(_STARTING):
+                await process.stdout.readexactly(1)
+        except (TimeoutError, asyncio.IncompleteReadError):
+            self.kill()
+            raise _failed() from None
+        return process
+
+    def kill(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+        self._process = None
+
+
+def main() -> None:
+    """The child: answers until its standard input ends or its parent is gone."""
+    threading.Thread(target=_end_with, args=[int(sys.argv[3])], daemon=True).start()
+    tokenizer = Tokenizer(sys.argv[2])
+    tokenizer.encode("词")  # loads jieba's dictionary
+    source, sink = sys.stdin.buffer, sys.stdout.buffer
+    sink.write(b"+")
+    sink.flush()
+    while body := _read(source):
+        try:
+            text, style = body[1:].decode("utf-8", "surrogatepass"), _STYLES[body[0]]
+            ids = tokenizer.encode(text) if style is None else encode_prompt(style, text, tokenizer)
+            answer = b"\0" + array("i", ids).tobytes()
+        except InputError as error:
+            answer = b"\1" + str(error).encode()
+        sink.write(len(answer).to_bytes(4, "big") + answer)
+        sink.flush()
+
+
+def _read(source: BinaryIO) -> bytes:
+    head = source.read(4)
+    return source.read(int.from_bytes(head, "big")) if len(head) == 4 else b""
+
+
+def _end_with(parent: int) -> None:
+    """A text may take minutes: whoever asked for it may be dead by then."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)

@@ -1,0 +1,187 @@
+"""A real server process on a real port of 127.0.0.1."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+ORIGIN = "https://page.example"
+PATIENCE = 120.0  # seconds; the machine may be busy with something else
+
+
+def until(condition: Callable[[], Any], patience: float = PATIENCE, every: float = 0.02) -> Any:
+    """The first true value of ``condition``."""
+    deadline = time.monotonic() + patience
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(every)
+    return value
+
+
+class Server:
+    """``cpm-gen serve`` as a child. Standard error and output are collected."""
+
+    def __init__(self, *flags: str, environment: dict[str, str] | None = None, ready: bool = True) -> None:
+        env = {k: v for k, v in os.environ.items() if not k.startswith("CPM_GEN_")} | (environment or {})
+        env["PYTHONUNBUFFERED"] = "1"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "cpm_gen", "serve", "--port", "0", *flags],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+        self.lines: dict[str, list[str]] = {"stdout": [], "stderr": []}
+        self._readers = [
+            threading.Thread(target=self._read, args=[name, getattr(self.process, name)], daemon=True)
+            for name in self.lines
+        ]
+        for reader in self._readers:
+            reader.start()
+        self.url = ""
+        if ready:
+            self.await_ready()
+
+    def _read(self, name: str, stream: Any) -> None:
+        for line in stream:
+            self.lines[name].append(line.rstrip("\n"))
+
+    def await_ready(self) -> None:
+        """Wait for the line that tells the address."""
+        until(lambda: self.lines["stdout"] or self.process.poll() is not None)
+        assert self.lines["stdout"], self.log
+        found = re.fullmatch(r"cpm-gen serves (\S+) on (http://\S+)", self.lines["stdout"][0])
+        assert found
+        self.url = found[2]
+
+    @property
+    def log(self) -> str:
+        """Standard error so far."""
+        return "\n".join(self.lines["stderr"])
+
+    def client(self, **options: Any) -> httpx.Client:
+        """A client of its own connections."""
+        return httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False, **options)
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric's samples."""
+        with self.client() as client:
+            text = client.get("/metrics").text
+        return sum(float(v) for v in re.findall(rf"^{re.escape(name)}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
+
+    def children(self) -> list[int]:
+        """Process ids of its children."""
+        return [int(p) for p in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()]
+
+    def all_children(self) -> list[int]:
+        """Those that any of its threads started."""
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return [int(p) for task in tasks for p in task.read_text().split()]
+
+    def signal(self, number: int = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Its exit status."""
+        status = self.process.wait(PATIENCE)
+        for reader in self._readers:
+            reader.join(5)
+        return status
+
+    def close(self) -> None:
+        """End it, politely if it still knows manners."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(40)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.wait()
+        for stream in (self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Server]]:
+    """Start servers that are ended with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*flags: str, **options: Any) -> Server:
+            server = Server(*flags, **options)
+            stack.callback(server.close)
+            return server
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """One with the default settings but for smaller limits, for all tests that leave it as it was."""
+    server = Server("--max-body", "1000000", "--max-prompt-chars", "150000", "--keep-alive", "0.3")
+    yield server
+    server.close()
+    assert "Traceback" not in server.log, server.log
+
+
+@pytest.fixture(scope="session")
+def single() -> Iterator[Server]:
+    """One with room for one text, and one that waits, and little patience; every test leaves it idle."""
+    server = Server(
+        "--batch", "1", "--queue", "1", "--keep-alive", "0.2", "--body-timeout", "0.5", "--tokenize-timeout", "1.5",
+        "--cors-origin", ORIGIN, "--log-prompts",
+    )  # fmt: skip
+    yield server
+    server.close()
+    assert "Traceback" not in server.log, server.log
+
+
+def idle(server: Server) -> bool:
+    """Nothing is written and nothing waits."""
+    return server.metric("cpm_running_sequences") == server.metric("cpm_queue_depth") == 0
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[httpx.Client]:
+    with server.client() as client:
+        yield client
+
+
+def events(lines: Iterator[str]) -> Iterator[tuple[str, Any]]:
+    """Server-sent events of a stream: name and data."""
+    name = "message"
+    for line in lines:
+        if line.startswith("event: "):
+            name = line[7:]
+        elif line.startswith("data: "):
+            yield name, json.loads(line[6:])
+        elif not line:
+            name = "message"
+
+
+def stream(client: httpx.Client, **body: Any) -> list[tuple[str, Any]]:
+    """All events of a generation."""
+    with client.stream("POST", "/generate", json={**body, "stream": True}) as response:
+        assert response.status_code == 200, response.read()
+        assert response.headers["content-type"].startswith("text/event-stream")
+        return list(events(response.iter_lines()))
+
+
+def error(response: httpx.Response) -> dict[str, Any]:
+    """What a refusal says, after a look at its shape."""
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"code", "message", "field"}
+    return body["error"]

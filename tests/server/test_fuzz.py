@@ -1,0 +1,31 @@
+"""schemathesis over the whole OpenAPI document."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.server.conftest import Server
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_no_request_that_can_be_made_from_the_documentation_breaks_anything(start, tmp_path, seed):
+    server: Server = start("--max-text-tokens", "256", "--request-timeout", "5", "--no-access-log")
+    command = Path(sys.executable).with_name("schemathesis")
+    run = subprocess.run(
+        [
+            command, "run", f"{server.url}/openapi.json", "--seed", str(seed), "--max-examples", "60", "--workers", "2",
+            "--checks", "all",
+            # what a schema cannot tell (limits are settings) makes some valid bodies unacceptable
+            "--exclude-checks", "positive_data_acceptance",
+            "--continue-on-failure", "--request-timeout", "60", "--suppress-health-check", "all",
+        ],
+        cwd=tmp_path, capture_output=True, text=True, timeout=1500,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-2000:]
+    with server.client() as client:
+        assert client.get("/health/ready").status_code == 200
+    assert server.metric("cpm_running_sequences") == 0
+    assert "Traceback" not in server.log, server.log

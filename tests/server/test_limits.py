@@ -1,0 +1,210 @@
+"""Everything is bounded, and every refusal says what, in one shape."""
+
+import json
+import socket
+import time
+
+import pytest
+
+from tests.server.conftest import ORIGIN, error, idle, until
+
+BODY = {"prompt": "从前", "max_new_tokens": 2}
+
+
+def raw(server, request: bytes, patience: float = 30.0) -> bytes:
+    """What comes back for bytes on a connection of their own."""
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=patience) as connection:
+        connection.sendall(request)
+        connection.settimeout(patience)
+        answer = b""
+        while piece := connection.recv(65536):
+            answer += piece
+    return answer
+
+
+def test_a_large_body_is_refused_by_its_length(server, client):
+    response = client.post("/generate", content=b" " * 1_000_001, headers={"Content-Type": "application/json"})
+    assert response.status_code == 413
+    assert error(response)["code"] == "body_too_large"
+    assert client.get("/health/live").status_code == 200
+
+
+def test_a_large_body_is_refused_before_it_is_sent(server):
+    head = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9999999\r\n\r\n"
+    assert raw(server, head).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_large_body_in_chunks_is_refused_too(server):
+    head = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+    answer = raw(server, head + chunk * 16)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"body_too_large" in answer
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(single):
+    head = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{"
+    answer = raw(single, head)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"body_timeout" in answer
+
+
+def test_a_full_queue_says_when_to_come_again(single):
+    endless = BODY | {"max_new_tokens": 10_000, "stream": True}
+    with single.client() as client, single.client() as other, single.client() as third:
+        with client.stream("POST", "/generate", json=endless) as first, other.stream("POST", "/generate", json=endless):
+            until(lambda: single.metric("cpm_queue_depth") == 1)
+            for path, body in (("/generate", BODY), ("/v1/completions", {"model": "cpm-embedded", "prompt": "从前"})):
+                response = third.post(path, json=body)
+                assert response.status_code == 429
+                assert int(response.headers["Retry-After"]) >= 1
+                assert response.json()["error"]["code"] == "queue_full"
+            assert third.post("/score", json={"text": "从前"}).status_code == 429
+            first.close()
+            until(lambda: single.metric("cpm_queue_depth") == 0)  # the second runs now; one may wait
+            with client.stream("POST", "/generate", json=endless) as again:
+                assert again.status_code == 200
+        until(lambda: third.post("/generate", json=BODY).status_code == 200)
+    until(lambda: idle(single))
+
+
+def test_more_than_the_queue_holds_is_refused_at_once(single):
+    with single.client() as client:
+        assert client.post("/generate", json=BODY | {"n": 3}).status_code == 429
+        assert client.post("/generate", json=BODY | {"n": 2}).status_code == 200
+
+
+@pytest.mark.slow
+def test_open_requests_are_bounded(start):
+    server = start("--connections", "1", "--batch", "1")
+    with server.client() as client, server.client() as other:
+        with client.stream("POST", "/generate", json=BODY | {"max_new_tokens": 10_000, "stream": True}):
+            response = other.get("/health/live")
+            assert response.status_code == 503
+            assert error(response)["code"] == "too_many_connections"
+        until(lambda: other.get("/health/live").status_code == 200)
+
+
+HOSTILE = {
+    "nul": "从\0前",
+    "control characters": "".join(map(chr, range(1, 32))) + "从前",
+    "right to left": "\u202e从前\u2066\u2069\ufeff",
+    "unassigned": "\U000e0fff\U0010ffff\ufffe",
+    "combining": "a" + "\u0301" * 5000,
+    "emoji": "👩‍👩‍👧‍👦" * 500,
+    "specials": "<eod><s></s><unk><pad>▂▃▁",
+    "one character": "啊" * 150_000,
+    "no spaces": "a" * 150_000,
+    "spaces": " " * 10_000 + "x",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_text_gets_an_answer_or_a_refusal(client, text):
+    for path, body in (
+        ("/generate", BODY | {"prompt": text, "truncate_prompt": True}),
+        ("/generate", BODY | {"stop": [text[:200]]}),
+        ("/tokenize", {"text": text}),
+        ("/score", {"text": text}),
+        ("/v1/completions", {"model": "cpm-embedded", "prompt": text, "truncate_prompt": True, "max_tokens": 1}),
+    ):
+        response = client.post(path, json=body)
+        assert response.status_code in (200, 400, 422), (path, response.text[:300])
+        if response.status_code != 200:
+            assert text[:20] not in response.json()["error"]["message"]
+
+
+def test_a_megabyte_of_one_character_is_refused(single):
+    with single.client() as client:
+        response = client.post("/generate", json=BODY | {"prompt": "a" * 1_000_000})
+        assert response.status_code == 422
+        assert error(response)["field"] == "prompt"
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b'{"prompt": "\\ud800", "max_new_tokens": 2}', 422),
+        (b'{"prompt": ["\\udfff\\ud800"], "max_new_tokens": 2}', 422),
+        (b'{"prompt": "\xed\xa0\x80"}', 422),
+        (b'{"prompt": "\xff"}', 400),
+        (b"", 422),
+        (b"{", 400),
+        (b"null", 422),
+        (b"[1]", 422),
+        (b'"text"', 422),
+        (b"[" * 100_000, 400),
+        (b'{"prompt": "a", "n": NaN}', 422),
+        (b'{"prompt": "a", "temperature": NaN}', 422),
+        (b'{"prompt": "a", "temperature": Infinity}', 422),
+        (b'{"prompt": "a", "seed": 1' + b"0" * 6000 + b"}", 400),
+        (b'{"prompt": "a", "seed": 1e400}', 422),
+        (b'{"prompt": "a", "\\ud800": 1}', 422),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_hostile_json_is_refused(client, content, status):
+    response = client.post("/generate", content=content, headers={"Content-Type": "application/json"})
+    assert response.status_code == status, response.text
+    assert error(response)["code"] in ("malformed", "invalid")
+
+
+def test_a_text_made_to_take_for_ever_is_given_up(single):
+    with single.client() as client, single.client() as other:
+        began = time.monotonic()
+        slow = client.post("/tokenize", json={"text": "的了我" * 60_000})  # jieba needs minutes for it
+        assert slow.status_code == 422
+        assert error(slow)["code"] == "prompt_too_slow"
+        assert time.monotonic() - began < 30
+        assert other.post("/tokenize", json={"text": "从前" * 5_000}).status_code == 200
+
+
+def test_a_body_must_say_that_it_is_json(client):
+    response = client.post("/generate", content=json.dumps(BODY), headers={"Content-Type": "text/plain"})
+    assert 400 <= response.status_code < 500  # a web page may send this to anybody without asking
+
+
+def test_a_foreign_host_is_not_answered(client):
+    assert client.get("/health/live", headers={"Host": "evil.example"}).status_code == 421
+    assert client.get("/health/live", headers={"Host": "localhost:8000"}).status_code == 200
+    assert client.get("/health/live", headers={"Host": "[::1]:8000"}).status_code == 200
+
+
+def test_unknown_addresses_and_methods_have_the_same_shape(client):
+    assert error(client.get("/nothing"))["code"] == "not_found"
+    response = client.get("/generate")
+    assert response.status_code == 405
+    assert error(response)["code"] == "method_not_allowed"
+    assert response.headers["Allow"] == "POST"
+    assert client.get("/v1/nothing").json()["error"]["type"] == "not_found_error"
+
+
+def test_every_answer_has_security_headers(client):
+    for response in (client.get("/health/live"), client.get("/nothing"), client.post("/generate", json={})):
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+        assert response.headers["X-Request-Id"]
+        assert "server" not in response.headers
+        assert "access-control-allow-origin" not in response.headers
+
+
+def test_cross_origin_requests_need_a_setting(single):
+    with single.client() as client:
+        preflight = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
+        assert client.options("/generate", headers=preflight).headers["Access-Control-Allow-Origin"] == ORIGIN
+        refused = client.post("/generate", json={}, headers={"Origin": ORIGIN})
+        assert refused.headers["Access-Control-Allow-Origin"] == ORIGIN
+        stranger = client.post("/generate", json={}, headers={"Origin": "https://other.example"})
+        assert "Access-Control-Allow-Origin" not in stranger.headers
+
+
+def test_prompts_are_logged_only_where_asked(server, single):
+    for each in (server, single):
+        with each.client() as client:
+            assert client.post("/generate", json=BODY | {"prompt": "秘密花园"}).status_code == 200
+            assert client.post("/generate", json=BODY | {"prompt": "秘密花园", "n": 0}).status_code == 422
+            marker = client.get("/health/live").headers["X-Request-Id"]
+        until(lambda each=each, marker=marker: marker in each.log)
+    assert "秘密花园" not in server.log
+    assert "秘密花园" in single.log

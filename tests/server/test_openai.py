@@ -1,0 +1,189 @@
+"""/v1 with the openai package as the client."""
+
+import openai
+import pytest
+
+import cpm_gen
+from tests.server.conftest import PATIENCE
+
+MODEL = "cpm-embedded"
+PROMPT = "春江潮水连海平，"
+
+
+@pytest.fixture(scope="module")
+def llm():
+    with cpm_gen.load() as llm:
+        yield llm
+
+
+@pytest.fixture(scope="module")
+def api(server):
+    with openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0, timeout=PATIENCE) as api:
+        yield api
+
+
+def complete(api, **options):
+    return api.completions.create(**({"model": MODEL, "prompt": PROMPT, "max_tokens": 12, "seed": 1} | options))
+
+
+def test_models(api):
+    [model] = api.models.list().data
+    assert (model.id, model.object, model.owned_by) == (MODEL, "model", "cpm-gen")
+    assert api.models.retrieve(MODEL).id == MODEL
+    with pytest.raises(openai.NotFoundError) as refused:
+        api.models.retrieve("gpt-5")
+    assert refused.value.code == "model_not_found"
+
+
+def test_a_completion_is_what_the_library_writes(api, llm):
+    expected = llm.generate(PROMPT, max_new_tokens=12, seed=1, temperature=0.5, top_p=0.9)
+    answer = complete(api, temperature=0.5, top_p=0.9)
+    assert answer.object == "text_completion"
+    assert answer.model == MODEL
+    assert answer.id.startswith("cmpl-")
+    [choice] = answer.choices
+    assert (choice.text, choice.index, choice.finish_reason) == (expected.text, 0, "length")
+    assert choice.logprobs is None
+    prompt = len(expected.prompt_token_ids)
+    assert answer.usage.model_dump(exclude_none=True) == {
+        "prompt_tokens": prompt,
+        "completion_tokens": 12,
+        "total_tokens": prompt + 12,
+    }
+
+
+def test_every_form_of_prompt(api, llm):
+    ids = llm.encode(PROMPT)
+    text = complete(api).choices[0].text
+    assert complete(api, prompt=ids).choices[0].text == text
+    assert [c.text for c in complete(api, prompt=[PROMPT, PROMPT]).choices] == [text, text]
+    assert [c.text for c in complete(api, prompt=[ids, ids]).choices] == [text, text]
+
+
+def test_n(api):
+    choices = complete(api, n=3, prompt=[PROMPT, "从前"]).choices
+    assert [c.index for c in choices] == list(range(6))
+    assert len({c.text for c in choices}) == 6
+
+
+def test_a_stream_joins_to_the_whole(api):
+    whole = complete(api, n=2, max_tokens=30)
+    chunks = list(complete(api, n=2, max_tokens=30, stream=True, stream_options={"include_usage": True}))
+    *pieces, last = chunks
+    assert last.choices == []
+    assert last.usage == whole.usage
+    assert all(chunk.usage is None for chunk in pieces)
+    for choice in whole.choices:
+        mine = [c for chunk in pieces for c in chunk.choices if c.index == choice.index]
+        assert "".join(c.text for c in mine) == choice.text
+        assert [c.finish_reason for c in mine] == [None] * (len(mine) - 1) + ["length"]
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_without_asking_a_stream_has_no_usage(api):
+    assert all(chunk.usage is None and chunk.choices for chunk in complete(api, stream=True))
+
+
+@pytest.mark.parametrize("form", [str, lambda stop: [stop, "unlikely"]], ids=["one", "several"])
+def test_stop(api, form):
+    plain = complete(api, max_tokens=40).choices[0].text
+    stop = plain[10:12]
+    answer = complete(api, max_tokens=40, stop=form(stop))
+    assert answer.choices[0].text == plain[: plain.index(stop)]
+    assert answer.choices[0].finish_reason == "stop"
+
+
+def test_logprobs(api, llm):
+    known = complete(api, logprobs=3).choices[0]
+    ids = llm.generate(PROMPT, max_new_tokens=12, seed=1).token_ids
+    prompt = llm.encode(PROMPT)
+    assert "".join(known.logprobs.tokens) == known.text
+    assert known.logprobs.token_logprobs == pytest.approx(llm.score([*prompt, *ids])[len(prompt) :], abs=1e-3)
+    assert [
+        known.text[at:][: len(t)] for at, t in zip(known.logprobs.text_offset, known.logprobs.tokens, strict=True)
+    ] == (known.logprobs.tokens)
+    for logprob, top in zip(known.logprobs.token_logprobs, known.logprobs.top_logprobs, strict=True):
+        assert len(top) <= 3
+        assert max(top.values()) >= logprob - 1e-6
+    assert complete(api, logprobs=0).choices[0].logprobs.top_logprobs == [{}] * 12
+
+
+def test_logprobs_in_a_stream_join_to_the_whole(api):
+    whole = complete(api, logprobs=2, echo=True).choices[0]
+    pieces = [chunk.choices[0] for chunk in complete(api, logprobs=2, echo=True, stream=True)]
+    assert "".join(p.text for p in pieces) == whole.text
+    for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
+        assert [v for p in pieces for v in getattr(p.logprobs, name)] == getattr(whole.logprobs, name)
+
+
+def test_logprobs_end_where_a_stop_string_ended_the_text(api):
+    plain = complete(api, max_tokens=40).choices[0].text
+    answer = complete(api, max_tokens=40, logprobs=1, stop=plain[20]).choices[0]
+    assert answer.text == plain[: plain.index(plain[20])]
+    assert "".join(answer.logprobs.tokens) == answer.text
+
+
+def test_echo(api, llm):
+    text = complete(api).choices[0].text
+    assert complete(api, echo=True).choices[0].text == PROMPT + text
+    ids = llm.encode(PROMPT)
+    assert complete(api, echo=True, prompt=ids).choices[0].text == llm.tokenizer.decode(ids) + text
+
+
+def test_echo_alone_scores_the_prompt(api, llm):
+    [choice] = complete(api, echo=True, logprobs=1, max_tokens=0).choices
+    ids = llm.encode(PROMPT)
+    assert choice.text == llm.tokenizer.decode(ids)
+    assert choice.logprobs.token_logprobs[0] is None
+    assert choice.logprobs.token_logprobs[1:] == pytest.approx(llm.score(ids)[1:], abs=1e-3)
+    assert choice.finish_reason == "length"
+
+
+def test_ours_come_as_extra_body(api, llm):
+    expected = llm.generate(PROMPT, style="lyric", max_new_tokens=12, seed=1, top_k=5, repetition_penalty=1.2)
+    extra = {"style": "lyric", "top_k": 5, "repetition_penalty": 1.2, "window": {"hop": 64}}
+    assert complete(api, extra_body=extra).choices[0].text == expected.text
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "param"),
+    [
+        ({"suffix": "完"}, "unsupported", "suffix"),
+        ({"best_of": 3}, "unsupported", "best_of"),
+        ({"logit_bias": {"5": 1.0}}, "unsupported", "logit_bias"),
+        ({"max_tokens": 0}, "invalid", "max_tokens"),
+        ({"max_tokens": 20_000}, "too_many_tokens", "max_tokens"),
+        ({"temperature": 3}, "invalid", "temperature"),
+        ({"n": 9}, "too_many_samples", "n"),
+        ({"prompt": PROMPT * 100}, "prompt_too_long", "prompt"),
+        ({"prompt": []}, "invalid", "prompt"),
+        ({"prompt": [10**6]}, "invalid", "prompt"),
+        ({"stream_options": {"include_usage": True}}, "invalid", "stream_options"),
+        ({"extra_body": {"sufix": ""}}, "invalid", "sufix"),
+    ],
+    ids=repr,
+)
+def test_what_cannot_be_is_refused_by_name(api, change, code, param):
+    with pytest.raises(openai.BadRequestError) as refused:
+        complete(api, **change)
+    assert refused.value.code == code
+    assert refused.value.param == param
+    assert refused.value.type == "invalid_request_error"
+
+
+def test_an_unknown_model_is_refused(api):
+    with pytest.raises(openai.NotFoundError) as refused:
+        complete(api, model="davinci-002")
+    assert refused.value.param == "model"
+
+
+def test_the_asynchronous_client_streams_too(server):
+    import asyncio
+
+    async def run():
+        async with openai.AsyncOpenAI(base_url=server.url + "/v1", api_key="none", timeout=PATIENCE) as api:
+            stream = await complete(api, stream=True)
+            return "".join([chunk.choices[0].text async for chunk in stream])
+
+    with openai.OpenAI(base_url=server.url + "/v1", api_key="none", timeout=PATIENCE) as api:
+        assert asyncio.run(run()) == complete(api).choices[0].text

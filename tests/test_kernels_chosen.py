@@ -1,0 +1,74 @@
+"""Which kernels run, what is said of it, and where --profile says that time went."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from networks import random_checkpoint
+
+import cpm_gen
+from cpm_gen import native
+from cpm_gen.cli import main
+from cpm_gen.errors import ConfigError
+from cpm_gen.model import Model
+from cpm_gen.packed import PackedModel
+
+
+@pytest.fixture
+def no_library(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An installation without a compiler."""
+    native.library.cache_clear()
+    monkeypatch.setattr(native, "_find", lambda: None)
+    yield
+    native.library.cache_clear()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return random_checkpoint(tmp_path / "network")
+
+
+def test_a_cpu_runs_the_native_kernels_unless_told(folder: Path) -> None:
+    with cpm_gen.load(folder) as llm:
+        assert isinstance(llm._runner.model, PackedModel)
+        assert llm._runner.model.kernels == native.kernels()[0]
+        assert llm.notes == []
+    for options in ({"kernels": "torch"}, {"dtype": "float16"}):
+        with cpm_gen.load(folder, **options) as llm:
+            assert isinstance(llm._runner.model, Model)
+            assert llm.notes == []
+
+
+def test_without_the_library_torch_computes_and_says_so(no_library: None, folder: Path) -> None:
+    with cpm_gen.load(folder) as llm:
+        assert isinstance(llm._runner.model, Model)
+        (note,) = llm.notes
+        assert "not built" in note and "torch computes" in note
+
+
+def test_what_cannot_be_granted_is_an_error(no_library: None, folder: Path) -> None:
+    for options in ({"quantize": "int8"}, {"kernels": "native"}):
+        with pytest.raises(ConfigError, match="not built"):
+            cpm_gen.load(folder, **options)
+
+
+def test_int8_and_torch_do_not_go_together(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="kernels is torch"):
+        cpm_gen.load(folder, quantize="int8", kernels="torch")
+    with pytest.raises(ConfigError, match="not float16"):
+        cpm_gen.load(folder, dtype="float16", kernels="native")
+
+
+@pytest.mark.parametrize("kernels", ["native", "torch"])
+def test_profile_says_where_the_time_went(kernels: str, capsys: pytest.CaptureFixture[str]) -> None:
+    threads = torch.get_num_threads()
+    assert main(["generate", "明月", "--max-new-tokens", "9", "--seed", "1", "--profile", "--kernels", kernels]) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"s in 9 steps of [\d.]+ ms", said)
+    parts = dict(re.findall(r"^  ([A-Za-z ]+?) +([\d.]+)%", said, re.MULTILINE))
+    known = {"weights", "attention", "head", "norms and embedding"} if kernels == "native" else {"network"}
+    assert parts.keys() == known | {"sampling", "communication", "Python"}
+    assert sum(map(float, parts.values())) == pytest.approx(100, abs=1)
+    assert torch.get_num_threads() == threads

@@ -1,0 +1,115 @@
+"""A text goes on where an earlier run left it as if it had not been interrupted: the ground that works stand on."""
+
+import dataclasses
+from collections import deque
+
+import pytest
+
+import cpm_gen
+from cpm_gen.config import SamplingParams, TextOptions
+from cpm_gen.errors import InputError
+from cpm_gen.results import Chunk
+from cpm_gen.sequence import Request, Sequence
+from cpm_gen.window import Window
+
+GREEDY = SamplingParams(temperature=0, repetition_penalty=1.3)
+SAMPLED = SamplingParams(temperature=0.9, top_k=50, presence_penalty=0.5, no_repeat_ngram=5)
+LENGTH = 150
+
+
+@pytest.fixture(scope="module")
+def llm():
+    with cpm_gen.load(window_limit=40) as llm:
+        yield llm
+
+
+def written(llm: cpm_gen.LLM, request: Request, text: TextOptions, most: int | None = None) -> list[Chunk]:
+    """The chunks of a run, ended after ``most`` tokens as a killed process ends it."""
+    ready: deque[Chunk] = deque()
+    chunks: list[Chunk] = []
+    writers = llm.begin([request], text, ready)
+    while not writers[0].done and (most is None or len(chunks) < most):
+        llm.step()
+        chunks += ready
+        ready.clear()
+    llm.end(writers)
+    return chunks
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize(
+    "window", [Window(40, 13), Window(40, 10, "sentence"), Window(40, 9, keep=5), Window(40, 1)], ids=str
+)
+def test_a_resumed_text_equals_an_undisturbed_one(llm, sampling, window):
+    text = TextOptions(style="lyric", max_new_tokens=LENGTH, seed=5)
+    [request] = llm.requests([llm.encode("春江潮水连海平，", "lyric")], sampling, text, window=window)
+    whole = written(llm, request, text)
+    ids = [i for chunk in whole for i in chunk.token_ids]
+    assert len(ids) == LENGTH
+    assert whole[-1].slides > 2
+    for cut in (1, 30, 47, 101, LENGTH - 1):
+        resumed = written(llm, dataclasses.replace(request, written=tuple(ids[:cut])), text)
+        assert [i for chunk in resumed for i in chunk.token_ids] == ids[cut:]
+        assert [(c.text, c.window_start, c.slides, c.text_start) for c in resumed] == [
+            (c.text, c.window_start, c.slides, c.text_start) for c in whole[cut:]
+        ]
+        assert resumed[-1].completion is not None and whole[-1].completion is not None
+        assert resumed[-1].completion.text == whole[-1].completion.text
+        assert resumed[-1].completion.token_ids == whole[-1].completion.token_ids
+
+
+def test_a_stop_string_that_began_before_the_cut_ends_the_text_after_it(llm):
+    text = TextOptions(style="lyric", max_new_tokens=60, seed=5)
+    prompt = llm.encode("春江潮水连海平，", "lyric")
+    [request] = llm.requests([prompt], SAMPLED, text)
+    plain = written(llm, request, text)
+    stop = "".join(chunk.text for chunk in plain[20:24])
+    assert len(stop) > 2
+    stopping = dataclasses.replace(text, stop=(stop,))
+    ids = tuple(i for chunk in plain for i in chunk.token_ids)
+    before = written(llm, request, stopping, most=22)
+    after = written(llm, dataclasses.replace(request, written=ids[:22]), stopping)
+    assert after[-1].completion is not None
+    assert after[-1].completion.finish_reason == "stop"
+    assert "".join(chunk.text for chunk in before + after) == "".join(chunk.text for chunk in plain[:20])
+
+
+def test_what_is_complete_cannot_be_gone_on_with():
+    def request(**other: object) -> Request:
+        return Request((1, 2), Window(8, 4), None, SamplingParams(), 1, **other)  # type: ignore[arg-type]
+
+    with pytest.raises(InputError, match="complete"):
+        request(max_new_tokens=3, written=(4, 5, 6))
+    with pytest.raises(InputError, match="complete"):
+        request(stop_ids=frozenset({5}), written=(4, 5))
+    assert Sequence(request(max_new_tokens=3, written=(4, 5))).step == 2
+
+
+def test_slides_before_the_cut_count():
+    request = Request((1, 2, 3), Window(6, 3), None, SamplingParams(), 1, written=tuple(range(10, 20)))
+    grown = Sequence(dataclasses.replace(request, written=()))
+    for token in request.written:
+        grown.append(token)
+    resumed = Sequence(request)
+    assert (resumed.tokens, resumed.start, resumed.next_start, resumed.slides) == (
+        grown.tokens,
+        grown.start,
+        grown.next_start,
+        grown.slides,
+    )
+    assert grown.slides > 1
+
+
+def test_recomputed_requests_run_among_cached_ones(llm):
+    text = TextOptions(max_new_tokens=90, seed=3)
+    prompt = llm.encode("从前")
+    [cached] = llm.requests([prompt], SAMPLED, text)
+    ready: deque[Chunk] = deque()
+    writers = llm.begin([cached, dataclasses.replace(cached, recompute=True)], text, ready)
+    while not all(w.done for w in writers):
+        llm.step()
+        assert llm.slots is not None
+        assert llm.slots[0] <= 2  # of the cached one: its window and its next
+    llm.end(writers)
+    assert writers[0].generation.tokens == writers[1].generation.tokens
+    assert writers[0].generation.slides > 1
