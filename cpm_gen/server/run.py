@@ -112,6 +112,7 @@ async def _serve(settings: Settings, keys: Keys, listener: socket.socket) -> int
     await answering
     watching.cancel()
     service.tokenizing.close()
+    await service.tokenizing.closed()
     if not await service.engine.end(_END):
         log.error("the engine did not end; the process ends without it")
         service.engine.kill()
@@ -146,8 +147,8 @@ def _on_signals(service: Service, asked: asyncio.Event) -> None:
         asked.set()
 
     for name in ("SIGTERM", "SIGINT", "SIGHUP"):
-        if hasattr(signal, name):
-            number = getattr(signal, name)
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
             with contextlib.suppress(NotImplementedError):
                 asyncio.get_running_loop().add_signal_handler(number, handle, number)
 

@@ -58,6 +58,11 @@ class Tokenizing:
         for child in self._lanes or ():
             child.kill()
 
+    async def closed(self) -> None:
+        """Wait for children that were ended: an event loop must not close before it knows how each of them did."""
+        for child in self._lanes or ():
+            await child.gone()
+
 
 def _failed() -> ServeError:
     return ServeError(500, "tokenizer_failed", "the tokenizer ended; try again")
@@ -69,6 +74,7 @@ class _Child:
         self._lock = asyncio.Lock()
         self._waiting = 0
         self._process: asyncio.subprocess.Process | None = None
+        self._killed: asyncio.subprocess.Process | None = None  # the last one
 
     async def encode(self, text: str, style: StyleName | None, timeout: float) -> list[int]:
         if self._waiting >= _WAITING:
@@ -132,7 +138,14 @@ class _Child:
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
+            self._killed = self._process
         self._process = None
+
+    async def gone(self) -> None:
+        if self._killed is not None:
+            with contextlib.suppress(RuntimeError):  # somebody reads its last words
+                await self._killed.communicate()
+            await self._killed.wait()
 
 
 def main() -> None:

@@ -10,13 +10,12 @@ from tests.server.conftest import Server
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
-def test_no_request_that_can_be_made_from_the_documentation_breaks_anything(start, tmp_path, seed):
+def test_no_request_that_can_be_made_from_the_documentation_breaks_anything(start, tmp_path):
     server: Server = start("--max-text-tokens", "256", "--request-timeout", "5", "--no-access-log")
     command = Path(sys.executable).with_name("schemathesis")
     run = subprocess.run(
         [
-            command, "run", f"{server.url}/openapi.json", "--seed", str(seed), "--max-examples", "60", "--workers", "2",
+            command, "run", f"{server.url}/openapi.json", "--seed", "1", "--max-examples", "40", "--workers", "2",
             "--checks", "all",
             # what a schema cannot tell (limits are settings) makes some valid bodies unacceptable
             "--exclude-checks", "positive_data_acceptance",
