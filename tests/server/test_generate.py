@@ -83,6 +83,7 @@ def test_a_drawn_seed_is_reported_and_repeats_the_text(client):
     assert post(client, prompt=PROMPT, max_new_tokens=20)["seed"] != first["seed"]
 
 
+@pytest.mark.slow
 def test_a_window_of_ones_own_moves_and_tells_where_to(client, llm):
     window = {"hop": 100, "boundary": "sentence", "keep": 8}
     body = {"prompt": PROMPT, "style": "lyric", "max_new_tokens": 700, "seed": 4, "window": window}
