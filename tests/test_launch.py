@@ -135,7 +135,7 @@ def test_a_rank_that_cannot_start_is_an_error_with_its_reason(monkeypatch: pytes
         def to_json(self) -> str:
             return "{}"
 
-    monkeypatch.setattr("cpm_gen.app.Assignment", Bent)
+    monkeypatch.setattr("cpm_gen.loaded.Assignment", Bent)
     with pytest.raises(cpm_gen.RankError, match="rank 1 ended with status 1: KeyError: 'options'"):
         cpm_gen.load(tensor_parallel=2)
 
