@@ -175,11 +175,25 @@ class LLM(Loaded):
             for index in range(text.n)
         ]
 
-    def begin(self, requests: Sequence[Request], text: TextOptions, ready: deque[Chunk]) -> list[Writer]:
-        """Queue requests (``text.n`` for each prompt); steps put their chunks into ``ready``. To be ended with :meth:`end`."""
+    def begin(
+        self, requests: Sequence[Request], text: TextOptions, ready: deque[Chunk], shown: int | None = None
+    ) -> list[Writer]:
+        """Queue requests (``text.n`` for each prompt); steps put their chunks into ``ready``. To be ended with :meth:`end`.
+
+        shown: of a request that goes on, how many characters an earlier run gave out.
+        """
         self._check_open()
         writers = [
-            Writer(self._engine, request, detokenizer(text.style, self.tokenizer), text.stop, at // text.n, ready)
+            Writer(
+                self._engine,
+                request,
+                detokenizer(text.style, self.tokenizer),
+                text.stop,
+                at // text.n,
+                ready,
+                place=at,
+                shown=shown,
+            )
             for at, request in enumerate(requests)
         ]
         self._writers |= {id(w.generation): w for w in writers}

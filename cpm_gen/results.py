@@ -40,7 +40,7 @@ class Completion:
 class Chunk:
     """A piece of a text being written; the ``text`` of all chunks of one sample join to its Completion's.
 
-    prompt, index: which prompt and which of its samples.
+    prompt, index: which prompt and which of its samples; place: which of all texts that were begun together.
     window_start: where the window stands now, in tokens from the prompt's beginning.
     slides: how often it moved.
     text_start: how many characters of what was written the window does not show any more.
@@ -52,6 +52,7 @@ class Chunk:
     token_ids: tuple[int, ...]
     prompt: int
     index: int
+    place: int
     window_start: int
     slides: int
     completion: Completion | None = None

@@ -22,7 +22,8 @@ class Request:
     ends: ids after which the window may begin; None for any.
     max_new_tokens: None for unlimited.
     stop_ids: ids that end the text (``<eod>``, where asked for); banned before ``params.min_new_tokens``.
-    written: tokens of this very request that an earlier run wrote; it goes on after them as if it had never ended.
+    written: tokens of this very request that an earlier run wrote; it goes on after them as if it had never ended, past a
+        stop id among them, too.
     recompute: run the whole context for every token, whatever the engine does for others.
     logprobs: keep each token's log-probability, and those of so many best ones; None keeps nothing.
     """
@@ -43,10 +44,8 @@ class Request:
         """Check the prompt, and that something is left to write; raises InputError."""
         if not self.prompt:
             raise InputError("a prompt needs at least one token")
-        if self.written:
-            most = self.max_new_tokens
-            if (most is not None and len(self.written) >= most) or not self.stop_ids.isdisjoint(self.written):
-                raise InputError("what was written is complete; there is nothing to go on with")
+        if self.written and self.max_new_tokens is not None and len(self.written) >= self.max_new_tokens:
+            raise InputError("what was written is complete; there is nothing to go on with")
 
 
 @dataclass

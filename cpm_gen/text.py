@@ -8,24 +8,29 @@ from collections.abc import Sequence
 class StopScanner:
     """Lets a text through up to the stop string that is complete first, holding back only what may still become one.
 
-    The pieces that :meth:`push` and :meth:`flush` return join to the text before the stop string, however it was cut.
+    The pieces that :meth:`push` and :meth:`flush` return join to the text before the stop string, however it was cut. Whoever
+    pushes on after one was found passes it over: it is shown, and so is what follows, up to the next.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
+        self._passed = ""  # the stop string that was found
         self.found: str | None = None
 
     def push(self, piece: str, look: bool = True) -> str:
         """Take the next piece; returns what may be shown. With ``look=False`` a stop string that is complete now ends nothing."""
         if self.found is not None:
-            return ""
+            passed, self._passed, self.found = self._passed, "", None
+            return passed + self.push(piece, look)
         text, self._held = self._held + piece, ""
         if not self._stops:
             return text
         hits = [(at, stop) for stop in self._stops if look and (at := text.find(stop)) >= 0]
         if hits:  # the one that is complete first, as if the text came letter by letter
             at, self.found = min(hits, key=lambda hit: (hit[0] + len(hit[1]), hit[0]))
+            end = at + len(self.found)
+            self._passed, self._held = text[at:end], text[end:]
             return text[:at]
         hold = max(self._partial(text, stop) for stop in self._stops)
         cut = len(text) - hold
@@ -39,5 +44,7 @@ class StopScanner:
 
     def flush(self) -> str:
         """The end of the text: what was held back was no stop string."""
+        if self.found is not None:
+            return ""
         held, self._held = self._held, ""
-        return "" if self.found is not None else held
+        return held

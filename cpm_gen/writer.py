@@ -17,8 +17,11 @@ from cpm_gen.tokenizer import Detokenizer
 class Writer:
     """Turns one generation's tokens into chunks of text, put into ``ready``; ends it at a stop string.
 
-    A request that goes on after tokens ``written`` before is read from its beginning, so that its chunks join to what was
-    given out then.
+    A request that goes on after tokens ``written`` before is read from its beginning, so that its chunks join to the ``shown``
+    characters given out then. That may be fewer than those tokens say, where a stop ended the text that is passed over now, or
+    more, where its end let out what a stop string might have begun with.
+
+    place: the request's place among those that were begun together.
     """
 
     def __init__(
@@ -29,11 +32,15 @@ class Writer:
         stop: Sequence[str],
         prompt: int,
         ready: deque[Chunk],
+        *,
+        place: int = 0,
+        shown: int | None = None,
     ) -> None:
         self.began = time.monotonic()
         self.first: float | None = None
         self.done = False
         self.prompt = prompt
+        self.place = place
         self.ready = ready
         self.engine = engine
         self.detokenizer = detokenizer
@@ -43,6 +50,10 @@ class Writer:
         self._ends = array("Q")  # how many characters were written up to and with each token
         for token in request.written:
             self.pieces.append(self._read(token, step=len(self._ends) + 1))
+        read = "".join(self.pieces)
+        shown = len(read) if shown is None else shown
+        self._owed = read[shown:]
+        self._surplus = max(0, shown - len(read))
         self.generation = engine.add(request)
 
     def advance(self) -> None:
@@ -75,6 +86,11 @@ class Writer:
         if reason:
             text += self.scanner.flush()
         self.pieces.append(text)
+        text, self._owed, self._surplus = (
+            self._owed + text[self._surplus :],
+            "",
+            max(0, self._surplus - len(text)),
+        )
         self.done = reason is not None
         unseen = generation.start - len(generation.request.prompt)
         self.ready.append(
@@ -83,6 +99,7 @@ class Writer:
                 ids,
                 self.prompt,
                 generation.request.sample_index,
+                self.place,
                 generation.start,
                 generation.slides,
                 completion=self._completion(reason, now) if reason else None,

@@ -80,9 +80,67 @@ def test_what_is_complete_cannot_be_gone_on_with():
 
     with pytest.raises(InputError, match="complete"):
         request(max_new_tokens=3, written=(4, 5, 6))
-    with pytest.raises(InputError, match="complete"):
-        request(stop_ids=frozenset({5}), written=(4, 5))
     assert Sequence(request(max_new_tokens=3, written=(4, 5))).step == 2
+
+
+def continued(llm: cpm_gen.LLM, request: Request, text: TextOptions, most: int) -> list[Chunk]:
+    """The chunks that go on after a text that is complete, up to ``most`` tokens in all."""
+    chunks = written(llm, request, text)
+    ids = tuple(i for chunk in chunks for i in chunk.token_ids)
+    shown = sum(len(chunk.text) for chunk in chunks)
+    longer = dataclasses.replace(request, written=ids, max_new_tokens=most)
+    ready: deque[Chunk] = deque()
+    writers = llm.begin([longer], text, ready, shown)
+    while not writers[0].done:
+        llm.step()
+    llm.end(writers)
+    return [*chunks, *ready]
+
+
+def joined(chunks: list[Chunk]) -> tuple[str, list[int]]:
+    return "".join(c.text for c in chunks), [i for c in chunks for i in c.token_ids]
+
+
+def test_a_text_that_reached_its_length_goes_on_as_if_it_had_been_longer(llm):
+    text = TextOptions(style="lyric", max_new_tokens=60, seed=5)
+    prompt = llm.encode("春江潮水连海平，", "lyric")
+    [request] = llm.requests([prompt], SAMPLED, text)
+    whole = written(llm, request, text)
+    for cut in range(20, 32):
+        # its last character might have begun a stop string, and was let out when the text ended
+        stop = whole[cut - 1].text[-1:] + "\0"
+        stopping = dataclasses.replace(text, stop=(stop,))
+        short = dataclasses.replace(request, max_new_tokens=cut)
+        assert joined(continued(llm, short, stopping, 60)) == joined(whole)
+
+
+def test_a_text_goes_on_past_the_stop_string_that_ended_it(llm):
+    text = TextOptions(style="lyric", max_new_tokens=60, seed=5)
+    prompt = llm.encode("春江潮水连海平，", "lyric")
+    [request] = llm.requests([prompt], SAMPLED, text)
+    whole = written(llm, request, text)
+    stop = "".join(chunk.text for chunk in whole[20:24])
+    ended = written(llm, request, dataclasses.replace(text, stop=(stop,)))
+    assert ended[-1].completion is not None and ended[-1].completion.finish_reason == "stop"
+    assert joined(continued(llm, request, dataclasses.replace(text, stop=(stop,)), 60)) == joined(whole)
+
+
+def test_a_text_goes_on_past_the_end_of_document_that_ended_it(llm):
+    text = TextOptions(style="lyric", max_new_tokens=60, seed=5)
+    prompt = llm.encode("春江潮水连海平，", "lyric")
+    [request] = llm.requests([prompt], SAMPLED, text)
+    whole = written(llm, request, text)
+    eod = llm.tokenizer.eod
+    first = joined(whole)[1].index(eod)
+    stopping = dataclasses.replace(request, stop_ids=frozenset({eod}))
+    ended = written(llm, stopping, text)
+    assert ended[-1].completion is not None and ended[-1].completion.finish_reason == "stop"
+    ids = joined(whole)[1]
+    second = ids.index(eod, first + 1) if eod in ids[first + 1 :] else len(ids) - 1
+    shown, goes_on = joined(continued(llm, stopping, text, 60))
+    assert goes_on == ids[: second + 1]
+    assert joined(whole)[0].startswith(shown)
+    assert len(goes_on) > len(joined(ended)[1])
 
 
 def test_slides_before_the_cut_count():

@@ -21,8 +21,12 @@ def pieces(draw: st.DrawFn) -> list[str]:
 
 def through(stops: list[str], parts: list[str]) -> tuple[str, str | None]:
     scanner = StopScanner(stops)
-    shown = "".join(scanner.push(part) for part in parts) + scanner.flush()
-    return shown, scanner.found
+    shown = ""
+    for part in parts:
+        shown += scanner.push(part)
+        if scanner.found is not None:
+            break
+    return shown + scanner.flush(), scanner.found
 
 
 @settings(deadline=None)
@@ -77,13 +81,12 @@ def test_without_stop_strings_every_piece_comes_through_at_once(parts):
     assert scanner.found is None
 
 
-def test_nothing_comes_after_a_stop_string():
+def test_what_follows_a_stop_string_waits_until_it_is_passed_over():
     scanner = StopScanner(["。"])
     assert scanner.push("你好。再见") == "你好"
     assert scanner.found == "。"
-    assert scanner.push("又来") == ""
-    assert scanner.push("又来", look=False) == ""
-    assert scanner.flush() == ""
+    assert scanner.push("又来。") == "。再见又来"
+    assert scanner.found == "。"
 
 
 def test_what_was_held_back_comes_out_at_the_end():
@@ -113,3 +116,20 @@ def test_text_that_is_not_looked_at_may_hold_a_stop_string():
 
 def test_of_stop_strings_that_begin_together_the_shortest_is_complete_first():
     assert through(["ab", "abc"], ["xabcd"]) == ("x", "ab")
+
+
+@settings(deadline=None)
+@given(pieces(), STOPS)
+def test_what_is_pushed_after_a_stop_string_passes_it_over(parts, stops):
+    scanner = StopScanner(stops)
+    shown, passed = "", 0
+    for part in parts:
+        shown += scanner.push(part)
+        passed += scanner.found is not None
+    assert "".join(parts).startswith(shown)
+    if scanner.found is None:
+        assert shown + scanner.flush() == "".join(parts)
+    else:
+        assert "".join(parts).startswith(shown + scanner.found)
+        assert scanner.flush() == ""
+    assert passed >= (through(stops, parts)[1] is not None)

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from cpm_gen.results import Chunk, Completion
+from cpm_gen.results import Completion
 from cpm_gen.server.access import authorised
 from cpm_gen.server.errors import ServeError, unavailable
 from cpm_gen.server.jobs import Job
@@ -77,11 +77,6 @@ def _wanted(body: GenerateBody) -> Wanted:
     )
 
 
-def place(job: Job, chunk: Chunk) -> int:
-    """Which of the job's texts a chunk belongs to."""
-    return chunk.prompt * job.text.n + chunk.index
-
-
 def finish_reason(job: Job, completion: Completion) -> str:
     """As we tell it: what ran out of time was cancelled by us."""
     return "timeout" if job.timed_out and completion.finish_reason == "cancelled" else completion.finish_reason
@@ -91,7 +86,7 @@ async def collect(job: Job) -> list[Completion]:
     """All texts, when all are done. Raises ServeError where there will be none."""
     done: dict[int, Completion] = {}
     while (chunks := await job.chunks()) is not None:
-        done |= {place(job, chunk): chunk.completion for chunk in chunks if chunk.completion}
+        done |= {chunk.place: chunk.completion for chunk in chunks if chunk.completion}
     check_begun(job, list(done.values()))
     return [done[at] for at in range(job.samples)]
 
@@ -147,7 +142,7 @@ async def _events(service: Service, job: Job) -> AsyncGenerator[str, None]:
     try:
         while (chunks := await job.chunks(service.options.keep_alive)) is not None:
             for chunk in chunks:
-                at = place(job, chunk)
+                at = chunk.place
                 reason = None
                 if chunk.completion:
                     done[at] = chunk.completion

@@ -23,6 +23,7 @@ from cpm_gen.writer import Writer
 class Job:
     """``text.n`` samples for each prompt, of which ``requests`` says everything.
 
+    shown: of a text that goes on, how many characters were given out before.
     deadline: by :func:`time.monotonic`; ours, or (``own_deadline``) the client's, who then wants what there is.
     """
 
@@ -32,6 +33,7 @@ class Job:
     deadline: float | None = None
     asked: float = field(default_factory=time.monotonic)
     own_deadline: bool = False
+    shown: int | None = None
 
     # the engine's thread
     writers: list[Writer] = field(default_factory=list)

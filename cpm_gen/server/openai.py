@@ -14,7 +14,7 @@ from cpm_gen.results import Completion
 from cpm_gen.server.access import authorised
 from cpm_gen.server.echo import Piece, Text, prompt_texts, reader
 from cpm_gen.server.errors import ServeError, invalid
-from cpm_gen.server.generate import check_begun, place, usage
+from cpm_gen.server.generate import check_begun, usage
 from cpm_gen.server.jobs import Job
 from cpm_gen.server.keys import Key
 from cpm_gen.server.openai_schemas import (
@@ -142,7 +142,7 @@ class _Answer:
                 yield self._choice(at, text.take_prompt(), None if wants_text else "length")
         while wants_text and (chunks := await job.chunks(self._service.options.keep_alive)) is not None:
             for chunk in chunks:
-                at = place(job, chunk)
+                at = chunk.place
                 reason = None
                 if chunk.completion:
                     self._done[at] = chunk.completion

@@ -192,7 +192,7 @@ class EngineThread(threading.Thread):
         while job.ready:
             chunk = job.ready.popleft()
             chunks.append(chunk)
-            at = chunk.prompt * job.text.n + chunk.index
+            at = chunk.place
             if chunk.token_ids:
                 metrics.generated_tokens.inc(len(chunk.token_ids))
                 if at in job.last:
@@ -220,7 +220,7 @@ class EngineThread(threading.Thread):
     def _begin(self, job: Job) -> None:
         assert self.llm is not None
         try:
-            job.writers = self.llm.begin(job.requests, job.text, job.ready)
+            job.writers = self.llm.begin(job.requests, job.text, job.ready, job.shown)
         except CpmGenError as error:
             self._post(self._listener.deliver, [(job, (), True, explain(error))])
             return

@@ -19,7 +19,7 @@ def job(**other) -> Job:
 
 
 def chunk(text: str) -> Chunk:
-    return Chunk(text, (5,), 0, 0, 0, 0)
+    return Chunk(text, (5,), 0, 0, 0, 0, 0)
 
 
 def test_chunks_come_in_order_and_all_at_once_to_who_is_late():
