@@ -7,9 +7,10 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 import cpm_gen
-from cpm_gen.server import errors, generate, health, openai, tools
+from cpm_gen.server import errors, generate, health, openai, tools, work_routes
 from cpm_gen.server.gate import Gate
 from cpm_gen.server.service import Service
+from cpm_gen.server.works import Works
 
 _ABOUT = """Chinese lyrics and novels of any length with CPM-1.
 
@@ -28,8 +29,8 @@ def _drop_undocumented(app: FastAPI) -> None:
         document["components"]["schemas"].pop(name, None)
 
 
-def create_app(service: Service) -> ASGIApp:
-    """Everything that answers requests for a service."""
+def create_app(service: Service, works: Works) -> ASGIApp:
+    """Everything that answers requests for a service and its works."""
     app = FastAPI(
         title="cpm-gen",
         version=cpm_gen.__version__,
@@ -40,6 +41,7 @@ def create_app(service: Service) -> ASGIApp:
     errors.install(app)
     for routes in (generate, openai, tools, health):
         app.include_router(routes.router(service))
+    app.include_router(work_routes.router(service, works))
     _drop_undocumented(app)
     if service.options.cors_origin:
         app.add_middleware(

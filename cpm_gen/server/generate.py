@@ -14,7 +14,16 @@ from cpm_gen.server.access import authorised
 from cpm_gen.server.errors import ServeError, unavailable
 from cpm_gen.server.jobs import Job
 from cpm_gen.server.keys import Key
-from cpm_gen.server.schemas import Choice, GenerateAnswer, GenerateBody, TimingAnswer, Usage, WindowBody, refusals
+from cpm_gen.server.schemas import (
+    Choice,
+    GenerateAnswer,
+    GenerateBody,
+    TextBody,
+    TimingAnswer,
+    Usage,
+    WindowBody,
+    refusals,
+)
 from cpm_gen.server.service import Service, Wanted
 from cpm_gen.server.sse import EVENT, KEEP_ALIVE, EventStream, event, unless_gone
 
@@ -49,7 +58,7 @@ def router(service: Service) -> APIRouter:
     async def generate(
         request: Request, body: GenerateBody, key: Key = Depends(authorise)
     ) -> GenerateAnswer | Response:
-        job = await service.start(_wanted(body), key)
+        job = await service.start(wanted(body, body.max_new_tokens, body.timeout), key)
         if body.stream:
             pieces = _events(service, job)
             return EventStream(pieces, service.options.send_timeout, lambda: service.finish(job))
@@ -62,18 +71,19 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-def _wanted(body: GenerateBody) -> Wanted:
+def wanted(body: TextBody, max_new_tokens: int | None, limit: float | None = None) -> Wanted:
+    """What a body asks for."""
     window = body.window or WindowBody()  # type: ignore[call-arg]
     return Wanted(
         prompts=[body.prompt] if isinstance(body.prompt, str) else body.prompt,
         sampling=body.sampling(),
-        text=body.options(),
+        text=body.options(max_new_tokens),
         decoder=body.decoder,
         hop=window.hop,
         boundary=window.boundary,
         keep=window.keep,
         truncate=body.truncate_prompt,
-        limit=body.timeout,
+        limit=limit,
     )
 
 

@@ -23,6 +23,8 @@ class Metrics:
         self.running = Gauge("cpm_running_sequences", "Samples in the batch", registry=r)
         self.slots_used = Gauge("cpm_kv_slots_used", "Windows of the KV cache in use", registry=r)
         self.slots = Gauge("cpm_kv_slots", "Windows of the KV cache", registry=r)
+        self.works_writing = Gauge("cpm_works_writing", "Texts of works that have a place", registry=r)
+        self.works_waiting = Gauge("cpm_works_waiting", "Texts of works that wait for one", registry=r)
         self.prompt_tokens = Counter("cpm_prompt_tokens", "Tokens of prompts", registry=r)
         self.generated_tokens = Counter("cpm_generated_tokens", "Tokens written", registry=r)
         self.scored_tokens = Counter("cpm_scored_tokens", "Tokens scored", registry=r)

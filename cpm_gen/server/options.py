@@ -25,6 +25,17 @@ class ServeOptions:
     access_log: bool = option(True, "one line on standard error for each request, without its text")
     log_prompts: bool = option(False, "write prompts into the log")
 
+    database: str | None = option(
+        None,
+        "where works are kept: a file (SQLite), or a URL as SQLAlchemy knows them (default: works.db in the user's data folder)",
+    )
+    max_works: int = option(1000, "most works that are kept per key")
+    max_work_tokens: int = option(0, "most tokens of a work's text; 0: no limit")
+    work_places: int | None = option(
+        None, "most texts of works in the batch at once; others wait (default: half of the batch)"
+    )
+    work_turn: float = option(60.0, "seconds after which a text of a work lets another one that waits go first")
+
     queue: int = option(256, "most samples that wait for a place in the batch")
     connections: int = option(1024, "most requests that are open at once")
     max_body: int = option(2**21, "most bytes of a request's body")
@@ -61,10 +72,10 @@ class ServeOptions:
             if (
                 isinstance(value, bool)
                 or not isinstance(value, (int, float))
-                or f.name in ("port", "queue", "key_rate")
+                or f.name in ("port", "queue", "key_rate", "max_work_tokens")
             ):
                 continue
             if not 0 < value < float("inf"):
                 raise ConfigError(f"{f.name} must be above 0, not {value}")
-        if self.queue < 0 or self.key_rate < 0:
-            raise ConfigError("queue and key_rate must not be negative")
+        if min(self.queue, self.key_rate, self.max_work_tokens) < 0:
+            raise ConfigError("queue, key_rate and max_work_tokens must not be negative")

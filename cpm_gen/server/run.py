@@ -20,6 +20,8 @@ from cpm_gen.server.errors import unavailable
 from cpm_gen.server.keys import Keys
 from cpm_gen.server.options import ServeOptions
 from cpm_gen.server.service import Service, check_exposure
+from cpm_gen.server.works import Works
+from cpm_gen.works.store import Store
 
 log = logging.getLogger("cpm_gen.server")
 
@@ -42,7 +44,7 @@ def serve(settings: Settings) -> int:
     keys = Keys(options.keys, os.environ, streams=options.key_streams, rate=options.key_rate)
     check_exposure(options, keys)
     with _bind(options) as listener:
-        return asyncio.run(_serve(settings, keys, listener))
+        return asyncio.run(_serve(settings, keys, listener, Store(options.database)))
 
 
 def _log_to_stderr() -> None:
@@ -76,11 +78,12 @@ def _address(listener: socket.socket, host: str) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def _serve(settings: Settings, keys: Keys, listener: socket.socket) -> int:
+async def _serve(settings: Settings, keys: Keys, listener: socket.socket, store: Store) -> int:
     service = Service(settings.serve, settings.model, keys)
+    works = Works(service, store)
     server = _Server(
         uvicorn.Config(
-            create_app(service),
+            create_app(service, works),
             http="h11",
             ws="none",
             lifespan="off",
@@ -94,7 +97,7 @@ async def _serve(settings: Settings, keys: Keys, listener: socket.socket) -> int
     _on_signals(service, asked)
     answering = asyncio.create_task(server.serve([listener]))
     watching = asyncio.create_task(service.engine.watch())
-    failure = await _load(service, asked)
+    failure = await _load(service, works, asked)
     if service.engine.state == "loading":  # loading does not let itself be interrupted; ranks end with this process
         service.tokenizing.close()
         os._exit(143)
@@ -107,7 +110,7 @@ async def _serve(settings: Settings, keys: Keys, listener: socket.socket) -> int
             (answering, ending := asyncio.create_task(asked.wait())), return_when=asyncio.FIRST_COMPLETED
         )
         ending.cancel()
-    await _drain(service, settings.serve.drain_timeout)
+    await _drain(service, works, settings.serve.drain_timeout)
     server.should_exit = True
     await answering
     watching.cancel()
@@ -122,9 +125,14 @@ async def _serve(settings: Settings, keys: Keys, listener: socket.socket) -> int
     return 0
 
 
-async def _load(service: Service, asked: asyncio.Event) -> BaseException | None:
-    """Wait for the model, or for a signal; returns why there is no model."""
-    loading, ending = asyncio.create_task(service.load()), asyncio.create_task(asked.wait())
+async def _load(service: Service, works: Works, asked: asyncio.Event) -> BaseException | None:
+    """Wait for the model and the works, or for a signal; returns why there is no model."""
+
+    async def load() -> None:
+        await service.load()
+        await works.open()
+
+    loading, ending = asyncio.create_task(load()), asyncio.create_task(asked.wait())
     await asyncio.wait((loading, ending), return_when=asyncio.FIRST_COMPLETED)
     ending.cancel()
     if loading.done():
@@ -153,9 +161,10 @@ def _on_signals(service: Service, asked: asyncio.Event) -> None:
                 asyncio.get_running_loop().add_signal_handler(number, handle, number)
 
 
-async def _drain(service: Service, timeout: float) -> None:
-    """Wait for running jobs; those that do not finish in time end with an error."""
+async def _drain(service: Service, works: Works, timeout: float) -> None:
+    """Wait for running jobs; those that do not finish in time end with an error. Works go on in the next process."""
     service.draining = True
+    await works.close()
     deadline = asyncio.get_running_loop().time() + timeout
     while service.engine.busy and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(0.05)

@@ -52,7 +52,37 @@ class SamplingBody(Body):
         return SamplingParams(**(given | {"banned_ids": tuple(self.banned_ids)}))
 
 
-class GenerateBody(SamplingBody):
+class TextBody(SamplingBody):
+    """What to write, whatever becomes of it."""
+
+    prompt: Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=256)] = Field(
+        description="a text to go on from, or several"
+    )
+    style: Literal["lyric", "novel", "plain"] = Field(_TEXT.style, description="how the prompt is read")
+    decoder: Literal["cached", "recompute"] | None = Field(None, description="left out: the service's")
+    window: WindowBody | None = None
+    n: int = Field(1, ge=1, le=1024, description="samples of each prompt")
+    seed: Seed | None = Field(None, description="same seed, same text; left out: drawn, and told in the answer")
+    stop: Stop = Field([], description="a text ends before the first of these strings")
+    stop_at_eod: bool = Field(_TEXT.stop_at_eod, description="a text ends at <eod>")
+    truncate_prompt: bool = Field(
+        False,
+        description="a prompt longer than the window is taken, its beginning out of sight; otherwise it is refused",
+    )
+
+    def options(self, max_new_tokens: int | None) -> TextOptions:
+        """As the library takes it."""
+        return TextOptions(
+            style=self.style,
+            max_new_tokens=max_new_tokens,
+            stop=tuple(self.stop),
+            stop_at_eod=self.stop_at_eod,
+            seed=self.seed,
+            n=self.n,
+        )
+
+
+class GenerateBody(TextBody):
     """What to write."""
 
     model_config = ConfigDict(
@@ -72,36 +102,11 @@ class GenerateBody(SamplingBody):
         },
     )
 
-    prompt: Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=256)] = Field(
-        description="a text to go on from, or several"
-    )
-    style: Literal["lyric", "novel", "plain"] = Field(_TEXT.style, description="how the prompt is read")
     max_new_tokens: int = Field(256, ge=1, le=2**31 - 1, description="tokens to write")
-    decoder: Literal["cached", "recompute"] | None = Field(None, description="left out: the service's")
-    window: WindowBody | None = None
-    n: int = Field(1, ge=1, le=1024, description="samples of each prompt")
-    seed: Seed | None = Field(None, description="same seed, same text; left out: drawn, and told in the answer")
-    stop: Stop = Field([], description="a text ends before the first of these strings")
-    stop_at_eod: bool = Field(_TEXT.stop_at_eod, description="a text ends at <eod>")
     stream: bool = Field(False, description="server-sent events instead of one answer")
-    truncate_prompt: bool = Field(
-        False,
-        description="a prompt longer than the window is taken, its beginning out of sight; otherwise it is refused",
-    )
     timeout: float | None = Field(
         None, gt=0, le=86_400, description="seconds, waiting included; then what is there is the answer"
     )
-
-    def options(self) -> TextOptions:
-        """As the library takes it."""
-        return TextOptions(
-            style=self.style,
-            max_new_tokens=self.max_new_tokens,
-            stop=tuple(self.stop),
-            stop_at_eod=self.stop_at_eod,
-            seed=self.seed,
-            n=self.n,
-        )
 
 
 class Usage(BaseModel):
@@ -250,6 +255,7 @@ def refusals(*statuses: int, model: type[BaseModel] = ErrorAnswer) -> dict[int |
         401: "No API key, or one that is not known",
         404: "There is no such thing",
         408: "The body did not arrive in time",
+        409: "Not as things stand",
         413: "The body is too large",
         415: "The body is not declared as JSON",
         422: "A value is not acceptable; `field` says which",

@@ -54,6 +54,7 @@ class Service:
 
     def __init__(self, options: ServeOptions, model: ModelOptions, keys: Keys) -> None:
         self.options = options
+        self.batch = model.batch
         self.keys = keys
         self._model = model
         self.metrics = Metrics()
@@ -121,7 +122,7 @@ class Service:
     async def start(self, wanted: Wanted, key: Key) -> Job:
         """Check, encode and queue. Raises ServeError, InputError or ConfigError; otherwise :meth:`finish` must follow."""
         llm = self.require()
-        self._check(wanted)
+        self.check(wanted, self.options.max_text_tokens)
         samples = len(wanted.prompts) * wanted.text.n
         key.enter()
         try:
@@ -149,26 +150,9 @@ class Service:
 
     async def _job(self, llm: LLM, wanted: Wanted) -> Job:
         began = time.monotonic()
-        text = wanted.text
-        prompts = []
-        for at, prompt in enumerate(wanted.prompts):
-            field = "prompt" if len(wanted.prompts) == 1 else f"prompt.{at}"
-            try:
-                ids = await self.tokenizing.encode(prompt, text.style) if isinstance(prompt, str) else list(prompt)
-            except CpmGenError as error:
-                raise explain(error, field) from None
-            _known(ids, llm.size.vocabulary, field)
-            if len(ids) > llm.window.limit and not wanted.truncate:
-                raise invalid(
-                    f"the prompt has {len(ids):,} tokens and the network sees {llm.window.limit:,}; shorten it, or say "
-                    "truncate_prompt to have its beginning left out of sight",
-                    field,
-                    "prompt_too_long",
-                )
-            prompts.append(ids)
-        window = self._window(llm, wanted)
-        if text.seed is None:
-            text = dataclasses.replace(text, seed=secrets.randbits(48))  # JavaScript's numbers hold it
+        text = seeded(wanted.text)
+        prompts = await self.encode(llm, wanted)
+        window = self.window(llm, wanted)
 
         def build() -> Job:
             requests = llm.requests(
@@ -190,7 +174,29 @@ class Service:
             log.info("%s prompts %r", job.id, wanted.prompts)
         return job
 
-    def _window(self, llm: LLM, wanted: Wanted) -> Window:
+    async def encode(self, llm: LLM, wanted: Wanted) -> list[list[int]]:
+        """Token ids of the prompts; raises ServeError."""
+        prompts = []
+        for at, prompt in enumerate(wanted.prompts):
+            field = "prompt" if len(wanted.prompts) == 1 else f"prompt.{at}"
+            try:
+                style = wanted.text.style
+                ids = await self.tokenizing.encode(prompt, style) if isinstance(prompt, str) else list(prompt)
+            except CpmGenError as error:
+                raise explain(error, field) from None
+            _known(ids, llm.size.vocabulary, field)
+            if len(ids) > llm.window.limit and not wanted.truncate:
+                raise invalid(
+                    f"the prompt has {len(ids):,} tokens and the network sees {llm.window.limit:,}; shorten it, or say "
+                    "truncate_prompt to have its beginning left out of sight",
+                    field,
+                    "prompt_too_long",
+                )
+            prompts.append(ids)
+        return prompts
+
+    def window(self, llm: LLM, wanted: Wanted) -> Window:
+        """The model's window, with what was wished of it; raises ServeError."""
         own = llm.window
         keep = own.keep if wanted.keep is None else wanted.keep
         if not 0 <= keep < own.limit:
@@ -200,13 +206,12 @@ class Service:
             raise invalid(f"must be from {self.options.min_window_hop} to {own.limit - keep}, not {hop}", "window.hop")
         return Window(own.limit, hop, wanted.boundary or own.boundary, keep)
 
-    def _check(self, wanted: Wanted) -> None:
-        """The limits that are settings; raises ServeError."""
+    def check(self, wanted: Wanted, most: int | None) -> None:
+        """The limits that are settings, and at most so many tokens (None: any number); raises ServeError."""
         options, text = self.options, wanted.text
         _at_most(len(wanted.prompts), options.max_prompts, "prompt", "prompts", "too_many_prompts")
         _at_most(text.n, options.max_samples, "n", "samples of a prompt", "too_many_samples")
-        if text.max_new_tokens is None or text.max_new_tokens > options.max_text_tokens:
-            raise invalid(f"must be at most {options.max_text_tokens}", "max_new_tokens", "too_many_tokens")
+        check_length(text.max_new_tokens, most)
         _at_most(len(text.stop), options.max_stop, "stop", "stop strings", "too_many_stops")
         _at_most(
             max(map(len, text.stop), default=0),
@@ -226,6 +231,17 @@ class Service:
     def check_chars(self, text: str | Sequence[int], field: str) -> None:
         """Is a text, or what became of one, short enough to look at? Raises ServeError."""
         _at_most(len(text), self.options.max_prompt_chars, field, "characters", "prompt_too_long")
+
+
+def seeded(text: TextOptions) -> TextOptions:
+    """With a seed, drawn where none was given; JavaScript's numbers hold it."""
+    return text if text.seed is not None else dataclasses.replace(text, seed=secrets.randbits(48))
+
+
+def check_length(tokens: int | None, most: int | None) -> None:
+    """Raises ServeError for more tokens than ``most``; None: without end."""
+    if most is not None and (tokens is None or tokens > most):
+        raise invalid(f"must be at most {most}", "max_new_tokens", "too_many_tokens")
 
 
 def _known(ids: Sequence[int], vocabulary: int, field: str) -> None:

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,8 +34,9 @@ class Server:
     """``cpm-gen serve`` as a child. Standard error and output are collected."""
 
     def __init__(self, *flags: str, environment: dict[str, str] | None = None, ready: bool = True) -> None:
-        env = {k: v for k, v in os.environ.items() if not k.startswith("CPM_GEN_")} | (environment or {})
-        env["PYTHONUNBUFFERED"] = "1"
+        self._data = tempfile.TemporaryDirectory()  # works of its own, unless told otherwise
+        env = {k: v for k, v in os.environ.items() if not k.startswith("CPM_GEN_")}
+        env |= {"PYTHONUNBUFFERED": "1", "XDG_DATA_HOME": self._data.name} | (environment or {})
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cpm_gen", "serve", "--port", "0", *flags],
             env=env,
@@ -112,6 +114,7 @@ class Server:
         for stream in (self.process.stdout, self.process.stderr):
             assert stream is not None
             stream.close()
+        self._data.cleanup()
 
 
 @pytest.fixture

@@ -1,0 +1,250 @@
+"""Works as their owners see them: made, looked at, paused, gone on with, followed, deleted."""
+
+from __future__ import annotations
+
+import secrets
+import time
+import weakref
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from cpm_gen.app import LLM
+from cpm_gen.server.desk import Desk
+from cpm_gen.server.errors import ServeError, unavailable
+from cpm_gen.server.following import follow
+from cpm_gen.server.generate import wanted
+from cpm_gen.server.live import LiveWork, Position, event_id, wrong_state
+from cpm_gen.server.service import Service, check_length, seeded
+from cpm_gen.server.work_schemas import WindowPlace, WorkAnswer, WorkBody, WorkChoice, WorkList, WorkSummary
+from cpm_gen.works.records import Text, Work
+from cpm_gen.works.store import Store
+
+_CUT = 200  # characters of a prompt in a list
+
+
+class Works:
+    """All works of a service. Lives on the event loop."""
+
+    def __init__(self, service: Service, store: Store) -> None:
+        self._service = service
+        self._store = store
+        self._desk = Desk(service, store)
+        self._live: weakref.WeakValueDictionary[str, LiveWork] = weakref.WeakValueDictionary()
+        self._network: str | None = None  # the one that is loaded
+
+    async def open(self) -> None:
+        """Go on with what was being written when the last process ended."""
+        self._network = _fingerprint(self._service.require())
+        for id in await self._desk.ask(self._store.unfinished):
+            live = await self._find(id)
+            if live is not None and self._check_model(live) is None:
+                self._desk.queue(live)
+        self._desk.open()
+
+    async def close(self) -> None:
+        """Stop, and keep what was written; followers are told."""
+        self._desk.closing = True
+        for live in list(self._live.values()):
+            live.notify()
+        await self._desk.close()
+
+    async def create(self, body: WorkBody, owner: str) -> LiveWork:
+        """A new work, queued; raises ServeError."""
+        service = self._service
+        llm = service.require()
+        assert self._network is not None
+        asked = wanted(body, body.max_new_tokens)
+        service.check(asked, service.options.max_work_tokens or None)
+        if await self._desk.ask(self._store.count, owner) >= service.options.max_works:
+            raise ServeError(
+                409, "too_many_works", f"{service.options.max_works:,} works are kept already; delete some"
+            )
+        prompts = await service.encode(llm, asked)
+        window = service.window(llm, asked)
+        text = seeded(asked.text)
+        parameters = body.model_dump(exclude={"prompt", "metadata"}) | {
+            "seed": text.seed,
+            "decoder": body.decoder or llm.options.decoder,
+            "window": {"hop": window.hop, "boundary": window.boundary, "keep": window.keep},
+        }
+        now = time.time()
+        starts = [window.keep] * len(prompts)
+        work = Work(
+            id="work-" + secrets.token_hex(8),
+            owner=owner,
+            model=service.model_id,
+            network=self._network,
+            state="queued",
+            created=now,
+            updated=now,
+            prompt=body.prompt,
+            parameters=parameters,
+            metadata=body.metadata,
+            texts=[
+                Text(
+                    place=at * body.n + n,
+                    prompt_ids=tuple(ids),
+                    sample=n,
+                    most=body.max_new_tokens,
+                    window_start=starts[at],
+                )
+                for at, ids in enumerate(prompts)
+                for n in range(body.n)
+            ],
+        )
+        await self._desk.ask(self._store.add, work)
+        live = self._live.setdefault(work.id, LiveWork(work))
+        service.metrics.prompt_tokens.inc(sum(map(len, prompts)))
+        self._desk.queue(live)
+        return live
+
+    def follow(self, live: LiveWork, at: list[Position]) -> AsyncGenerator[str, None]:
+        """Its events from a position on."""
+        return follow(self._desk, live, at, self._service.options.keep_alive)
+
+    def _check_open(self) -> None:
+        if self._desk.closing:
+            raise unavailable("shutting_down", "the service is shutting down")
+        if self._network is None:
+            raise unavailable("loading", "the model is being loaded")
+
+    async def find(self, id: str, owner: str) -> LiveWork:
+        """Somebody's work; raises ServeError (404) where they have none of that id."""
+        self._check_open()
+        live = await self._find(id)
+        if live is None or live.work.owner != owner or live.deleted:
+            raise ServeError(404, "not_found", "there is no such work")
+        return live
+
+    async def _find(self, id: str) -> LiveWork | None:
+        live = self._live.get(id)
+        if live is None:
+            work = await self._desk.ask(self._store.get, id)
+            if work is None:
+                return None
+            live = self._live.setdefault(id, LiveWork(work))  # somebody else may have asked, too
+            self._check_model(live)
+        return live
+
+    def _check_model(self, live: LiveWork) -> ServeError | None:
+        """Why the model that is loaded cannot go on with a work, which is noted in it."""
+        work, service = live.work, self._service
+        if (work.model, work.network) == (service.model_id, self._network):
+            return None
+        text = f"begun by {work.model}, {work.network}; this service runs {service.model_id}, {self._network}"
+        error = ServeError(409, "other_model", text)
+        if live.work.state == "queued":
+            live.work.error = error.body()["error"]
+        return error
+
+    async def page(self, owner: str, before: str | None, limit: int) -> WorkList:
+        """Somebody's works, newest first."""
+        self._check_open()
+        await self._desk.flush()
+        found = await self._desk.ask(self._store.page, owner, before, limit + 1)
+        summaries = []
+        for summary in found[:limit]:
+            work = summary.work
+            live = self._live.get(work.id)
+            prompt = work.prompt[:_CUT] if isinstance(work.prompt, str) else [p[:_CUT] for p in work.prompt]
+            head = _head(work, live) | {"prompt": prompt}
+            summaries.append(WorkSummary(**head, tokens=summary.tokens, characters=summary.chars, tail=summary.tail))
+        return WorkList(works=summaries, more=len(found) > limit)
+
+    async def answer(self, live: LiveWork) -> WorkAnswer:
+        """A work with all its texts."""
+        await self._desk.flush()
+        choices, at = [], []
+        for text in live.texts:
+            now = text.kept
+            pieces = await self._desk.ask(self._store.read, live.id, now.place)
+            ids = [i for p in pieces for i in p.token_ids]
+            words = "".join(p.text for p in pieces)
+            at.append((len(ids), len(words)))
+            choices.append(
+                WorkChoice(
+                    index=now.place,
+                    text=words,
+                    token_ids=ids,
+                    finish_reason=now.finish_reason,  # type: ignore[arg-type]
+                    window_slides=now.slides,
+                    window=WindowPlace(start=now.window_start, text_start=now.text_start),
+                )
+            )
+        written = sum(tokens for tokens, _ in at)
+        return WorkAnswer(
+            **_head(live.work, live),
+            parameters=dict(live.work.parameters),
+            choices=choices,
+            usage=live.usage(written),
+            event_id=event_id(at),
+        )
+
+    async def pause(self, live: LiveWork) -> None:
+        """Stop writing until :meth:`resume`; raises ServeError (409) where there is nothing to stop."""
+        async with live.lock:
+            if live.work.state == "queued":
+                live.work.state = "paused"
+                live.work.error = None
+                await self._desk.stop(live)
+                self._desk.changed(live)
+            elif live.work.state != "paused":
+                raise wrong_state(live, "only one that is queued or running can be paused")
+            await self._desk.flush()
+
+    async def resume(self, live: LiveWork) -> None:
+        """Go on with what was paused or failed; raises ServeError (409) where there is nothing to go on with."""
+        async with live.lock:
+            if live.work.state == "finished":
+                raise wrong_state(live, "continue goes on with it")
+            if live.work.state != "queued":
+                await self._requeue(live)
+
+    async def extend(self, live: LiveWork, tokens: int | None, as_first: bool) -> None:
+        """Go on with a finished work for so many tokens, or as many as the first time; raises ServeError (409, 422)."""
+        async with live.lock:
+            if live.work.state != "finished":
+                raise wrong_state(live, "only a finished one can be continued")
+            more = live.work.parameters["max_new_tokens"] if as_first else tokens
+            longest = max(text.now.tokens for text in live.texts)
+            check_length(None if more is None else longest + more, self._service.options.max_work_tokens or None)
+            if error := self._check_model(live):
+                raise error
+            for text in live.texts:
+                text.now.finish_reason = None
+                text.now.most = None if more is None else text.now.tokens + more
+            await self._requeue(live)
+
+    async def _requeue(self, live: LiveWork) -> None:
+        if error := self._check_model(live):
+            raise error
+        live.work.state, live.work.error = "queued", None
+        for text in live.texts:
+            text.losses = 0
+        self._desk.changed(live)
+        await self._desk.flush()
+        self._desk.queue(live)
+
+    async def delete(self, live: LiveWork) -> None:
+        """End it and forget it."""
+        async with live.lock:
+            live.deleted = True
+            await self._desk.stop(live)
+            self._desk.forget(live)
+            await self._desk.ask(self._store.delete, live.id)
+            live.notify()
+
+
+def _head(work: Work, live: LiveWork | None) -> dict[str, Any]:
+    """What every answer tells of a work; ``live`` knows better how it stands."""
+    state, error = (live.state, live.work.error) if live else (work.state, work.error)
+    kept = {name: getattr(work, name) for name in ("id", "model", "created", "updated", "prompt", "metadata")}
+    return kept | {"state": state, "error": error}
+
+
+def _fingerprint(llm: LLM) -> str:
+    """What must be the same for a work to go on as it began."""
+    size, options = llm.size, llm.options
+    shape = f"{size.layers}x{size.hidden}x{size.heads}"
+    precision = options.dtype if options.quantize == "none" else options.quantize
+    return f"{shape}, {size.positions} positions, {size.vocabulary} tokens, {precision}, window {llm.window.limit}"
