@@ -37,7 +37,7 @@ class Works:
         self._network = _fingerprint(self._service.require())
         for id in await self._desk.ask(self._store.unfinished):
             live = await self._find(id)
-            if live is not None and self._check_model(live) is None:
+            if live is not None and self._check_model(live.work) is None:
                 self._desk.queue(live)
         self._desk.open()
 
@@ -123,18 +123,18 @@ class Works:
             if work is None:
                 return None
             live = self._live.setdefault(id, LiveWork(work))  # somebody else may have asked, too
-            self._check_model(live)
+            self._check_model(live.work)
         return live
 
-    def _check_model(self, live: LiveWork) -> ServeError | None:
+    def _check_model(self, work: Work) -> ServeError | None:
         """Why the model that is loaded cannot go on with a work, which is noted in it."""
-        work, service = live.work, self._service
+        service = self._service
         if (work.model, work.network) == (service.model_id, self._network):
             return None
         text = f"begun by {work.model}, {work.network}; this service runs {service.model_id}, {self._network}"
         error = ServeError(409, "other_model", text)
-        if live.work.state == "queued":
-            live.work.error = error.body()["error"]
+        if work.state == "queued":
+            work.error = error.body()["error"]
         return error
 
     async def page(self, owner: str, before: str | None, limit: int) -> WorkList:
@@ -146,6 +146,7 @@ class Works:
         for summary in found[:limit]:
             work = summary.work
             live = self._live.get(work.id)
+            self._check_model(work)
             prompt = work.prompt[:_CUT] if isinstance(work.prompt, str) else [p[:_CUT] for p in work.prompt]
             head = _head(work, live) | {"prompt": prompt}
             summaries.append(WorkSummary(**head, tokens=summary.tokens, characters=summary.chars, tail=summary.tail))
@@ -208,7 +209,7 @@ class Works:
             more = live.work.parameters["max_new_tokens"] if as_first else tokens
             longest = max(text.now.tokens for text in live.texts)
             check_length(None if more is None else longest + more, self._service.options.max_work_tokens or None)
-            if error := self._check_model(live):
+            if error := self._check_model(live.work):
                 raise error
             for text in live.texts:
                 text.now.finish_reason = None
@@ -216,7 +217,7 @@ class Works:
             await self._requeue(live)
 
     async def _requeue(self, live: LiveWork) -> None:
-        if error := self._check_model(live):
+        if error := self._check_model(live.work):
             raise error
         live.work.state, live.work.error = "queued", None
         for text in live.texts:

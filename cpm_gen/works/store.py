@@ -49,16 +49,15 @@ class Store:
                 sa.event.listen(self._engine, "connect", _configure)
             self.check()
             self._migrate()
-        except (ArgumentError, NoSuchModuleError) as error:
-            raise ConfigError(f"database: {error}") from None
-        except ModuleNotFoundError as error:
-            raise ConfigError(f"database {self}: needs {error.name}: pip install 'cpm-gen[postgres]'") from None
-        except (OSError, SQLAlchemyError) as error:
-            said = getattr(error, "orig", None) or getattr(error, "strerror", None) or error
+        except BaseException as error:
             self.close()
-            raise ConfigError(f"database {self}: {str(said).splitlines()[0]}") from None
-        except BaseException:
-            self.close()
+            if isinstance(error, NoSuchModuleError):
+                raise ConfigError(f"database: {error}") from None
+            if isinstance(error, ModuleNotFoundError):
+                raise ConfigError(f"database {self} needs {error.name}: pip install 'cpm-gen[postgres]'") from None
+            if isinstance(error, (OSError, SQLAlchemyError)):
+                said = getattr(error, "orig", None) or getattr(error, "strerror", None) or error
+                raise ConfigError(f"database {self}: {str(said).splitlines()[0]}") from None
             raise
 
     def __str__(self) -> str:
@@ -211,7 +210,10 @@ class Store:
 
 def _url(database: str | None) -> URL:
     if database is not None and "://" in database:
-        return make_url(database)
+        try:
+            return make_url(database)
+        except ArgumentError:
+            raise ConfigError("database must be a file or a URL such as postgresql+psycopg://user@host/name") from None
     if database is None:
         data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
         database = f"{data}/cpm-gen/works.db"

@@ -4,7 +4,9 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -115,6 +117,31 @@ class Server:
             assert stream is not None
             stream.close()
         self._data.cleanup()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """URL of a PostgreSQL server of its own."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    initdb = shutil.which("initdb") or (str(found[-1]) if found else None)
+    if initdb is None:
+        pytest.skip("needs PostgreSQL's programs")
+    programs = Path(initdb).resolve().parent
+    folder = Path(tempfile.mkdtemp())  # pytest's folders are closed to other users
+    user = "postgres" if os.getuid() == 0 else None  # it does not run as root
+    if user:
+        shutil.chown(folder, user)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    data = str(folder / "data")
+    quiet = {"user": user, "cwd": folder, "stdout": subprocess.DEVNULL, "check": True}
+    subprocess.run([programs / "initdb", "-D", data, "-A", "trust", "-U", "cpm", "-N"], **quiet)
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    subprocess.run([programs / "pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options, "start"], **quiet)
+    yield f"postgresql+psycopg://cpm@127.0.0.1:{port}/postgres"
+    subprocess.run([programs / "pg_ctl", "-D", data, "-m", "immediate", "stop"], **quiet)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -266,7 +266,13 @@ def test_a_work_belongs_to_its_key(start):
         id = client.post("/works", json=BODY, headers=ann).json()["id"]
         assert client.get(f"/works/{id}").status_code == 401
         assert client.get(f"/works/{id}", headers=ann).status_code == 200
-        for method, path in [("GET", ""), ("DELETE", ""), ("GET", "/events"), ("POST", "/pause"), ("POST", "/continue")]:
+        for method, path in [
+            ("GET", ""),
+            ("DELETE", ""),
+            ("GET", "/events"),
+            ("POST", "/pause"),
+            ("POST", "/continue"),
+        ]:
             assert client.request(method, f"/works/{id}{path}", headers=bob).status_code == 404
         assert client.get("/works", headers=bob).json() == {"works": [], "more": False}
         assert client.get("/works", params={"before": id}, headers=bob).status_code == 404
