@@ -18,7 +18,7 @@ async def follow(desk: Desk, live: LiveWork, at: list[Position], keep_alive: flo
     ``at`` may lie ahead of what is written, where a process died after it told more than it had kept: it will be written again.
     """
     told: object = None
-    slides = [0] * len(live.texts)
+    starts = [live.work.parameters["window"]["keep"]] * len(live.texts)
     try:
         while True:
             changed, state = live.changed, (live.state, live.work.error)
@@ -32,8 +32,8 @@ async def follow(desk: Desk, live: LiveWork, at: list[Position], keep_alive: flo
                         reason = text.now.finish_reason if piece.end >= text.now.tokens else None
                         content = {"index": place, "text": piece.text, "token_ids": piece.token_ids}
                         yield event("token", content | {"finish_reason": reason}, event_id(at))
-                if text.now.slides != slides[place]:
-                    now, slides[place] = text.now, text.now.slides
+                if text.now.window_start != starts[place]:
+                    now, starts[place] = text.now, text.now.window_start
                     moved = {"start": now.window_start, "text_start": now.text_start, "slides": now.slides}
                     yield event("window", {"index": place, **moved}, event_id(at))
             if live.deleted:

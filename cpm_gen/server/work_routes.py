@@ -53,9 +53,13 @@ def router(service: Service, works: Works) -> APIRouter:
             await works.find(before, key.name)
         return await works.page(key.name, before, limit)
 
-    @routes.get("/{id}", summary="A work and its texts", responses=refusals(401, 404, 429, 500, 503))
-    async def look(id: str, key: Key = Depends(authorise)) -> WorkAnswer:
-        return await works.answer(await works.find(id, key.name))
+    @routes.get("/{id}", summary="A work and its texts", responses=refusals(401, 404, 422, 429, 500, 503))
+    async def look(
+        id: str,
+        token_ids: Annotated[bool, Query(description="with the tokens of its texts")] = False,
+        key: Key = Depends(authorise),
+    ) -> WorkAnswer:
+        return await works.answer(await works.find(id, key.name), token_ids)
 
     @routes.delete(
         "/{id}", status_code=204, summary="End and forget a work", responses=refusals(401, 404, 429, 500, 503)

@@ -64,7 +64,9 @@ class WorkChoice(BaseModel):
 
     index: int
     text: str
-    token_ids: list[int]
+    token_ids: list[int] | None = Field(
+        description="where asked for, all tokens written, those of a stop string included"
+    )
     finish_reason: Literal["length", "stop"] | None = Field(description="null: not finished")
     window_slides: int
     window: WindowPlace

@@ -68,7 +68,6 @@ class Works:
             "window": {"hop": window.hop, "boundary": window.boundary, "keep": window.keep},
         }
         now = time.time()
-        starts = [window.keep] * len(prompts)
         work = Work(
             id="work-" + secrets.token_hex(8),
             owner=owner,
@@ -86,7 +85,7 @@ class Works:
                     prompt_ids=tuple(ids),
                     sample=n,
                     most=body.max_new_tokens,
-                    window_start=starts[at],
+                    window_start=window.keep,
                 )
                 for at, ids in enumerate(prompts)
                 for n in range(body.n)
@@ -152,21 +151,20 @@ class Works:
             summaries.append(WorkSummary(**head, tokens=summary.tokens, characters=summary.chars, tail=summary.tail))
         return WorkList(works=summaries, more=len(found) > limit)
 
-    async def answer(self, live: LiveWork) -> WorkAnswer:
-        """A work with all its texts."""
+    async def answer(self, live: LiveWork, token_ids: bool = False) -> WorkAnswer:
+        """A work with all its texts, and their tokens where asked for: a million of them make a slow answer."""
         await self._desk.flush()
         choices, at = [], []
         for text in live.texts:
             now = text.kept
             pieces = await self._desk.ask(self._store.read, live.id, now.place)
-            ids = [i for p in pieces for i in p.token_ids]
             words = "".join(p.text for p in pieces)
-            at.append((len(ids), len(words)))
+            at.append((pieces[-1].end if pieces else 0, len(words)))
             choices.append(
                 WorkChoice(
                     index=now.place,
                     text=words,
-                    token_ids=ids,
+                    token_ids=[i for p in pieces for i in p.token_ids] if token_ids else None,
                     finish_reason=now.finish_reason,  # type: ignore[arg-type]
                     window_slides=now.slides,
                     window=WindowPlace(start=now.window_start, text_start=now.text_start),

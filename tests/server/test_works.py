@@ -277,3 +277,19 @@ def test_a_work_belongs_to_its_key(start):
         assert client.get("/works", headers=bob).json() == {"works": [], "more": False}
         assert client.get("/works", params={"before": id}, headers=bob).status_code == 404
         assert [w["id"] for w in client.get("/works", headers=ann).json()["works"]] == [id]
+
+
+def test_a_prompt_longer_than_the_window_begins_out_of_sight(client: httpx.Client):
+    body = {"prompt": "长" * 700, "truncate_prompt": True, "max_new_tokens": 30}
+    work = create(client, **body)
+    events = list(follow(client, work["id"]))
+    assert [joined(events)] == undisturbed(client, **body)
+    (window,) = [data for _, name, data in events if name == "window"]
+    assert window["start"] > 100 and window["slides"] == 0 == window["text_start"]
+
+
+def test_tokens_are_told_where_asked_for(client: httpx.Client):
+    id = create(client, max_new_tokens=5)["id"]
+    settled(client, id)
+    assert len(client.get(f"/works/{id}?token_ids=true").json()["choices"][0]["token_ids"]) == 5
+    assert client.get(f"/works/{id}").json()["choices"][0]["token_ids"] is None

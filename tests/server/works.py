@@ -19,7 +19,7 @@ def create(client: httpx.Client, **body: Any) -> dict[str, Any]:
 
 
 def look(client: httpx.Client, id: str) -> dict[str, Any]:
-    response = client.get(f"/works/{id}")
+    response = client.get(f"/works/{id}", params={"token_ids": True})
     assert response.status_code == 200, response.text
     return response.json()
 
