@@ -145,6 +145,7 @@ def test_a_file_that_is_no_database_is_told(start, tmp_path: Path):
     assert "not a database" in server.log
 
 
+@pytest.mark.slow
 def test_the_work_of_another_model_waits_for_it(start, tmp_path: Path):
     server = serve(start, tmp_path / "works.db")
     with server.client() as client:
@@ -167,6 +168,7 @@ def test_the_work_of_another_model_waits_for_it(start, tmp_path: Path):
         assert look(client, running)["error"] is None
 
 
+@pytest.mark.slow
 def test_with_restart_workers_works_go_on_after_a_rank_died(start, tmp_path: Path):
     server = serve(start, tmp_path / "works.db", "--tensor-parallel", "2", "--restart-workers")
     with server.client() as client:
@@ -184,6 +186,7 @@ def test_with_restart_workers_works_go_on_after_a_rank_died(start, tmp_path: Pat
         assert server.metric("cpm_engine_restarts_total") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files of another process")
 def test_a_full_disk_stops_works_until_there_is_room(start, tmp_path: Path):
     import resource
@@ -206,6 +209,7 @@ def test_a_full_disk_stops_works_until_there_is_room(start, tmp_path: Path):
     assert "Traceback" not in server.log
 
 
+@pytest.mark.slow
 def test_postgresql_keeps_them_as_well(start, postgres: str, tmp_path: Path):
     server = serve(start, postgres)
     second = serve(start, postgres, ready=False)
