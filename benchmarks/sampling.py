@@ -14,6 +14,7 @@ import argparse
 import math
 import statistics
 import time
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def some_logits(kind: str, rows: int) -> NDArray[np.float32]:
 
 def measure(logits: NDArray[np.float32], params: SamplingParams, repeats: int) -> float:
     """Seconds to choose the token of a row: the mean of the rows' least times."""
-    context = np.random.default_rng(1).integers(0, 5000, 1000).tolist()
+    context = array("q", np.random.default_rng(1).integers(0, 5000, 1000).tobytes())
     looks_back = params.repetition_penalty != 1.0 or params.no_repeat_ngram > 0
     counts = params.presence_penalty != 0 or params.frequency_penalty != 0
     least = [math.inf] * len(logits)

@@ -103,7 +103,7 @@ class LLM(Loaded):
     def visible(self, token_ids: Sequence[int]) -> int:
         """How many of a history's tokens the network sees."""
         start = self.window.advance(token_ids, self.window.keep, self._ends(self.window))
-        return len(self.window.context(token_ids, start))
+        return len(self.window.context(tuple(token_ids), start))
 
     def run(
         self,

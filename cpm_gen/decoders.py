@@ -42,7 +42,7 @@ class Recompute:
 
     def plan(self, running: Seq[Sequence]) -> list[Work]:
         """Everything that each window shows."""
-        return [Work(s, Segment(s.context())) for s in running]
+        return [Work(s, Segment(s.context().tolist())) for s in running]
 
     def release(self, sequence: Sequence) -> None:
         """Nothing is kept."""

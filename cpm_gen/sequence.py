@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Literal
@@ -52,13 +53,14 @@ class Request:
 class Sequence:
     """A request being worked on.
 
-    tokens: prompt and text. start: where the window stands; next_start: where it will move to, once that is known (see
-    :mod:`cpm_gen.window`). slides: how often it moved.
+    tokens: prompt and text, as 64-bit integers, which numpy takes as they are.
+    start: where the window stands; next_start: where it will move to, once that is known (see :mod:`cpm_gen.window`).
+    slides: how often it moved.
     failure: why no next token could be chosen, if it ended so.
     """
 
     request: Request
-    tokens: list[int] = field(init=False)
+    tokens: array[int] = field(init=False)
     start: int = field(init=False)
     next_start: int | None = field(init=False)
     slides: int = 0
@@ -70,7 +72,7 @@ class Sequence:
     def __post_init__(self) -> None:
         """Place the window over the prompt, and move it as what was written moved it."""
         request, window = self.request, self.request.window
-        self.tokens = [*request.prompt, *request.written]
+        self.tokens = array("q", request.prompt + request.written)
         self.start = window.advance(request.prompt, window.keep, request.ends)
         while window.overflows(len(self.tokens), self.start):
             self.start = window.move(self.tokens, self.start, request.ends)
@@ -80,14 +82,14 @@ class Sequence:
     @property
     def new_tokens(self) -> list[int]:
         """The tokens written so far."""
-        return self.tokens[len(self.request.prompt) :]
+        return self.tokens[len(self.request.prompt) :].tolist()
 
     @property
     def step(self) -> int:
         """How many tokens were written: the counter of the next draw."""
         return len(self.tokens) - len(self.request.prompt)
 
-    def context(self) -> list[int]:
+    def context(self) -> array[int]:
         """The tokens that the network sees now."""
         return self.request.window.context(self.tokens, self.start)
 
@@ -126,4 +128,4 @@ class Sequence:
         keep = min(self.request.window.keep, len(self.tokens))
         kept = self.tokens[first : min(keep, first + count)]
         begin = max(start, self.request.window.keep) + max(first, keep) - keep
-        return kept + self.tokens[begin : begin + count - len(kept)]
+        return (kept + self.tokens[begin : begin + count - len(kept)]).tolist()

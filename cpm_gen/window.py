@@ -17,13 +17,15 @@ Example, ``Window(limit=6, hop=3)``::
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from cpm_gen.errors import ConfigError
 
 Boundary = Literal["token", "sentence", "eod"]
+History = TypeVar("History", list[int], tuple[int, ...], "array[int]")
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,6 @@ class Window:
         reach = min(len(tokens), start + self.limit - self.keep)  # the last position leaves one token
         return next((p for p in range(max(target, looked + 1), reach + 1) if tokens[p - 1] in ends), None)
 
-    def context(self, tokens: Sequence[int], start: int) -> list[int]:
+    def context(self, tokens: History, start: int) -> History:
         """``tokens[:keep] + tokens[start:]``."""
-        return [*tokens[: self.keep], *tokens[max(start, self.keep) :]]
+        return tokens[: self.keep] + tokens[max(start, self.keep) :]

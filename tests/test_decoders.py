@@ -75,7 +75,7 @@ def test_logits_agree_at_every_token_over_many_slides(
         slots = [w.segment.slot for w in work]
         assert len(set(slots)) == len(slots), "one step must not write a slot twice"
         for sequence, logits in next_logits(runner, work):
-            (expected,) = runner.next_logits([Segment(sequence.context())])
+            (expected,) = runner.next_logits([Segment(sequence.context().tolist())])
             torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
             sequence.append(int(expected.argmax()))
         if len(running) > 1 and step % 11 == 10:  # one leaves, wherever it is, and another comes
@@ -242,7 +242,7 @@ def _scores_by_hand(llm: LLM, ids: list[int]) -> list[float | None]:
     result: list[float | None] = [None]
     for n in range(1, len(ids)):
         sequence = Sequence(Request(prompt=tuple(ids[:n]), window=llm.window, ends=None, params=GREEDY, seed=0))
-        (logits,) = llm._runner.next_logits([Segment(sequence.context())])
+        (logits,) = llm._runner.next_logits([Segment(sequence.context().tolist())])
         result.append(float(logits.double().log_softmax(0)[ids[n]]))
     return result
 
