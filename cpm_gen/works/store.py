@@ -174,7 +174,9 @@ class Store:
         with self._engine.begin() as connection:
             for id, state, error, changed in changes:
                 kept = "queued" if state == "running" else state
-                connection.execute(works.update().where(works.c.id == id).values(state=kept, error=error, updated=now))
+                known = works.update().where(works.c.id == id).values(state=kept, error=error, updated=now)
+                if not connection.execute(known).rowcount:  # deleted meanwhile
+                    continue
                 for text, new in changed:
                     row = _text_row(id, text)
                     del row["work"], row["prompt_ids"]

@@ -140,6 +140,18 @@ def test_a_deleted_work_leaves_nothing(store: Store, database: str):
     engine.dispose()
 
 
+def test_what_was_deleted_meanwhile_is_not_saved(store: Store):
+    put, other = work("work-1"), work("work-2")
+    store.add(put)
+    store.add(other)
+    store.delete(put.id)
+    new = [Piece(0, 0, (1,), "a")]
+    store.save([(w.id, "paused", None, [(w.texts[0], new)]) for w in (put, other)])
+    assert store.get(put.id) is None
+    assert store.read(put.id, 0) == []
+    assert store.read(other.id, 0) == new
+
+
 def test_it_is_there_when_opened_again(database: str):
     store = Store(database)
     store.add(work())
