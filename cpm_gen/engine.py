@@ -15,19 +15,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cpm_gen import sampling
+from cpm_gen import device_sampling
 from cpm_gen.decoders import Decoder
 from cpm_gen.errors import NumericsError
 from cpm_gen.likelihood import likelihood
 from cpm_gen.model import Segment
 from cpm_gen.runner import Runner
+from cpm_gen.sampling import Draw
 from cpm_gen.sequence import Request, Sequence
 from cpm_gen.window import Window
 
 
 @dataclass
 class Spent:
-    """Where the time of the steps so far went, in seconds."""
+    """Where the time of the steps so far went, in seconds; where tokens are chosen on a GPU, that is part of the network's."""
 
     steps: int = 0
     network: float = 0.0
@@ -82,10 +83,15 @@ class Engine:
             if not work:
                 return []
             began = time.perf_counter()
-            logits = self._runner.next_logits([w.segment for w in work]).numpy()
+            logits = self._runner.next_logits([w.segment for w in work])
             ran = time.perf_counter()
             advanced = [w.sequence for w in work if w.segment.logits]
-            choices = [_choose(sequence, row) for sequence, row in zip(advanced, logits, strict=True)]
+            draws = [_draw(sequence) for sequence in advanced]
+            if self._runner.model.samples:
+                choices = device_sampling.choose(logits, draws)
+                ran = time.perf_counter()
+            else:
+                choices = [_choose(draw, row) for draw, row in zip(draws, logits.numpy(), strict=True)]
             self.spent.steps += 1
             self.spent.network += ran - began
             self.spent.sampling += time.perf_counter() - ran
@@ -98,7 +104,7 @@ class Engine:
                 sequence.failure, sequence.finish_reason = choice, "cancelled"
                 continue
             if sequence.request.logprobs is not None:
-                sequence.likelihoods.append(likelihood(row, choice, sequence.request.logprobs))
+                sequence.likelihoods.append(likelihood(row.cpu().numpy(), choice, sequence.request.logprobs))
             sequence.append(choice)
         self._retire()
         return advanced
@@ -129,22 +135,25 @@ class Engine:
             at = end
 
 
-def _choose(sequence: Sequence, logits: NDArray[np.float32]) -> int | NumericsError:
-    """The next token, or why there is none; what ails one sequence is no matter of the others."""
+def _draw(sequence: Sequence) -> Draw:
     request = sequence.request
     params = request.params
     looks_back = params.repetition_penalty != 1.0 or params.no_repeat_ngram > 0
     counts = params.presence_penalty != 0 or params.frequency_penalty != 0
+    return Draw(
+        params,
+        context=sequence.context() if looks_back else (),
+        written=sequence.context_written() if counts else (),
+        forbidden=sequence.forbidden(),
+        seed=request.seed,
+        sample_index=request.sample_index,
+        step=sequence.step,
+    )
+
+
+def _choose(draw: Draw, logits: NDArray[np.float32]) -> int | NumericsError:
+    """The next token, or why there is none; what ails one sequence is no matter of the others."""
     try:
-        return sampling.sample(
-            logits,
-            params,
-            context=sequence.context() if looks_back else (),
-            written=sequence.context_written() if counts else (),
-            forbidden=sequence.forbidden(),
-            seed=request.seed,
-            sample_index=request.sample_index,
-            step=sequence.step,
-        )
+        return draw.choose(logits)
     except NumericsError as error:
         return error

@@ -135,6 +135,7 @@ class Model(nn.Module):
         self.group = group
         self.dtype = dtype
         self.device = device
+        self.samples = device.type == "cuda"
         place = Place(group, dtype, device)
         self.word_embeddings = VocabularyParallelEmbedding(size.vocabulary, size.hidden, place)
         self.position_embeddings = PositionEmbedding(size.positions, size.hidden, place)

@@ -63,6 +63,8 @@ class PackedModel:
     int8: one scale for each output, activations as 16-bit integers, products exact; keys and values in bfloat16.
     """
 
+    samples = False
+
     def __init__(
         self,
         size: ModelSize,

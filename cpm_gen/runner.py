@@ -26,6 +26,7 @@ class Network(Protocol):
     """A rank's part of the network, in torch (:class:`cpm_gen.model.Model`) or on the native kernels (:mod:`cpm_gen.packed`)."""
 
     group: TensorParallel
+    samples: bool  # whether tokens are chosen on its device; else on the host
 
     def make_cache(self, slots: int) -> Any:
         """A cache of ``slots`` full windows."""
@@ -49,12 +50,12 @@ class Runner:
         self.cache = model.make_cache(slots) if slots else None
 
     def next_logits(self, segments: Sequence[Segment]) -> Tensor:
-        """Rank 0: logits ``[wanted, vocabulary]`` (fp32, CPU) after each segment that wants them."""
+        """Rank 0: logits ``[wanted, vocabulary]`` (fp32, on the network's device) after each segment that wants them."""
         parts = []
         for batch in _batches(segments):
             with self._plan([_NEXT, *_pack(batch)]):
                 parts.append(self.model.next_logits(batch, self.cache))
-        return torch.cat(parts).cpu()
+        return torch.cat(parts)
 
     def score(self, segment: Segment, targets: Sequence[int]) -> list[float]:
         """Rank 0: natural log-probability of each target (see :meth:`cpm_gen.model.Model.score`)."""

@@ -10,10 +10,10 @@ A token's weight is exp((logit - best) / temperature) in float64, computed where
 
 from __future__ import annotations
 
-import functools
 import math
 import threading
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,9 @@ from numpy.typing import NDArray
 
 from cpm_gen.config import SamplingParams
 from cpm_gen.errors import NumericsError
+from cpm_gen.penalties import AnyFloats, Edits, Floats, Indices, edits, penalise
 
-Indices = NDArray[np.intp]
 Ids = Indices | slice
-Floats = NDArray[np.float64]
-AnyFloats = NDArray[np.floating[Any]]
 
 # Float32 sums of weights are off by less than this share of them: 3 roundings of the exponent x, 2**-24 * |x| each, where the mean
 # |x| of V tokens that weigh r (the best one weighs 1) is at most log(V / r); 2.5 ulp of numpy's exp; 27 roundings of a pairwise
@@ -34,6 +32,12 @@ SLACK = 1e-5
 BLOCK = 256  # tokens whose weights are summed first, to find where the CDF crosses
 FEW = 1024  # tokens that need no first pass in float32
 DEPTHS = (8.0, 14.0, math.inf)  # top-p looks for its tokens so far below the best, in units of the exponent
+NAN, BANNED, INFINITE = -1, -2, -3  # why there is no token, where tokens are integers
+FAILURES = {
+    NAN: "the network's logits are NaN: the checkpoint is damaged, or float16 overflowed",
+    BANNED: "no token can be chosen: all are banned",
+    INFINITE: "no token can be chosen: the logits are NaN or infinite (if in float16, try bfloat16)",
+}
 _philox = np.random.Philox(0)  # one for all: a new one would first ask the system for a seed
 _unused: Any = _philox.state
 _lock = threading.Lock()
@@ -46,53 +50,6 @@ def uniform(seed: int, sample: int, step: int) -> float:
         _philox.state = _unused | {"state": state}
         bits = _philox.random_raw()
     return float((int(bits) >> 11) * 2.0**-53)
-
-
-@np.errstate(over="ignore")  # penalties beyond reason end at infinity
-def penalise(
-    logits: AnyFloats,
-    params: SamplingParams,
-    context: Sequence[int],
-    written: Sequence[int],
-    forbidden: Collection[int] = (),
-) -> AnyFloats:
-    """Logits ``[V]`` after bans and penalties: ``logits`` itself if there can be none, float64 if there are penalties.
-
-    context: the tokens in the window; repetition penalty (Keskar et al. 2019) and n-gram bans look at these.
-    written: those of them that were generated; presence and frequency penalties look at these.
-    forbidden: ids banned at this step besides ``params.banned_ids``.
-    """
-    repeats = params.repetition_penalty != 1.0 and len(context) > 0
-    counts = (params.presence_penalty != 0 or params.frequency_penalty != 0) and len(written) > 0
-    if not (repeats or counts or params.no_repeat_ngram or params.banned_ids or forbidden):
-        return logits
-    seen = np.asarray(context if repeats or params.no_repeat_ngram else (), dtype=np.intp)
-    bans = _below(params.banned_ids, len(logits)), _below(tuple(forbidden), len(logits))
-    banned = np.concatenate([*bans, ngram_bans(seen, params.no_repeat_ngram)])
-    logits = logits.astype(np.float64 if repeats or counts else logits.dtype)
-    if repeats:  # an id that comes twice gets the same value twice: values are read before any is written
-        values, penalty = logits[seen], params.repetition_penalty
-        logits[seen] = np.where(values > 0, values / penalty, values * penalty)
-    if counts:
-        ids = np.asarray(written, dtype=np.intp)
-        logits[ids] = logits[ids] - (params.presence_penalty + params.frequency_penalty * np.bincount(ids)[ids])
-    logits[banned] = -np.inf
-    return logits
-
-
-@functools.lru_cache(maxsize=64)  # the same at every step, and many if the vocabulary is padded
-def _below(ids: tuple[int, ...], size: int) -> Indices:
-    return np.array([i for i in ids if i < size], dtype=np.intp)
-
-
-def ngram_bans(context: Sequence[int] | Indices, n: int) -> Indices:
-    """Ids that would complete an ``n``-gram which ``context`` already holds, some perhaps twice; none if ``n`` is 0."""
-    tokens = np.asarray(context, dtype=np.intp)
-    starts = max(0, len(tokens) - n + 1) if n else 0
-    repeats = np.ones(starts, dtype=np.bool_)
-    for i in range(n - 1 if starts else 0):
-        repeats &= tokens[i : i + starts] == tokens[starts + i]
-    return tokens[len(tokens) - starts :][repeats]
 
 
 @np.errstate(over="ignore", under="ignore")
@@ -113,8 +70,8 @@ def _best(logits: AnyFloats) -> int:
     if math.isfinite(logits[best]):
         return best
     if logits[best] == -math.inf:
-        raise NumericsError("no token can be chosen: all are banned")
-    raise NumericsError("no token can be chosen: the logits are NaN or infinite (if in float16, try bfloat16)")
+        raise NumericsError(FAILURES[BANNED])
+    raise NumericsError(FAILURES[INFINITE])
 
 
 def _left(logits: AnyFloats, best: int, params: SamplingParams) -> tuple[Ids, Floats]:
@@ -228,6 +185,32 @@ def _invert(weights: AnyFloats, u: float) -> tuple[int, float]:
     return block * BLOCK + at, float(margin)
 
 
+@dataclass(frozen=True)
+class Draw:
+    """What the choice of one token depends on besides the logits; see :func:`sample`."""
+
+    params: SamplingParams
+    context: Sequence[int]
+    written: Sequence[int]
+    forbidden: Collection[int]
+    seed: int
+    sample_index: int
+    step: int
+
+    def edits(self, size: int) -> Edits:
+        """What penalties and bans do to ``size`` logits."""
+        return edits(self.params, self.context, self.written, self.forbidden, size)
+
+    def uniform(self) -> float:
+        """The number that decides."""
+        return uniform(self.seed, self.sample_index, self.step)
+
+    def choose(self, logits: NDArray[np.float32]) -> int:
+        """:func:`sample` from these logits."""
+        token: int = sample(logits, **vars(self))
+        return token
+
+
 @np.errstate(over="ignore", under="ignore")
 def sample(
     logits: NDArray[np.float32],
@@ -245,7 +228,7 @@ def sample(
     Raises NumericsError if a logit is NaN, if the best one is infinite, or if all are banned.
     """
     if math.isnan(logits.max()):
-        raise NumericsError("the network's logits are NaN: the checkpoint is damaged, or float16 overflowed")
+        raise NumericsError(FAILURES[NAN])
     adjusted = penalise(logits, params, context, written, forbidden)
     best = _best(adjusted)
     if params.temperature == 0:

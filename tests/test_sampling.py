@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpm_gen import sampling
+from cpm_gen import penalties, sampling
 from cpm_gen.config import SamplingParams
 from cpm_gen.errors import ConfigError, NumericsError
 
@@ -212,7 +212,7 @@ def test_huge_temperature_makes_all_tokens_equal():
 @given(SEEDS, st.lists(st.integers(0, 59), max_size=30), st.floats(0.2, 5))
 def test_repetition_penalty_is_ctrls(seed, context, penalty):
     logits = random_logits(seed)
-    got = sampling.penalise(logits, SamplingParams(repetition_penalty=penalty), context, [])
+    got = penalties.penalise(logits, SamplingParams(repetition_penalty=penalty), context, [])
     for i, value in enumerate(logits):
         expected = value if i not in context else value / penalty if value > 0 else value * penalty
         assert got[i] == pytest.approx(expected, rel=1e-12)
@@ -223,7 +223,7 @@ def test_repetition_penalty_is_ctrls(seed, context, penalty):
 def test_presence_and_frequency_penalties_are_openais(seed, written, presence, frequency):
     logits = random_logits(seed)
     params = SamplingParams(presence_penalty=presence, frequency_penalty=frequency)
-    got = sampling.penalise(logits, params, written, written)
+    got = penalties.penalise(logits, params, written, written)
     for i, value in enumerate(logits):
         count = written.count(i)
         assert got[i] == pytest.approx(value - count * frequency - (count > 0) * presence, rel=1e-12, abs=1e-12)
@@ -231,12 +231,12 @@ def test_presence_and_frequency_penalties_are_openais(seed, written, presence, f
 
 def test_presence_and_frequency_look_only_at_what_was_written():
     params = SamplingParams(presence_penalty=1, frequency_penalty=1)
-    got = sampling.penalise(np.zeros(4), params, context=[0, 1, 1, 2], written=[1, 1])
+    got = penalties.penalise(np.zeros(4), params, context=[0, 1, 1, 2], written=[1, 1])
     assert got.tolist() == [0, -3, 0, 0]
 
 
 def test_repetition_penalty_looks_at_the_whole_context():
-    got = sampling.penalise(np.array([2.0, -2.0, 2.0]), SamplingParams(repetition_penalty=2), [0, 1], [])
+    got = penalties.penalise(np.array([2.0, -2.0, 2.0]), SamplingParams(repetition_penalty=2), [0, 1], [])
     assert got.tolist() == [1, -4, 2]
 
 
@@ -245,7 +245,7 @@ def test_penalise_leaves_its_argument_alone():
     params = SamplingParams(
         repetition_penalty=2, presence_penalty=1, frequency_penalty=1, no_repeat_ngram=1, banned_ids=(4,)
     )
-    sampling.penalise(logits, params, [0, 1], [1], forbidden=[2])
+    penalties.penalise(logits, params, [0, 1], [1], forbidden=[2])
     assert logits.tolist() == [1] * 5
 
 
@@ -254,7 +254,7 @@ def test_penalise_leaves_its_argument_alone():
 def test_ngram_bans_are_exactly_the_tokens_that_would_repeat_an_ngram(context, n):
     present = {tuple(context[i : i + n]) for i in range(len(context) - n + 1)}
     repeating = {t for t in range(4) if tuple([*context, t][-n:]) in present}
-    assert set(sampling.ngram_bans(context, n)) == repeating
+    assert set(penalties.ngram_bans(context, n)) == repeating
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -398,7 +398,7 @@ def test_sample_is_choose_over_the_penalised_distribution(logits_seed, seed, sam
     params = SamplingParams(
         temperature=0.8, top_k=20, top_p=0.9, repetition_penalty=1.3, presence_penalty=0.4, no_repeat_ngram=2
     )
-    adjusted = sampling.penalise(logits.astype(np.float64), params, context, written, {7})
+    adjusted = penalties.penalise(logits.astype(np.float64), params, context, written, {7})
     expected = sampling.choose(sampling.distribution(adjusted, params), sampling.uniform(seed, sample, step))
     got = draw(
         logits, params, context=context, written=written, forbidden={7}, seed=seed, sample_index=sample, step=step
@@ -478,7 +478,7 @@ def test_tokens_are_those_of_float64_throughout(monkeypatch, size, part):
         context = rng.integers(0, min(size, 300), 200).tolist()
         rest = {"context": context, "written": context[90:], "forbidden": frozenset(rng.integers(0, size, 2).tolist())}
         before = logits.copy()
-        adjusted = sampling.penalise(logits, params, **rest)
+        adjusted = penalties.penalise(logits, params, **rest)
         if np.isneginf(adjusted).all():
             continue
         probabilities = plainly(logits, params, **rest)
