@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import torch
 
 from cpm_gen import native, parallel, partition
@@ -9,6 +11,7 @@ from cpm_gen.checkpoint import Checkpoint, load_into, open_checkpoint
 from cpm_gen.config import ModelOptions
 from cpm_gen.errors import ConfigError
 from cpm_gen.folders import model_folder
+from cpm_gen.graphed import GraphedModel
 from cpm_gen.model import Model
 from cpm_gen.packed import PackedModel
 from cpm_gen.parallel import TensorParallel
@@ -47,6 +50,11 @@ def make_runner_from(
     else:
         network = model = Model(size, group, dtype=getattr(torch, options.dtype), device=device)
         load_into(model, checkpoint, rank=group.rank, degree=group.size)
+        if captures_graphs(options, device, group.size):
+            from cpm_gen.triton_ops import TritonOps
+
+            torch.cuda.set_device(device)  # Triton asks the thread, not the tensors
+            network = GraphedModel(model, TritonOps())
     runner = Runner(network, slots)
     group.barrier()  # a rank that cannot load is an error of loading
     return runner
@@ -70,8 +78,23 @@ def computes_natively(options: ModelOptions, device: torch.device) -> bool:
     return reason is None
 
 
+def captures_graphs(options: ModelOptions, device: torch.device, degree: int) -> bool:
+    """Whether a GPU replays graphs of our own kernels, or runs torch's one by one.
+
+    Over several ranks it does the latter: collectives inside graphs wait for a machine to try them on.
+    """
+    asked = device.type == "cuda" and options.decoder == "cached" and options.kernels != "torch"
+    return asked and degree == 1 and _has_triton()
+
+
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
 def fallback_note(options: ModelOptions, device: torch.device) -> str | None:
-    """What to tell a person whose CPU would be served better by kernels that were not built."""
+    """What to tell a person whose machine would be served better by kernels that are not there."""
+    if device.type == "cuda" and options.kernels != "torch" and not _has_triton():
+        return "Triton is not installed, so torch computes without graphs, more slowly"
     reason = native.missing()
     if reason is None or device.type != "cpu" or options.kernels == "torch" or options.dtype == "float16":
         return None

@@ -46,7 +46,8 @@ class ModelOptions:
         "none", "int8: weights in 8 bits, on CPUs; a quarter of the memory, twice the speed and more"
     )
     kernels: Kernels = option(
-        "auto", "what computes on a CPU: native (built with cpm-gen), torch, or auto: native where it was built"
+        "auto",
+        "what computes: native (on CPUs, built with cpm-gen), torch, or auto: our own kernels where there are any",
     )
     device: str = option("auto", "cpu, cuda, cuda:N, or auto: cuda where there is one")
     tensor_parallel: int | Literal["auto"] = option(

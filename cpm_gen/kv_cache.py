@@ -24,12 +24,12 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self._store = torch.empty(layers, 2, slots, heads, positions, head_dim, dtype=dtype, device=device)
+        self.store = torch.empty(layers, 2, slots, heads, positions, head_dim, dtype=dtype, device=device)
 
     def extend(self, layer: int, slot: int, start: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store keys and values ``[heads, n, head_dim]`` at positions ``start..``; return all from position 0 on."""
         end = start + keys.shape[1]
-        store = self._store[layer, :, slot]
+        store = self.store[layer, :, slot]
         store[0, :, start:end] = keys
         store[1, :, start:end] = values
         return store[0, :, :end], store[1, :, :end]

@@ -36,7 +36,9 @@ def some_draw(dice: random.Random, size: int) -> Draw:
     context = [dice.randrange(min(size, 12)) for _ in range(dice.choice([0, 1, 30]))]
     written = context[len(context) // 2 :]
     forbidden = frozenset({7}) if dice.random() < 0.3 else frozenset()
-    return Draw(params, context, written, forbidden, seed=dice.getrandbits(64), sample_index=3, step=dice.randrange(999))
+    return Draw(
+        params, context, written, forbidden, seed=dice.getrandbits(64), sample_index=3, step=dice.randrange(999)
+    )
 
 
 def some_logits(dice: random.Random, rows: int, size: int) -> torch.Tensor:
