@@ -9,8 +9,9 @@ import torch
 from networks import random_checkpoint
 
 import cpm_gen
-from cpm_gen import native
+from cpm_gen import build, native
 from cpm_gen.cli import main
+from cpm_gen.config import ModelOptions
 from cpm_gen.errors import ConfigError
 from cpm_gen.model import Model
 from cpm_gen.packed import PackedModel
@@ -59,6 +60,20 @@ def test_int8_and_torch_do_not_go_together(folder: Path) -> None:
         cpm_gen.load(folder, quantize="int8", kernels="torch")
     with pytest.raises(ConfigError, match="not float16"):
         cpm_gen.load(folder, dtype="float16", kernels="native")
+
+
+def test_a_gpu_replays_graphs_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, plain = torch.device("cuda", 0), ModelOptions()
+    monkeypatch.setattr(build, "_has_triton", lambda: True)
+    assert build.captures_graphs(plain, gpu, 1)
+    assert build.fallback_note(plain, gpu) is None
+    assert not build.captures_graphs(plain, gpu, 2)
+    assert not build.captures_graphs(plain, torch.device("cpu"), 1)
+    for options in (ModelOptions(kernels="torch"), ModelOptions(decoder="recompute")):
+        assert not build.captures_graphs(options, gpu, 1)
+    monkeypatch.setattr(build, "_has_triton", lambda: False)
+    assert not build.captures_graphs(plain, gpu, 1)
+    assert "Triton is not installed" in str(build.fallback_note(plain, gpu))
 
 
 @pytest.mark.parametrize("kernels", ["native", "torch"])

@@ -30,6 +30,26 @@ def test_the_decoder_benchmark_prints_a_table_and_rows(tmp_path: Path) -> None:
     assert run.stdout.count("| embedded |") == 4
 
 
+def test_the_gpu_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
+    target = tmp_path / "rows.json"
+    words = "--model tiny --positions 64 --device cpu --dtype float32 --batches 1 2 --budgets 16 --tokens 8"
+    run = subprocess.run(
+        [sys.executable, "benchmarks/gpu.py", *words.split(), "--json", str(target)],
+        capture_output=True, text=True, timeout=600, cwd=ROOT,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    works = [row["work"] for row in json.loads(target.read_text())]
+    for work in (
+        "copy",
+        "decode, batch 2, novel",
+        "past the window, hop 1/2",
+        "first token after 63",
+        "4h -> h, torch",
+    ):
+        assert work in works
+    assert "the oracle's" in run.stdout
+
+
 @pytest.mark.slow
 def test_training_makes_a_model_that_the_package_loads(tmp_path: Path) -> None:
     pytest.importorskip("google.protobuf")

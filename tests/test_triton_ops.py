@@ -6,11 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 from networks import SMALL, random_checkpoint
-from test_graphed import LONG, check_logits, check_texts, load
+from test_graphed import LONG, check_logits, check_texts, load, requests, write
 
-from cpm_gen.config import ModelSize
+from cpm_gen.build import make_runner
+from cpm_gen.config import ModelOptions, ModelSize
+from cpm_gen.decoders import Cached
+from cpm_gen.engine import Engine
 from cpm_gen.graphed import GraphedModel
 from cpm_gen.model import Segment
+from cpm_gen.parallel import TensorParallel
 from cpm_gen.row_ops import Rows, TorchOps
 from cpm_gen.runner import Runner
 
@@ -106,6 +110,17 @@ def test_logits_and_texts_are_the_oracles(tmp_path: Path) -> None:
     for batch in (1, 4, 8):
         check_texts(small, TritonOps(), batch, keep=3, count=20)
     check_texts(small, TorchOps(), 4, keep=0, count=10)
+
+
+@needs_gpu
+def test_a_gpu_gets_graphs_from_settings(tmp_path: Path) -> None:
+    folder, device = random_checkpoint(tmp_path), torch.device("cuda", torch.cuda.current_device())
+    texts = []
+    for kernels in ("auto", "torch"):
+        runner = make_runner(ModelOptions(model=str(folder), kernels=kernels), SMALL.heads, 6, TensorParallel(), device)
+        assert isinstance(runner.model, GraphedModel) == (kernels == "auto")
+        texts.append([s.new_tokens for s in write(Engine(runner, Cached(4, 6, 16), batch=4), requests(12))])
+    assert texts[0] == texts[1]
 
 
 @needs_gpu

@@ -1,0 +1,63 @@
+"""What ``benchmarks/gpu.py`` runs: networks of random weights made on the device, and the proof that graphs compute the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from cpm_gen.config import ModelSize, SamplingParams
+from cpm_gen.decoders import Cached, Decoder, Recompute
+from cpm_gen.engine import Engine
+from cpm_gen.graphed import GraphedModel
+from cpm_gen.model import Model
+from cpm_gen.parallel import TensorParallel
+from cpm_gen.row_ops import RowOps, TorchOps
+from cpm_gen.runner import Runner
+from cpm_gen.sequence import Request
+from cpm_gen.window import Window
+
+GREEDY = SamplingParams(temperature=0.0)
+NOVEL = SamplingParams(temperature=0.95, top_k=50, top_p=0.95)
+CHECKED = ModelSize(layers=2, hidden=120, heads=3, vocabulary=1200, positions=80)
+
+
+def made(size: ModelSize, dtype: torch.dtype, device: torch.device) -> Model:
+    """A network of random weights: norms and biases not trivial, greedy texts not one word over and over."""
+    torch.manual_seed(0)
+    model = Model(size, TensorParallel(), dtype=dtype, device=device)
+    for name, parameter in model.named_parameters():
+        matrix = parameter.dim() == 2
+        scale = 2 * parameter.shape[1] ** -0.5 if matrix else 0.1
+        parameter.normal_(float("layernorm.weight" in name), scale)
+    return model
+
+
+def kernels(device: torch.device) -> RowOps:
+    if device.type == "cpu":
+        return TorchOps()
+    from cpm_gen.triton_ops import TritonOps
+
+    return TritonOps()
+
+
+def check(device: torch.device) -> None:
+    """Texts in float32 over several slides, eight at once: the oracle's, greedy and sampled; raises AssertionError."""
+    model = made(CHECKED, torch.float32, device)
+    window = Window(CHECKED.positions - 1, 30, "token", 2)
+
+    def write(model: Any, decoder: Decoder, slots: int, batch: int) -> list[list[int]]:
+        engine = Engine(Runner(model, slots), decoder, batch=batch)
+        texts = [
+            engine.add(Request(tuple(range(11 + n, 20 + 9 * n)), window, None, params, n, max_new_tokens=80))
+            for n, params in enumerate([GREEDY, NOVEL] * 4)
+        ]
+        while engine.busy:
+            engine.step()
+        return [text.new_tokens for text in texts]
+
+    want = write(model, Recompute(), 0, 1)
+    got = write(GraphedModel(model, kernels(device)), Cached(8, 12, 64), 12, 8)
+    assert got == want, "the texts differ"
+    assert len({token for text in want for token in text}) > 100
+    print("texts in float32, eight at once, over several slides: the oracle's")
