@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from cpm_gen import device_sampling
+from cpm_gen import device_sampling, sampling
 from cpm_gen.config import SamplingParams
 from cpm_gen.errors import NumericsError
 from cpm_gen.sampling import FAILURES, Draw
@@ -78,6 +78,18 @@ def test_a_rows_token_does_not_depend_on_the_other_rows(device: str) -> None:
     logits = some_logits(dice, 40, 500)
     together = on_the_device(logits, draws, device)
     assert together == [on_the_device(logits[i : i + 1], [draw], device)[0] for i, draw in enumerate(draws)]
+
+
+@on_every_device
+@pytest.mark.parametrize("u", [0.0, 1 - 2.0**-53])
+def test_the_outermost_numbers_take_tokens_that_have_weight(
+    u: float, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "uniform", lambda *_: u)
+    params = SamplingParams(banned_ids=(0, 1, 19))
+    draws = [Draw(params, (), (), (), seed=1, sample_index=0, step=0)]
+    logits = some_logits(random.Random(9), 1, 20)
+    assert on_the_device(logits, draws, device) == on_the_host(logits, draws) == [2 if u == 0 else 18]
 
 
 @on_every_device

@@ -8,8 +8,9 @@ import torch
 from networks import SMALL, random_checkpoint
 from test_graphed import LONG, check_logits, check_texts, load, requests, write
 
+from cpm_gen import device_sampling
 from cpm_gen.build import make_runner
-from cpm_gen.config import ModelOptions, ModelSize
+from cpm_gen.config import ModelOptions, ModelSize, SamplingParams
 from cpm_gen.decoders import Cached
 from cpm_gen.engine import Engine
 from cpm_gen.graphed import GraphedModel
@@ -17,6 +18,7 @@ from cpm_gen.model import Segment
 from cpm_gen.parallel import TensorParallel
 from cpm_gen.row_ops import Rows, TorchOps
 from cpm_gen.runner import Runner
+from cpm_gen.sampling import Draw
 
 CUDA = torch.cuda.is_available()
 if not CUDA:
@@ -121,6 +123,19 @@ def test_a_gpu_gets_graphs_from_settings(tmp_path: Path) -> None:
         assert isinstance(runner.model, GraphedModel) == (kernels == "auto")
         texts.append([s.new_tokens for s in write(Engine(runner, Cached(4, 6, 16), batch=4), requests(12))])
     assert texts[0] == texts[1]
+
+
+@needs_gpu
+def test_a_step_waits_for_the_device_only_to_read_its_tokens(tmp_path: Path) -> None:
+    runner = Runner(GraphedModel(load(random_checkpoint(tmp_path), SMALL, DEVICE), TritonOps()), 4)
+    params = SamplingParams(top_k=9, top_p=0.9, repetition_penalty=1.1, frequency_penalty=0.1, banned_ids=(3,))
+    draws = [Draw(params, (5, 6, 5), (5,), {7}, seed=1, sample_index=0, step=step) for step in range(2)]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        tokens = device_sampling.sample(runner.next_logits([Segment([5, 6, 5], 0, 0), Segment([1], 0, 3)]), draws)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(0 <= token < SMALL.vocabulary for token in tokens.tolist())
 
 
 @needs_gpu
