@@ -64,8 +64,8 @@ def computes_natively(options: ModelOptions, device: torch.device) -> bool:
     """Whether the native kernels run this model, or torch does; raises ConfigError where what is asked for cannot be."""
     wanted = options.kernels == "native" or options.quantize != "none"
     reason = None
-    if options.kernels == "torch":
-        reason = "kernels is torch"
+    if options.kernels in ("torch", "graphs"):
+        reason = f"kernels is {options.kernels}"
     elif device.type != "cpu":
         reason = f"the device is {device}"
     elif options.dtype == "float16" and options.quantize == "none":
@@ -79,22 +79,28 @@ def computes_natively(options: ModelOptions, device: torch.device) -> bool:
 
 
 def captures_graphs(options: ModelOptions, device: torch.device, degree: int) -> bool:
-    """Whether a GPU replays graphs of our own kernels, or runs torch's one by one.
+    """Whether a GPU replays graphs of our own kernels, or runs torch's one by one; raises ConfigError where graphs cannot be.
 
-    Over several ranks it does the latter: collectives inside graphs wait for a machine to try them on.
+    Only where asked for, until a GPU has run them (decision 10).
     """
-    asked = device.type == "cuda" and options.decoder == "cached" and options.kernels != "torch"
-    return asked and degree == 1 and _has_triton()
-
-
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+    if options.kernels != "graphs":
+        return False
+    reason = None
+    if device.type != "cuda":
+        reason = f"the device is {device}"
+    elif degree > 1:
+        reason = f"there are {degree} ranks"  # collectives inside graphs wait for a machine to try them on
+    elif options.decoder != "cached":
+        reason = f"the decoder is {options.decoder}"
+    elif importlib.util.find_spec("triton") is None:
+        reason = "Triton is not installed"
+    if reason:
+        raise ConfigError(f"kernels graphs needs one GPU, Triton and the cached decoder, but {reason}")
+    return True
 
 
 def fallback_note(options: ModelOptions, device: torch.device) -> str | None:
-    """What to tell a person whose machine would be served better by kernels that are not there."""
-    if device.type == "cuda" and options.kernels != "torch" and not _has_triton():
-        return "Triton is not installed, so torch computes without graphs, more slowly"
+    """What to tell a person whose CPU would be served better by kernels that were not built."""
     reason = native.missing()
     if reason is None or device.type != "cpu" or options.kernels == "torch" or options.dtype == "float16":
         return None

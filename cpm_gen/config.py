@@ -25,7 +25,7 @@ from cpm_gen.values import fit
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Decoder = Literal["cached", "recompute"]
-Kernels = Literal["auto", "native", "torch"]
+Kernels = Literal["auto", "native", "torch", "graphs"]
 Quantize = Literal["none", "int8"]
 StyleName = Literal["lyric", "novel", "plain"]
 
@@ -47,7 +47,8 @@ class ModelOptions:
     )
     kernels: Kernels = option(
         "auto",
-        "what computes: native (on CPUs, built with cpm-gen), torch, or auto: our own kernels where there are any",
+        "what computes: native (on CPUs, built with cpm-gen), torch, graphs (CUDA graphs of our own kernels, on trial), or auto: "
+        "native where it was built, otherwise torch",
     )
     device: str = option("auto", "cpu, cuda, cuda:N, or auto: cuda where there is one")
     tensor_parallel: int | Literal["auto"] = option(

@@ -11,7 +11,14 @@ from typing import Any
 import torch
 
 from cpm_gen import parallel
-from cpm_gen.build import choose_degree, computes_natively, fallback_note, make_runner_from, make_window
+from cpm_gen.build import (
+    captures_graphs,
+    choose_degree,
+    computes_natively,
+    fallback_note,
+    make_runner_from,
+    make_window,
+)
 from cpm_gen.checkpoint import open_checkpoint, verify_replicas
 from cpm_gen.config import ModelOptions, ModelSize
 from cpm_gen.errors import ConfigError, CpmGenError, RankError
@@ -52,6 +59,7 @@ class Loaded:
         degree = choose_degree(options, checkpoint, heads, launch)
         device = parallel.pick_device(options.device, launch.local_rank if launch else 0)
         native = computes_natively(options, device)  # a wish that cannot be granted is an error before ranks start
+        captures_graphs(options, device, degree)
         verify_replicas(checkpoint)
         local = launch.local_size if launch else degree
         share = max(1, (options.threads or parallel.useful_threads(self.size.hidden, native=native)) // local)

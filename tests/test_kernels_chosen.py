@@ -62,18 +62,30 @@ def test_int8_and_torch_do_not_go_together(folder: Path) -> None:
         cpm_gen.load(folder, dtype="float16", kernels="native")
 
 
-def test_a_gpu_replays_graphs_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu, plain = torch.device("cuda", 0), ModelOptions()
-    monkeypatch.setattr(build, "_has_triton", lambda: True)
-    assert build.captures_graphs(plain, gpu, 1)
-    assert build.fallback_note(plain, gpu) is None
-    assert not build.captures_graphs(plain, gpu, 2)
-    assert not build.captures_graphs(plain, torch.device("cpu"), 1)
-    for options in (ModelOptions(kernels="torch"), ModelOptions(decoder="recompute")):
-        assert not build.captures_graphs(options, gpu, 1)
-    monkeypatch.setattr(build, "_has_triton", lambda: False)
-    assert not build.captures_graphs(plain, gpu, 1)
-    assert "Triton is not installed" in str(build.fallback_note(plain, gpu))
+def test_a_gpu_replays_graphs_where_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, asked = torch.device("cuda", 0), ModelOptions(kernels="graphs")
+    triton = [object()]
+    monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: triton[0])
+    assert build.captures_graphs(asked, gpu, 1)
+    assert not build.computes_natively(asked, gpu)
+    for kernels in ("auto", "torch"):
+        assert not build.captures_graphs(ModelOptions(kernels=kernels), gpu, 1)
+    refused = [
+        (asked, torch.device("cpu"), 1, "the device is cpu"),
+        (asked, gpu, 2, "2 ranks"),
+        (ModelOptions(kernels="graphs", decoder="recompute"), gpu, 1, "decoder is recompute"),
+    ]
+    for options, device, degree, reason in refused:
+        with pytest.raises(ConfigError, match=reason):
+            build.captures_graphs(options, device, degree)
+    triton[0] = None
+    with pytest.raises(ConfigError, match="Triton is not installed"):
+        build.captures_graphs(asked, gpu, 1)
+
+
+def test_graphs_on_a_cpu_are_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="one GPU"):
+        cpm_gen.load(folder, kernels="graphs", device="cpu")
 
 
 @pytest.mark.parametrize("kernels", ["native", "torch"])
