@@ -75,6 +75,7 @@ LEVELS = {
     "server.access": 8.6,
     "server.gate": 8.6,
     "server.health": 8.7,
+    "server.page": 8.7,
     "server.tools": 8.7,
     "server.generate": 8.7,
     "server.echo": 8.7,

@@ -7,7 +7,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 import cpm_gen
-from cpm_gen.server import errors, generate, health, openai, tools, work_routes
+from cpm_gen.server import errors, generate, health, openai, page, tools, work_routes
 from cpm_gen.server.gate import Gate
 from cpm_gen.server.service import Service
 from cpm_gen.server.works import Works
@@ -42,6 +42,7 @@ def create_app(service: Service, works: Works) -> ASGIApp:
     for routes in (generate, openai, tools, health):
         app.include_router(routes.router(service))
     app.include_router(work_routes.router(service, works))
+    app.include_router(page.router())
     _drop_undocumented(app)
     if service.options.cors_origin:
         app.add_middleware(

@@ -1,0 +1,135 @@
+// Talking to the service: its refusals as Refusal, a line that is down as Lost, a key where one is asked for.
+
+const KEY = "cpm-gen:key";
+export const SILENCE = 45_000; // ms; the service says something every fifteen seconds
+
+export class Refusal extends Error {
+  constructor(status, error, retryAfter) {
+    super(error.message);
+    Object.assign(this, { status, code: error.code, field: error.field, retryAfter });
+  }
+}
+
+export class Lost extends Error {}
+
+async function refusal(response) {
+  let error = { code: `http_${response.status}`, message: response.statusText, field: null };
+  try {
+    error = (await response.json()).error || error;
+  } catch {
+    // not ours: a proxy's
+  }
+  const after = Number(response.headers.get("Retry-After"));
+  return new Refusal(response.status, error, after > 0 ? after : null);
+}
+
+export class Api {
+  // askKey(code) shows a form and resolves to a key, or to null when it is dismissed.
+  constructor(askKey) {
+    this.askKey = askKey;
+    this.asking = null;
+  }
+
+  // A response that is not an error; raises Refusal or Lost, and AbortError where `signal` says so.
+  async open(method, path, body, { signal, headers } = {}) {
+    for (;;) {
+      const key = sessionStorage.getItem(KEY);
+      const all = { ...headers };
+      if (key) all.Authorization = `Bearer ${key}`;
+      if (body !== undefined) all["Content-Type"] = "application/json";
+      let response;
+      try {
+        const content = body === undefined ? undefined : JSON.stringify(body);
+        response = await fetch(path, { method, headers: all, body: content, signal, cache: "no-store" });
+      } catch (error) {
+        if (error.name === "AbortError") throw error;
+        throw new Lost(String(error));
+      }
+      if (response.ok) return response;
+      const refused = await refusal(response);
+      if (response.status !== 401 || !(await this.renewed(key, refused.code))) throw refused;
+    }
+  }
+
+  // Whether there is another key to try; several requests ask once.
+  async renewed(tried, code) {
+    if (sessionStorage.getItem(KEY) !== tried) return true;
+    this.asking ??= this.askKey(code).finally(() => (this.asking = null));
+    const key = await this.asking;
+    if (key) sessionStorage.setItem(KEY, key);
+    return Boolean(key);
+  }
+
+  async json(method, path, body, options) {
+    const response = await this.open(method, path, body, options);
+    if (response.status === 204) return null;
+    try {
+      return await response.json();
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new Lost(String(error));
+    }
+  }
+}
+
+// The server-sent events of a response: {id, name, data}. Raises Lost when the line breaks, or is silent for `patience()` ms.
+export async function* events(response, patience = () => SILENCE) {
+  const reader = response.body.getReader();
+  const decoder = new TextDecoder();
+  let rest = "";
+  try {
+    for (;;) {
+      const { done, value } = await heard(reader, patience());
+      if (done) return;
+      rest += decoder.decode(value, { stream: true });
+      const blocks = rest.split("\n\n");
+      rest = blocks.pop();
+      for (const block of blocks) {
+        const event = parse(block);
+        if (event) yield event;
+      }
+    }
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}
+
+async function heard(reader, ms) {
+  let timer;
+  const silence = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Lost("silence")), ms);
+  });
+  try {
+    return await Promise.race([reader.read(), silence]);
+  } catch (error) {
+    if (error.name === "AbortError" || error instanceof Lost) throw error;
+    throw new Lost(String(error));
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function parse(block) {
+  const event = { id: null, name: "message", data: "" };
+  for (const line of block.split("\n")) {
+    if (line.startsWith("id: ")) event.id = line.slice(4);
+    else if (line.startsWith("event: ")) event.name = line.slice(7);
+    else if (line.startsWith("data: ")) event.data += line.slice(6);
+  }
+  return event.data ? { ...event, data: JSON.parse(event.data) } : null;
+}
+
+// Until `ms` have passed, or the machine is on line again, or `signal` says to stop.
+export function pause(ms, signal) {
+  return new Promise((resolve) => {
+    const end = () => {
+      clearTimeout(timer);
+      removeEventListener("online", end);
+      signal?.removeEventListener("abort", end);
+      resolve();
+    };
+    const timer = setTimeout(end, ms);
+    addEventListener("online", end);
+    signal?.addEventListener("abort", end);
+  });
+}

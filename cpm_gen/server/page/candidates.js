@@ -1,0 +1,95 @@
+// Three ways to go on, side by side.
+
+import { events, Lost, Refusal } from "./api.js";
+import { promptOf } from "./store.js";
+import { say, t } from "./language.js";
+
+const COUNT = 3;
+const LENGTH = 120; // tokens
+const MOST = 150_000; // characters of a prompt
+
+export class Candidates {
+  // on: began(), chosen(string, style, n), refused(error, again), ended()
+  constructor(section, api, on) {
+    Object.assign(this, { section, api, on, line: null, texts: [] });
+    this.cards = section.querySelector(".cards");
+    section.querySelector("#dismiss").addEventListener("click", () => this.dismiss());
+  }
+
+  get open() {
+    return !this.section.hidden;
+  }
+
+  async ask(string, settings) {
+    this.dismiss();
+    const { max_new_tokens: length, ...rest } = settings.body();
+    this.style = rest.style;
+    const line = (this.line = new AbortController());
+    this.texts = Array(COUNT).fill("");
+    this.cards.replaceChildren(...this.texts.map((_, n) => this.card(n)));
+    this.section.hidden = false;
+    this.section.setAttribute("aria-busy", "true");
+    this.on.began();
+    const prompt = promptOf(string, rest.style).slice(-MOST);
+    const tokens = Math.min(length ?? LENGTH, LENGTH);
+    const body = { ...rest, prompt, truncate_prompt: true, n: COUNT, stream: true, max_new_tokens: tokens };
+    if (body.seed !== undefined) body.seed += 1; // not what Write writes
+    try {
+      const response = await this.api.open("POST", "/generate", body, { signal: line.signal });
+      let done = false;
+      for await (const { name, data } of events(response)) {
+        if (this.line !== line) return;
+        if (name === "token") this.add(data);
+        else if (name === "error") throw new Refusal(503, data.error, null);
+        else if (name === "done") done = true;
+      }
+      if (!done) throw new Lost("the stream broke off");
+      this.section.removeAttribute("aria-busy");
+    } catch (error) {
+      if (this.line !== line || error.name === "AbortError") return;
+      if (this.texts.every((text) => !text)) this.dismiss();
+      this.on.refused(error, () => this.ask(string, settings));
+    }
+  }
+
+  card(n) {
+    const card = document.createElement("button");
+    card.className = "card writing";
+    const number = document.createElement("b");
+    number.textContent = n + 1;
+    const text = document.createElement("span");
+    text.lang = "zh-Hans";
+    const name = document.createElement("span");
+    name.className = "hidden";
+    say(name, "candidate");
+    name.textContent = t("candidate", { n: n + 1 });
+    name.removeAttribute("data-say");
+    card.append(name, number, text);
+    card.addEventListener("click", () => this.choose(n));
+    return card;
+  }
+
+  add({ index, text, finish_reason: reason }) {
+    this.texts[index] += text;
+    const card = this.cards.children[index];
+    card.lastChild.append(text);
+    if (reason) card.classList.remove("writing");
+  }
+
+  choose(n) {
+    const text = this.texts[n];
+    if (!this.open || !text) return;
+    const { style } = this;
+    this.dismiss();
+    this.on.chosen(text, style, n + 1);
+  }
+
+  dismiss() {
+    if (!this.open) return;
+    this.line?.abort();
+    this.line = null;
+    this.section.hidden = true;
+    this.on.ended();
+  }
+}
+

@@ -1,0 +1,146 @@
+// The document on the desk: its text, who wrote what, what was done to it, and which work of the service writes it.
+
+import { unseen } from "./edge.js";
+import { History } from "./history.js";
+import * as store from "./store.js";
+import { MODEL } from "./text.js";
+import { Writing } from "./writing.js";
+
+const KEPT = 1_000; // ms between two writes to the browser's store
+
+export class Desk {
+  // on: changed(), state(), refused(error, again), said(name)
+  constructor(api, editor, settings, on) {
+    Object.assign(this, { api, editor, on, timer: null, range: null, document: null });
+    this.writing = new Writing(this, api, editor, settings);
+    addEventListener("pagehide", () => this.keep());
+    document.addEventListener("visibilitychange", () => document.hidden && this.keep());
+  }
+
+  get text() {
+    return this.document.text;
+  }
+
+  get work() {
+    return this.document.work;
+  }
+
+  // Nobody edited the text since its work wrote.
+  get inStep() {
+    return Boolean(this.work) && this.work.shown === this.text.string;
+  }
+
+  put(document) {
+    this.leave();
+    this.document = document;
+    this.history = new History(document.text);
+    this.range = null;
+    this.editor.show(document.text.string);
+    if (this.inStep && this.work.run < document.text.length) this.history.recall(this.work.run);
+    this.changed();
+    this.look();
+    this.writing.arrive();
+  }
+
+  // Another document takes its place: the service has this one whole, or this browser keeps it.
+  leave() {
+    if (!this.document) return;
+    this.writing.cut();
+    this.keep();
+    if (this.inStep && !this.work.part && !this.work.stop) store.forget(this.document.id);
+  }
+
+  changed() {
+    this.editor.paint(this.text.spans, this.range);
+    this.on.changed();
+    this.timer ??= setTimeout(() => this.keep(), KEPT);
+  }
+
+  keep() {
+    clearTimeout(this.timer);
+    this.timer = null;
+    if (!this.document || this.history.held) return; // half a syllable is nothing to keep
+    const kept = store.save(this.document);
+    if (!kept && !this.full) this.on.said("not_kept");
+    this.full = !kept;
+  }
+
+  edited(from, to, string) {
+    this.history.edit(from, to, string);
+    if (this.history.held) this.changed();
+    else this.settle();
+  }
+
+  // An input method composes, or has done so.
+  compose(begins) {
+    if (begins) return this.history.hold();
+    this.history.release();
+    return this.settle();
+  }
+
+  // After any change that is not its work's: what is the text to its work?
+  settle() {
+    this.range = null;
+    this.changed();
+    if (this.inStep) this.look();
+    this.writing.settle();
+  }
+
+  undo() {
+    this.step(() => this.history.undo());
+  }
+
+  redo() {
+    this.step(() => this.history.redo());
+  }
+
+  step(take) {
+    this.writing.abandon();
+    const done = take();
+    if (!done) return;
+    this.editor.show(this.text.string);
+    this.settle();
+    this.editor.select(done.caret);
+    if (done.run) this.editor.toEnd();
+    else this.editor.reveal();
+  }
+
+  // The last run again, by other dice. Undoing it twice brings the former one back.
+  async retry() {
+    this.writing.abandon();
+    const run = this.history.lastRun;
+    if (!run) return;
+    this.history.edit(run.at, this.text.length, "");
+    this.editor.show(this.text.string);
+    this.settle();
+    await this.writing.write(Math.floor(Math.random() * 2 ** 48));
+  }
+
+  // One of the candidates becomes a run.
+  adopt(string, style) {
+    this.history.begin();
+    this.history.grow(MODEL, store.glueOf(this.text.string, style === "lyric") + string);
+    this.editor.show(this.text.string);
+    this.settle();
+    this.editor.toEnd();
+  }
+
+  // Where does the window begin?
+  async look() {
+    const { document: seen, work } = this;
+    if (!this.inStep || !work.window) return;
+    const { style } = JSON.parse(work.asked || '{"style": "plain"}');
+    const pieces = async (prompt) => {
+      const text = store.promptOf(prompt.replace(/\n$/, ""), style);
+      return (await this.api.json("POST", "/tokenize", { text, style })).pieces;
+    };
+    try {
+      const range = await unseen(seen, pieces);
+      if (seen !== this.document || work !== this.work || !this.inStep) return;
+      this.range = range;
+      this.changed();
+    } catch {
+      // the line is lost: the window's next move asks again
+    }
+  }
+}

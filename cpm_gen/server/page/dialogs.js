@@ -1,0 +1,45 @@
+// Questions: a key, a yes or no.
+
+import { t } from "./language.js";
+
+const find = (id) => document.getElementById(id);
+
+// Show a dialog; resolves when it is closed, to what `finish` was given, or to null.
+function ask(dialog, prepare) {
+  return new Promise((resolve) => {
+    let answer = null;
+    const finish = (value) => {
+      answer = value;
+      dialog.close();
+    };
+    prepare(finish);
+    dialog.addEventListener("close", () => resolve(answer), { once: true });
+    dialog.showModal();
+  });
+}
+
+export function askKey(code) {
+  const input = find("key-value");
+  input.value = "";
+  find("key-why").textContent = t(code === "key_unknown" ? "key_unknown" : "key_missing");
+  return ask(find("key"), (finish) => {
+    const send = () => input.value.trim() && finish(input.value.trim());
+    find("key-send").onclick = send;
+    input.onkeydown = (event) => event.key === "Enter" && send();
+  });
+}
+
+export function confirmed(title, text, yes) {
+  find("confirm-title").textContent = title;
+  find("confirm-text").textContent = text;
+  find("confirm-yes").textContent = yes;
+  return ask(find("confirm"), (finish) => (find("confirm-yes").onclick = () => finish(true)));
+}
+
+for (const button of document.querySelectorAll("dialog .close")) {
+  button.addEventListener("click", () => button.closest("dialog").close());
+}
+// a touch beside a dialog closes it
+for (const dialog of document.querySelectorAll("dialog")) {
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+}

@@ -1,0 +1,75 @@
+// Where the window begins: what stands before it the model does not see any more.
+
+import { unitsOf } from "./text.js";
+
+const AHEAD = 6; // letters that a token may be away: the vocabulary writes some of them its own way
+const REACH = 8_000; // characters at either end of a prompt in which an edge is looked for; a window holds about a thousand tokens
+
+const plain = (letter) => letter.normalize("NFKC").toLowerCase();
+
+// For each token, where it begins in `string`.
+export function beginnings(pieces, string) {
+  let at = 0;
+  return pieces.map((piece) => {
+    const begin = at;
+    for (const letter of piece) {
+      for (let k = at; k < Math.min(at + AHEAD, string.length); k++) {
+        if (plain(string[k]) !== plain(letter)) continue;
+        at = k + 1;
+        break;
+      }
+    }
+    return begin;
+  });
+}
+
+// [from, to) of a document that its work's model does not see; null where it sees all. `pieces` gives the tokens of a text.
+export async function unseen(document, pieces) {
+  const { work, text } = document;
+  const { start = 0, text_start: written = 0 } = work.window || {};
+  if (start <= work.keep && !written) return null;
+  const prompt = text.string.slice(0, work.from);
+  let to = written ? unitsOf(text.string, work.from, written) : work.from;
+  if (!written && start < work.prompted) {
+    const cut = Math.max(0, prompt.length - REACH);
+    const tail = prompt.slice(cut);
+    const begins = beginnings(await pieces(tail), tail);
+    to = cut + begins[Math.max(0, begins.length - (work.prompted - start))];
+  }
+  let from = 0;
+  if (work.keep) {
+    const head = prompt.slice(0, REACH);
+    from = beginnings(await pieces(head), head)[work.keep] ?? work.from;
+  }
+  return to > from ? [from, to] : null;
+}
+
+// The line at the edge, a step where the edge is inside a line.
+export class EdgeLine {
+  constructor(element, editor) {
+    Object.assign(this, { element, editor, at: null });
+    [this.above, this.below, this.label] = element.children;
+    new ResizeObserver(() => this.draw()).observe(editor.element);
+  }
+
+  put(at) {
+    if (at === this.at) return;
+    this.at = at;
+    this.draw();
+  }
+
+  draw() {
+    const box = this.at !== null && this.at < this.editor.string.length ? this.editor.box(this.at) : null;
+    this.element.hidden = !box;
+    if (!box) return;
+    const frame = this.element.parentElement.getBoundingClientRect();
+    const line = parseFloat(getComputedStyle(this.editor.element).lineHeight);
+    const top = box.top - frame.top - (line - box.height) / 2;
+    const left = this.editor.string[this.at] === "\n" ? frame.width : box.left - frame.left;
+    const right = Math.max(frame.width - left, 0);
+    Object.assign(this.above.style, { left: `${left}px`, width: `${right}px`, top: `${top}px`, height: `${line}px` });
+    Object.assign(this.below.style, { width: `${left}px`, top: `${top + line}px` });
+    this.element.classList.toggle("whole", left < 2);
+    this.label.style.top = `${top}px`;
+  }
+}

@@ -1,0 +1,46 @@
+// Following a work's events, over lost lines and restarts of the server, until it is done or at rest.
+
+import { events, Lost, pause, Refusal, SILENCE } from "./api.js";
+
+const FIRST = 400; // ms until the line is tried again, twice as long each time
+const MOST = 5_000;
+const LAST = 250; // ms of silence after a work came to rest: its last words may follow that news
+
+// `work.event` is where to go on. `on` hears: connected(), lost(), state(data), token(data, id), window(data), done(data).
+// Returns when the work is done, paused or failed; raises Refusal where the work is not to be had.
+export async function follow(api, work, on, signal) {
+  let wait = FIRST;
+  while (!signal.aborted) {
+    let resting = false;
+    try {
+      const headers = work.event ? { "Last-Event-ID": work.event } : {};
+      const response = await api.open("GET", `/works/${work.id}/events`, undefined, { signal, headers });
+      if (response.status === 204) {
+        on.done(null);
+        return;
+      }
+      on.connected();
+      for await (const { id, name, data } of events(response, () => (resting ? LAST : SILENCE))) {
+        if (signal.aborted) return;
+        wait = FIRST;
+        if (name === "token" && data.index === 0) on.token(data, id);
+        else if (name === "window" && data.index === 0) on.window(data, id);
+        else if (name === "state") {
+          resting = data.state === "paused" || data.state === "failed";
+          on.state(data);
+        } else if (name === "done") {
+          on.done(data);
+          return;
+        }
+      }
+    } catch (error) {
+      if (signal.aborted || resting || error.name === "AbortError") return;
+      const again = error instanceof Lost || (error instanceof Refusal && (error.status === 503 || error.status === 429));
+      if (!again) throw error;
+      if (error.retryAfter) wait = Math.min(error.retryAfter * 1000, MOST);
+    }
+    on.lost();
+    await pause(wait, signal);
+    wait = Math.min(2 * wait, MOST);
+  }
+}

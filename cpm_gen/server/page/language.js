@@ -1,0 +1,54 @@
+// Words of the page in the reader's language.
+
+import { en } from "./en.js";
+import { zh } from "./zh.js";
+
+const TABLES = { zh, en };
+const KEPT = "cpm-gen:language";
+
+let language = localStorage.getItem(KEPT) || (navigator.language.startsWith("zh") ? "zh" : "en");
+if (!TABLES[language]) language = "en";
+
+// The words called `name`, `{value}`s filled in; the name where there are none.
+export function t(name, values = {}) {
+  const words = TABLES[language][name] ?? name;
+  return words.replace(/\{(\w+)\}/g, (_, value) => values[value] ?? "");
+}
+
+export const has = (name) => name in TABLES[language];
+
+// An element whose text is words that follow the language.
+export function say(element, name) {
+  element.dataset.say = name;
+  element.textContent = t(name);
+}
+
+export function speak(root = document) {
+  document.documentElement.lang = language === "zh" ? "zh-Hans" : "en";
+  document.title = t("page");
+  for (const element of root.querySelectorAll("[data-say]")) element.textContent = t(element.dataset.say);
+  for (const element of root.querySelectorAll("[data-name]")) {
+    const name = t(element.dataset.name);
+    element.setAttribute("aria-label", name);
+    const keys = element.getAttribute("aria-keyshortcuts");
+    element.title = keys ? `${name} (${keys.split(" ")[0].replace("Control", "Ctrl")})` : name;
+  }
+  for (const element of root.querySelectorAll("[data-tokens]")) element.textContent = t("tokens", { n: element.dataset.tokens });
+}
+
+export function switchLanguage() {
+  language = language === "zh" ? "en" : "zh";
+  localStorage.setItem(KEPT, language);
+  speak();
+}
+
+export function number(value) {
+  return new Intl.NumberFormat(language).format(value);
+}
+
+export function when(seconds) {
+  const date = new Date(seconds * 1000);
+  const today = new Date().toDateString() === date.toDateString();
+  const style = today ? { timeStyle: "short" } : { dateStyle: "medium", timeStyle: "short" };
+  return new Intl.DateTimeFormat(language, style).format(date);
+}

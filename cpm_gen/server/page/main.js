@@ -1,0 +1,181 @@
+// The page: what belongs to what.
+
+import { Api } from "./api.js";
+import { Candidates } from "./candidates.js";
+import { Desk } from "./desk.js";
+import { askKey } from "./dialogs.js";
+import { Drawer } from "./drawer.js";
+import { EdgeLine } from "./edge.js";
+import { Editor } from "./editor.js";
+import { number, speak, switchLanguage, t } from "./language.js";
+import { Notices } from "./notices.js";
+import { Settings } from "./settings.js";
+import { fillTable, listen } from "./shortcuts.js";
+import * as store from "./store.js";
+import { title } from "./text.js";
+import * as theme from "./theme.js";
+import { download } from "./works.js";
+
+const find = (id) => document.getElementById(id);
+
+const api = new Api(askKey);
+const notices = new Notices(find("notice"));
+const settings = new Settings(find("settings"), () => desk.writing.settle());
+const editor = new Editor(find("text"), find("scroll"), {
+  edit: (from, to, string) => desk.edited(from, to, string),
+  compose: (begins) => desk.compose(begins),
+  history: (way) => press(way < 0 ? "undo" : "redo"),
+  locked: () => notices.tell("locked"),
+});
+const edge = new EdgeLine(find("edge"), editor);
+const desk = new Desk(api, editor, settings, { changed, state, refused, said: (name) => notices.tell(name) });
+const drawer = new Drawer(find("drawer"), api, desk, {
+  open: (document, parameters) => {
+    if (parameters) {
+      settings.adopt(parameters);
+      document.work.asked = JSON.stringify(settings.body());
+    }
+    desk.put(document);
+    say("opened", { title: title(desk.text.string) });
+  },
+  removed: () => {
+    store.forget(desk.document.id);
+    desk.document.work = null;
+    desk.text.replace(0, desk.text.length, []);
+    desk.put(store.blank());
+  },
+});
+const candidates = new Candidates(find("candidates"), api, {
+  began: () => editor.toEnd(),
+  chosen: (string, style, n) => {
+    desk.adopt(string, style);
+    say("chosen", { n });
+    find("text").focus({ preventScroll: true });
+  },
+  refused,
+  ended: state,
+});
+
+function changed() {
+  const { text, history, work, range } = desk;
+  find("title").textContent = title(text.string) || t("untitled");
+  find("undo").disabled = !history.canUndo;
+  find("redo").disabled = !history.canRedo;
+  find("retry").disabled = !history.lastRun;
+  find("export").disabled = !text.length;
+  edge.put(range ? range[1] : null);
+  facts(text, work);
+}
+
+function facts(text, work) {
+  const rate = desk.writing.active ? desk.writing.rate.perSecond : null;
+  const said = [];
+  if (rate) said.push(t("rate", { n: number(Math.round(rate)) }));
+  said.push(t("characters", { n: number(text.length) }));
+  if (work && desk.inStep) {
+    said.push(t("written", { n: number(work.tokens) }));
+    if (work.slides) said.push(t("slides", { n: number(work.slides) }));
+  }
+  find("facts").textContent = said.join(" · ");
+  find("drawn").textContent = work ? t("drawn", { seed: work.seed }) : "";
+}
+
+function state() {
+  const { active, state: name } = desk.writing;
+  document.body.dataset.state = name;
+  find("write").hidden = active;
+  find("stop").hidden = !active;
+  find("stop").disabled = name === "stopping";
+  find("three").setAttribute("aria-pressed", String(candidates.open));
+  say(`state.${name}`);
+  changed();
+}
+
+function say(name, values) {
+  const words = t(name, values);
+  if (find("status").textContent !== words) find("status").textContent = words;
+}
+
+function refused(error, again) {
+  if (error.status === 422 && error.field !== "prompt") settings.complain(error.field, error.message);
+  notices.refused(error, again);
+}
+
+const act = {
+  write: () => {
+    notices.clear();
+    settings.complain(null);
+    candidates.dismiss();
+    if (!desk.writing.active) desk.writing.write();
+  },
+  stop: () => {
+    if (candidates.open) candidates.dismiss();
+    else desk.writing.stop();
+  },
+  undo: () => desk.undo(),
+  redo: () => desk.redo(),
+  retry: () => {
+    candidates.dismiss();
+    desk.retry();
+  },
+  three: () => {
+    notices.clear();
+    settings.complain(null);
+    desk.writing.abandon();
+    if (desk.text.string.trim()) candidates.ask(desk.text.string, settings);
+    else notices.tell("empty");
+    state();
+  },
+  works: () => drawer.show(),
+  new: () => {
+    candidates.dismiss();
+    desk.put(store.blank());
+    find("text").focus();
+  },
+  export: () => download(desk.text.string, title(desk.text.string)),
+  help: () => find("keys").showModal(),
+  language: () => {
+    switchLanguage();
+    words();
+  },
+  theme: () => {
+    theme.next();
+    words();
+  },
+};
+
+// Whether there was something to press.
+function press(name) {
+  if (name === "stop" && !candidates.open && !desk.writing.active) return false;
+  if (find(name)?.disabled) return true;
+  act[name]();
+  return true;
+}
+
+function words() {
+  speak();
+  find("text").dataset.placeholder = t("placeholder");
+  find("theme").textContent = t(`theme_${theme.following()}`);
+  state();
+}
+
+for (const name of Object.keys(act)) {
+  find(name).addEventListener("click", () => {
+    find("menu").hidePopover();
+    act[name]();
+  });
+}
+fillTable(find("keys").querySelector("tbody"));
+listen(press, (n) => {
+  if (!candidates.open) return false;
+  candidates.choose(n);
+  return true;
+});
+// a phone's keyboard leaves less than the window
+visualViewport?.addEventListener("resize", () => {
+  document.documentElement.style.setProperty("--height", `${visualViewport.height}px`);
+});
+setInterval(() => desk.writing.active && facts(desk.text, desk.work), 500);
+theme.apply();
+desk.put(store.current() || store.blank());
+words();

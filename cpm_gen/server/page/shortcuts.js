@@ -1,0 +1,61 @@
+// The keyboard. Every shortcut presses what a finger could press.
+
+import { say } from "./language.js";
+
+const TABLE = [
+  ["Ctrl+Enter", "key.write"],
+  ["Esc", "key.stop"],
+  ["Ctrl+Z", "key.undo"],
+  ["Ctrl+Shift+Z", "key.redo"],
+  ["Alt+R", "key.retry"],
+  ["Ctrl+Shift+Enter", "key.three"],
+  ["1 2 3", "key.choose"],
+  ["Alt+W", "key.works"],
+  ["Alt+N", "key.new"],
+  ["Ctrl+S", "key.export"],
+  ["? / Ctrl+/", "key.help"],
+];
+
+export function fillTable(body) {
+  const apple = /Mac|iPhone|iPad/.test(navigator.platform);
+  for (const [keys, name] of TABLE) {
+    const row = body.insertRow();
+    const head = document.createElement("th");
+    head.scope = "row";
+    for (const key of keys.split(" ")) {
+      const one = document.createElement("kbd");
+      one.textContent = apple ? key.replace("Ctrl", "⌘").replace("Alt", "⌥") : key;
+      head.append(key === "/" ? " " : one, " ");
+    }
+    row.append(head);
+    say(row.insertCell(), name);
+  }
+}
+
+// `press`: what each does, by the id of its button; `choose(n)` says whether there was a candidate to take.
+export function listen(press, choose) {
+  document.addEventListener("keydown", (event) => {
+    if (event.isComposing || event.keyCode === 229) return; // an input method's key
+    const name = named(event);
+    const typing = event.target.closest?.("input, textarea, select, [contenteditable=plaintext-only]");
+    if (document.querySelector("dialog[open]")) return;
+    if (/^[1-3]$/.test(event.key) && !event.ctrlKey && !event.altKey && !event.metaKey && choose(Number(event.key) - 1)) {
+      event.preventDefault();
+    } else if (name === "?" ? !typing && press("help") : name && press(name)) {
+      event.preventDefault();
+    }
+  });
+}
+
+function named(event) {
+  const control = event.ctrlKey || event.metaKey;
+  const key = event.key.toLowerCase();
+  if (control && key === "enter") return event.shiftKey ? "three" : "write";
+  if (key === "escape") return "stop";
+  if (control && key === "z") return event.shiftKey ? "redo" : "undo";
+  if (control && key === "y") return "redo";
+  if (control && key === "s") return "export";
+  if (control && key === "/") return "help";
+  if (event.altKey && !control) return { KeyR: "retry", KeyW: "works", KeyN: "new" }[event.code];
+  return key === "?" ? "?" : null;
+}

@@ -1,0 +1,126 @@
+// Documents and settings in this browser. A document and the event its work has reached are kept in one write.
+
+import { MODEL, Text, title } from "./text.js";
+
+const DOCUMENT = "cpm-gen:document:";
+const CURRENT = "cpm-gen:current";
+const SETTINGS = "cpm-gen:settings";
+
+function read(key) {
+  try {
+    return JSON.parse(localStorage.getItem(key));
+  } catch {
+    return null;
+  }
+}
+
+// Whether it could be kept: a browser has room for some millions of characters, or forbids it.
+function write(key, value) {
+  try {
+    localStorage.setItem(key, JSON.stringify(value));
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+export function blank() {
+  return { id: crypto.getRandomValues(new Uint32Array(3)).join("-"), text: new Text(), work: null };
+}
+
+export function save(document) {
+  const { id, text, work } = document;
+  if (!text.length && !work) {
+    forget(id);
+    return true;
+  }
+  // `shown` is the text itself as long as nobody edited it
+  const kept = work && { ...work, shown: undefined, inStep: work.shown === text.string };
+  const marks = text.marks();
+  return write(DOCUMENT + id, { id, string: text.string, marks, work: kept, updated: Date.now() }) && write(CURRENT, id);
+}
+
+export function load(id) {
+  const kept = read(DOCUMENT + id);
+  if (!kept) return null;
+  const text = Text.marked(kept.string, kept.marks);
+  const { inStep, ...rest } = kept.work || {};
+  return { id, text, work: kept.work && { ...rest, shown: inStep ? text.string : null } };
+}
+
+export function current() {
+  const id = read(CURRENT);
+  return (id && load(id)) || null;
+}
+
+export function forget(id) {
+  localStorage.removeItem(DOCUMENT + id);
+}
+
+// Those of this browser, newest first: what has no work yet, or was edited since.
+export function drafts() {
+  const out = [];
+  for (let i = 0; i < localStorage.length; i++) {
+    const key = localStorage.key(i);
+    const kept = key.startsWith(DOCUMENT) && read(key);
+    if (!kept) continue;
+    out.push({
+      id: kept.id,
+      work: kept.work?.id || null,
+      inStep: Boolean(kept.work?.inStep),
+      title: title(kept.string),
+      characters: kept.string.length,
+      updated: kept.updated,
+      string: kept.string,
+    });
+  }
+  return out.sort((a, b) => b.updated - a.updated);
+}
+
+export const loadSettings = () => read(SETTINGS) || {};
+export const saveSettings = (settings) => write(SETTINGS, settings);
+
+// A document from what the service knows of a work.
+export function fromWork(work) {
+  const lyric = work.parameters.style === "lyric";
+  const prompt = shownPrompt(typeof work.prompt === "string" ? work.prompt : work.prompt[0], lyric);
+  const glue = glueOf(prompt, lyric);
+  const text = Text.marked(prompt, work.metadata.spans);
+  const choice = work.choices[0];
+  text.replace(text.length, text.length, [{ who: MODEL, text: glue + choice.text }]);
+  return {
+    ...blank(),
+    text,
+    work: {
+      id: work.id,
+      state: work.state,
+      event: work.event_id,
+      from: prompt.length + glue.length,
+      run: prompt.length,
+      window: choice.window,
+      slides: choice.window_slides,
+      tokens: work.usage.completion_tokens,
+      prompted: work.usage.prompt_tokens,
+      keep: work.parameters.window?.keep || 0,
+      seed: work.parameters.seed,
+      own: Boolean(work.metadata.desk),
+      shown: text.string,
+    },
+  };
+}
+
+// In the lyric style a line ends in <eod>, which a text shows as a newline; a blank line is a space of its own.
+export function promptOf(string, style) {
+  if (style !== "lyric") return string;
+  return string.split("\n").map((line) => line || " ").join("<eod>");
+}
+
+function shownPrompt(prompt, lyric) {
+  if (!lyric) return prompt;
+  return prompt.split("<eod>").map((line) => (line === " " ? "" : line)).join("\n");
+}
+
+// A lyric's prompt is whole lines: the model begins on the next one.
+export function glueOf(string, lyric) {
+  return lyric && !string.endsWith("\n") ? "\n" : "";
+}

@@ -1,0 +1,117 @@
+// A text and who wrote which part of it: runs of {who, text}, the writer's and the model's.
+
+export const WRITER = "w";
+export const MODEL = "m";
+
+// Neighbours of one hand become one, empty ones vanish.
+function joined(spans) {
+  const out = [];
+  for (const { who, text } of spans) {
+    if (!text) continue;
+    const last = out[out.length - 1];
+    if (last && last.who === who) last.text += text;
+    else out.push({ who, text });
+  }
+  return out;
+}
+
+export class Text {
+  constructor(spans = []) {
+    this.spans = joined(spans);
+    this.string = this.spans.map((span) => span.text).join("");
+  }
+
+  // From a string and what marks() said of it; where they do not agree, all of it is the writer's.
+  static marked(string, marks) {
+    const spans = [];
+    let at = 0;
+    for (const mark of (marks || "").split(",")) {
+      const length = Number(mark.slice(1));
+      if ((mark[0] !== WRITER && mark[0] !== MODEL) || !(length > 0)) return new Text([{ who: WRITER, text: string }]);
+      spans.push({ who: mark[0], text: string.slice(at, at + length) });
+      at += length;
+    }
+    return at === string.length ? new Text(spans) : new Text([{ who: WRITER, text: string }]);
+  }
+
+  // Who wrote how much, in the order of the text: "w12,m340".
+  marks() {
+    return this.spans.map((span) => span.who + span.text.length).join(",");
+  }
+
+  get length() {
+    return this.string.length;
+  }
+
+  slice(from, to) {
+    const out = [];
+    let at = 0;
+    for (const { who, text } of this.spans) {
+      const begin = Math.max(from - at, 0);
+      const end = Math.min(to - at, text.length);
+      if (begin < end) out.push({ who, text: text.slice(begin, end) });
+      at += text.length;
+      if (at >= to) break;
+    }
+    return out;
+  }
+
+  // Put spans in place of [from, to); returns the spans that stood there.
+  replace(from, to, spans) {
+    const removed = this.slice(from, to);
+    if (from === this.length && to === from) {
+      const last = this.spans[this.spans.length - 1]; // a model's run grows at the end, piece by piece
+      for (const { who, text } of spans) {
+        if (last && last.who === who && spans.length === 1) last.text += text;
+        else this.spans = joined([...this.spans, { who, text }]);
+        this.string += text;
+      }
+      return removed;
+    }
+    this.spans = joined([...this.slice(0, from), ...spans, ...this.slice(to, this.length)]);
+    this.string = this.string.slice(0, from) + stringOf(spans) + this.string.slice(to);
+    return removed;
+  }
+
+  toString() {
+    return this.string;
+  }
+}
+
+function stringOf(spans) {
+  return spans.map((span) => span.text).join("");
+}
+
+export function sizeOf(spans) {
+  return spans.reduce((sum, span) => sum + span.text.length, 0);
+}
+
+// The smallest change that makes `after` of `before`: {from, to, text}, text in place of [from, to).
+// `caret` is where it ends in `after`, which decides between equal letters ("aa|" or "a|a").
+export function difference(before, after, caret = after.length) {
+  const tail = after.length - Math.min(Math.max(caret, 0), after.length);
+  let end = 0;
+  const most = Math.min(before.length, after.length);
+  while (end < Math.min(most, tail) && before[before.length - 1 - end] === after[after.length - 1 - end]) end++;
+  let from = 0;
+  while (from < most - end && before[from] === after[from]) from++;
+  while (end < most - from && before[before.length - 1 - end] === after[after.length - 1 - end]) end++;
+  return { from, to: before.length - end, text: after.slice(from, after.length - end) };
+}
+
+// The first words, as a name for the text.
+export function title(string) {
+  const line = string.split("\n").find((one) => one.trim()) || "";
+  const words = line.replaceAll("<eod>", " ").trim();
+  const cut = words.search(/[。！？；!?;]/);
+  const first = cut > 3 ? words.slice(0, cut) : words;
+  const letters = [...first];
+  return letters.length > 22 ? letters.slice(0, 22).join("") + "…" : first;
+}
+
+// Where the n-th character begins: the service counts characters, a string here counts UTF-16.
+export function unitsOf(string, from, characters) {
+  let at = from;
+  for (let n = 0; n < characters && at < string.length; n++) at += string.codePointAt(at) > 0xffff ? 2 : 1;
+  return at;
+}

@@ -1,0 +1,59 @@
+// Works as the service keeps them.
+
+import { Lost, pause } from "./api.js";
+
+const marks = new Set(); // of works that nobody waits for any more
+
+// A work is made once, though the line be lost before its answer came: it is looked for by its mark before it is made again.
+export async function make(api, body, signal, lost) {
+  const mark = crypto.getRandomValues(new Uint32Array(2)).join("-");
+  const marked = { ...body, metadata: { ...body.metadata, desk: mark } };
+  try {
+    return await made(api, marked, signal, lost);
+  } catch (error) {
+    if (signal.aborted) marks.add(mark);
+    throw error;
+  }
+}
+
+async function made(api, body, signal, lost) {
+  for (let wait = 400; ; wait = Math.min(2 * wait, 5_000)) {
+    try {
+      return await api.json("POST", "/works", body, { signal });
+    } catch (error) {
+      if (!(error instanceof Lost)) throw error;
+    }
+    for (let list = null; !list; wait = Math.min(2 * wait, 5_000)) {
+      lost();
+      await pause(wait, signal);
+      signal.throwIfAborted();
+      list = await api.json("GET", "/works?limit=20", undefined, { signal }).catch(unlessRefused);
+      const ours = list?.works.find((work) => work.metadata.desk === body.metadata.desk);
+      if (ours) return api.json("GET", `/works/${ours.id}`, undefined, { signal });
+    }
+  }
+}
+
+function unlessRefused(error) {
+  if (error instanceof Lost || error.status === 503 || error.status === 429) return null;
+  throw error;
+}
+
+// Delete works whose making was given up while the service may have heard of it.
+export async function sweep(api) {
+  for (let tries = 0; marks.size && tries < 8; tries++) {
+    await pause(500 * 2 ** tries);
+    const list = await api.json("GET", "/works?limit=20").catch(() => null);
+    for (const { id, metadata } of list?.works || []) {
+      if (marks.has(metadata.desk)) await api.json("DELETE", `/works/${id}`).then(() => marks.delete(metadata.desk), () => {});
+    }
+  }
+}
+
+export function download(string, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([string], { type: "text/plain;charset=utf-8" }));
+  link.download = `${name.replace(/[\\/:*?"<>|\p{Cc}]/gu, " ").trim() || "cpm-gen"}.txt`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
