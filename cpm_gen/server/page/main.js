@@ -36,7 +36,7 @@ const drawer = new Drawer(find("drawer"), api, desk, {
       document.work.asked = JSON.stringify(settings.body());
     }
     desk.put(document);
-    say("opened", { title: title(desk.text.string) });
+    find("said").textContent = t("opened", { title: title(desk.text.string) });
   },
   removed: () => {
     store.forget(desk.document.id);
@@ -49,7 +49,7 @@ const candidates = new Candidates(find("candidates"), api, {
   began: () => editor.toEnd(),
   chosen: (string, style, n) => {
     desk.adopt(string, style);
-    say("chosen", { n });
+    find("said").textContent = t("chosen", { n });
     find("text").focus({ preventScroll: true });
   },
   refused,
@@ -87,13 +87,9 @@ function state() {
   find("stop").hidden = !active;
   find("stop").disabled = name === "stopping";
   find("three").setAttribute("aria-pressed", String(candidates.open));
-  say(`state.${name}`);
-  changed();
-}
-
-function say(name, values) {
-  const words = t(name, values);
+  const words = t(`state.${name}`);
   if (find("status").textContent !== words) find("status").textContent = words;
+  changed();
 }
 
 function refused(error, again) {

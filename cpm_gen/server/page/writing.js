@@ -21,7 +21,6 @@ export class Writing {
   }
 
   setState(state) {
-    if (this.state === state) return;
     this.state = state;
     this.desk.on.state();
   }
