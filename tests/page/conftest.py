@@ -13,6 +13,7 @@ from tests.server.conftest import Server, start, until  # noqa: F401
 
 # a machine that is busy with something else takes its time
 PATIENCE = 60_000
+expect.set_options(timeout=PATIENCE)
 FLAGS = [
     "--headless", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -34,7 +35,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="package")
 def served() -> Iterator[Server]:
     """One service for all tests that leave it as it was; its window is small, so it moves soon."""
-    server = Server("--window-limit", "120", "--keep-alive", "1")
+    server = Server("--window-limit", "64", "--keep-alive", "1")
     yield server
     server.close()
     assert "Traceback" not in server.log, server.log

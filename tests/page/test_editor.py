@@ -124,7 +124,7 @@ def test_markup_stays_text_whoever_writes_it(desk: Desk, served: Server) -> None
 
 def test_the_windows_edge_stands_where_the_service_says(desk: Desk) -> None:
     desk.type("话说天下大势，")
-    desk.length(300)
+    desk.length(120)
     desk.press("Control+Enter")
     desk.await_state("finished")
     work = desk.work()["choices"][0]
@@ -148,7 +148,7 @@ def test_the_windows_edge_stands_where_the_service_says(desk: Desk) -> None:
 
 
 def test_the_edge_inside_the_prompt_is_found_by_its_tokens(desk: Desk, served: Server) -> None:
-    prompt = "话说天下大势，分久必合，合久必分。" * 12
+    prompt = "话说天下大势，分久必合，合久必分。" * 6
     desk.type(prompt)
     desk.length(5)
     desk.press("Control+Enter")

@@ -63,11 +63,11 @@ def test_the_server_killed_and_started_again_in_the_middle(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = ["--port", str(port), "--database", str(tmp_path / "works.db"), "--window-limit", "120"]
+    flags = ["--port", str(port), "--database", str(tmp_path / "works.db"), "--window-limit", "64"]
     first = start(*flags)
     desk = open_desk(first)
     begin(desk)
-    desk.await_length(200)
+    desk.await_length(120)
     first.signal(signal.SIGKILL)
     first.wait()
     desk.await_state("lost")
@@ -75,7 +75,7 @@ def test_the_server_killed_and_started_again_in_the_middle(
     before = desk.text
     start(*flags)
     desk.await_state("running")
-    desk.await_length(len(before) + 100)
+    desk.await_length(len(before) + 60)
     assert desk.text.startswith(before)
     stop_and_compare(desk)
 
