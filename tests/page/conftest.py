@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
 
 from tests.server.conftest import Server, start, until  # noqa: F401
 
@@ -20,14 +20,18 @@ FLAGS = [
 ]  # fmt: skip
 
 
+def launch(playwright: Playwright) -> Browser:
+    """Debian's Chromium, or the one that CHROMIUM names."""
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    assert path, "the page's tests need a Chromium: apt-get install chromium, or CHROMIUM=/path/to/it"
+    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+    return playwright.chromium.launch(executable_path=path, args=FLAGS + sandbox)
+
+
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium, or the one that CHROMIUM names."""
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    assert path, "these tests need a Chromium: apt-get install chromium, or CHROMIUM=/path/to/it"
     with sync_playwright() as playwright:
-        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS + sandbox)
+        browser = launch(playwright)
         yield browser
         browser.close()
 

@@ -13,7 +13,9 @@ pytestmark = pytest.mark.browser
 def compose(session: CDPSession, *stages: str) -> None:
     """An input method shows what it has so far."""
     for stage in stages:
-        session.send("Input.imeSetComposition", {"text": stage, "selectionStart": len(stage), "selectionEnd": len(stage)})
+        session.send(
+            "Input.imeSetComposition", {"text": stage, "selectionStart": len(stage), "selectionEnd": len(stage)}
+        )
 
 
 def test_an_input_method_composes_and_its_words_are_one_edit(desk: Desk) -> None:
@@ -108,7 +110,11 @@ def test_markup_stays_text_whoever_writes_it(desk: Desk, served: Server) -> None
     desk.await_state("finished")
     assert desk.text.startswith(MARKUP)
     # a model that writes markup, in candidates as in the text; and a list whose titles are markup
-    event = 'event: token\ndata: {"index":%d,"text":"' + MARKUP.replace('"', "") + '","token_ids":[1],"finish_reason":"length"}\n\n'
+    event = (
+        'event: token\ndata: {"index":%d,"text":"'
+        + MARKUP.replace('"', "")
+        + '","token_ids":[1],"finish_reason":"length"}\n\n'
+    )
     body = "".join(event % n for n in range(3)) + "event: done\ndata: {}\n\n"
     desk.page.route("**/generate", lambda route: route.fulfill(content_type="text/event-stream", body=body))
     desk.page.click("#three")
@@ -135,11 +141,14 @@ def test_the_windows_edge_stands_where_the_service_says(desk: Desk) -> None:
     expect(desk.page.locator("#facts")).to_contain_text(f"视窗移动 {work['window_slides']} 次")
     label = desk.page.get_by_text("模型只看得到此线以下")
     expect(label).to_be_visible()
-    script = "n => { const t = document.getElementById('text').firstChild, r = document.createRange(); r.setStart(t, n); r.setEnd(t, n + 1); "
-    line = desk.page.evaluate(script + "const b = r.getBoundingClientRect(); return [b.top, b.bottom] }", edge)
+    top = desk.page.evaluate(
+        """n => { const text = document.getElementById('text').firstChild, range = document.createRange();
+        range.setStart(text, n); range.setEnd(text, n + 1); return range.getBoundingClientRect().top }""",
+        edge,
+    )
     box = label.bounding_box()
     assert box
-    assert abs(box["y"] + box["height"] / 2 - line[0]) < 20
+    assert abs(box["y"] + box["height"] / 2 - top) < 20
     desk.page.reload()  # and it stands there again
     desk.page.wait_for_function("n => [...CSS.highlights.get('unseen')].some(r => r.endOffset === n)", arg=edge)
     desk.press("Control+z")

@@ -52,7 +52,8 @@ CONTRAST = """names => {
     probe.style.color = `var(--${name})`;
     canvas.fillStyle = getComputedStyle(probe).color;
     canvas.fillRect(0, 0, 1, 1);
-    const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+    const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map(v => v / 255)
+      .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
     return .2126 * r + .7152 * g + .0722 * b;
   };
   const ratios = names.map(([a, b]) => { const [x, y] = [light(a), light(b)].sort((p, q) => q - p); return (x + .05) / (y + .05) });
@@ -125,8 +126,10 @@ def test_focus_can_be_seen_and_goes_through_the_controls(desk: Desk) -> None:
     for _ in range(16):
         desk.press("Tab")
         seen.add(desk.page.evaluate("document.activeElement.id || document.activeElement.name"))
-        visible = "(e => e === document.body || e.id === 'text' || e.matches('.style input') || getComputedStyle(e).outlineStyle !== 'none')(document.activeElement)"
-        assert desk.page.evaluate(visible)
+        outline = (
+            "(e => e.matches('body, #text, .style input') || getComputedStyle(e).outlineStyle)(document.activeElement)"
+        )
+        assert desk.page.evaluate(outline) != "none"
     assert {"works", "new", "text", "style", "max_new_tokens", "temperature", "three", "write"} <= seen
 
 
@@ -145,7 +148,9 @@ def test_the_reader_may_scroll_while_the_model_writes(desk: Desk) -> None:
 
 
 def test_the_browser_enforces_the_policy(desk: Desk) -> None:
-    evil = "() => { const s = document.createElement('script'); try { s.textContent = 'window.evil = 1' } catch { return 'refused' } document.body.append(s); return window.evil }"
+    evil = """() => { const script = document.createElement('script');
+        try { script.textContent = 'window.evil = 1' } catch { return 'refused' }
+        document.body.append(script); return window.evil }"""
     assert desk.page.evaluate(evil) == "refused"
     assert desk.page.evaluate("fetch('http://127.0.0.1:1/').then(() => 1, () => 'refused')") == "refused"
     assert any("Trusted" in c for c in desk.complaints)

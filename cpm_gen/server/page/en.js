@@ -114,7 +114,6 @@ export const en = {
   key_missing: "This service wants an API key. It is kept in this tab only.",
   key_unknown: "The service does not know that key. Try another.",
 
-  open: "Open",
   save: "Export",
   remove: "Delete",
   older: "Older ones",

@@ -114,7 +114,6 @@ export const zh = {
   key_missing: "这个服务需要 API 密钥。密钥只留在这个标签页里。",
   key_unknown: "服务不认识这个密钥，请再输一次。",
 
-  open: "打开",
   save: "导出",
   remove: "删除",
   older: "更早的",
