@@ -26,7 +26,7 @@ def write(desk: Desk, style: str, words: str, tokens: int, seed: int) -> None:
     desk.page.evaluate("() => document.getElementById('more').open = true")
     desk.page.locator("[name=seed]").fill(str(seed))
     desk.page.evaluate("() => document.getElementById('more').open = false")
-    desk.length(tokens)
+    desk.page.select_option("[name=max_new_tokens]", str(tokens))
     desk.type(words)
     desk.press("Control+Enter")
     desk.await_state("finished")
@@ -42,23 +42,15 @@ def take(browser: Browser, server: Server, name: str, act: Callable[[Desk], None
 
 
 def light(desk: Desk) -> None:
-    write(desk, "novel", NOVEL, 120, 11)
+    write(desk, "novel", NOVEL, 200, 11)
     desk.type("他四顾无人，轻轻推门，只见案上一卷残诗，墨迹未干。")
-    desk.length(None)
+    desk.page.select_option("[name=max_new_tokens]", "")
     desk.press("Control+Enter")
-    desk.await_length(430)
-
-
-def edge(desk: Desk) -> None:
-    write(desk, "novel", NOVEL, 640, 5)
-    desk.page.evaluate(
-        "() => document.getElementById('scroll').scrollTop = document.querySelector('#edge b').getBoundingClientRect().top - 330"
-        " + document.getElementById('scroll').scrollTop"
-    )
+    desk.await_length(520)
 
 
 def dark(desk: Desk) -> None:
-    write(desk, "lyric", LYRIC, 90, 3)
+    write(desk, "lyric", LYRIC, 60, 3)
 
 
 def candidates(desk: Desk) -> None:
@@ -80,7 +72,6 @@ def main() -> None:
         browser = launch(playwright)
         try:
             take(browser, server, "page-light", light, **WIDE)
-            take(browser, server, "page-edge", edge, **WIDE)
             take(browser, server, "page-dark", dark, color_scheme="dark", **WIDE)
             take(browser, server, "page-candidates", candidates, **WIDE)
             take(browser, server, "page-works", works, locale="en-GB", **WIDE)

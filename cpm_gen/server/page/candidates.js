@@ -9,7 +9,7 @@ const LENGTH = 120; // tokens
 const MOST = 150_000; // characters of a prompt
 
 export class Candidates {
-  // on: began(), chosen(string, style, n), refused(error, again), ended()
+  // on: chosen(string, style, n), refused(error, again), ended()
   constructor(section, api, on) {
     Object.assign(this, { section, api, on, line: null, texts: [] });
     this.cards = section.querySelector(".cards");
@@ -29,7 +29,6 @@ export class Candidates {
     this.cards.replaceChildren(...this.texts.map((_, n) => this.card(n)));
     this.section.hidden = false;
     this.section.setAttribute("aria-busy", "true");
-    this.on.began();
     const prompt = promptOf(string, rest.style).slice(-MOST);
     const tokens = Math.min(length ?? LENGTH, LENGTH);
     const body = { ...rest, prompt, truncate_prompt: true, n: COUNT, stream: true, max_new_tokens: tokens };

@@ -4,7 +4,8 @@
 
 import { difference, MODEL } from "./text.js";
 
-const NEAR = 90; // px from the bottom within which the text is followed
+const NEAR = 60; // px below the frame within which the text's end is still followed
+const ROOM = 0.2; // of the frame that stays free below the text's end
 
 export class Editor {
   // on: edit(from, to, string), compose(begins), history(-1 | 1), locked()
@@ -42,7 +43,8 @@ export class Editor {
       if (this.locked && event.key.length === 1 && !event.ctrlKey && !event.metaKey && !event.altKey) this.on.locked();
     });
     scroller.addEventListener("scroll", () => {
-      this.following = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < NEAR;
+      const end = this.box(this.node.length - 1);
+      this.following = !end || end.top < scroller.getBoundingClientRect().bottom + NEAR;
     });
   }
 
@@ -116,7 +118,9 @@ export class Editor {
   }
 
   toEnd() {
-    this.scroller.scrollTop = this.scroller.scrollHeight;
+    const end = this.box(this.node.length - 1);
+    const frame = this.scroller.getBoundingClientRect();
+    if (end) this.scroller.scrollTop += end.bottom - frame.bottom + ROOM * frame.height;
   }
 
   // Paint: what the model wrote, and [from, to) that it does not see any more.
@@ -182,6 +186,7 @@ export class Editor {
 
   // Where the character at `at` stands on the screen.
   box(at) {
+    if (at < 0) return null;
     const range = document.createRange();
     range.setStart(this.node, Math.min(at, this.node.length));
     range.setEnd(this.node, Math.min(at + 1, this.node.length));

@@ -22,8 +22,8 @@ export const en = {
   redo: "Redo",
   retry: "Retry",
   three: "Three ways",
-  writers: "yours",
-  models: "the model’s",
+  writers: "you",
+  models: "the model",
   edge: "the model sees from here on",
 
   candidates: "Three ways to go on",

@@ -46,7 +46,6 @@ const drawer = new Drawer(find("drawer"), api, desk, {
   },
 });
 const candidates = new Candidates(find("candidates"), api, {
-  began: () => editor.toEnd(),
   chosen: (string, style, n) => {
     desk.adopt(string, style);
     find("said").textContent = t("chosen", { n });
@@ -55,6 +54,8 @@ const candidates = new Candidates(find("candidates"), api, {
   refused,
   ended: state,
 });
+
+new ResizeObserver(() => candidates.open && editor.toEnd()).observe(find("candidates"));
 
 function changed() {
   const { text, history, work, range } = desk;
@@ -73,8 +74,8 @@ function facts(text, work) {
   if (rate) said.push(t("rate", { n: number(Math.round(rate)) }));
   said.push(t("characters", { n: number(text.length) }));
   if (work && desk.inStep) {
-    said.push(t("written", { n: number(work.tokens) }));
     if (work.slides) said.push(t("slides", { n: number(work.slides) }));
+    said.push(t("written", { n: number(work.tokens) }));
   }
   find("facts").textContent = said.join(" · ");
   find("drawn").textContent = work ? t("drawn", { seed: work.seed }) : "";
@@ -168,9 +169,12 @@ listen(press, (n) => {
   return true;
 });
 // a phone's keyboard leaves less than the window
-visualViewport?.addEventListener("resize", () => {
+function fit() {
   document.documentElement.style.setProperty("--height", `${visualViewport.height}px`);
-});
+  document.body.classList.toggle("low", visualViewport.height < 480);
+}
+visualViewport.addEventListener("resize", fit);
+fit();
 setInterval(() => desk.writing.active && facts(desk.text, desk.work), 500);
 theme.apply();
 desk.put(store.current() || store.blank());

@@ -22,8 +22,8 @@ export const zh = {
   redo: "重做",
   retry: "重来",
   three: "三选一",
-  writers: "你的字",
-  models: "模型的字",
+  writers: "你写的",
+  models: "模型写的",
   edge: "模型只看得到此线以下",
 
   candidates: "三种写法",
