@@ -40,6 +40,17 @@ def test_an_input_method_composes_and_its_words_are_one_edit(desk: Desk) -> None
     assert desk.text == "床前"
 
 
+def test_a_run_begins_with_what_is_being_composed(desk: Desk) -> None:
+    desk.type("床前")
+    session = desk.page.context.new_cdp_session(desk.page)
+    compose(session, "明", "明月")
+    desk.length(20)
+    desk.page.click("#write")
+    desk.await_state("finished")
+    assert desk.work()["prompt"] == "床前明月"
+    assert desk.text == "床前明月" + desk.words
+
+
 def test_keys_of_an_input_method_are_no_shortcuts(desk: Desk) -> None:
     desk.type("话说")
     script = "init => document.getElementById('text').dispatchEvent(new KeyboardEvent('keydown', init))"

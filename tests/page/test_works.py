@@ -88,6 +88,20 @@ def test_a_work_is_deleted_after_a_question(desk: Desk) -> None:
     assert desk.text == ""
 
 
+def test_a_work_is_deleted_while_it_is_written(desk: Desk) -> None:
+    desk.type("要删去的，")
+    desk.length(None)
+    desk.press("Control+Enter")
+    desk.await_length(40)
+    desk.page.click("#works")
+    desk.page.locator("#list").get_by_role("button", name="删除").click()
+    desk.page.locator("#confirm").get_by_role("button", name="删除").click()
+    expect(desk.page.locator("#list li")).to_have_count(0)
+    assert desk.works() == []
+    assert desk.text == ""
+    desk.await_state("idle")
+
+
 def test_drafts_are_kept_in_the_browser_and_edited_works_stand_once(desk: Desk) -> None:
     text = written(desk, "改动过的，")
     desk.type("【改】")

@@ -178,6 +178,15 @@ def test_candidates_are_dismissed_and_their_generation_ends(desk: Desk) -> None:
     assert desk.text == "床前明月光，2"
 
 
+def test_candidates_do_not_outlive_the_text_they_go_on_from(desk: Desk) -> None:
+    desk.type("床前明月光，")
+    desk.page.click("#three")
+    expect(desk.page.locator("#candidates")).to_be_visible()
+    desk.type("疑")
+    expect(desk.page.locator("#candidates")).to_be_hidden()
+    assert desk.text == "床前明月光，疑"
+
+
 def test_an_edit_after_stop_makes_a_new_work_of_the_whole_text(desk: Desk) -> None:
     desk.type("话说")
     desk.length(None)

@@ -50,6 +50,14 @@ export class Desk {
     if (this.inStep && !this.work.part && !this.work.stop) store.forget(this.document.id);
   }
 
+  // The document is gone, its work with it.
+  discard() {
+    this.writing.cut();
+    store.forget(this.document.id);
+    this.document = null;
+    this.put(store.blank());
+  }
+
   changed() {
     this.editor.paint(this.text.spans, this.range);
     this.on.changed();
@@ -59,7 +67,7 @@ export class Desk {
   keep() {
     clearTimeout(this.timer);
     this.timer = null;
-    if (!this.document || this.history.held) return; // half a syllable is nothing to keep
+    if (this.history.held) return; // half a syllable is nothing to keep
     const kept = store.save(this.document);
     if (!kept && !this.full) this.on.said("not_kept");
     this.full = !kept;
@@ -95,6 +103,7 @@ export class Desk {
   }
 
   step(take) {
+    this.editor.settle();
     this.writing.abandon();
     const done = take();
     if (!done) return;

@@ -10,7 +10,7 @@ import { download } from "./works.js";
 const PAGE = 30;
 
 export class Drawer {
-  // on: open(document, parameters)
+  // on: open(document, parameters), removed()
   constructor(dialog, api, desk, on) {
     Object.assign(this, { dialog, api, desk, on });
     this.list = dialog.querySelector("#list");

@@ -70,6 +70,8 @@ export class EdgeLine {
     Object.assign(this.above.style, { left: `${left}px`, width: `${right}px`, top: `${top}px`, height: `${line}px` });
     Object.assign(this.below.style, { width: `${left}px`, top: `${top + line}px` });
     this.element.classList.toggle("whole", left < 2);
-    this.label.style.top = `${top}px`;
+    // on the longer of the two lines
+    this.element.classList.toggle("late", left > right);
+    this.label.style.top = `${left > right ? top + line : top}px`;
   }
 }

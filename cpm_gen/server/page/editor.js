@@ -29,11 +29,7 @@ export class Editor {
     });
     element.addEventListener("compositionend", () => {
       // some browsers tell the last letters only after this
-      setTimeout(() => {
-        this.composing = false;
-        this.read();
-        this.on.compose(false);
-      });
+      setTimeout(() => this.settle());
     });
     element.addEventListener("paste", (event) => {
       event.preventDefault();
@@ -50,6 +46,14 @@ export class Editor {
 
   get string() {
     return this.node.data;
+  }
+
+  // What an input method has so far is what was meant.
+  settle() {
+    if (!this.composing) return;
+    this.composing = false;
+    this.read();
+    this.on.compose(false);
   }
 
   // What the browser must not do its own way.

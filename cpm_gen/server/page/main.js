@@ -22,7 +22,10 @@ const api = new Api(askKey);
 const notices = new Notices(find("notice"));
 const settings = new Settings(find("settings"), () => desk.writing.settle());
 const editor = new Editor(find("text"), find("scroll"), {
-  edit: (from, to, string) => desk.edited(from, to, string),
+  edit: (from, to, string) => {
+    candidates.dismiss(); // they went on from another text
+    desk.edited(from, to, string);
+  },
   compose: (begins) => desk.compose(begins),
   history: (way) => press(way < 0 ? "undo" : "redo"),
   locked: () => notices.tell("locked"),
@@ -31,6 +34,7 @@ const edge = new EdgeLine(find("edge"), editor);
 const desk = new Desk(api, editor, settings, { changed, state, refused, said: (name) => notices.tell(name) });
 const drawer = new Drawer(find("drawer"), api, desk, {
   open: (document, parameters) => {
+    leave();
     if (parameters) {
       settings.adopt(parameters);
       document.work.asked = JSON.stringify(settings.body());
@@ -39,10 +43,8 @@ const drawer = new Drawer(find("drawer"), api, desk, {
     find("said").textContent = t("opened", { title: title(desk.text.string) });
   },
   removed: () => {
-    store.forget(desk.document.id);
-    desk.document.work = null;
-    desk.text.replace(0, desk.text.length, []);
-    desk.put(store.blank());
+    leave();
+    desk.discard();
   },
 });
 const candidates = new Candidates(find("candidates"), api, {
@@ -98,6 +100,12 @@ function refused(error, again) {
   notices.refused(error, again);
 }
 
+// What was asked for the text on the desk is not for another one.
+function leave() {
+  candidates.dismiss();
+  notices.clear();
+}
+
 const act = {
   write: () => {
     notices.clear();
@@ -109,8 +117,14 @@ const act = {
     if (candidates.open) candidates.dismiss();
     else desk.writing.stop();
   },
-  undo: () => desk.undo(),
-  redo: () => desk.redo(),
+  undo: () => {
+    candidates.dismiss();
+    desk.undo();
+  },
+  redo: () => {
+    candidates.dismiss();
+    desk.redo();
+  },
   retry: () => {
     candidates.dismiss();
     desk.retry();
@@ -118,6 +132,7 @@ const act = {
   three: () => {
     notices.clear();
     settings.complain(null);
+    editor.settle();
     desk.writing.abandon();
     if (desk.text.string.trim()) candidates.ask(desk.text.string, settings);
     else notices.tell("empty");
@@ -125,7 +140,7 @@ const act = {
   },
   works: () => drawer.show(),
   new: () => {
-    candidates.dismiss();
+    leave();
     desk.put(store.blank());
     find("text").focus();
   },
@@ -143,6 +158,10 @@ const act = {
 
 // Whether there was something to press.
 function press(name) {
+  if (name === "stop" && find("more").open) {
+    find("more").open = false;
+    return true;
+  }
   if (name === "stop" && !candidates.open && !desk.writing.active) return false;
   if (find(name)?.disabled) return true;
   act[name]();
@@ -167,6 +186,9 @@ listen(press, (n) => {
   if (!candidates.open) return false;
   candidates.choose(n);
   return true;
+});
+document.addEventListener("pointerdown", (event) => {
+  if (!find("more").contains(event.target)) find("more").open = false;
 });
 // a phone's keyboard leaves less than the window
 function fit() {

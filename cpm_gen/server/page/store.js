@@ -37,6 +37,7 @@ export function save(document) {
   // `shown` is the text itself as long as nobody edited it
   const kept = work && { ...work, shown: undefined, inStep: work.shown === text.string };
   const marks = text.marks();
+  sessionStorage.setItem(CURRENT, id); // each tab has its own
   return write(DOCUMENT + id, { id, string: text.string, marks, work: kept, updated: Date.now() }) && write(CURRENT, id);
 }
 
@@ -49,7 +50,7 @@ export function load(id) {
 }
 
 export function current() {
-  const id = read(CURRENT);
+  const id = sessionStorage.getItem(CURRENT) || read(CURRENT);
   return (id && load(id)) || null;
 }
 

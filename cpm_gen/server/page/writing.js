@@ -41,6 +41,7 @@ export class Writing {
   async write(dice = null) {
     const { desk } = this;
     if (this.active) return;
+    this.editor.settle();
     if (!desk.text.string.trim()) {
       desk.on.said("empty");
       return;
@@ -254,7 +255,10 @@ export class Writing {
     }
     this.rest();
     work.state = "paused";
-    this.api.json("POST", `/works/${work.id}/pause`).catch(() => {});
+    this.api.json("POST", `/works/${work.id}/pause`).catch(() => {
+      work.stop = true;
+      this.halt();
+    });
   }
 }
 
