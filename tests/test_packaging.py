@@ -35,7 +35,7 @@ def test_a_wheel_holds_the_kernels_where_there_is_a_compiler(compiler: str, libr
         "cpm_gen/configs/lyric.yaml",
         "cpm_gen/embedded/vocab.json",
         "cpm_gen/packed.py",
-        "cpm_gen/server/page/index.html",
+        "cpm_gen/server/static/index.html",
     } <= names
     assert any(name.startswith("cpm_gen/libcpm_native.") for name in names) is library
     assert not any(name.startswith(("native/", "tests/", "cpm_gen/src")) for name in names)

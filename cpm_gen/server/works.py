@@ -112,7 +112,7 @@ class Works:
         self._check_open()
         live = await self._find(id)
         if live is None or live.work.owner != owner or live.deleted:
-            raise ServeError(404, "not_found", "there is no such work")
+            raise _no_such_work()
         return live
 
     async def _find(self, id: str) -> LiveWork | None:
@@ -145,6 +145,8 @@ class Works:
         for summary in found[:limit]:
             work = summary.work
             live = self._live.get(work.id)
+            if live is not None and live.deleted:
+                continue
             self._check_model(work)
             prompt = work.prompt[:_CUT] if isinstance(work.prompt, str) else [p[:_CUT] for p in work.prompt]
             head = _head(work, live) | {"prompt": prompt}
@@ -171,6 +173,8 @@ class Works:
                 )
             )
         written = sum(tokens for tokens, _ in at)
+        if live.deleted:  # meanwhile
+            raise _no_such_work()
         return WorkAnswer(
             **_head(live.work, live),
             parameters=dict(live.work.parameters),
@@ -232,6 +236,10 @@ class Works:
             self._desk.forget(live)
             await self._desk.ask(self._store.delete, live.id)
             live.notify()
+
+
+def _no_such_work() -> ServeError:
+    return ServeError(404, "not_found", "there is no such work")
 
 
 def _head(work: Work, live: LiveWork | None) -> dict[str, Any]:

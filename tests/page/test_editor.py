@@ -159,7 +159,7 @@ def test_the_windows_edge_stands_where_the_service_says(desk: Desk) -> None:
     )
     box = label.bounding_box()
     assert box
-    assert abs(box["y"] + box["height"] / 2 - top) < 20
+    assert -30 < box["y"] + box["height"] / 2 - top < 45  # on the line above or below the edge
     desk.page.reload()  # and it stands there again
     desk.page.wait_for_function("n => [...CSS.highlights.get('unseen')].some(r => r.endOffset === n)", arg=edge)
     desk.press("Control+z")

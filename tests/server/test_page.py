@@ -9,7 +9,7 @@ import pytest
 import cpm_gen
 from tests.server.conftest import Server, error
 
-FOLDER = Path(cpm_gen.__file__).parent / "server" / "page"
+FOLDER = Path(cpm_gen.__file__).parent / "server" / "static"
 FILES = sorted(path.name for path in FOLDER.iterdir())
 
 

@@ -293,3 +293,21 @@ def test_tokens_are_told_where_asked_for(client: httpx.Client):
     settled(client, id)
     assert len(client.get(f"/works/{id}?token_ids=true").json()["choices"][0]["token_ids"]) == 5
     assert client.get(f"/works/{id}").json()["choices"][0]["token_ids"] is None
+
+
+def test_works_may_be_looked_at_while_they_are_deleted(server: Server, client: httpx.Client):
+    made: list[str] = []
+
+    def churn() -> None:
+        with server.client() as other:
+            for _ in range(15):
+                made.append(create(other, max_new_tokens=20)["id"])
+                assert other.delete(f"/works/{made[-1]}").status_code == 204
+
+    threads = [threading.Thread(target=churn) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        assert client.get("/works").status_code == 200
+        if made:
+            assert client.get(f"/works/{made[-1]}").status_code in (200, 404)

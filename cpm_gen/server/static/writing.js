@@ -127,6 +127,7 @@ export class Writing {
       connected: () => this.rate.reset(),
       lost: () => this.setState("lost"),
       state: ({ state, error }) => {
+        if (state === "deleted") return; // the line ends, and the next one says that there is no such work
         work.state = state;
         if (this.state !== "stopping") this.setState(state);
         if (state === "failed" && error) desk.on.refused(new Refusal(500, error, null), null);
