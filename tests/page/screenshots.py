@@ -42,11 +42,9 @@ def take(browser: Browser, server: Server, name: str, act: Callable[[Desk], None
 
 
 def light(desk: Desk) -> None:
-    write(desk, "novel", NOVEL, 200, 11)
-    desk.type("他四顾无人，轻轻推门，只见案上一卷残诗，墨迹未干。")
-    desk.page.select_option("[name=max_new_tokens]", "")
-    desk.press("Control+Enter")
-    desk.await_length(520)
+    write(desk, "novel", NOVEL, 60, 11)
+    desk.type("。\n他四顾无人，轻轻推门，只见案上一卷残诗，墨迹未干，便取过灯来细看。")
+    write(desk, "novel", "", 200, 11)
 
 
 def dark(desk: Desk) -> None:
@@ -67,7 +65,7 @@ def works(desk: Desk) -> None:
 
 
 def main() -> None:
-    server = Server("--window-limit", "400")
+    server = Server("--window-limit", "270", "--window-hop", "50")
     with sync_playwright() as playwright:
         browser = launch(playwright)
         try:
