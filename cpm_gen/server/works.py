@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 import weakref
@@ -183,9 +184,17 @@ class Works:
             event_id=event_id(at),
         )
 
+    @contextlib.asynccontextmanager
+    async def _held(self, live: LiveWork) -> AsyncGenerator[None, None]:
+        """While its state is changed; raises ServeError (404) where it was deleted meanwhile."""
+        async with live.lock:
+            if live.deleted:
+                raise _no_such_work()
+            yield
+
     async def pause(self, live: LiveWork) -> None:
         """Stop writing until :meth:`resume`; raises ServeError (409) where there is nothing to stop."""
-        async with live.lock:
+        async with self._held(live):
             if live.work.state == "queued":
                 live.work.state = "paused"
                 live.work.error = None
@@ -197,7 +206,7 @@ class Works:
 
     async def resume(self, live: LiveWork) -> None:
         """Go on with what was paused or failed; raises ServeError (409) where there is nothing to go on with."""
-        async with live.lock:
+        async with self._held(live):
             if live.work.state == "finished":
                 raise wrong_state(live, "continue goes on with it")
             if live.work.state != "queued":
@@ -205,7 +214,7 @@ class Works:
 
     async def extend(self, live: LiveWork, tokens: int | None, as_first: bool) -> None:
         """Go on with a finished work for so many tokens, or as many as the first time; raises ServeError (409, 422)."""
-        async with live.lock:
+        async with self._held(live):
             if live.work.state != "finished":
                 raise wrong_state(live, "only a finished one can be continued")
             more = live.work.parameters["max_new_tokens"] if as_first else tokens
@@ -230,7 +239,7 @@ class Works:
 
     async def delete(self, live: LiveWork) -> None:
         """End it and forget it."""
-        async with live.lock:
+        async with self._held(live):
             live.deleted = True
             await self._desk.stop(live)
             self._desk.forget(live)

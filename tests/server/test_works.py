@@ -311,3 +311,24 @@ def test_works_may_be_looked_at_while_they_are_deleted(server: Server, client: h
         assert client.get("/works").status_code == 200
         if made:
             assert client.get(f"/works/{made[-1]}").status_code in (200, 404)
+
+
+def test_of_many_who_change_a_work_at_once_each_gets_an_answer(server: Server, client: httpx.Client):
+    for _ in range(5):
+        id = create(client, max_new_tokens=None)["id"]
+        got: list[int] = []
+
+        def change(method: str, path: str, id: str = id, got: list[int] = got) -> None:
+            with server.client() as other:
+                got.append(other.request(method, f"/works/{id}{path}").status_code)
+
+        asked = [("POST", "/pause"), ("POST", "/resume"), ("DELETE", ""), ("POST", "/pause"), ("DELETE", ""), ("GET", "")]
+        threads = [threading.Thread(target=change, args=a) for a in asked]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert set(got) <= {200, 204, 404}
+        assert got.count(204) == 1
+    until(lambda: idle(server))
+    assert "the database failed" not in server.log
