@@ -161,19 +161,21 @@ def test_a_soak_notices_what_stays_behind() -> None:
     assert after["cpm_requests_total"] == 42
     tally = soak.Tally(sent=42, begun=28, perhaps=3, tokens=700, seen=150, most=900)
     series = [Reading(500 + n % 3, 7, 10) for n in range(20)]
-    clean = (tally, Counter(), after, series, "all is well")
+    before = Counter({"cpm_open_requests": 1})
+    clean = (tally, before, after, series, "all is well")
     assert soak.verdict(*clean) == []
 
     def told(at: int, value: object) -> str:
         [problem] = soak.verdict(*clean[:at], value, *clean[at + 1 :])
         return problem
 
-    assert told(2, after | {"cpm_kv_slots_used": 1}) == "cpm_kv_slots_used is 1, not 0"
-    assert told(2, after | {"cpm_open_requests": 2}) == "cpm_open_requests is 2, not 1"
+    assert told(2, after | {"cpm_kv_slots_used": 1}) == "at the end, cpm_kv_slots_used is 1, not 0"
+    assert told(2, after | {"cpm_open_requests": 2}) == "at the end, cpm_open_requests is 2, not 1"
     assert told(2, after | {"cpm_samples_total": 27}).startswith("cpm_samples_total grew by 27; the clients know of 28")
     assert told(2, after | {"cpm_samples_total": 32}).endswith("28 to 31")
     assert told(2, after | {"cpm_requests_total": 43}).endswith("grew by 43; the clients know of 42")
     assert told(2, after | {"cpm_generated_tokens_total": 849}).endswith("850 to 1600")
+    assert told(1, Counter(cpm_open_requests=1, cpm_queue_depth=3)) == "warm, cpm_queue_depth is 3, not 0"
     assert told(3, [*series, Reading(500, 8, 10)]).startswith("7 threads")
     assert told(3, [*series, Reading(500, 7, 11)]).startswith("10 open files")
     assert (

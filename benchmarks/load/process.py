@@ -27,8 +27,10 @@ class Process:
     """``cpm-gen serve`` with these flags, on a port of its own, ready on return."""
 
     def __init__(self, flags: list[str]) -> None:
+        self._folder = tempfile.TemporaryDirectory()
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-        command = [sys.executable, "-m", "cpm_gen", "serve", "--port", "0", *flags]
+        command = [sys.executable, "-m", "cpm_gen", "serve", "--port", "0"]
+        command += ["--database", f"{self._folder.name}/works.db", *flags]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._log, text=True, encoding="utf-8")
         assert self._process.stdout is not None
         found = re.fullmatch(r"cpm-gen serves \S+ on (http://\S+)\n", self._process.stdout.readline())
@@ -84,3 +86,4 @@ class Process:
     ) -> None:
         self.close()
         self._log.close()
+        self._folder.cleanup()
