@@ -129,6 +129,7 @@ class Builder:
             self._do("mount", "--rbind", f"/{system}", root / system)
         self._do("mount", "--bind", folder / "tmp", root / "tmp")
         (folder / "tmp").chmod(0o1777)
+        self._do("chroot", root, "ldconfig")  # its library, too
         return Image(root)
 
     def _overlay(self, lower: str, target: Path, changes: Path) -> None:
@@ -259,7 +260,7 @@ def copy_context(source: Path, target: Path) -> None:
                     verdict = ignore
         return verdict
 
-    target.mkdir()
+    target.mkdir(parents=True)
     for top, folders, files in os.walk(source):
         here = Path(top).relative_to(source)
         folders[:] = [f for f in folders if not ignored(here / f)]

@@ -1,6 +1,5 @@
 """The image, as its Dockerfile makes it on this machine, and the services around it."""
 
-import contextlib
 import json
 import os
 import re
@@ -59,7 +58,6 @@ def builder(tmp_path: Path) -> Iterator[Builder]:
     (context / ".dockerignore").write_text("*\n!kept\n**/secret\n")
     for name in ("kept/file", "kept/secret", "other"):
         (context / name).write_text(name)
-    (tmp_path / "build").mkdir()
     builder = Builder(tmp_path / "build", context)
     yield builder
     builder.close()
@@ -183,14 +181,6 @@ def test_the_image_does_not_serve_everybody_and_writes_nowhere_but_to_its_data(
         assert subprocess.run(touch, capture_output=True).returncode == status, path
     inspect = builder.chroot(container, container.environment, ["cpm-gen", "inspect", "embedded"])
     subprocess.run(inspect, check=True, capture_output=True)
-
-
-@can_mount
-@pytest.mark.slow
-def test_an_image_with_another_torch_than_was_asked_for_is_not_built(tmp_path: Path) -> None:
-    builder = Builder(tmp_path / "build", ROOT)
-    with contextlib.closing(builder), pytest.raises(StepError, match="torch for cpu, not for cuda: give --build-arg"):
-        builder.build(DOCKERFILE, FLAVOR="cuda")
 
 
 def compose(text: str = COMPOSE) -> Any:
