@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+import yaml
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -201,6 +202,26 @@ def test_migrations_are_one_line():
 def test_what_is_no_place_for_works_is_refused(database: str):
     with pytest.raises(ConfigError, match="database"):
         Store(database)
+
+
+def test_a_file_of_libpqs_holds_address_and_password_as_in_the_compose_file(
+    postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    compose = yaml.safe_load((Path(__file__).parents[2] / "docker" / "compose.yaml").read_text(encoding="utf-8"))
+    told = compose["services"]["cpm-gen"]["environment"]
+    at = sa.make_url(postgres)
+    secret = tmp_path / "postgres_service"
+    monkeypatch.setenv("PGSERVICEFILE", str(secret))
+    assert told["PGSERVICEFILE"].endswith(secret.name)
+    with pytest.raises(ConfigError, match="service"):
+        Store(told["CPM_GEN_DATABASE"])
+    secret.write_text(
+        f"[cpm-gen]\nhost={at.host}\nport={at.port}\ndbname={at.database}\nuser={at.username}\npassword=secret\n"
+    )
+    store = Store(told["CPM_GEN_DATABASE"])
+    assert "secret" not in str(store)
+    store.check()
+    store.close()
 
 
 def test_the_default_is_the_users_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
