@@ -66,7 +66,7 @@ class Mix:
         while time.monotonic() < until:
             turn = self.dice.choices(list(self.turns), list(self.turns.values()))[0]
             try:
-                async with asyncio.timeout(300):
+                async with asyncio.timeout(600):
                     await turn()
             except (Broken, OSError, AssertionError, KeyError, ValueError) as error:
                 self.tally.wrong.append(f"{turn.__name__}: {type(error).__name__} {error}")

@@ -71,7 +71,7 @@ async def live(mix: Mix) -> None:
                     follower.done = False
                 tally.begun += texts
                 most += more
-        async with mix.ask("GET", f"/works/{id}") as reply:
+        async with mix.ask("GET", f"/works/{id}?token_ids=true") as reply:
             work = await reply.json()
         _same(follower, work)
         async with mix.ask("GET", "/works?limit=5"):
