@@ -43,8 +43,8 @@ class Follower:
 async def live(mix: Mix) -> None:
     """From its beginning to its end; its text must be what its events said."""
     dice, tally = mix.dice, mix.tally
-    body = mix.body(max_new_tokens=dice.choice([dice.randint(1, 300), dice.randint(1, 300), None]))
-    texts = len(body["prompt"]) * int(body["n"])
+    body = mix.body(n=1, max_new_tokens=dice.choice([dice.randint(1, 150), dice.randint(1, 150), None]))
+    texts = len(body["prompt"])
     async with mix.ask("POST", "/works", body, 201) as reply:
         if not reply:
             return
