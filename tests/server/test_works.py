@@ -322,7 +322,14 @@ def test_of_many_who_change_a_work_at_once_each_gets_an_answer(server: Server, c
             with server.client() as other:
                 got.append(other.request(method, f"/works/{id}{path}").status_code)
 
-        asked = [("POST", "/pause"), ("POST", "/resume"), ("DELETE", ""), ("POST", "/pause"), ("DELETE", ""), ("GET", "")]
+        asked = [
+            ("POST", "/pause"),
+            ("POST", "/resume"),
+            ("DELETE", ""),
+            ("POST", "/pause"),
+            ("DELETE", ""),
+            ("GET", ""),
+        ]
         threads = [threading.Thread(target=change, args=a) for a in asked]
         for thread in threads:
             thread.start()
