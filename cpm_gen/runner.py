@@ -55,7 +55,8 @@ class Runner:
         for batch in _batches(segments):
             with self._plan([_NEXT, *_pack(batch)]):
                 parts.append(self.model.next_logits(batch, self.cache))
-        return torch.cat(parts)
+        # a copy by torch would wake its threads, which spin on for milliseconds where the native kernels' are to work
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def score(self, segment: Segment, targets: Sequence[int]) -> list[float]:
         """Rank 0: natural log-probability of each target (see :meth:`cpm_gen.model.Model.score`)."""
