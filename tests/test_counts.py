@@ -4,6 +4,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+import torch
 from networks import SMALL, random_checkpoint
 
 import cpm_gen
@@ -73,6 +74,22 @@ def test_a_step_allocates_no_more_than_its_rows(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert kept < 30_000  # the text itself, and what Python caches
     assert peak - kept < 20_000  # at any moment: a few rows of a vocabulary of 120
+
+
+def test_a_step_on_the_native_kernels_leaves_torchs_threads_asleep(tmp_path: Path) -> None:
+    """They spin on for milliseconds after their work, in the way of the kernels' own."""
+    if native.missing():
+        pytest.skip("no native kernels here")
+    network = random_checkpoint(tmp_path / "network", SMALL)
+    with cpm_gen.load(network, batch=8, kernels="native") as llm:
+        for _ in range(8):
+            llm._engine.add(greedy(llm, 4, 9))
+        llm._engine.step()
+        with torch.autograd.profiler.profile() as torchs:
+            llm._engine.step()
+    ran = {event.name.removeprefix("aten::") for event in torchs.function_events}
+    views = {"empty", "unbind", "select", "as_strided", "detach", "alias", "to", "resolve_conj", "resolve_neg"}
+    assert ran <= views  # nothing that touches what is in them
 
 
 def test_loading_holds_one_copy_of_the_weights(tmp_path: Path) -> None:
