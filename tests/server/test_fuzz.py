@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.conftest import Server
+from tests.server.conftest import Server, idle, until
 
 
 @pytest.mark.slow
 def test_no_request_that_can_be_made_from_the_documentation_breaks_anything(start, tmp_path):
-    server: Server = start("--max-text-tokens", "256", "--request-timeout", "5", "--no-access-log")
+    few = ("--max-works", "30", "--work-places", "1")  # works without end
+    server: Server = start("--max-text-tokens", "256", "--request-timeout", "5", "--no-access-log", *few)
     command = Path(sys.executable).with_name("schemathesis")
     run = subprocess.run(
         [
-            command, "run", f"{server.url}/openapi.json", "--seed", "1", "--max-examples", "40", "--workers", "2",
+            command, "run", f"{server.url}/openapi.json", "--seed", "1", "--max-examples", "25", "--workers", "2",
             "--checks", "all",
             # what a schema cannot tell (limits are settings) makes some valid bodies unacceptable
             "--exclude-checks", "positive_data_acceptance",
@@ -26,5 +27,7 @@ def test_no_request_that_can_be_made_from_the_documentation_breaks_anything(star
     assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-2000:]
     with server.client() as client:
         assert client.get("/health/ready").status_code == 200
-    assert server.metric("cpm_running_sequences") == 0
+        for work in client.get("/works", params={"limit": 200}).json()["works"]:
+            assert client.delete(f"/works/{work['id']}").status_code == 204
+    until(lambda: idle(server))
     assert "Traceback" not in server.log, server.log
