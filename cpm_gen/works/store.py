@@ -171,6 +171,8 @@ class Store:
     def save(self, changes: Iterable[tuple[str, State, Any, Sequence[tuple[Text, Sequence[Piece]]]]]) -> None:
         """Of several works the state, the error, and what was written of their texts since the last time."""
         now = time.time()
+        if self._lock is not None:  # whoever ended its connection let another process in, perhaps
+            self.check()
         with self._engine.begin() as connection:
             for id, state, error, changed in changes:
                 kept = "queued" if state == "running" else state

@@ -169,6 +169,21 @@ def test_one_process_at_a_time(store: Store, database: str):
     store.check()
 
 
+def test_who_lost_the_database_to_another_process_does_not_write(postgres: str):
+    first = Store(postgres)
+    engine = sa.create_engine(postgres)
+    with engine.connect() as connection:  # as a restart of the server, or a proxy that closes idle lines
+        held = "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory'"
+        assert connection.scalars(sa.text(held)).all() == [True]
+    engine.dispose()
+    second = Store(postgres)
+    with pytest.raises(ConfigError, match="in use"):
+        first.save([("work-1", "paused", None, [])])
+    second.close()
+    first.save([("work-1", "paused", None, [])])
+    first.close()
+
+
 def test_migrations_make_the_tables(store: Store, database: str):
     engine = sa.create_engine(database if "://" in database else f"sqlite:///{database}")
     with engine.connect() as connection:
