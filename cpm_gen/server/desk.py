@@ -13,13 +13,13 @@ import dataclasses
 import functools
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from cpm_gen.errors import ConfigError
 from cpm_gen.sequence import Request
 from cpm_gen.server.errors import ServeError, unavailable
 from cpm_gen.server.generate import wanted
@@ -34,6 +34,7 @@ log = logging.getLogger("cpm_gen.server")
 
 _READ = 64  # pieces at a time
 _COMMIT = 0.5  # seconds between commits
+_ANSWER = 30.0  # seconds that the database may take to answer
 _RETRY = 2.0  # seconds between attempts after the database or the queue refused
 _LOSSES = 3  # in a row, then the work is held to be at fault
 T = TypeVar("T")
@@ -48,21 +49,27 @@ class Desk:
         self._thread = ThreadPoolExecutor(1, "cpm-gen works")
         places = service.options.work_places
         self._places = max(1, service.batch // 2) if places is None else min(places, service.batch)
-        self._waiting: deque[tuple[LiveWork, LiveText]] = deque()
+        self._waiting: dict[LiveText, LiveWork] = {}  # a text waits once, whoever asks for it
         self._writing: dict[LiveText, asyncio.Task[None]] = {}
         self._dirty: set[LiveWork] = set()
         self._flushing = asyncio.Lock()
         self._keeps = True  # the database takes what is written
         self._open = False
+        self._closed = False  # the database is let go of
         self.closing = False  # followers are told to leave
         self._tasks: list[asyncio.Task[None]] = []
 
     async def ask(self, call: Callable[..., T], *arguments: object) -> T:
-        """The answer of one of the store's methods; raises ServeError (503) where the database fails."""
+        """The answer of one of the store's methods; raises ServeError (503) where the database fails, or takes too long."""
+        if self._closed:
+            raise unavailable("shutting_down", "the service is shutting down")
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, functools.partial(call, *arguments))
-        except SQLAlchemyError as error:
-            log.error("the database failed: %s", str(getattr(error, "orig", error)).splitlines()[0])
+            async with asyncio.timeout(_ANSWER):
+                work = functools.partial(call, *arguments)
+                return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except (SQLAlchemyError, ConfigError, TimeoutError) as error:
+            said = str(getattr(error, "orig", error)).splitlines() or [f"no answer within {_ANSWER:g} seconds"]
+            log.error("the database failed: %s", said[0])
             raise unavailable("storage_failed", "the works' database does not answer") from None
 
     def open(self) -> None:
@@ -81,6 +88,7 @@ class Desk:
             await self.flush()
         for task in self._tasks:
             task.cancel()
+        self._closed = True
         await asyncio.get_running_loop().run_in_executor(self._thread, self._store.close)
         self._thread.shutdown()
 
@@ -88,12 +96,12 @@ class Desk:
         """Write on what is not finished of a work."""
         for text in live.texts:
             if not text.now.finish_reason and text not in self._writing:
-                self._waiting.append((live, text))
+                self._waiting[text] = live
         self._pump()
 
     async def stop(self, live: LiveWork) -> None:
         """End the writing of a work; its state must say already that it is not to be written on."""
-        self._waiting = deque(item for item in self._waiting if item[0] is not live)
+        self._stop_waiting(live)
         writing = [self._writing[text] for text in live.texts if text in self._writing]
         for text in live.texts:
             self._cancel(text)
@@ -126,8 +134,10 @@ class Desk:
         """Commit what is not in the database yet; raises ServeError (503) where that fails. Cannot be cancelled halfway."""
         await asyncio.shield(asyncio.ensure_future(self._flush()))
 
-    async def _flush(self) -> None:
+    async def _flush(self, again: bool = False) -> None:
         async with self._flushing:
+            if not (self._keeps or again):  # who waited while it failed does not wait for the next attempt, too
+                raise unavailable("storage_failed", "the works' database does not answer")
             dirty, self._dirty = self._dirty, set()
             changes, saved = [], []
             for live in dirty:
@@ -158,7 +168,7 @@ class Desk:
                 with contextlib.suppress(ServeError):
                     if not self._keeps:
                         await self.ask(self._store.check)
-                    await self.flush()
+                    await self._flush(again=True)
                     self._keeps = True
                     self._pump()
 
@@ -178,7 +188,8 @@ class Desk:
             and len(self._writing) < self._places
             and self._service.engine.state == "ready"
         ):
-            live, text = self._waiting.popleft()
+            text = next(iter(self._waiting))
+            live = self._waiting.pop(text)
             self._writing[text] = asyncio.create_task(self._write(live, text))
         self._service.metrics.works_writing.set(len(self._writing))
         self._service.metrics.works_waiting.set(len(self._waiting))
@@ -199,7 +210,7 @@ class Desk:
             self.changed(live)
             del self._writing[text]
             if live.work.state == "queued" and not text.now.finish_reason and not live.deleted and self._open:
-                self._waiting.append((live, text))
+                self._waiting[text] = live
             if patience:
                 asyncio.get_running_loop().call_later(patience, self._pump)
             else:
@@ -211,7 +222,7 @@ class Desk:
         pieces = await self.ask(self._store.read, live.id, text.now.place)
         request = await asyncio.to_thread(self._request, live, text, tuple(i for p in pieces for i in p.token_ids))
         engine = self._service.engine
-        if live.work.state != "queued" or live.deleted or not self._open:
+        if live.work.state != "queued" or live.deleted or not (self._open and self._keeps):
             return
         engine.reserve(1)
         options = dataclasses.replace(self._body(live).options(text.now.most), n=1)
@@ -259,7 +270,11 @@ class Desk:
             live.work.state, live.work.error = "failed", error.body()["error"]
         for text in live.texts:
             self._cancel(text)
-        self._waiting = deque(item for item in self._waiting if item[0] is not live)
+        self._stop_waiting(live)
+
+    def _stop_waiting(self, live: LiveWork) -> None:
+        for text in live.texts:
+            self._waiting.pop(text, None)
 
     def _cancel(self, text: LiveText) -> None:
         if text.job is not None:

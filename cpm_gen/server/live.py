@@ -71,7 +71,7 @@ class LiveWork:
 
     def settle(self) -> None:
         """It is finished when all its texts are."""
-        if self.work.state == "queued" and all(t.now.finish_reason for t in self.texts):
+        if self.work.state in ("queued", "paused") and all(t.now.finish_reason for t in self.texts):
             self.work.state = "finished"
 
     def begin(self) -> list[Position]:

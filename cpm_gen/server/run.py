@@ -26,6 +26,7 @@ from cpm_gen.works.store import Store
 log = logging.getLogger("cpm_gen.server")
 
 _END = 10.0  # seconds for the engine's thread and the ranks to end
+_KEEP = 10.0  # seconds for the database to take the works' last words
 _ANSWER = 2.0  # seconds for last answers to reach their clients
 
 
@@ -110,7 +111,7 @@ async def _serve(settings: Settings, keys: Keys, listener: socket.socket, store:
             (answering, ending := asyncio.create_task(asked.wait())), return_when=asyncio.FIRST_COMPLETED
         )
         ending.cancel()
-    await _drain(service, works, settings.serve.drain_timeout)
+    kept = await _drain(service, works, settings.serve.drain_timeout)
     server.should_exit = True
     await answering
     watching.cancel()
@@ -119,6 +120,9 @@ async def _serve(settings: Settings, keys: Keys, listener: socket.socket, store:
     if not await service.engine.end(_END):
         log.error("the engine did not end; the process ends without it")
         service.engine.kill()
+        os._exit(1)
+    if not kept:
+        log.error("the works' database did not answer; the process ends without it")
         os._exit(1)
     if failure is not None:
         raise failure
@@ -161,13 +165,21 @@ def _on_signals(service: Service, asked: asyncio.Event) -> None:
                 asyncio.get_running_loop().add_signal_handler(number, handle, number)
 
 
-async def _drain(service: Service, works: Works, timeout: float) -> None:
-    """Wait for running jobs; those that do not finish in time end with an error. Works go on in the next process."""
+async def _drain(service: Service, works: Works, timeout: float) -> bool:
+    """Wait for running jobs; those that do not finish in time end with an error. Works go on in the next process.
+
+    Returns whether the database took what they wrote and let go; where not, its thread waits for it still.
+    """
     service.draining = True
-    await works.close()
+    kept = False
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_KEEP):
+            await works.close()
+            kept = True
     deadline = asyncio.get_running_loop().time() + timeout
     while service.engine.busy and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(0.05)
     if service.engine.busy:
         log.warning("drain timeout: %d requests are cut short", service.engine.busy)
         service.engine.fail_all(unavailable("shutting_down", "the service is shutting down"))
+    return kept

@@ -156,6 +156,7 @@ class Works:
 
     async def answer(self, live: LiveWork, token_ids: bool = False) -> WorkAnswer:
         """A work with all its texts, and their tokens where asked for: a million of them make a slow answer."""
+        head = _head(live.work, live)  # what is said to be finished is committed below
         await self._desk.flush()
         choices, at = [], []
         for text in live.texts:
@@ -177,7 +178,7 @@ class Works:
         if live.deleted:  # meanwhile
             raise _no_such_work()
         return WorkAnswer(
-            **_head(live.work, live),
+            **head,
             parameters=dict(live.work.parameters),
             choices=choices,
             usage=live.usage(written),
@@ -222,19 +223,32 @@ class Works:
             check_length(None if more is None else longest + more, self._service.options.max_work_tokens or None)
             if error := self._check_model(live.work):
                 raise error
+            ends = [(text, text.now.finish_reason, text.now.most) for text in live.texts]
             for text in live.texts:
                 text.now.finish_reason = None
                 text.now.most = None if more is None else text.now.tokens + more
-            await self._requeue(live)
+            try:
+                await self._requeue(live)
+            except ServeError:
+                for text, reason, most in ends:
+                    text.now.finish_reason, text.now.most = reason, most
+                raise
 
     async def _requeue(self, live: LiveWork) -> None:
+        """Write on; where the database does not take that, it is as it was."""
         if error := self._check_model(live.work):
             raise error
+        before = live.work.state, live.work.error
         live.work.state, live.work.error = "queued", None
         for text in live.texts:
             text.losses = 0
         self._desk.changed(live)
-        await self._desk.flush()
+        try:
+            await self._desk.flush()
+        except ServeError:
+            live.work.state, live.work.error = before
+            self._desk.changed(live)
+            raise
         self._desk.queue(live)
 
     async def delete(self, live: LiveWork) -> None:
@@ -243,7 +257,14 @@ class Works:
             live.deleted = True
             await self._desk.stop(live)
             self._desk.forget(live)
-            await self._desk.ask(self._store.delete, live.id)
+            try:
+                await self._desk.ask(self._store.delete, live.id)
+            except ServeError:  # it is still there, and goes on
+                live.deleted = False
+                self._desk.changed(live)
+                if live.work.state == "queued":
+                    self._desk.queue(live)
+                raise
             live.notify()
 
 
