@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from tests.server.conftest import PATIENCE, Server, error, until
 from tests.server.works import BODY, create, follow, grown, joined, look, settled, undisturbed, written
@@ -246,3 +247,33 @@ def test_ctrl_c_ends_it_and_the_work_is_kept(tmp_path: Path):
         ((state, tokens),) = database.execute("SELECT state, tokens FROM works JOIN texts ON work = id").fetchall()
     database.close()
     assert state == "queued" and tokens >= 10
+
+
+@pytest.mark.slow
+def test_a_database_that_hangs_does_not_keep_the_service_from_ending(start, postgres: str):
+    server = serve(start, postgres)
+    main = next(
+        int(p.name) for p in Path("/proc").glob("[0-9]*") if f"-p\0{make_url(postgres).port}\0".encode() in cmdline(p)
+    )
+    with server.client() as client:
+        id = create(client, max_new_tokens=None)["id"]
+        grown(client, id, 20)
+        stopped = [main, *map(int, Path(f"/proc/{main}/task/{main}/children").read_text().split())]
+        try:
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
+            time.sleep(1.0)
+            server.signal()
+            assert server.wait() == 1
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+    assert "did not answer; the process ends without it" in server.log
+    assert "Traceback" not in server.log
+
+
+def cmdline(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:  # it ended meanwhile
+        return b""
