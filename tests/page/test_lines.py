@@ -242,3 +242,61 @@ def test_waiting_counts_the_seconds_that_the_service_named(desk: Desk) -> None:
     expect(desk.page.locator("#notice")).to_contain_text("2 秒后自动再试")
     desk.await_state("finished")
     expect(desk.page.locator("#notice")).to_be_empty()
+
+
+def test_stopped_before_the_answer_came_it_is_not_made(desk: Desk) -> None:
+    """The service makes it, and the page hears of it only after the writer stopped."""
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        if route.request.method == "POST":
+            assert route.fetch().status == 201
+            held.append(route)
+        else:
+            route.continue_()
+
+    desk.page.route("**/works", hold)
+    desk.type(OPENING)
+    desk.length(None)
+    desk.press("Control+Enter")
+    desk.await_state("connecting")
+    until(lambda: desk.page.wait_for_timeout(50) or held)
+    desk.press("Escape")
+    desk.await_state("idle")
+    until(lambda: desk.page.wait_for_timeout(100) or not desk.works(), patience=20)
+
+
+@pytest.mark.parametrize("press", ["#stop", "#three"])
+def test_given_up_while_the_line_is_lost_before_the_work_was_made(desk: Desk, press: str) -> None:
+    desk.page.route("**/works**", lambda route: route.abort())
+    desk.type(OPENING)
+    desk.length(20)
+    desk.press("Control+Enter")
+    desk.await_state("lost")
+    desk.page.unroute("**/works**")
+    desk.page.click(press)
+    desk.await_state("idle")
+    if press == "#three":
+        expect(desk.page.locator(".card")).to_have_count(3)
+        desk.press("Escape")
+    assert desk.text == OPENING
+
+
+def test_a_proxy_without_the_service_behind_it_is_a_lost_line(desk: Desk) -> None:
+    desk.page.route("**/events", lambda route: route.fulfill(status=502, body="Bad Gateway"), times=2)
+    begin(desk)
+    stop_and_compare(desk)
+
+
+def test_a_full_store_of_the_browser_does_not_stop_the_page(desk: Desk) -> None:
+    desk.page.evaluate("() => { Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError') } }")
+    desk.page.click("#menu-button")
+    desk.page.click("#language")
+    expect(desk.page.locator("#write")).to_have_text("Write")
+    desk.page.click("#menu-button")
+    desk.page.click("#theme")
+    assert desk.page.evaluate("document.documentElement.dataset.theme") == "light"
+    desk.type(OPENING)
+    desk.length(20)
+    desk.press("Control+Enter")
+    desk.await_state("finished")

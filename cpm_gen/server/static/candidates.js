@@ -9,7 +9,7 @@ const LENGTH = 120; // tokens
 const MOST = 150_000; // characters of a prompt
 
 export class Candidates {
-  // on: chosen(string, style, n), refused(error, again), ended()
+  // on: chosen(string, style, n), refused(error), ended()
   constructor(section, api, on) {
     Object.assign(this, { section, api, on, line: null, texts: [] });
     this.cards = section.querySelector(".cards");
@@ -47,7 +47,7 @@ export class Candidates {
     } catch (error) {
       if (this.line !== line || error.name === "AbortError") return;
       if (this.texts.every((text) => !text)) this.dismiss();
-      this.on.refused(error, () => this.ask(string, settings));
+      this.on.refused(error);
     }
   }
 

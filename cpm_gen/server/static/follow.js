@@ -4,6 +4,7 @@ import { events, Lost, pause, Refusal, SILENCE } from "./api.js";
 
 const FIRST = 400; // ms until the line is tried again, twice as long each time
 const MOST = 5_000;
+const AGAIN = [429, 502, 503, 504]; // a proxy says some of these while the service is started again
 const LAST = 250; // ms of silence after a work came to rest: its last words may follow that news
 
 // `work.event` is where to go on. `on` hears: connected(), lost(), state(data), token(data, id), window(data), done(data).
@@ -35,7 +36,7 @@ export async function follow(api, work, on, signal) {
       }
     } catch (error) {
       if (signal.aborted || resting || error.name === "AbortError") return;
-      const again = error instanceof Lost || (error instanceof Refusal && (error.status === 503 || error.status === 429));
+      const again = error instanceof Lost || (error instanceof Refusal && AGAIN.includes(error.status));
       if (!again) throw error;
       if (error.retryAfter) wait = Math.min(error.retryAfter * 1000, MOST);
     }

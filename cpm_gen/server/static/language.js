@@ -38,8 +38,12 @@ export function speak(root = document) {
 
 export function switchLanguage() {
   language = language === "zh" ? "en" : "zh";
-  localStorage.setItem(KEPT, language);
   speak();
+  try {
+    localStorage.setItem(KEPT, language);
+  } catch {
+    // the browser's store is full: it is so for this visit
+  }
 }
 
 export function number(value) {

@@ -53,7 +53,7 @@ const candidates = new Candidates(find("candidates"), api, {
     find("said").textContent = t("chosen", { n });
     find("text").focus({ preventScroll: true });
   },
-  refused,
+  refused: (error) => refused(error, act.three), // of the text as it is then
   ended: state,
 });
 

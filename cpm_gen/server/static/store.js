@@ -37,7 +37,11 @@ export function save(document) {
   // `shown` is the text itself as long as nobody edited it
   const kept = work && { ...work, shown: undefined, inStep: work.shown === text.string };
   const marks = text.marks();
-  sessionStorage.setItem(CURRENT, id); // each tab has its own
+  try {
+    sessionStorage.setItem(CURRENT, id); // each tab has its own
+  } catch {
+    return false;
+  }
   return write(DOCUMENT + id, { id, string: text.string, marks, work: kept, updated: Date.now() }) && write(CURRENT, id);
 }
 

@@ -3,16 +3,21 @@
 const KEPT = "cpm-gen:theme";
 const WAYS = ["auto", "light", "dark"];
 
-const chosen = () => (WAYS.includes(localStorage.getItem(KEPT)) ? localStorage.getItem(KEPT) : "auto");
+let chosen = WAYS.includes(localStorage.getItem(KEPT)) ? localStorage.getItem(KEPT) : "auto";
 
 // What next() will choose.
-export const following = () => WAYS[(WAYS.indexOf(chosen()) + 1) % WAYS.length];
+export const following = () => WAYS[(WAYS.indexOf(chosen) + 1) % WAYS.length];
 
 export function next() {
-  localStorage.setItem(KEPT, following());
+  chosen = following();
   apply();
+  try {
+    localStorage.setItem(KEPT, chosen);
+  } catch {
+    // the browser's store is full: it is so for this visit
+  }
 }
 
 export function apply() {
-  document.documentElement.dataset.theme = chosen();
+  document.documentElement.dataset.theme = chosen;
 }

@@ -2,16 +2,19 @@
 
 import { Lost, pause } from "./api.js";
 
-const marks = new Set(); // of works that nobody waits for any more
+const marks = new Set(); // of works that are being made, or that nobody waits for any more
 
 // A work is made once, though the line be lost before its answer came: it is looked for by its mark before it is made again.
 export async function make(api, body, signal, lost) {
   const mark = crypto.getRandomValues(new Uint32Array(2)).join("-");
   const marked = { ...body, metadata: { ...body.metadata, desk: mark } };
+  marks.add(mark);
   try {
-    return await made(api, marked, signal, lost);
+    const work = await made(api, marked, signal, lost);
+    marks.delete(mark);
+    return work;
   } catch (error) {
-    if (signal.aborted) marks.add(mark);
+    if (!signal.aborted) marks.delete(mark);
     throw error;
   }
 }
@@ -35,7 +38,7 @@ async function made(api, body, signal, lost) {
 }
 
 function unlessRefused(error) {
-  if (error instanceof Lost || error.status === 503 || error.status === 429) return null;
+  if (error instanceof Lost || [429, 502, 503, 504].includes(error.status)) return null;
   throw error;
 }
 

@@ -53,6 +53,7 @@ export class Writing {
     this.editor.lock(true);
     this.setState("connecting");
     this.resumes = goesOn;
+    this.asking = true; // the service has not answered yet
     try {
       await (goesOn ? this.goOn(asked) : this.begin(asked, dice));
     } catch (error) {
@@ -61,6 +62,7 @@ export class Writing {
       desk.on.refused(error, () => this.write(dice));
       return;
     }
+    this.asking = false;
     await this.run();
   }
 
@@ -186,6 +188,7 @@ export class Writing {
     this.flush();
     this.line?.abort();
     this.line = null;
+    this.asking = false;
     this.desk.history.end();
     this.editor.lock(false);
   }
@@ -202,7 +205,7 @@ export class Writing {
     const { line, desk, state } = this;
     const { work } = desk;
     if (!line || state === "stopping") return;
-    if (state === "connecting" || (state === "lost" && !desk.inStep)) {
+    if (this.asking) {
       this.giveUp();
       return;
     }
@@ -250,7 +253,7 @@ export class Writing {
   abandon() {
     if (!this.active) return;
     const { work } = this.desk;
-    if (this.state === "connecting") {
+    if (this.asking) {
       this.giveUp();
       return;
     }
