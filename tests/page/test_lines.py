@@ -289,7 +289,9 @@ def test_a_proxy_without_the_service_behind_it_is_a_lost_line(desk: Desk) -> Non
 
 
 def test_a_full_store_of_the_browser_does_not_stop_the_page(desk: Desk) -> None:
-    desk.page.evaluate("() => { Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError') } }")
+    desk.page.evaluate(
+        "() => { Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError') } }"
+    )
     desk.page.click("#menu-button")
     desk.page.click("#language")
     expect(desk.page.locator("#write")).to_have_text("Write")

@@ -15,11 +15,11 @@ from cpm_gen.config import ModelOptions
 from cpm_gen.errors import ConfigError
 from cpm_gen.results import Chunk
 from cpm_gen.server.errors import ServeError
+from cpm_gen.server.generate import wanted
 from cpm_gen.server.jobs import Job
 from cpm_gen.server.keys import Keys
 from cpm_gen.server.live import LiveWork
 from cpm_gen.server.options import ServeOptions
-from cpm_gen.server.schemas import GenerateBody
 from cpm_gen.server.service import Service
 from cpm_gen.server.work_schemas import WorkAnswer, WorkBody
 from cpm_gen.server.works import Works
@@ -88,8 +88,6 @@ async def settled(works: Works, live: LiveWork) -> WorkAnswer:
 
 
 async def undisturbed(service: Service, **other: Any) -> list[list[int]]:
-    from cpm_gen.server.generate import wanted
-
     given = body(**other)
     job = await service.start(wanted(given, given.max_new_tokens), service.keys.find(None))
     found: dict[int, list[int]] = {}
@@ -130,7 +128,7 @@ def test_a_work_that_ended_as_it_was_paused_is_finished(tmp_path: Path, monkeypa
             deliver = Job.deliver
 
             def last_words(job: Job, chunks: list[Chunk]) -> None:
-                if any(chunk.completion for chunk in chunks):  # a pause that comes between the last chunk and its reader
+                if any(chunk.completion for chunk in chunks):  # and before its reader hears of it
                     pausing.append(asyncio.ensure_future(works.pause(live)))
                 deliver(job, chunks)
 
@@ -241,9 +239,7 @@ def test_a_database_that_became_anothers_is_asked_for_again(tmp_path: Path, monk
     asyncio.run(run())
 
 
-def test_nobody_waits_long_for_a_database_that_does_not_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_nobody_waits_long_for_a_database_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     async def run() -> None:
         async with serving(tmp_path) as (works, store, _):
             monkeypatch.setattr("cpm_gen.server.desk._ANSWER", 0.3)
@@ -259,7 +255,7 @@ def test_nobody_waits_long_for_a_database_that_does_not_answer(
 
 def test_what_is_asked_as_the_service_ends_is_told_so(tmp_path: Path):
     async def run() -> None:
-        async with serving(tmp_path) as (works, store, _):
+        async with serving(tmp_path) as (works, _, _):
             live = await works.create(body(), "anonymous")
             await works.close()
             assert (await refused(works.answer(live))).code == "shutting_down"
