@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from cpm_gen.errors import ConfigError, CpmGenError, InputError
 
@@ -103,6 +104,12 @@ def from_validation(error: RequestValidationError) -> ServeError:
     return invalid(message[:1].lower() + message[1:], field)
 
 
+def _methods(app: FastAPI, address: str) -> set[str]:
+    """All methods that an address takes, as the documentation tells."""
+    ways = (ways for path, ways in app.openapi()["paths"].items() if compile_path(path)[0].match(address))
+    return {method.upper() for method in next(ways, ())}
+
+
 def install(app: FastAPI) -> None:
     """Give every error of ``app`` our shape."""
 
@@ -119,6 +126,8 @@ def install(app: FastAPI) -> None:
         code, message = _STATUS_CODES.get(error.status_code, ("refused", "the request was refused"))
         answer = respond(ServeError(error.status_code, code, message), request.url.path)
         answer.headers.update(error.headers or {})
+        if error.status_code == 405 and (methods := _methods(app, request.url.path)):
+            answer.headers["Allow"] = ", ".join(sorted(methods))  # the error knows those of one route
         return answer
 
     async def library_error(request: Request, error: Exception) -> Response:

@@ -41,7 +41,7 @@ def router(service: Service, works: Works) -> APIRouter:
         response.headers["Location"] = f"/works/{live.id}"
         return await works.answer(live)
 
-    @routes.get("", summary="Your works, newest first", responses=refusals(401, 422, 429, 500, 503))
+    @routes.get("", summary="Your works, newest first", responses=refusals(401, 404, 422, 429, 500, 503))
     async def page(
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
         before: Annotated[

@@ -23,7 +23,7 @@ class WorkBody(TextBody):
         strict=True,
         json_schema_extra={
             "examples": [
-                {"prompt": "话说天下大势，", "style": "novel", "seed": 1, "metadata": {"title": "三国"}},
+                {"prompt": "话说", "style": "novel", "max_new_tokens": 60, "seed": 1, "metadata": {"title": "三国"}},
                 {"prompt": ["从前", "后来"], "max_new_tokens": 100000, "n": 2, "window": {"boundary": "sentence"}},
             ]
         },

@@ -11,8 +11,15 @@ from tests.server.conftest import Server, idle, until
 
 @pytest.mark.slow
 def test_no_request_that_can_be_made_from_the_documentation_breaks_anything(start, tmp_path):
-    few = ("--max-works", "30", "--work-places", "1")  # works without end
-    server: Server = start("--max-text-tokens", "256", "--request-timeout", "5", "--no-access-log", *few)
+    short = (
+        "--max-text-tokens",
+        "256",
+        "--request-timeout",
+        "5",
+        "--max-work-tokens",
+        "64",
+    )  # followers wait for a work's end
+    server: Server = start(*short, "--no-access-log")
     command = Path(sys.executable).with_name("schemathesis")
     run = subprocess.run(
         [

@@ -339,3 +339,15 @@ def test_of_many_who_change_a_work_at_once_each_gets_an_answer(server: Server, c
         assert got.count(204) == 1
     until(lambda: idle(server))
     assert "the database failed" not in server.log
+
+
+def test_a_method_that_an_address_does_not_take_is_answered_with_those_it_takes(client: httpx.Client):
+    for path, allowed in (
+        ("/works", "GET, POST"),
+        ("/works/x", "DELETE, GET"),
+        ("/works/x/pause", "POST"),
+        ("/generate", "POST"),
+    ):
+        response = client.put(path)
+        assert (response.status_code, error(response)["code"]) == (405, "method_not_allowed")
+        assert response.headers["allow"] == allowed

@@ -59,7 +59,7 @@ def kills(start, database: Path, count: int, tokens: int) -> None:
 
 @pytest.mark.slow
 def test_ten_kills_leave_no_trace(start, tmp_path: Path):
-    kills(start, tmp_path / "works.db", 10, 6000)
+    kills(start, tmp_path / "works.db", 10, 4000)
 
 
 def test_a_kill_leaves_no_trace(start, tmp_path: Path):

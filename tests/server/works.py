@@ -57,7 +57,7 @@ def joined(events: list[tuple[str, str, Any]], index: int = 0) -> tuple[str, lis
 
 def undisturbed(client: httpx.Client, **body: Any) -> list[tuple[str, list[int]]]:
     """What /generate writes for the same body."""
-    response = client.post("/generate", json={**BODY, **body})
+    response = client.post("/generate", json={**BODY, **body}, timeout=600)
     assert response.status_code == 200, response.text
     return [(c["text"], c["token_ids"]) for c in response.json()["choices"]]
 
