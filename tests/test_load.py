@@ -176,7 +176,7 @@ def test_a_soak_notices_what_stays_behind() -> None:
     assert told(2, after | {"cpm_requests_total": 43}).endswith("grew by 43; the clients know of 42")
     assert told(2, after | {"cpm_generated_tokens_total": 849}).endswith("850 to 1600")
     assert told(1, Counter(cpm_open_requests=1, cpm_queue_depth=3)) == "warm, cpm_queue_depth is 3, not 0"
-    assert told(3, [*series, Reading(500, 8, 10)]).startswith("7 threads")
+    assert told(3, [*series, Reading(500, 7 + 33, 10)]).startswith("7 threads")
     assert told(3, [*series, Reading(500, 7, 11)]).startswith("10 open files")
     assert (
         told(3, [Reading(500 + 3 * n, 7, 10) for n in range(20)])
