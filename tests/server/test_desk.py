@@ -133,9 +133,14 @@ def test_a_work_that_ended_as_it_was_paused_is_finished(tmp_path: Path, monkeypa
                 deliver(job, chunks)
 
             monkeypatch.setattr(Job, "deliver", last_words)
-            live = await works.create(body(), "anonymous")
-            await until(lambda: pausing)
-            await pausing[0]
+            for _ in range(20):
+                live = await works.create(body(), "anonymous")
+                await until(lambda: pausing)
+                try:
+                    await pausing.pop()
+                except ServeError:  # its reader was awake already, and first
+                    continue
+                break
             assert (await works.answer(live)).state == "finished"
             await works.extend(live, 5, False)
             assert (await settled(works, live)).usage.completion_tokens == 65
