@@ -63,7 +63,7 @@ def test_ten_kills_leave_no_trace(start, tmp_path: Path):
 
 
 def test_a_kill_leaves_no_trace(start, tmp_path: Path):
-    kills(start, tmp_path / "works.db", 2, 1500)
+    kills(start, tmp_path / "works.db", 1, 600)
 
 
 def test_a_paused_work_stays_paused_and_a_followed_one_tells_its_followers_of_the_end(start, tmp_path: Path):
