@@ -20,7 +20,6 @@ from typing import TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from cpm_gen.errors import ConfigError
-from cpm_gen.sequence import Request
 from cpm_gen.server.errors import ServeError, unavailable
 from cpm_gen.server.generate import wanted
 from cpm_gen.server.jobs import Job
@@ -220,13 +219,11 @@ class Desk:
         if text.tail:
             await self.flush()
         pieces = await self.ask(self._store.read, live.id, text.now.place)
-        request = await asyncio.to_thread(self._request, live, text, tuple(i for p in pieces for i in p.token_ids))
+        job = await asyncio.to_thread(self._job, live, text, tuple(i for p in pieces for i in p.token_ids))
         engine = self._service.engine
         if live.work.state != "queued" or live.deleted or not (self._open and self._keeps):
             return
         engine.reserve(1)
-        options = dataclasses.replace(self._body(live).options(text.now.most), n=1)
-        job = Job(f"{live.id}.{text.now.place}", [request], options, shown=text.now.chars)
         engine.submit(job)
         text.job = job
         self.changed(live)
@@ -242,18 +239,18 @@ class Desk:
         finally:
             engine.cancel(job)
 
-    def _body(self, live: LiveWork) -> WorkBody:
-        return WorkBody.model_validate({**live.work.parameters, "prompt": live.work.prompt})
-
-    def _request(self, live: LiveWork, text: LiveText, written: tuple[int, ...]) -> Request:
-        """What is left to write."""
+    def _job(self, live: LiveWork, text: LiveText, written: tuple[int, ...]) -> Job:
+        """What is left to write of a text."""
         service, now = self._service, text.now
         llm = service.require()
-        asked = wanted(self._body(live), now.most)
+        body = WorkBody.model_validate({**live.work.parameters, "prompt": live.work.prompt})
+        asked = wanted(body, now.most)
         window = service.window(llm, asked)
         recompute = asked.decoder == "recompute"
         requests = llm.requests([now.prompt_ids], asked.sampling, asked.text, window=window, recompute=recompute)
-        return dataclasses.replace(requests[now.sample], written=written)
+        request = dataclasses.replace(requests[now.sample], written=written)
+        options = dataclasses.replace(asked.text, n=1)
+        return Job(f"{live.id}.{now.place}", [request], options, shown=now.chars)
 
     def _lost(self, live: LiveWork, text: LiveText, error: ServeError) -> float:
         """What to do about a text that was not finished; returns after how many seconds to look for work again."""

@@ -32,7 +32,7 @@ class ServeOptions:
     max_works: int = option(1000, "most works that are kept per key")
     max_work_tokens: int = option(0, "most tokens of a work's text; 0: no limit")
     work_places: int | None = option(
-        None, "most texts of works in the batch at once; others wait (default: half of the batch)"
+        None, "most texts of works in the batch at once, at most the batch; others wait (default: half of it)"
     )
     work_turn: float = option(60.0, "seconds after which a text of a work lets another one that waits go first")
 

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 import uvicorn
 
 from cpm_gen.config import Settings
-from cpm_gen.errors import ConfigError
+from cpm_gen.errors import ConfigError, CpmGenError
 from cpm_gen.server.app import create_app
-from cpm_gen.server.errors import unavailable
+from cpm_gen.server.errors import ServeError, unavailable
 from cpm_gen.server.keys import Keys
 from cpm_gen.server.options import ServeOptions
 from cpm_gen.server.service import Service, check_exposure
@@ -134,7 +134,10 @@ async def _load(service: Service, works: Works, asked: asyncio.Event) -> BaseExc
 
     async def load() -> None:
         await service.load()
-        await works.open()
+        try:
+            await works.open()
+        except ServeError as error:
+            raise CpmGenError(error.message) from None
 
     loading, ending = asyncio.create_task(load()), asyncio.create_task(asked.wait())
     await asyncio.wait((loading, ending), return_when=asyncio.FIRST_COMPLETED)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import re
 import secrets
 import time
 import weakref
@@ -20,7 +22,10 @@ from cpm_gen.server.work_schemas import WindowPlace, WorkAnswer, WorkBody, WorkC
 from cpm_gen.works.records import Text, Work
 from cpm_gen.works.store import Store
 
+log = logging.getLogger("cpm_gen.server")
+
 _CUT = 200  # characters of a prompt in a list
+_ID = re.compile("work-[0-9a-f]{16}")
 
 
 class Works:
@@ -56,10 +61,6 @@ class Works:
         assert self._network is not None
         asked = wanted(body, body.max_new_tokens)
         service.check(asked, service.options.max_work_tokens or None)
-        if await self._desk.ask(self._store.count, owner) >= service.options.max_works:
-            raise ServeError(
-                409, "too_many_works", f"{service.options.max_works:,} works are kept already; delete some"
-            )
         prompts = await service.encode(llm, asked)
         window = service.window(llm, asked)
         text = seeded(asked.text)
@@ -92,7 +93,11 @@ class Works:
                 for n in range(body.n)
             ],
         )
-        await self._desk.ask(self._store.add, work)
+        most = service.options.max_works
+        if not await self._desk.ask(self._store.add, work, most):
+            raise ServeError(409, "too_many_works", f"{most:,} works are kept already; delete some")
+        if service.options.log_prompts:
+            log.info("%s prompts %r", work.id, asked.prompts)
         live = self._live.setdefault(work.id, LiveWork(work))
         service.metrics.prompt_tokens.inc(sum(map(len, prompts)))
         self._desk.queue(live)
@@ -118,7 +123,7 @@ class Works:
 
     async def _find(self, id: str) -> LiveWork | None:
         live = self._live.get(id)
-        if live is None:
+        if live is None and _ID.fullmatch(id):
             work = await self._desk.ask(self._store.get, id)
             if work is None:
                 return None

@@ -122,14 +122,17 @@ class Store:
         if self._file is not None:
             self._file.close()
 
-    def add(self, work: Work) -> None:
-        """Keep a new work."""
+    def add(self, work: Work, most: int | None = None) -> bool:
+        """Keep a new work; False where its owner has ``most`` works already."""
         row = dataclasses.asdict(work)
         rows = [_text_row(work.id, text) for text in work.texts]
         del row["texts"]
+        if most is not None and self.count(work.owner) >= most:
+            return False
         with self._engine.begin() as connection:
             connection.execute(works.insert(), row)
             connection.execute(texts.insert(), rows)
+        return True
 
     def get(self, id: str) -> Work | None:
         """A work with its texts' positions, but not what they say."""

@@ -245,3 +245,10 @@ def test_the_default_is_the_users_data_folder(tmp_path: Path, monkeypatch: pytes
     assert str(store) == str(tmp_path / "cpm-gen" / "works.db")
     store.close()
     assert (tmp_path / "cpm-gen" / "works.db").exists()
+
+
+def test_nobody_has_more_works_than_may_be(store: Store):
+    assert store.add(work("work-1"), 1)
+    assert not store.add(work("work-2"), 1)
+    assert store.add(work("work-3", owner="bob"), 1)
+    assert store.get("work-2") is None

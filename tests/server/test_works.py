@@ -351,3 +351,17 @@ def test_a_method_that_an_address_does_not_take_is_answered_with_those_it_takes(
         response = client.put(path)
         assert (response.status_code, error(response)["code"]) == (405, "method_not_allowed")
         assert response.headers["allow"] == allowed
+
+
+def test_an_id_that_no_work_can_have_is_not_found(client: httpx.Client):
+    for id in ("x", "work-%00", "work-0123456789abcdef0", "work-'; DROP"):
+        assert client.get(f"/works/{id}").status_code == 404
+
+
+def test_prompts_of_works_are_logged_where_asked_for(single: Server, server: Server):
+    for of, logged in ((single, True), (server, False)):
+        with of.client() as client:
+            id = create(client, prompt="秘密的话", max_new_tokens=2)["id"]
+            settled(client, id)
+            client.delete(f"/works/{id}")
+        assert ("秘密的话" in of.log) is logged

@@ -204,6 +204,7 @@ def test_a_full_disk_stops_works_until_there_is_room(start, tmp_path: Path):
         assert undisturbed(client, max_new_tokens=5)  # the service itself goes on
         assert client.post("/works", json=BODY).json()["error"]["code"] == "storage_failed"
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        until(lambda: client.get(f"/works/{id}").status_code == 200)  # the service looks after a while
         done = settled(client, id)
         assert done["state"] == "finished"
         assert written(done) == undisturbed(client, max_new_tokens=1200)

@@ -1,5 +1,7 @@
 // Talking to the service: its refusals as Refusal, a line that is down as Lost, a key where one is asked for.
 
+import { visit } from "./kept.js";
+
 const KEY = "cpm-gen:key";
 export const SILENCE = 45_000; // ms; the service says something every fifteen seconds
 
@@ -33,7 +35,7 @@ export class Api {
   // A response that is not an error; raises Refusal or Lost, and AbortError where `signal` says so.
   async open(method, path, body, { signal, headers } = {}) {
     for (;;) {
-      const key = sessionStorage.getItem(KEY);
+      const key = visit.get(KEY);
       const all = { ...headers };
       if (key) all.Authorization = `Bearer ${key}`;
       if (body !== undefined) all["Content-Type"] = "application/json";
@@ -53,10 +55,10 @@ export class Api {
 
   // Whether there is another key to try; several requests ask once.
   async renewed(tried, code) {
-    if (sessionStorage.getItem(KEY) !== tried) return true;
+    if (visit.get(KEY) !== tried) return true;
     this.asking ??= this.askKey(code).finally(() => (this.asking = null));
     const key = await this.asking;
-    if (key) sessionStorage.setItem(KEY, key);
+    if (key) visit.set(KEY, key);
     return Boolean(key);
   }
 

@@ -1,12 +1,13 @@
 // Words of the page in the reader's language.
 
 import { en } from "./en.js";
+import { forever } from "./kept.js";
 import { zh } from "./zh.js";
 
 const TABLES = { zh, en };
 const KEPT = "cpm-gen:language";
 
-let language = localStorage.getItem(KEPT) || (navigator.language.startsWith("zh") ? "zh" : "en");
+let language = forever.get(KEPT) || (navigator.language.startsWith("zh") ? "zh" : "en");
 if (!TABLES[language]) language = "en";
 
 // The words called `name`, `{value}`s filled in; the name where there are none.
@@ -39,11 +40,7 @@ export function speak(root = document) {
 export function switchLanguage() {
   language = language === "zh" ? "en" : "zh";
   speak();
-  try {
-    localStorage.setItem(KEPT, language);
-  } catch {
-    // the browser's store is full: it is so for this visit
-  }
+  forever.set(KEPT, language);
 }
 
 export function number(value) {

@@ -1,5 +1,6 @@
 // Documents and settings in this browser. A document and the event its work has reached are kept in one write.
 
+import { forever, visit } from "./kept.js";
 import { MODEL, Text, title } from "./text.js";
 
 const DOCUMENT = "cpm-gen:document:";
@@ -8,7 +9,7 @@ const SETTINGS = "cpm-gen:settings";
 
 function read(key) {
   try {
-    return JSON.parse(localStorage.getItem(key));
+    return JSON.parse(forever.get(key));
   } catch {
     return null;
   }
@@ -16,12 +17,7 @@ function read(key) {
 
 // Whether it could be kept: a browser has room for some millions of characters, or forbids it.
 function write(key, value) {
-  try {
-    localStorage.setItem(key, JSON.stringify(value));
-    return true;
-  } catch {
-    return false;
-  }
+  return forever.set(key, JSON.stringify(value));
 }
 
 export function blank() {
@@ -37,36 +33,31 @@ export function save(document) {
   // `shown` is the text itself as long as nobody edited it
   const kept = work && { ...work, shown: undefined, inStep: work.shown === text.string };
   const marks = text.marks();
-  try {
-    sessionStorage.setItem(CURRENT, id); // each tab has its own
-  } catch {
-    return false;
-  }
+  visit.set(CURRENT, id); // each tab has its own
   return write(DOCUMENT + id, { id, string: text.string, marks, work: kept, updated: Date.now() }) && write(CURRENT, id);
 }
 
 export function load(id) {
   const kept = read(DOCUMENT + id);
-  if (!kept) return null;
+  if (typeof kept?.string !== "string") return null; // nothing, or not ours
   const text = Text.marked(kept.string, kept.marks);
   const { inStep, ...rest } = kept.work || {};
   return { id, text, work: kept.work && { ...rest, shown: inStep ? text.string : null } };
 }
 
 export function current() {
-  const id = sessionStorage.getItem(CURRENT) || read(CURRENT);
+  const id = visit.get(CURRENT) || read(CURRENT);
   return (id && load(id)) || null;
 }
 
 export function forget(id) {
-  localStorage.removeItem(DOCUMENT + id);
+  forever.remove(DOCUMENT + id);
 }
 
 // Those of this browser, newest first: what has no work yet, or was edited since.
 export function drafts() {
   const out = [];
-  for (let i = 0; i < localStorage.length; i++) {
-    const key = localStorage.key(i);
+  for (const key of forever.keys()) {
     const kept = key.startsWith(DOCUMENT) && read(key);
     if (!kept) continue;
     out.push({

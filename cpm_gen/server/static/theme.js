@@ -1,9 +1,11 @@
 // Light, dark, or as the system has it.
 
+import { forever } from "./kept.js";
+
 const KEPT = "cpm-gen:theme";
 const WAYS = ["auto", "light", "dark"];
 
-let chosen = WAYS.includes(localStorage.getItem(KEPT)) ? localStorage.getItem(KEPT) : "auto";
+let chosen = WAYS.includes(forever.get(KEPT)) ? forever.get(KEPT) : "auto";
 
 // What next() will choose.
 export const following = () => WAYS[(WAYS.indexOf(chosen) + 1) % WAYS.length];
@@ -11,11 +13,7 @@ export const following = () => WAYS[(WAYS.indexOf(chosen) + 1) % WAYS.length];
 export function next() {
   chosen = following();
   apply();
-  try {
-    localStorage.setItem(KEPT, chosen);
-  } catch {
-    // the browser's store is full: it is so for this visit
-  }
+  forever.set(KEPT, chosen);
 }
 
 export function apply() {
