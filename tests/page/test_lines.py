@@ -1,13 +1,14 @@
 """Lost lines, reloads, restarts, refusals, keys: nothing is lost, nothing comes twice, and the reader is told."""
 
 import json
+import re
 import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Route, expect
+from playwright.sync_api import Browser, Route, expect
 
 from tests.page.conftest import Desk, Server, until
 
@@ -302,3 +303,47 @@ def test_a_full_store_of_the_browser_does_not_stop_the_page(desk: Desk) -> None:
     desk.length(20)
     desk.press("Control+Enter")
     desk.await_state("finished")
+
+
+def test_a_browser_that_forbids_its_stores_writes_all_the_same(
+    browser: Browser, served: Server, open_desk: Callable[..., Desk]
+) -> None:
+    context = browser.new_context()
+    context.add_init_script(
+        """for (const name of ["localStorage", "sessionStorage"])
+          Object.defineProperty(window, name, { get() { throw new DOMException("denied", "SecurityError"); } });"""
+    )
+    desk = open_desk(served, context)
+    desk.type("春江潮水")
+    desk.length(8)
+    desk.press("Control+Enter")
+    desk.await_state("finished")
+    assert desk.words
+    expect(desk.page.locator("#notice")).to_contain_text(re.compile("browser", re.IGNORECASE))
+    with served.client() as client:
+        client.delete(f"/works/{desk.works()[0]['id']}")
+    context.close()
+
+
+def test_two_tabs_with_one_document_show_the_same(desk: Desk, served: Server, open_desk: Callable[..., Desk]) -> None:
+    def same() -> bool:
+        return until(lambda: other.text == desk.text)
+
+    desk.type("春江潮水")
+    desk.page.wait_for_function("() => Object.keys(localStorage).some(k => k.startsWith('cpm-gen:document:'))")
+    other = open_desk(served, desk.page.context)
+    same()
+    desk.length(None)
+    desk.press("Control+Enter")
+    other.await_state("running")
+    other.await_length(40)
+    other.press("Escape")  # either of them stops it
+    desk.await_state("paused")
+    same()
+    desk.press("Control+z")
+    expect(other.page.locator("#text")).to_have_text("春江潮水")
+    other.type("连海平")
+    expect(desk.page.locator("#text")).to_have_text("春江潮水连海平")
+    other.page.close()
+    desk.page.reload()
+    expect(desk.page.locator("#text")).to_have_text("春江潮水连海平")

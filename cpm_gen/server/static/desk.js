@@ -9,12 +9,13 @@ import { Writing } from "./writing.js";
 const KEPT = 1_000; // ms between two writes to the browser's store
 
 export class Desk {
-  // on: changed(), state(), refused(error, again), said(name)
+  // on: changed(), state(), renewed(), refused(error, again), said(name)
   constructor(api, editor, settings, on) {
     Object.assign(this, { api, editor, on, timer: null, range: null, document: null });
     this.writing = new Writing(this, api, editor, settings);
     addEventListener("pagehide", () => this.keep());
     document.addEventListener("visibilitychange", () => document.hidden && this.keep());
+    store.watch(() => this.document.id, () => this.renew());
   }
 
   get text() {
@@ -32,14 +33,30 @@ export class Desk {
 
   put(document) {
     this.leave();
+    this.show(document);
+    this.changed();
+  }
+
+  show(document) {
     this.document = document;
     this.history = new History(document.text);
     this.range = null;
     this.editor.show(document.text.string);
     if (this.inStep && this.work.run < document.text.length) this.history.recall(this.work.run);
-    this.changed();
+    this.paint();
     this.look();
     this.writing.arrive();
+  }
+
+  // Another tab has this document on its desk, too, and changed it: who did so last is right.
+  renew() {
+    if (this.timer || this.history.held || this.writing.active) return;
+    const document = store.load(this.document.id);
+    const { text, work } = document;
+    const same = ["id", "event", "state"].every((name) => work?.[name] === this.work?.[name]);
+    if (same && text.string === this.text.string) return;
+    this.on.renewed();
+    this.show(document);
   }
 
   // Another document takes its place: the service has this one whole, or this browser keeps it.
@@ -58,9 +75,13 @@ export class Desk {
     this.put(store.blank());
   }
 
-  changed() {
+  paint() {
     this.editor.paint(this.text.spans, this.range);
     this.on.changed();
+  }
+
+  changed() {
+    this.paint();
     this.timer ??= setTimeout(() => this.keep(), KEPT);
   }
 
@@ -147,7 +168,7 @@ export class Desk {
       const range = await unseen(seen, pieces);
       if (seen !== this.document || work !== this.work || !this.inStep) return;
       this.range = range;
-      this.changed();
+      this.paint();
     } catch {
       // the line is lost: the window's next move asks again
     }

@@ -31,7 +31,13 @@ const editor = new Editor(find("text"), find("scroll"), {
   locked: () => notices.tell("locked"),
 });
 const edge = new EdgeLine(find("edge"), editor);
-const desk = new Desk(api, editor, settings, { changed, state, refused, said: (name) => notices.tell(name) });
+const desk = new Desk(api, editor, settings, {
+  changed,
+  state,
+  refused,
+  renewed: () => candidates.dismiss(),
+  said: (name) => notices.tell(name),
+});
 const drawer = new Drawer(find("drawer"), api, desk, {
   open: (document, parameters) => {
     leave();

@@ -45,6 +45,11 @@ export function load(id) {
   return { id, text, work: kept.work && { ...rest, shown: inStep ? text.string : null } };
 }
 
+// Calls `on` when another tab has kept the document `id()`.
+export function watch(id, on) {
+  addEventListener("storage", ({ key, newValue }) => newValue && key === DOCUMENT + id() && on());
+}
+
 export function current() {
   const id = visit.get(CURRENT) || read(CURRENT);
   return (id && load(id)) || null;
