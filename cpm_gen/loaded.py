@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import weakref
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from cpm_gen import parallel
@@ -19,7 +21,7 @@ from cpm_gen.build import (
     make_runner_from,
     make_window,
 )
-from cpm_gen.checkpoint import open_checkpoint, verify_replicas
+from cpm_gen.checkpoint import Checkpoint, open_checkpoint, verify_replicas
 from cpm_gen.config import ModelOptions, ModelSize
 from cpm_gen.errors import ConfigError, CpmGenError, RankError
 from cpm_gen.folders import model_folder
@@ -28,11 +30,25 @@ from cpm_gen.launch import Assignment, Ranks
 from cpm_gen.parallel import TensorParallel
 from cpm_gen.runner import Runner
 
+_SAMPLES, _SAMPLED = 64, 4096  # how many pieces of a file, and of how many bytes, stand for it
+
+
+def digest(checkpoint: Checkpoint) -> str:
+    """What tells a checkpoint's weights from others of the same shape: a hash of pieces from all over its files."""
+    found = hashlib.sha256()
+    for shard in checkpoint.shards:
+        data = np.memmap(shard.path, np.uint8, "r")
+        found.update(len(data).to_bytes(8, "little"))
+        for at in range(0, len(data), max(_SAMPLED, len(data) // _SAMPLES)):
+            found.update(data[at : at + _SAMPLED].tobytes())
+    return found.hexdigest()[:16]
+
 
 class Loaded:
     """This process's part of a loaded network, the ranks it started, and its CPU threads.
 
-    size, window: of the network; notes: what the person who loads it should know; slots_made: windows of KV cache.
+    size, window: of the network; digest: of its weights; notes: what the person who loads it should know; slots_made: windows
+    of KV cache.
     """
 
     def __init__(self, options: ModelOptions, on_rank_death: Callable[[str], None] | None = None) -> None:
@@ -49,6 +65,7 @@ class Loaded:
             )
         if options.threads is not None and options.threads < 1:
             raise ConfigError(f"threads must be at least 1, not {options.threads}")
+        self.digest = digest(checkpoint)
         heads = resolve_heads(checkpoint, options.heads)
         self.size: ModelSize = checkpoint.size(heads)
         self.window = make_window(options, checkpoint.positions)

@@ -45,7 +45,7 @@ class Chunk:
     slides: how often it moved.
     text_start: how many characters of what was written the window does not show any more.
     likelihoods: of each of the token_ids, where the request asked for them.
-    completion: set on the last chunk.
+    finish_reason, completion: set on the last chunk; of a text that went on after an earlier run there is no completion.
     """
 
     text: str
@@ -55,6 +55,7 @@ class Chunk:
     place: int
     window_start: int
     slides: int
+    finish_reason: FinishReason | None = None
     completion: Completion | None = None
     text_start: int = 0
     likelihoods: tuple[Likelihood, ...] = ()

@@ -74,8 +74,8 @@ class Sequence:
         request, window = self.request, self.request.window
         self.tokens = array("q", request.prompt + request.written)
         self.start = window.advance(request.prompt, window.keep, request.ends)
-        while window.overflows(len(self.tokens), self.start):
-            self.start = window.move(self.tokens, self.start, request.ends)
+        for start in window.moves(self.tokens, self.start, request.ends, len(self.tokens)):
+            self.start = start
             self.slides += 1
         self.next_start = window.peek(self.tokens, self.start, self.request.ends)
 
@@ -110,13 +110,15 @@ class Sequence:
         elif self.request.max_new_tokens is not None and self.step >= self.request.max_new_tokens:
             self.finish_reason = "length"
         window, ends = self.request.window, self.request.ends
-        start = window.advance(self.tokens, self.start, ends)
-        if start != self.start:
-            self.start = start
+        looked = len(self.tokens) - 1
+        if window.overflows(len(self.tokens), self.start):
             self.slides += 1
-            self.next_start = window.peek(self.tokens, start, ends)
-        elif self.next_start is None:
-            self.next_start = window.peek(self.tokens, start, ends, looked=len(self.tokens) - 1)
+            if self.next_start is None:
+                self.start += window.hop
+            else:
+                self.start, self.next_start, looked = self.next_start, None, 0
+        if self.next_start is None:
+            self.next_start = window.peek(self.tokens, self.start, ends, looked)
 
     def length(self, start: int) -> int:
         """How many tokens a window at ``start`` shows of what is written."""

@@ -18,7 +18,7 @@ Example, ``Window(limit=6, hop=3)``::
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal, TypeVar, get_args
 
@@ -66,18 +66,25 @@ class Window:
         moves as it would have, had it arrived token by token.
         """
         length = len(tokens) if length is None else length
-        while self.overflows(length, start):
-            start = self.move(tokens, start, ends)
+        excess = self.keep + length - start - self.limit
+        if ends is None and excess > 0:
+            return start + -(-excess // self.hop) * self.hop
+        for moved in self.moves(tokens, start, ends, length):
+            start = moved
         return start
+
+    def moves(self, tokens: Sequence[int], start: int, ends: Set[int] | None, length: int) -> Iterator[int]:
+        """All the places a window at ``start`` moves to until it shows the first ``length`` tokens; each token is looked at once."""
+        looked = 0
+        while self.overflows(length, start):
+            found = self.peek(tokens, start, ends, looked)
+            looked = start + self.limit - self.keep if found is None else 0
+            start = start + self.hop if found is None else found
+            yield start
 
     def overflows(self, length: int, start: int) -> bool:
         """Whether a window at ``start`` cannot show all of a history of ``length`` tokens."""
         return self.keep + length - start > self.limit
-
-    def move(self, tokens: Sequence[int], start: int, ends: Set[int] | None) -> int:
-        """Where a window at ``start`` that overflows moves to."""
-        found = self.peek(tokens, start, ends)
-        return start + self.hop if found is None else found
 
     def peek(self, tokens: Sequence[int], start: int, ends: Set[int] | None, looked: int = 0) -> int | None:
         """Where ``start`` will move to, as soon as the tokens tell; None while they do not.

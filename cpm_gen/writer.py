@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from array import array
 from collections import deque
 from collections.abc import Sequence
 
@@ -19,7 +18,8 @@ class Writer:
 
     A request that goes on after tokens ``written`` before is read from its beginning, so that its chunks join to the ``shown``
     characters given out then. That may be fewer than those tokens say, where a stop ended the text that is passed over now, or
-    more, where its end let out what a stop string might have begun with.
+    more, where its end let out what a stop string might have begun with. Whoever says how many were ``shown`` keeps the text himself: there
+    is no completion at its end, and what is written is not kept here, however much it is.
 
     place: the request's place among those that were begun together.
     """
@@ -46,11 +46,16 @@ class Writer:
         self.detokenizer = detokenizer
         self.scanner = StopScanner(stop)
         self.minimum = request.params.min_new_tokens
-        self.pieces: list[str] = []
-        self._ends = array("Q")  # how many characters were written up to and with each token
-        for token in request.written:
-            self.pieces.append(self._read(token, step=len(self._ends) + 1))
-        read = "".join(self.pieces)
+        self._pieces: list[str] | None = [] if shown is None else None
+        self._ends: deque[int] = (
+            deque()
+        )  # how many characters were written up to and with each token, from the window's start on
+        self._end = 0  # the newest of them
+        self._unseen = 0  # tokens of the text that the window does not show any more
+        self._text_start = 0  # their characters
+        read = "".join(self._read(token, step) for step, token in enumerate(request.written, 1))
+        if self._pieces is not None:
+            self._pieces.append(read)
         shown = len(read) if shown is None else shown
         self._owed = read[shown:]
         self._surplus = max(0, shown - len(read))
@@ -73,7 +78,8 @@ class Writer:
     def _read(self, token: int, step: int) -> str:
         """What may be shown after the token that was written at ``step``."""
         piece = self.detokenizer.push(token)
-        self._ends.append((self._ends[-1] if self._ends else 0) + len(piece))
+        self._end += len(piece)
+        self._ends.append(self._end)
         return self.scanner.push(piece, look=step >= self.minimum)
 
     def cancel(self) -> None:
@@ -85,14 +91,17 @@ class Writer:
         generation = self.generation
         if reason:
             text += self.scanner.flush()
-        self.pieces.append(text)
+        if self._pieces is not None:
+            self._pieces.append(text)
         text, self._owed, self._surplus = (
             self._owed + text[self._surplus :],
             "",
             max(0, self._surplus - len(text)),
         )
         self.done = reason is not None
-        unseen = generation.start - len(generation.request.prompt)
+        while self._ends and self._unseen < generation.start - len(generation.request.prompt):
+            self._text_start = self._ends.popleft()
+            self._unseen += 1
         self.ready.append(
             Chunk(
                 text,
@@ -102,18 +111,19 @@ class Writer:
                 self.place,
                 generation.start,
                 generation.slides,
-                completion=self._completion(reason, now) if reason else None,
-                text_start=self._ends[min(unseen, len(self._ends)) - 1] if unseen > 0 and self._ends else 0,
+                finish_reason=reason,
+                completion=self._completion(self._pieces, reason, now) if reason and self._pieces is not None else None,
+                text_start=self._text_start,
                 likelihoods=tuple(generation.likelihoods[-len(ids) :]) if ids else (),
             )
         )
 
-    def _completion(self, reason: FinishReason, now: float) -> Completion:
+    def _completion(self, pieces: Sequence[str], reason: FinishReason, now: float) -> Completion:
         generation = self.generation
         count, first = generation.step - len(generation.request.written), self.first
         rate = (count - 1) / (now - first) if first is not None and count > 1 and now > first else None
         return Completion(
-            text="".join(self.pieces),
+            text="".join(pieces),
             token_ids=tuple(generation.new_tokens),
             prompt_token_ids=generation.request.prompt,
             finish_reason=reason,

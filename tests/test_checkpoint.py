@@ -24,6 +24,7 @@ from cpm_gen.checkpoint import (
 from cpm_gen.config import ModelSize
 from cpm_gen.errors import CheckpointError
 from cpm_gen.heads import resolve_heads
+from cpm_gen.loaded import digest
 from cpm_gen.model import Model
 from cpm_gen.parallel import TensorParallel
 
@@ -503,3 +504,11 @@ def test_a_damaged_shard_opens_and_loads_or_is_a_checkpoint_error(tmp_path: Path
             assert str(path) in str(error)
             outcomes["refused"] += 1
     assert min(outcomes.values()) > 20
+
+
+def test_the_digest_tells_weights_apart(tmp_path: Path):
+    digests = [
+        digest(open_checkpoint(random_checkpoint(tmp_path / name, seed=seed, degree=2)))
+        for name, seed in (("first", 1), ("again", 1), ("second", 2))
+    ]
+    assert digests[0] == digests[1] != digests[2]

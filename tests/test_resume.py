@@ -171,3 +171,20 @@ def test_recomputed_requests_run_among_cached_ones(llm):
     llm.end(writers)
     assert writers[0].generation.tokens == writers[1].generation.tokens
     assert writers[0].generation.slides > 1
+
+
+def test_what_its_reader_keeps_is_not_kept_twice(llm):
+    [request] = llm.requests(
+        [llm.encode("话说天下大势，")], GREEDY, TextOptions(max_new_tokens=LENGTH, stop_at_eod=False)
+    )
+    whole = written(llm, request, TextOptions())
+    ready: deque[Chunk] = deque()
+    [writer] = llm.begin([request], TextOptions(), ready, shown=0)
+    while not writer.done:
+        llm.step()
+        assert len(writer._ends) <= llm.window.limit
+    llm.end([writer])
+    assert [c.text_start for c in ready] == [c.text_start for c in whole]
+    assert "".join(c.text for c in ready) == whole[-1].completion.text
+    assert writer._pieces is None
+    assert (ready[-1].finish_reason, ready[-1].completion) == ("length", None)

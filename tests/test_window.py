@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cpm_gen.config import SamplingParams
 from cpm_gen.errors import ConfigError
+from cpm_gen.sequence import Request, Sequence
 from cpm_gen.window import Window
 
 TOKENS = st.lists(st.integers(0, 5), max_size=80)
@@ -183,3 +185,28 @@ def test_a_window_is_a_frozen_value():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Window(limit=8, hop=1).hop = 2
     assert Window(limit=8, hop=1) == Window(limit=8, hop=1, boundary="token", keep=0)
+
+
+class Looked(frozenset):
+    """Ids that count how often they were looked through."""
+
+    times = 0
+
+    def __contains__(self, id: object) -> bool:
+        Looked.times += 1
+        return super().__contains__(id)
+
+
+@pytest.mark.parametrize("every", [None, 7, 300])
+def test_each_token_is_looked_at_once_however_short_the_hop(every):
+    history = [9 if every and n % every == 0 else 1 for n in range(1, 3001)]
+    window, ends, whole = Window(limit=400, hop=1, boundary="eod"), Looked({9}), len(history)
+    Looked.times = 0
+    assert window.advance(history, 0, ends) >= whole - 400
+    assert Looked.times <= 2 * whole
+    Looked.times = 0
+    sequence = Sequence(Request((1,), window, ends, SamplingParams(), seed=1, max_new_tokens=10**6))
+    for token in history:
+        sequence.append(token)
+    assert sequence.start == window.advance([1, *history], 0, ends)
+    assert Looked.times <= 5 * whole

@@ -196,6 +196,13 @@ class Mix:
     async def work(self) -> None:
         await works.live(self)
 
+    async def endless(self, until: float) -> None:
+        """Beside all turns, one work that is written from the first moment to the last."""
+        try:
+            await works.endless(self, until)
+        except (Broken, OSError, AssertionError, KeyError, ValueError) as error:
+            self.tally.wrong.append(f"endless: {type(error).__name__} {error}")
+
     async def half(self) -> None:
         """Some of a request, and then no more."""
         await self.raw(b'POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 90\r\n\r\n{"prompt": "')

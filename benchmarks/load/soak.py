@@ -94,7 +94,7 @@ async def soak(process: Process, seconds: float, opening: str, seed: int) -> dic
 
     async def go(time_: float) -> None:
         until = time.monotonic() + time_
-        await asyncio.gather(*(mix.client(until) for _ in range(CLIENTS)))
+        await asyncio.gather(mix.endless(until), *(mix.client(until) for _ in range(CLIENTS)))
 
     await go(seconds / 4)
     before = await settled(server, mix.tally)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from load.mix import Mix
 
 _LOST = 100  # tokens of a text that may have been written and not kept when it was stopped; they are written again
+_TURN = 60  # seconds that a text of a work keeps its place while others wait
 _ENDLESS = 20_000  # more than anything without an end writes until it is deleted
 
 
@@ -88,6 +90,25 @@ async def live(mix: Mix) -> None:
         pass
     async with mix.ask("GET", f"/works/{id}", None, 404):
         pass
+
+
+async def endless(mix: Mix, until: float) -> None:
+    """Written, unless others have their turn, until the time has come."""
+    body = {"prompt": mix.prompt(), "max_new_tokens": None, "stop_at_eod": False}
+    id, began = None, time.monotonic()
+    while id is None:
+        async with mix.ask("POST", "/works", body, 201) as reply:
+            id = (await reply.json())["id"] if reply else None
+    await asyncio.sleep(max(0.0, until - time.monotonic()))
+    async with mix.ask("POST", f"/works/{id}/pause") as reply:
+        work = await reply.json()
+    async with mix.ask("DELETE", f"/works/{id}", None, 204):
+        pass
+    written, turns = work["usage"]["completion_tokens"], 2 + int((time.monotonic() - began) / _TURN)
+    assert written, "the work without an end was not written"
+    mix.tally.perhaps += turns
+    mix.tally.seen += written
+    mix.tally.most += written + turns * _LOST
 
 
 def _same(follower: Follower, work: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import functools
 import logging
 import time
 from collections.abc import Callable
@@ -58,18 +57,36 @@ class Desk:
         self.closing = False  # followers are told to leave
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def ask(self, call: Callable[..., T], *arguments: object) -> T:
-        """The answer of one of the store's methods; raises ServeError (503) where the database fails, or takes too long."""
+    async def ask(self, call: Callable[..., T], *arguments: object, late: Callable[[], None] | None = None) -> T:
+        """The answer of one of the store's methods; raises ServeError (503) where the database fails, or takes too long.
+
+        late: called where it was done all the same, after it was said that it was not.
+        """
         if self._closed:
             raise unavailable("shutting_down", "the service is shutting down")
+        loop = asyncio.get_running_loop()
+        asked = self._thread.submit(call, *arguments)
         try:
             async with asyncio.timeout(_ANSWER):
-                work = functools.partial(call, *arguments)
-                return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+                return await asyncio.wrap_future(asked)
         except (SQLAlchemyError, ConfigError, TimeoutError) as error:
+            if late is not None and isinstance(error, TimeoutError) and not asked.cancelled():
+                asked.add_done_callback(lambda done: done.exception() or loop.call_soon_threadsafe(late))
             said = str(getattr(error, "orig", error)).splitlines() or [f"no answer within {_ANSWER:g} seconds"]
             log.error("the database failed: %s", said[0])
             raise unavailable("storage_failed", "the works' database does not answer") from None
+
+    def drop(self, live: LiveWork) -> None:
+        """End the writing of a work that is gone from the database."""
+        self.forget(live)
+        self._stop_waiting(live)
+        for text in live.texts:
+            self._cancel(text)
+
+    def undo(self, id: str) -> None:
+        """Delete a work that nobody was told of."""
+        if not self._closed:
+            self._thread.submit(self._store.delete, id)
 
     def open(self) -> None:
         """Begin to write."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from cpm_gen.errors import CpmGenError
 from cpm_gen.results import Chunk
-from cpm_gen.server.errors import explain
+from cpm_gen.server.errors import explain, invalid
 from cpm_gen.server.jobs import Job
 from cpm_gen.server.openai_schemas import CompletionBody, Logprobs
 from cpm_gen.server.service import Service
@@ -106,6 +106,11 @@ async def prompt_texts(service: Service, job: Job, body: CompletionBody) -> list
     With logprobs, and for token ids, it is the prompt as its tokens read, so that they join to it.
     """
     read = reader(service, body)
+    most = service.options.max_text_tokens
+    if body.logprobs is not None and (longest := max(len(r.prompt) for r in job.requests)) > most:
+        raise invalid(
+            f"{longest:,} tokens; the most whose probabilities are told is {most:,}", "prompt", "too_many_tokens"
+        )
     pieces: list[Piece] = []
     for prompt, request in zip(body.prompts(), job.requests[:: job.text.n], strict=True):
         tokens = [read(i) for i in request.prompt]

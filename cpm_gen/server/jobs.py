@@ -7,10 +7,12 @@ everything after it. Between them go :class:`~cpm_gen.results.Chunk` and :class:
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from cpm_gen.config import TextOptions
 from cpm_gen.results import Chunk
@@ -73,7 +75,7 @@ class Job:
             self.news.set()
 
     async def chunks(self, patience: float | None = None) -> list[Chunk] | None:
-        """All that arrived since the last call; [] after ``patience`` seconds of silence, None at the end.
+        """All that arrived since the last call, joined; [] after ``patience`` seconds of silence, None at the end.
 
         Raises the job's failure after what arrived before it.
         """
@@ -86,7 +88,23 @@ class Job:
                 return []
         chunks, self.mailbox = self.mailbox, []
         if chunks:
-            return chunks
+            return _joined(chunks)
         if self.failure is not None:
             raise self.failure
         return None
+
+
+def _joined(chunks: Sequence[Chunk]) -> list[Chunk]:
+    """What a text wrote between two moves of its window as one chunk: a reader who is slow gets fewer, larger ones."""
+    parts: dict[tuple[int, int], list[Chunk]] = {}
+    for chunk in chunks:
+        parts.setdefault((chunk.place, chunk.slides), []).append(chunk)
+    return [
+        dataclasses.replace(
+            part[-1],
+            text="".join(c.text for c in part),
+            token_ids=tuple(chain.from_iterable(c.token_ids for c in part)),
+            likelihoods=tuple(chain.from_iterable(c.likelihoods for c in part)),
+        )
+        for part in parts.values()
+    ]

@@ -32,8 +32,8 @@ class LiveText:
         now.tokens += len(chunk.token_ids)
         now.chars += len(chunk.text)
         now.slides, now.window_start, now.text_start = chunk.slides, chunk.window_start, chunk.text_start
-        if chunk.completion is not None and chunk.completion.finish_reason != "cancelled":
-            now.finish_reason = chunk.completion.finish_reason
+        if chunk.finish_reason != "cancelled":
+            now.finish_reason = chunk.finish_reason
         self.losses = 0
 
     def saved(self, kept: Text, count: int) -> None:

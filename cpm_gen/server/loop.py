@@ -45,7 +45,7 @@ class EngineLoop:
         self._stuck_after = stuck_after
         self._thread = EngineThread(load, metrics, self, restart=restart)
         self._jobs: set[Job] = set()
-        self._scorings = 0
+        self._scorings: set[asyncio.Future[None]] = set()
         self.state: State = "loading"
         self.error: BaseException | None = None  # why it failed
         self.changed = asyncio.Event()  # set, and made anew, with every change of state
@@ -71,7 +71,7 @@ class EngineLoop:
     @property
     def busy(self) -> int:
         """Jobs and scorings that did not end yet."""
-        return len(self._jobs) + self._scorings
+        return len(self._jobs) + len(self._scorings)
 
     def reserve(self, samples: int) -> None:
         """Take places for so many samples; raises ServeError (429) where the queue is full."""
@@ -95,22 +95,30 @@ class EngineLoop:
             self._thread.cancel(job)
 
     def fail_all(self, failure: ServeError) -> None:
-        """End every job with an error."""
+        """End every job and every scoring with an error."""
         for job in self._jobs:
             job.finish(failure)
             self._thread.cancel(job)
+        self._fail_scorings(failure)
+
+    def _fail_scorings(self, failure: ServeError) -> None:
+        for scoring in self._scorings:
+            if not scoring.done():
+                scoring.set_exception(failure)
 
     async def score(self, token_ids: Sequence[int]) -> list[float]:
-        """Log-probabilities of all tokens but the first, found between steps. Raises the children of CpmGenError."""
+        """Log-probabilities of all tokens but the first, found between steps. Raises the children of CpmGenError, ServeError."""
         llm = self.require()
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         parts: list[float] = []
 
         def passes() -> Iterator[None]:
+            if done.done() or llm is not self._thread.llm:  # what waited for a model that is gone was told so
+                return
             for part in llm.scoring(token_ids):
                 parts.extend(part)
                 yield
-                if done.cancelled():
+                if done.done():
                     return
 
         def settle(error: BaseException | None) -> None:
@@ -122,11 +130,11 @@ class EngineLoop:
                 done.set_exception(error)
 
         self._thread.work(passes(), settle)
-        self._scorings += 1
+        self._scorings.add(done)
         try:
             await done
         finally:
-            self._scorings -= 1
+            self._scorings.remove(done)
         return parts
 
     async def watch(self) -> None:
@@ -164,13 +172,15 @@ class EngineLoop:
     # from the thread
 
     def become(self, state: State, error: BaseException | None = None) -> None:
-        """The engine is in another state; one that failed has lost all jobs."""
+        """The engine is in another state; one that failed has lost all jobs, and one that loads again what it was to score."""
         self.state, self.error = state, error
         self._metrics.ready.set(state == "ready")
         self.changed.set()
         self.changed = asyncio.Event()
         if state == "failed":
             self.deliver([(job, (), True, lost()) for job in self._jobs])
+        if state in ("failed", "loading"):
+            self._fail_scorings(lost())
 
     def deliver(self, news: Sequence[News]) -> None:
         """Chunks for jobs, and the ends of jobs."""

@@ -151,9 +151,11 @@ class EngineThread(threading.Thread):
         assert self.llm is not None
         try:
             while not (self._active or self._passes) or not self._commands.empty():
-                self._commands.get()()
-            self._turns += 1
-            self.turn = self._turns
+                self.turn = None
+                command = self._commands.get()
+                self._count()
+                command()
+            self._count()
             if self._active:
                 self._step(self.llm)
             if self._passes:
@@ -166,6 +168,10 @@ class EngineThread(threading.Thread):
             self._troubles = 0
             self.answered = time.monotonic()
         self.turn = None
+
+    def _count(self) -> None:
+        self._turns += 1
+        self.turn = self._turns
 
     def _step(self, llm: LLM) -> None:
         self._expire(time.monotonic())

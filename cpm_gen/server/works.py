@@ -24,7 +24,6 @@ from cpm_gen.works.store import Store
 
 log = logging.getLogger("cpm_gen.server")
 
-_CUT = 200  # characters of a prompt in a list
 _ID = re.compile("work-[0-9a-f]{16}")
 
 
@@ -94,7 +93,7 @@ class Works:
             ],
         )
         most = service.options.max_works
-        if not await self._desk.ask(self._store.add, work, most):
+        if not await self._desk.ask(self._store.add, work, most, late=lambda: self._desk.undo(work.id)):
             raise ServeError(409, "too_many_works", f"{most:,} works are kept already; delete some")
         if service.options.log_prompts:
             log.info("%s prompts %r", work.id, asked.prompts)
@@ -154,9 +153,9 @@ class Works:
             if live is not None and live.deleted:
                 continue
             self._check_model(work)
-            prompt = work.prompt[:_CUT] if isinstance(work.prompt, str) else [p[:_CUT] for p in work.prompt]
-            head = _head(work, live) | {"prompt": prompt}
-            summaries.append(WorkSummary(**head, tokens=summary.tokens, characters=summary.chars, tail=summary.tail))
+            summaries.append(
+                WorkSummary(**_head(work, live), tokens=summary.tokens, characters=summary.chars, tail=summary.tail)
+            )
         return WorkList(works=summaries, more=len(found) > limit)
 
     async def answer(self, live: LiveWork, token_ids: bool = False) -> WorkAnswer:
@@ -202,13 +201,22 @@ class Works:
         """Stop writing until :meth:`resume`; raises ServeError (409) where there is nothing to stop."""
         async with self._held(live):
             if live.work.state == "queued":
-                live.work.state = "paused"
-                live.work.error = None
+                before = live.work.error
+                live.work.state, live.work.error = "paused", None
                 await self._desk.stop(live)
                 self._desk.changed(live)
+                try:
+                    await self._desk.flush()
+                except ServeError:
+                    if live.work.state == "paused":  # not finished by its last words
+                        live.work.state, live.work.error = "queued", before
+                        self._desk.changed(live)
+                        self._desk.queue(live)
+                    raise
             elif live.work.state != "paused":
                 raise wrong_state(live, "only one that is queued or running can be paused")
-            await self._desk.flush()
+            else:
+                await self._desk.flush()
 
     async def resume(self, live: LiveWork) -> None:
         """Go on with what was paused or failed; raises ServeError (409) where there is nothing to go on with."""
@@ -263,7 +271,7 @@ class Works:
             await self._desk.stop(live)
             self._desk.forget(live)
             try:
-                await self._desk.ask(self._store.delete, live.id)
+                await self._desk.ask(self._store.delete, live.id, late=lambda: self._drop(live))
             except ServeError:  # it is still there, and goes on
                 live.deleted = False
                 self._desk.changed(live)
@@ -271,6 +279,12 @@ class Works:
                     self._desk.queue(live)
                 raise
             live.notify()
+
+    def _drop(self, live: LiveWork) -> None:
+        """It is gone from the database, though nobody waits for that any more."""
+        live.deleted = True
+        self._desk.drop(live)
+        live.notify()
 
 
 def _no_such_work() -> ServeError:
@@ -289,4 +303,5 @@ def _fingerprint(llm: LLM) -> str:
     size, options = llm.size, llm.options
     shape = f"{size.layers}x{size.hidden}x{size.heads}"
     precision = options.dtype if options.quantize == "none" else options.quantize
-    return f"{shape}, {size.positions} positions, {size.vocabulary} tokens, {precision}, window {llm.window.limit}"
+    window = f"window {llm.window.limit}"
+    return f"{shape}, {size.positions} positions, {size.vocabulary} tokens, {precision}, {window}, weights {llm.digest}"

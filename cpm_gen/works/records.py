@@ -52,7 +52,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Summary:
-    """A work in a list. tail: the end of its first text."""
+    """A work in a list: of its prompt the beginning, no parameters. tail: the end of its first text."""
 
     work: Work
     tokens: int

@@ -29,8 +29,9 @@ from cpm_gen.works.records import Piece, State, Summary, Text, Work
 from cpm_gen.works.tables import pieces, texts, works
 
 _LOCK = 0x63706D67  # PostgreSQL's advisory lock
-_TAIL = 200  # characters of a summary
-_WORK = [c for c in works.c if c.name != "parameters"]
+_TAIL = 200  # characters of a summary, and of a prompt in it
+_WORK = [c for c in works.c if c.name != "opening"]
+_SUMMARY = [c.label("prompt") if c.name == "opening" else c for c in works.c if c.name not in ("prompt", "parameters")]
 
 
 class Store:
@@ -124,7 +125,7 @@ class Store:
 
     def add(self, work: Work, most: int | None = None) -> bool:
         """Keep a new work; False where its owner has ``most`` works already."""
-        row = dataclasses.asdict(work)
+        row = dataclasses.asdict(work) | {"opening": _opening(work.prompt)}
         rows = [_text_row(work.id, text) for text in work.texts]
         del row["texts"]
         if most is not None and self.count(work.owner) >= most:
@@ -137,7 +138,7 @@ class Store:
     def get(self, id: str) -> Work | None:
         """A work with its texts' positions, but not what they say."""
         with self._engine.connect() as connection:
-            row = connection.execute(works.select().where(works.c.id == id)).mappings().first()
+            row = connection.execute(sa.select(*_WORK).where(works.c.id == id)).mappings().first()
             if row is None:
                 return None
             rows = connection.execute(texts.select().where(texts.c.work == id).order_by(texts.c.place)).mappings()
@@ -158,7 +159,7 @@ class Store:
     def page(self, owner: str, before: str | None, limit: int) -> list[Summary]:
         """Somebody's works, newest first, from the one after ``before`` on."""
         order = sa.tuple_(works.c.created, works.c.id)
-        query = sa.select(*_WORK).where(works.c.owner == owner).order_by(works.c.created.desc(), works.c.id.desc())
+        query = sa.select(*_SUMMARY).where(works.c.owner == owner).order_by(works.c.created.desc(), works.c.id.desc())
         if before is not None:
             query = query.where(
                 order < sa.select(works.c.created, works.c.id).where(works.c.id == before).scalar_subquery()
@@ -232,6 +233,10 @@ def _configure(connection: Any, _: object) -> None:
     for setting in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {setting}")
     cursor.close()
+
+
+def _opening(prompt: str | list[str]) -> str | list[str]:
+    return prompt[:_TAIL] if isinstance(prompt, str) else [p[:_TAIL] for p in prompt]
 
 
 def _tail(connection: sa.Connection, id: str) -> str:

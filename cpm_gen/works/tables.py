@@ -31,6 +31,7 @@ works = Table(
     Column("created", Float, nullable=False),  # seconds since 1970
     Column("updated", Float, nullable=False),
     Column("prompt", JSON, nullable=False),  # a text, or a list of texts
+    Column("opening", JSON, nullable=False),  # the beginning of it, or of each, for lists
     Column("parameters", JSON, nullable=False),
     Column("metadata", JSON, nullable=False),  # the client's own
     Index("works_of_an_owner", "owner", "created", "id"),

@@ -128,7 +128,7 @@ def test_a_work_that_ended_as_it_was_paused_is_finished(tmp_path: Path, monkeypa
             deliver = Job.deliver
 
             def last_words(job: Job, chunks: list[Chunk]) -> None:
-                if any(chunk.completion for chunk in chunks):  # and before its reader hears of it
+                if any(chunk.finish_reason for chunk in chunks):  # and before its reader hears of it
                     pausing.append(asyncio.ensure_future(works.pause(live)))
                 deliver(job, chunks)
 
@@ -254,6 +254,47 @@ def test_nobody_waits_long_for_a_database_that_does_not_answer(tmp_path: Path, m
             asked = [works.create(body(), "anonymous"), *(works.page("anonymous", None, 9) for _ in range(5))]
             assert {e.code for e in await asyncio.gather(*map(refused, asked))} == {"storage_failed"}
             assert time.monotonic() - began < 2.0
+
+    asyncio.run(run())
+
+
+def test_what_a_slow_database_did_after_its_time_is_as_its_client_was_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    async def run() -> None:
+        async with serving(tmp_path) as (works, store, _):
+            kept = await works.create(body(max_new_tokens=None), "anonymous")
+            monkeypatch.setattr("cpm_gen.server.desk._ANSWER", 0.3)
+            store.slow = {"add": 0.8}
+            assert (await refused(works.create(body(), "anonymous"))).code == "storage_failed"
+            await until(lambda: [s.work.id for s in Store.page(store, "anonymous", None, 9)] == [kept.id])
+            store.slow = {"save": 0.8}
+            assert (await refused(works.pause(kept))).code == "storage_failed"
+            store.slow = {}
+            await recovered(works, store)
+            await until(lambda: kept.state == "running")
+            store.slow = {"delete": 0.8}
+            assert (await refused(works.delete(kept))).code == "storage_failed"
+            await until(lambda: kept.deleted and not works._desk._writing)
+            assert Store.get(store, kept.id) is None
+
+    asyncio.run(run())
+
+
+def test_a_work_waits_where_other_weights_stand_in_its_models_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    async def run() -> None:
+        async with serving(tmp_path) as (works, _, _):
+            live = await works.create(body(max_new_tokens=None), "anonymous")
+            await until(lambda: live.texts[0].now.tokens > 5)
+        with monkeypatch.context() as context:
+            context.setattr("cpm_gen.loaded.digest", lambda _: "0" * 16)
+            async with serving(tmp_path) as (works, _, _):
+                found = await works.find(live.id, "anonymous")
+                assert found.state == "queued" and found.work.error["code"] == "other_model"
+        async with serving(tmp_path) as (works, _, _):
+            found = await works.find(live.id, "anonymous")
+            tokens = found.texts[0].now.tokens
+            await until(lambda: found.texts[0].now.tokens > tokens)
 
     asyncio.run(run())
 

@@ -18,8 +18,25 @@ def job(**other) -> Job:
     return Job("gen-1", [request] * 4, TextOptions(n=2), **other)
 
 
-def chunk(text: str) -> Chunk:
-    return Chunk(text, (5,), 0, 0, 0, 0, 0)
+def chunk(text: str, place: int = 0, slides: int = 0) -> Chunk:
+    return Chunk(text, (ord(text),), 0, 0, place, slides, slides)
+
+
+def test_who_is_late_gets_a_texts_chunks_as_one_up_to_a_move_of_its_window():
+    async def run():
+        it = job()
+        it.deliver([chunk("a"), chunk("x", 1), chunk("b")])
+        it.deliver([chunk("c", slides=1), chunk("y", 1), chunk("d", slides=1), chunk("e", slides=2)])
+        got = await it.chunks()
+        assert [(c.place, c.text, c.window_start) for c in got] == [
+            (0, "ab", 0),
+            (1, "xy", 0),
+            (0, "cd", 1),
+            (0, "e", 2),
+        ]
+        assert [c.token_ids for c in got] == [tuple(map(ord, c.text)) for c in got]
+
+    asyncio.run(run())
 
 
 def test_chunks_come_in_order_and_all_at_once_to_who_is_late():
@@ -27,7 +44,7 @@ def test_chunks_come_in_order_and_all_at_once_to_who_is_late():
         it = job()
         it.deliver([chunk("a")])
         it.deliver([chunk("b"), chunk("c")])
-        assert [c.text for c in await it.chunks()] == ["a", "b", "c"]
+        assert [c.text for c in await it.chunks()] == ["abc"]
         waiting = asyncio.create_task(it.chunks())
         await asyncio.sleep(0)
         it.deliver([chunk("d")])

@@ -156,6 +156,11 @@ def test_ours_come_as_extra_body(api, llm):
         ({"temperature": 3}, "invalid", "temperature"),
         ({"n": 9}, "too_many_samples", "n"),
         ({"prompt": PROMPT * 100}, "prompt_too_long", "prompt"),
+        (
+            {"prompt": [5] * 16_385, "echo": True, "logprobs": 1, "extra_body": {"truncate_prompt": True}},
+            "too_many_tokens",
+            "prompt",
+        ),
         ({"prompt": []}, "invalid", "prompt"),
         ({"prompt": [10**6]}, "invalid", "prompt"),
         ({"stream_options": {"include_usage": True}}, "invalid", "stream_options"),

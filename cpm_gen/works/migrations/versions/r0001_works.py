@@ -22,6 +22,7 @@ def upgrade() -> None:
         sa.Column("created", sa.Float, nullable=False),
         sa.Column("updated", sa.Float, nullable=False),
         sa.Column("prompt", sa.JSON, nullable=False),
+        sa.Column("opening", sa.JSON, nullable=False),
         sa.Column("parameters", sa.JSON, nullable=False),
         sa.Column("metadata", sa.JSON, nullable=False),
     )
