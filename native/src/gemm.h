@@ -83,15 +83,21 @@ struct Dot<Format::bf16> {
 };
 #endif
 
-// Signed bytes times signed bytes, exact. VNNI wants one side unsigned: it gets x + 128, and the sum begins at
-// -128 times the sum of the weights (Matrix::minus128).
+#if defined(__AMX_BF16__) && defined(__AMX_INT8__)
+constexpr bool TILED = true;  // bf16 and i8 go through AMX
+#else
+constexpr bool TILED = false;
+#endif
+
+// Signed bytes times signed bytes, exact. VNNI wants one side unsigned: activations are kept as x + 128 (to_bytes), and the sum
+// begins at -128 times the sum of the weights (Matrix::minus128).
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
-constexpr bool OFFSET = true;
+constexpr bool FROM_MINUS_128 = !TILED;
 template <>
 struct Dot<Format::i8> {
     typedef vi Sum;
     typedef vi Input;
-    static Input input(const char* x) { return all_int(load<int32_t>(x) ^ (int32_t)0x80808080); }
+    static Input input(const char* x) { return all_int(load<int32_t>(x)); }
     static Sum add(Sum sum, Input x, const char* w) {
 #if defined(__AVX512VNNI__)
         return (vi)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)x, (__m512i)load<vi>(w));
@@ -101,7 +107,7 @@ struct Dot<Format::i8> {
     }
 };
 #elif defined(__AVX512BW__) || defined(__AVX2__)
-constexpr bool OFFSET = false;
+constexpr bool FROM_MINUS_128 = false;
 template <>
 struct Dot<Format::i8> {
     typedef vi Sum;
@@ -122,7 +128,7 @@ struct Dot<Format::i8> {
     }
 };
 #elif defined(__ARM_FEATURE_DOTPROD)
-constexpr bool OFFSET = false;
+constexpr bool FROM_MINUS_128 = false;
 template <>
 struct Dot<Format::i8> {
     typedef vi Sum;
@@ -133,7 +139,7 @@ struct Dot<Format::i8> {
     }
 };
 #else
-constexpr bool OFFSET = false;
+constexpr bool FROM_MINUS_128 = false;
 template <>
 struct Dot<Format::i8> {
     typedef vi Sum;

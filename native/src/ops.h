@@ -39,7 +39,8 @@ struct Matrix {
 
 // Activations as products read them: [inputs in lines of 64 bytes][rows][64 bytes], so that a kernel's rows lie at fixed
 // distances, and 16 of them are an AMX tile. Padded with zeros to a multiple of 64 inputs.
-// i8: a row is two rows of bytes, x = scale * (256 * high + low), so that activations keep 16 bits.
+// i8: a row is two rows of bytes, x = scale * (256 * high + low), so that activations keep 16 bits. Bytes as the instruction set
+// multiplies them (to_bytes in rowwise.h).
 struct Rows {
     char* data;
     long line_stride;  // bytes

@@ -1,13 +1,5 @@
 // A tile of a matrix times all rows, with what follows. Included inside the instruction set's own namespace, after gemm.h.
 
-#if defined(__AMX_BF16__) && defined(__AMX_INT8__)
-constexpr bool TILED = true;  // bf16 and i8 go through AMX
-constexpr bool FROM_MINUS_128 = false;
-#else
-constexpr bool TILED = false;
-constexpr bool FROM_MINUS_128 = OFFSET;
-#endif
-
 // How much of a tile meets all rows before the walk goes on. Few rows wait for weights: small pieces, so that the next one comes
 // in meanwhile. Many rows compute: pieces for the second cache.
 constexpr long FEW = 64;

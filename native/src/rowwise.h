@@ -21,8 +21,9 @@ inline void put_columns(const float* x, long n, Format format, const Rows& out, 
     }
 }
 
-// As two planes of bytes: high in [-127, 127], low in [-128, 127].
+// As two planes of bytes: high in [-127, 127], low in [-128, 127], both 128 more where products want them unsigned.
 inline void to_bytes(const float* x, long n, const Rows& out, long row) {
+    constexpr int PLUS = FROM_MINUS_128 ? 128 : 0;
     const vi sign = all_int(0x7fffffff);
     const auto vector = [&](long at) {  // with zeros after the last
         if (at + W <= n) return load<vf>(x + at);
@@ -44,8 +45,8 @@ inline void to_bytes(const float* x, long n, const Rows& out, long row) {
             const vf y = smaller(larger(vector(at + i) * scale, all(-MOST)), all(MOST));
             const vi q = __builtin_convertvector((y + 12582912.0f) - 12582912.0f, vi);
             const vi low = ((q + 128) & 255) - 128;
-            store(line + i, __builtin_convertvector((q - low) >> 8, vb));
-            store(line + LINE + i, __builtin_convertvector(low, vb));
+            store(line + i, __builtin_convertvector(((q - low) >> 8) + PLUS, vb));
+            store(line + LINE + i, __builtin_convertvector(low + PLUS, vb));
         }
     }
     out.scale[row] = (scale > 0 ? top / MOST : 0) + sum(odd);

@@ -104,6 +104,7 @@ struct Activations {
     Buffer<char> lines;
     Buffer<float> scales;
     cpm::Rows rows;
+    int zero = 0;  // i8: how the kernels at hand write a byte of 0 (see zero_byte)
 
     Activations(cpm::Format f, long count, long n)
         : format(f), padded(cpm::round_up(n, 64)) {
@@ -126,9 +127,20 @@ struct Activations {
         else std::memcpy(&h, at(row, i), 2), x = from_bf16(h);
         return x;
     }
-    int high(long row, long i) const { return *(const signed char*)at(row, i, 0); }
-    int low(long row, long i) const { return *(const signed char*)at(row, i, 1); }
+    // i8
+    int high(long row, long i) const { return (signed char)(*at(row, i, 0) ^ zero); }
+    int low(long row, long i) const { return (signed char)(*at(row, i, 1) ^ zero); }
 };
+
+// 0 where bytes are signed, 128 where they are kept 128 more.
+inline int zero_byte(const cpm::Ops& ops) {
+    Activations a(cpm::Format::i8, 1, 1);
+    const float nothing = 0;
+    ops.convert(&nothing, 1, cpm::Format::i8, a.rows, 0);
+    const int zero = *(const unsigned char*)a.at(0, 0);
+    CHECK(zero == 0 || zero == 128, "a zero is written as %d", zero);
+    return zero;
+}
 
 // Between these two a thread may multiply: AMX wants its tiles' shape.
 struct Ready {

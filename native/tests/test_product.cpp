@@ -22,7 +22,8 @@ struct Case {
         for (long r = 0; r < MOST; r++) ops.convert(input.data() + r * k, k, f, x.rows, r);
         Random random(5);
         for (long c = 0; c < columns; c++) bias[c] = c < outputs ? random.normal() : 0.0f;
-        std::vector<double> row(k), column(k);
+        std::vector<double> row(k);
+        if (f == Format::i8) x.zero = zero_byte(ops);
         std::vector<std::vector<double>> all(n, std::vector<double>(k));
         for (long c = 0; c < n; c++)
             for (long i = 0; i < k; i++) all[c][i] = weights.stored(c, i);

@@ -66,15 +66,17 @@ std::vector<double> in_bytes(const Ops& ops, const std::vector<float>& x, float*
     std::memcpy(exact.data(), x.data(), exact.bytes());
     ops.convert(exact.data(), n, Format::i8, a.rows, 9);
     std::vector<double> y;
+    const int untouched = (signed char)(0xff ^ (a.zero = zero_byte(ops)));
     long padding = 0;
     for (long i = 0; i < a.padded; i++) {
-        CHECK(a.high(9, i) >= -127, "-128 in the high plane");
-        if (i < n) y.push_back((256.0 * a.high(9, i) + a.low(9, i)) * a.rows.scale[9]);
-        else padding += a.high(9, i) != 0 || a.low(9, i) != 0;
+        const int high = a.high(9, i), low = a.low(9, i);
+        CHECK(high >= -127, "-128 in the high plane");
+        if (i < n) y.push_back((256.0 * high + low) * a.rows.scale[9]);
+        else padding += high != 0 || low != 0;
     }
     CHECK(padding == 0, "%ld numbers of the padding of a row of %ld are not zero", padding, n);
     for (const long row : {8L, 10L})
-        for (long i = 0; i < n; i++) CHECK(a.high(row, i) == -1 && a.low(row, i) == -1, "wrote into row %ld", row);
+        for (long i = 0; i < n; i++) CHECK(a.high(row, i) == untouched && a.low(row, i) == untouched, "wrote into row %ld", row);
     if (scale) *scale = a.rows.scale[9];
     return y;
 }
