@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cpm_gen.config import SamplingParams, TextOptions
 from cpm_gen.server.schemas import BannedIds, Body, Prompt, Seed, TokenId, WindowBody
 
-_Ids = Annotated[list[TokenId], Field(min_length=1)]
+_Ids = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 _StopText = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
@@ -54,7 +54,7 @@ class CompletionBody(Body):
     user: Annotated[str, Field(max_length=1024)] | None = Field(None, description="not used")
     best_of: int | None = Field(None, description="not supported unless it equals n")
     suffix: str | None = Field(None, description="not supported: the model writes from left to right")
-    logit_bias: dict[str, float] | None = Field(None, description="not supported; there is banned_ids")
+    logit_bias: dict[str, object] | None = Field(None, description="not supported; there is banned_ids")
 
     style: Literal["lyric", "novel", "plain"] = "plain"
     top_k: int = Field(0, ge=0, le=2**31 - 1)

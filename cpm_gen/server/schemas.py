@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cpm_gen.config import SamplingParams, TextOptions
 
@@ -13,8 +13,9 @@ _TEXT = TextOptions()
 
 Seed = Annotated[int, Field(ge=0, le=2**53 - 1)]  # what every JSON reader keeps exactly
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]  # a megabyte of wrong ones is one error
 Stop = Annotated[list[Annotated[str, Field(min_length=1, max_length=4096)]], Field(max_length=256)]
-BannedIds = Annotated[list[TokenId], Field(max_length=4096)]
+BannedIds = Annotated[list[TokenId], Field(max_length=4096, fail_fast=True)]
 Prompt = Annotated[str, Field(max_length=2**24)]
 
 
@@ -22,6 +23,15 @@ class Body(BaseModel):
     """Unknown fields are errors, and no value is taken for one of another type."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_unknown(cls, given: Any) -> Any:
+        """Of many unknown fields one is enough to refuse the body: each would be an error."""
+        if not isinstance(given, dict) or len(given) <= len(cls.model_fields):
+            return given
+        unknown = next(name for name in given if name not in cls.model_fields)
+        return {name: value for name, value in given.items() if name in cls.model_fields or name == unknown}
 
 
 class WindowBody(Body):
@@ -183,7 +193,7 @@ class ScoreBody(Body):
     )
 
     text: Prompt | None = None
-    token_ids: list[TokenId] | None = None
+    token_ids: TokenIds | None = None
     style: Literal["lyric", "novel", "plain"] = "plain"
 
 
@@ -218,7 +228,7 @@ class DetokenizeBody(Body):
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"token_ids": [103, 207]}]})
 
-    token_ids: list[TokenId]
+    token_ids: TokenIds
     style: Literal["lyric", "novel", "plain"] = "plain"
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from cpm_gen.server.schemas import Body, ErrorDetail, TextBody, Usage
 
 _METADATA = 2**15  # characters of keys and values together
+_ENTRIES = 256
 _EXAMPLE = "work-5f2b0c9de1a7f604"
 
 Length = Annotated[int, Field(ge=1, le=2**53 - 1)] | None
@@ -30,7 +31,14 @@ class WorkBody(TextBody):
     )
 
     max_new_tokens: Length = Field(None, description="tokens to write; null: without end")
-    metadata: dict[str, str] = Field({}, max_length=256, description="the client's own; kept and given back")
+    metadata: dict[str, str] = Field({}, max_length=_ENTRIES, description="the client's own; kept and given back")
+
+    @field_validator("metadata", mode="before")
+    @classmethod
+    def _few(cls, metadata: Any) -> Any:
+        if isinstance(metadata, dict) and len(metadata) > _ENTRIES:  # before each of them is found to be wrong
+            raise ValueError(f"must have at most {_ENTRIES} entries")
+        return metadata
 
     @field_validator("metadata")
     @classmethod
