@@ -33,11 +33,11 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter(tags=["health"])
     exposition: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
-    @routes.get("/health/live", summary="Does the process answer?", responses=refusals(503))
+    @routes.get("/health/live", summary="Does the process answer?", responses=refusals())
     async def live() -> Live:
         return Live()
 
-    @routes.get("/health/ready", summary="Does the network answer?", responses=refusals(503))
+    @routes.get("/health/ready", summary="Does the network answer?", responses=refusals())
     async def ready() -> Ready:
         service.require()
         if not await service.answers():
@@ -49,7 +49,7 @@ def router(service: Service) -> APIRouter:
         "/metrics",
         summary="Counters for Prometheus",
         response_class=Response,
-        responses=exposition | refusals(401, 429, 503),
+        responses=exposition | refusals(401, 429),
         dependencies=[Depends(authorised(service))],
     )
     async def metrics() -> Response:

@@ -258,8 +258,11 @@ class ErrorAnswer(BaseModel):
     error: ErrorDetail
 
 
+_GATE = (408, 413, 421, 503)  # what may become of any request
+
+
 def refusals(*statuses: int, model: type[BaseModel] = ErrorAnswer) -> dict[int | str, dict[str, Any]]:
-    """The refusals of a route, for its documentation."""
+    """The refusals of a route and of the gate before it, for its documentation."""
     what = {
         400: "The body is not JSON, or (under /v1) not acceptable",
         401: "No API key, or one that is not known",
@@ -267,10 +270,10 @@ def refusals(*statuses: int, model: type[BaseModel] = ErrorAnswer) -> dict[int |
         408: "The body did not arrive in time",
         409: "Not as things stand",
         413: "The body is too large",
-        415: "The body is not declared as JSON",
+        421: "The service does not answer to this Host",
         422: "A value is not acceptable; `field` says which",
         429: "Too much at once; `Retry-After` says when to try again",
         500: "Something broke in the service",
         503: "Loading, shutting down, overloaded, or the engine failed; `Retry-After` says when to try again",
     }
-    return {status: {"model": model, "description": what[status]} for status in statuses}
+    return {status: {"model": model, "description": what[status]} for status in sorted({*statuses, *_GATE})}

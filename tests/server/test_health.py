@@ -1,22 +1,23 @@
 """Health and metrics; and that nothing blocks the event loop."""
 
 import concurrent.futures
+import json
 import re
 import socket
 import statistics
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.server.conftest import Server, error, stream, until
+from tests.server.works import create, settled
 
-METRICS = {
-    "cpm_requests_total", "cpm_open_requests", "cpm_queue_depth", "cpm_running_sequences", "cpm_kv_slots_used", "cpm_kv_slots",
-    "cpm_prompt_tokens_total", "cpm_generated_tokens_total", "cpm_scored_tokens_total", "cpm_window_slides_total",
-    "cpm_samples_total", "cpm_engine_restarts_total", "cpm_ready", "cpm_time_to_first_token_seconds", "cpm_inter_token_seconds",
-    "cpm_request_seconds", "cpm_queue_seconds", "cpm_step_seconds",
-}  # fmt: skip
+SERVICE = Path(__file__).parents[2] / "docs" / "service.md"
+TEXT = "明月几时有，把酒问青天。不知天上宫阙，今夕是何年。"
 
 
 def free_port() -> int:
@@ -96,8 +97,6 @@ def test_metrics_count_what_happens(client):
     client.get("/nothing/here")
     after = read()
 
-    assert {re.sub(r"(_count|_sum|_bucket)?(\{.*)?$", "", name) for name in after} >= METRICS
-
     def grew(name: str) -> float:
         return after[name] - before.get(name, 0)
 
@@ -116,41 +115,86 @@ def test_metrics_count_what_happens(client):
     assert after["cpm_kv_slots"] == 12
 
 
-def latencies(server: Server, during: concurrent.futures.Future[httpx.Response]) -> list[float]:
-    """Of /health/live, one after the other, until ``during`` is done."""
-    seconds = []
-    with server.client() as client:
+def test_metrics_are_those_of_the_documentation(client):
+    client.post("/generate", json={"prompt": "从前", "max_new_tokens": 1})
+    told = {}
+    for line in SERVICE.read_text(encoding="utf-8").splitlines():
+        for name, labels in re.findall(r"`(cpm_\w+)(?:\{([\w,]+)\})?`", line.split(" | ")[0]):
+            told[name] = set(labels.split(",")) - {""}
+    text = client.get("/metrics").text
+    made = {}
+    for name in re.findall(r"^# TYPE (cpm_\w+) ", text, re.MULTILINE):
+        if not name.endswith("_created"):
+            labels = re.findall(rf"^{name}(?:_bucket)?\{{(.*)\}} ", text, re.MULTILINE)
+            made[name] = {label for each in labels for label in re.findall(r'(\w+)="', each)} - {"le"}
+    assert made == told
+
+
+def latencies(server: Server, post: Callable[[], httpx.Response]) -> tuple[httpx.Response, list[float]]:
+    """Of /health/live, one after the other, from before a request until it is answered."""
+    seconds: list[float] = []
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, server.client() as client:
         client.get("/health/live")
+        during = pool.submit(post)
         while not during.done():
             began = time.perf_counter()
             assert client.get("/health/live").status_code == 200
             seconds.append(time.perf_counter() - began)
             time.sleep(0.002)
-    return seconds
+    return during.result(), seconds
 
 
-@pytest.mark.parametrize("path", ["/tokenize", "/generate", "/score"])
-def test_a_long_prompt_does_not_hold_up_others(server, path):
-    text = "明月几时有，把酒问青天。不知天上宫阙，今夕是何年。" * 4000  # 100,000 characters
-    body = {"text": text} if path != "/generate" else {"prompt": text, "truncate_prompt": True, "max_new_tokens": 20}
-    with concurrent.futures.ThreadPoolExecutor(1) as pool, server.client() as client:
-        client.post("/tokenize", json={"text": text})  # the child for long texts runs
-        seconds = latencies(server, pool.submit(client.post, path, json=body))
-    assert len(seconds) > 5
-    assert statistics.median(seconds) < 0.02
-    print(f"{path}: {len(seconds)} answers, median {statistics.median(seconds):.4f} s, slowest {max(seconds):.4f} s")
+LARGE = {
+    "tokenize": ("/tokenize", {"text": TEXT * 4000}),  # 100,000 characters
+    "generate": ("/generate", {"prompt": TEXT * 4000, "truncate_prompt": True, "max_new_tokens": 20}),
+    "score": ("/score", {"text": TEXT * 100}),
+    "detokenize": ("/detokenize", {"token_ids": [1000] * 150_000}),
+    "wrong ids": ("/score", {"token_ids": [""] * 200_000}),
+    "wrong prompts": ("/v1/completions", {"model": "cpm-embedded", "prompt": [["", ""]] * 80_000}),
+    "wrong biases": ("/v1/completions", {"model": "", "prompt": "", "logit_bias": {str(i): "" for i in range(70_000)}}),
+    "wrong fields": ("/generate", {"prompt": "从前"} | {str(i): 1 for i in range(70_000)}),
+    "wrong metadata": ("/works", {"prompt": "从前", "metadata": {str(i): 1 for i in range(70_000)}}),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_request_does_not_hold_up_others(server, name):
+    path, body = LARGE[name]
+    content = json.dumps(body, ensure_ascii=False).encode()
+    with server.client(headers={"Content-Type": "application/json"}) as client:
+        if name in ("tokenize", "generate", "score"):
+            client.post("/tokenize", json={"text": TEXT * 200})  # the child for long texts runs
+        for _ in range(5):  # the machine holds somebody up now and then; what blocks the event loop does so each time
+            answer, seconds = latencies(server, lambda: client.post(path, content=content))
+            if calm(seconds):
+                break
+    assert answer.status_code in ((200,) if "wrong" not in name else (400, 404, 422))
+    print(f"{name}: {len(seconds)} answers, median {statistics.median(seconds):.4f} s, slowest {max(seconds):.4f} s")
+    assert calm(seconds)
+
+
+def calm(seconds: list[float]) -> bool:
+    """Nobody waited long, and of many nearly nobody at all."""
+    return max(seconds) < 0.15 and (len(seconds) < 20 or statistics.median(seconds) < 0.02)
 
 
 def test_documentation_is_complete(client):
     document = client.get("/openapi.json").json()
     expected = {
         "/generate", "/score", "/tokenize", "/detokenize", "/v1/completions", "/v1/models", "/v1/models/{model}",
+        "/works", "/works/{id}", "/works/{id}/pause", "/works/{id}/resume", "/works/{id}/continue", "/works/{id}/events",
         "/health/live", "/health/ready", "/metrics",
     }  # fmt: skip
-    assert set(document["paths"]) >= expected
+    assert set(document["paths"]) == expected
     for path in expected:
         for operation in document["paths"][path].values():
             assert operation["summary"]
+            assert set(operation["responses"]) >= {
+                "408",
+                "413",
+                "421",
+                "503",
+            }  # what becomes of any request at the gate
             for status, answer in operation["responses"].items():
                 assert answer["description"]
                 if int(status) >= 400:
@@ -159,5 +203,25 @@ def test_documentation_is_complete(client):
     for name, schema in document["components"]["schemas"].items():
         if name.endswith("Body") and name not in ("WindowBody", "SamplingBody"):
             assert schema["examples"], name
-    for example in document["components"]["schemas"]["GenerateBody"]["examples"]:
-        assert client.post("/generate", json=example).status_code == 200
+
+
+def test_every_example_of_the_documentation_is_taken(client):
+    document = client.get("/openapi.json").json()
+    finished = settled(client, create(client, max_new_tokens=1)["id"])["id"]
+    for path, operations in document["paths"].items():
+        content = operations.get("post", {}).get("requestBody", {}).get("content")
+        for example in examples(document, content) if content else ():
+            response = client.post(path.replace("{id}", finished), json=example)
+            assert response.is_success, (path, example, response.text)
+            if "{id}" in path:
+                settled(client, finished)
+            if path == "/works":
+                client.delete(response.headers["Location"])
+    client.delete(f"/works/{finished}")
+
+
+def examples(document: dict[str, Any], content: dict[str, Any]) -> list[Any]:
+    """Of a request's body."""
+    schema = content["application/json"]["schema"]
+    [name] = [s["$ref"].rpartition("/")[2] for s in schema.get("anyOf", [schema]) if "$ref" in s]
+    return list(document["components"]["schemas"][name]["examples"])
