@@ -52,13 +52,13 @@ def router(service: Service) -> APIRouter:
     @routes.post(
         "/generate",
         response_model=GenerateAnswer,
-        responses=_ANSWERS | refusals(400, 401, 408, 413, 422, 429, 500, 503),
+        responses=_ANSWERS | refusals(400, 401, 422, 429, 500),
         summary="Write texts",
     )
     async def generate(
         request: Request, body: GenerateBody, key: Key = Depends(authorise)
     ) -> GenerateAnswer | Response:
-        job = await service.start(wanted(body, body.max_new_tokens, body.timeout), key)
+        job = await unless_gone(request, service.start(wanted(body, body.max_new_tokens, body.timeout), key))
         if body.stream:
             pieces = _events(service, job)
             return EventStream(pieces, service.options.send_timeout, lambda: service.finish(job))

@@ -8,12 +8,13 @@ once and removed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import re
 import secrets
 import time
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def _digest(key: str) -> bytes:
 
 @dataclass(eq=False)
 class Key:
-    """One user. streams, rate: most generations at once and requests a minute; 0: no limit."""
+    """One user. streams, rate: most requests that work at once, and requests a minute; 0: no limit."""
 
     name: str
     digest: bytes
@@ -63,14 +64,23 @@ class Key:
         self._tokens -= 1
 
     def enter(self) -> None:
-        """Begin a generation; raises ServeError (429) where as many run as the key may have."""
+        """Begin what takes its time; raises ServeError (429) where as much runs as the key may have."""
         if self.streams and self.open >= self.streams:
-            raise ServeError(429, "too_many_streams", f"more than {self.streams} generations at once", retry_after=1)
+            raise ServeError(429, "too_many_streams", f"more than {self.streams} such requests at once", retry_after=1)
         self.open += 1
 
     def leave(self) -> None:
-        """End a generation."""
+        """End it."""
         self.open -= 1
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """From :meth:`enter` to :meth:`leave`."""
+        self.enter()
+        try:
+            yield
+        finally:
+            self.leave()
 
 
 class Keys:

@@ -27,7 +27,7 @@ from cpm_gen.server.openai_schemas import (
     OpenAIError,
 )
 from cpm_gen.server.schemas import WindowBody, refusals
-from cpm_gen.server.service import Service, Wanted
+from cpm_gen.server.service import Service, Wanted, in_time
 from cpm_gen.server.sse import EVENT, KEEP_ALIVE, EventStream, event, unless_gone
 
 _STREAM: dict[int | str, dict[str, Any]] = {
@@ -60,20 +60,22 @@ def router(service: Service) -> APIRouter:
     @routes.post(
         "/completions",
         response_model=CompletionAnswer,
-        responses=_STREAM | _refusals(400, 401, 404, 408, 413, 429, 500, 503),
+        responses=_STREAM | _refusals(400, 401, 404, 429, 500),
         summary="Write texts, as OpenAI's API does",
     )
     async def completions(
         request: Request, body: CompletionBody, key: Key = Depends(authorise)
     ) -> CompletionAnswer | Response:
         _check(service, body)
-        job = await service.start(_wanted(body), key)
+        job = await unless_gone(request, service.start(_wanted(body), key))
         try:
             read = reader(service, body)
             texts = [Text(body.logprobs, read) for _ in range(job.samples)]
             if body.echo:
-                for at, piece in enumerate(await unless_gone(request, prompt_texts(service, job, body))):
-                    texts[at].echo(piece)
+                async with in_time(job.deadline):
+                    pieces = await unless_gone(request, prompt_texts(service, job, body))
+                for text, piece in zip(texts, pieces, strict=True):
+                    text.echo(piece)
         except BaseException:
             service.finish(job)
             raise

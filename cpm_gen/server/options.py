@@ -1,4 +1,4 @@
-"""Settings of the service. Every limit is one of them; 0 means no limit only where the text says so."""
+"""Settings of the service. Every limit of its load is one of them; 0 means no limit only where the text says so."""
 
 from __future__ import annotations
 
@@ -48,13 +48,19 @@ class ServeOptions:
     min_window_hop: int = option(
         1, "smallest window hop a request may ask for; below 16 every step costs a whole window"
     )
-    key_streams: int = option(16, "most generations at once per key; a line of the key file may say otherwise")
+    key_streams: int = option(
+        16,
+        "most requests at once per key that write, follow a work, score or tokenize; a line of the key file may say otherwise",
+    )
     key_rate: int = option(0, "most requests per minute and key; 0: no limit; a line of the key file may say otherwise")
 
-    request_timeout: float = option(600.0, "most seconds that a generation may take, waiting included")
+    request_timeout: float = option(
+        600.0, "most seconds that a generation, a scoring or a tokenization may take, waiting included"
+    )
     body_timeout: float = option(30.0, "most seconds for a request's body to arrive")
     send_timeout: float = option(60.0, "most seconds that a client may leave a piece of its answer unread")
     tokenize_timeout: float = option(20.0, "most seconds for a text to become tokens")
+    tokenize_queue: int = option(256, "most texts that wait to become tokens, short and long ones apart")
     keep_alive: float = option(15.0, "seconds of silence after which a stream gets a comment line")
     drain_timeout: float = option(30.0, "seconds that running requests get to finish after SIGTERM")
     probe_after: float = option(

@@ -7,11 +7,12 @@ a :class:`~cpm_gen.server.jobs.Job` to the engine's thread; the route reads the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from cpm_gen.app import LLM
 from cpm_gen.config import Decoder, ModelOptions, SamplingParams, TextOptions
 from cpm_gen.errors import ConfigError, CpmGenError
 from cpm_gen.folders import find_tokenizer
-from cpm_gen.server.errors import ServeError, explain, invalid, unavailable
+from cpm_gen.server.errors import ServeError, invalid, unavailable
 from cpm_gen.server.jobs import Job
 from cpm_gen.server.keys import Key, Keys
 from cpm_gen.server.loop import EngineLoop
@@ -48,6 +49,10 @@ class Wanted:
     logprobs: int | None = None
     limit: float | None = None  # seconds
 
+    def field(self, at: int) -> str:
+        """What the client calls one of the prompts."""
+        return "prompt" if len(self.prompts) == 1 else f"prompt.{at}"
+
 
 class Service:
     """One loaded model and everything around it. Lives on the event loop."""
@@ -58,8 +63,8 @@ class Service:
         self.keys = keys
         self._model = model
         self.metrics = Metrics()
-        self.tokenizing = Tokenizing(options.tokenize_timeout)
-        self.model_id = Path(model.model).name if model.model not in (None, "embedded") else "cpm-embedded"
+        self.tokenizing = Tokenizing(options.tokenize_timeout, options.tokenize_queue)
+        self.model_id = _model_id(model.model)
         self.created = int(time.time())
         self.draining = False
         self._open = False
@@ -141,6 +146,11 @@ class Service:
         self.metrics.prompt_tokens.inc(job.prompt_tokens)
         return job
 
+    def deadline(self, limit: float | None = None) -> float:
+        """When a request that begins now must have ended, by :func:`time.monotonic`; ``limit``: the client's seconds."""
+        most = self.options.request_timeout
+        return time.monotonic() + (most if limit is None else min(limit, most))
+
     def finish(self, job: Job) -> None:
         """The client has its answer, or left: what still runs leaves the batch before the next step. May be called again."""
         left, job.left = job.left, None
@@ -149,7 +159,7 @@ class Service:
             left()
 
     async def _job(self, llm: LLM, wanted: Wanted) -> Job:
-        began = time.monotonic()
+        began, deadline = time.monotonic(), self.deadline(wanted.limit)
         text = seeded(wanted.text)
         prompts = await self.encode(llm, wanted)
         window = self.window(llm, wanted)
@@ -163,9 +173,7 @@ class Service:
                 recompute=wanted.decoder == "recompute",
                 logprobs=wanted.logprobs,
             )
-            most = self.options.request_timeout
-            own = wanted.limit is not None and wanted.limit < most
-            deadline = began + (wanted.limit if own and wanted.limit is not None else most)
+            own = wanted.limit is not None and wanted.limit < self.options.request_timeout
             return Job("gen-" + secrets.token_hex(8), requests, text, deadline, began, own)
 
         many = sum(map(len, prompts)) > _MANY
@@ -175,15 +183,15 @@ class Service:
         return job
 
     async def encode(self, llm: LLM, wanted: Wanted) -> list[list[int]]:
-        """Token ids of the prompts; raises ServeError."""
-        prompts = []
+        """Token ids of the prompts, within the request's time; raises ServeError."""
+        async with in_time(self.deadline(wanted.limit)):
+            return await self._encode(llm, wanted)
+
+    async def _encode(self, llm: LLM, wanted: Wanted) -> list[list[int]]:
+        prompts, style = [], wanted.text.style
         for at, prompt in enumerate(wanted.prompts):
-            field = "prompt" if len(wanted.prompts) == 1 else f"prompt.{at}"
-            try:
-                style = wanted.text.style
-                ids = await self.tokenizing.encode(prompt, style) if isinstance(prompt, str) else list(prompt)
-            except CpmGenError as error:
-                raise explain(error, field) from None
+            field = wanted.field(at)
+            ids = await self.tokenizing.encode(prompt, style, field) if isinstance(prompt, str) else list(prompt)
             _known(ids, llm.size.vocabulary, field)
             if len(ids) > llm.window.limit and not wanted.truncate:
                 raise invalid(
@@ -221,8 +229,7 @@ class Service:
             "too_long",
         )
         for at, prompt in enumerate(wanted.prompts):
-            field = "prompt" if len(wanted.prompts) == 1 else f"prompt.{at}"
-            self.check_chars(prompt, field)
+            self.check_chars(prompt, wanted.field(at))
         _known(wanted.sampling.banned_ids, self.engine.require().size.vocabulary, "banned_ids")
         cached = self.engine.require().options.decoder == "cached"
         if wanted.decoder == "cached" and not cached:
@@ -233,9 +240,26 @@ class Service:
         _at_most(len(text), self.options.max_prompt_chars, field, "characters", "prompt_too_long")
 
 
+@contextlib.asynccontextmanager
+async def in_time(deadline: float | None) -> AsyncGenerator[None, None]:
+    """For what must end by a deadline of :func:`time.monotonic`, the event loop's clock; raises ServeError (503) then."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            yield
+    except TimeoutError:
+        raise unavailable("timeout", "time was up before there was an answer") from None
+
+
 def seeded(text: TextOptions) -> TextOptions:
     """With a seed, drawn where none was given; JavaScript's numbers hold it."""
     return text if text.seed is not None else dataclasses.replace(text, seed=secrets.randbits(48))
+
+
+def _model_id(model: str | None) -> str:
+    if model in (None, "embedded"):
+        return "cpm-embedded"
+    path = Path(model)
+    return path.name if path.name not in ("", "..") else path.resolve().name  # a link's own name is the model's
 
 
 def check_length(tokens: int | None, most: int | None) -> None:

@@ -22,36 +22,43 @@ from typing import BinaryIO
 
 from cpm_gen.config import StyleName
 from cpm_gen.errors import InputError
-from cpm_gen.server.errors import ServeError, invalid
+from cpm_gen.server.errors import ServeError, explain, invalid
 from cpm_gen.styles import encode_prompt
 from cpm_gen.tokenizer import Tokenizer
 
 _START = "import sys; sys.path.append(sys.argv[1]); from cpm_gen.server.tokenizing import main; main()"
 _STYLES: tuple[StyleName | None, ...] = (None, "plain", "novel", "lyric")
 _SHORT = 4_000  # characters
-_WAITING = 256  # texts per child
 _STARTING = 120.0  # seconds for a child to load its dictionary
 
 
 class Tokenizing:
     """Two children that encode, started when first needed and again after they were killed."""
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, queue: int) -> None:
+        """At most ``timeout`` seconds for a text, and ``queue`` texts that wait for each child."""
         self._timeout = timeout
+        self._queue = queue
         self._lanes: tuple[_Child, _Child] | None = None
 
     async def start(self, path: Path) -> None:
         """Encode with the vocabulary at ``path`` from now on; the child for short texts is ready on return."""
-        self._lanes = (_Child(path), _Child(path))
-        await self._lanes[0].encode("", None, self._timeout)
+        self._lanes = (_Child(path, self._timeout, self._queue), _Child(path, self._timeout, self._queue))
+        await self.encode("", None, "")
 
-    async def encode(self, text: str, style: StyleName | None) -> list[int]:
+    async def encode(self, text: str, style: StyleName | None, field: str) -> list[int]:
         """Token ids as the style reads the text; None: of the bare text, which may be empty.
 
-        Raises InputError for a text that cannot be encoded, ServeError for one that takes too long.
+        Raises ServeError, which names ``field``, for a text that cannot be encoded or takes too long.
         """
         assert self._lanes is not None
-        return await self._lanes[len(text) > _SHORT].encode(text, style, self._timeout)
+        try:
+            return await self._lanes[len(text) > _SHORT].encode(text, style)
+        except InputError as error:
+            raise explain(error, field) from None
+        except TimeoutError:
+            message = f"the text takes longer than {self._timeout:g} seconds to become tokens"
+            raise invalid(message, field, "prompt_too_slow") from None
 
     def close(self) -> None:
         """End the children."""
@@ -69,32 +76,35 @@ def _failed() -> ServeError:
 
 
 class _Child:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, timeout: float, queue: int) -> None:
         self._path = path
+        self._timeout = timeout
+        self._queue = queue
         self._lock = asyncio.Lock()
         self._waiting = 0
         self._process: asyncio.subprocess.Process | None = None
         self._killed: asyncio.subprocess.Process | None = None  # the last one
 
-    async def encode(self, text: str, style: StyleName | None, timeout: float) -> list[int]:
-        if self._waiting >= _WAITING:
+    async def encode(self, text: str, style: StyleName | None) -> list[int]:
+        """Raises InputError, TimeoutError or ServeError. Who leaves before their turn leaves nothing to do."""
+        if self._waiting >= self._queue:
             raise ServeError(429, "queue_full", "too many texts wait to become tokens; try again later", retry_after=2)
         self._waiting += 1
+        try:
+            await self._lock.acquire()
+        finally:
+            self._waiting -= 1
         # a task of its own: the answer is read whether or not somebody still waits for it, or the next would get it
-        task = asyncio.create_task(self._in_turn(text, style, timeout))
+        task = asyncio.create_task(self._ask(text, style))
         task.add_done_callback(self._ended)
         return await asyncio.shield(task)
 
     def _ended(self, task: asyncio.Task[list[int]]) -> None:
-        self._waiting -= 1
+        self._lock.release()
         if not task.cancelled():
             task.exception()  # seen, whoever left
 
-    async def _in_turn(self, text: str, style: StyleName | None, timeout: float) -> list[int]:
-        async with self._lock:
-            return await self._ask(text, style, timeout)
-
-    async def _ask(self, text: str, style: StyleName | None, timeout: float) -> list[int]:
+    async def _ask(self, text: str, style: StyleName | None) -> list[int]:
         process = self._process
         if process is None or process.returncode is not None:
             process = await self._start()
@@ -102,15 +112,13 @@ class _Child:
         try:
             body = bytes([_STYLES.index(style)]) + text.encode("utf-8", "surrogatepass")
             process.stdin.write(len(body).to_bytes(4, "big") + body)
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(self._timeout):
                 await process.stdin.drain()
                 length = int.from_bytes(await process.stdout.readexactly(4), "big")
                 answer = await process.stdout.readexactly(length)
         except TimeoutError:
             self.kill()
-            raise invalid(
-                f"the text takes longer than {timeout:g} seconds to become tokens", "prompt", "prompt_too_slow"
-            ) from None
+            raise
         except (asyncio.IncompleteReadError, ConnectionError):
             self.kill()
             raise _failed() from None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 
 from fastapi import APIRouter, Depends, Request
 
+from cpm_gen.config import StyleName
 from cpm_gen.errors import CpmGenError
 from cpm_gen.server.access import authorised
 from cpm_gen.server.errors import explain, invalid
@@ -19,11 +21,11 @@ from cpm_gen.server.schemas import (
     TokenizeBody,
     refusals,
 )
-from cpm_gen.server.service import Service
+from cpm_gen.server.service import Service, in_time
 from cpm_gen.server.sse import unless_gone
 from cpm_gen.styles import detokenizer
 
-_REFUSALS = refusals(400, 401, 408, 413, 422, 429, 500, 503)
+_REFUSALS = refusals(400, 401, 422, 429, 500)
 
 
 def router(service: Service) -> APIRouter:
@@ -37,31 +39,35 @@ def router(service: Service) -> APIRouter:
         if (body.text is None) == (body.token_ids is None):
             raise invalid("give either text or token_ids", "text")
         field = "text" if body.text is not None else "token_ids"
-        key.enter()
-        try:
+
+        async def scored() -> tuple[list[int], list[float]]:
+            ids = body.token_ids if body.text is None else await _encode(service, body.text, body.style)
+            assert ids is not None
+            if len(ids) > service.options.max_text_tokens:
+                most = service.options.max_text_tokens
+                raise invalid(f"{len(ids):,} tokens; the most here is {most:,}", field, "too_many_tokens")
+            try:
+                return ids, await service.engine.score(ids)
+            except CpmGenError as error:
+                raise explain(error, field) from None
+
+        with key.held():
             service.engine.reserve(1)
             try:
-                ids = body.token_ids if body.text is None else await encode(service, body.text, body.style)
-                assert ids is not None
-                if len(ids) > service.options.max_text_tokens:
-                    most = service.options.max_text_tokens
-                    raise invalid(f"{len(ids):,} tokens; the most here is {most:,}", field, "too_many_tokens")
-                try:
-                    scores = await unless_gone(request, service.engine.score(ids))
-                except CpmGenError as error:
-                    raise explain(error, field) from None
+                async with in_time(service.deadline()):
+                    ids, scores = await unless_gone(request, scored())
             finally:
                 service.engine.release(1)
-        finally:
-            key.leave()
         service.metrics.scored_tokens.inc(len(scores))
         first: list[float | None] = [None] * min(1, len(ids))
         perplexity = math.exp(min(700.0, -sum(scores) / len(scores))) if scores else None
         return ScoreAnswer(model=service.model_id, token_ids=ids, logprobs=first + list(scores), perplexity=perplexity)
 
-    @routes.post("/tokenize", summary="A text's token ids", dependencies=[Depends(authorise)])
-    async def tokenize(body: TokenizeBody) -> TokenizeAnswer:
-        ids = await encode(service, body.text, body.style)
+    @routes.post("/tokenize", summary="A text's token ids")
+    async def tokenize(request: Request, body: TokenizeBody, key: Key = Depends(authorise)) -> TokenizeAnswer:
+        with key.held():
+            async with in_time(service.deadline()):
+                ids = await unless_gone(request, _encode(service, body.text, body.style))
         tokenizer = service.require().tokenizer
         return TokenizeAnswer(token_ids=ids, pieces=[tokenizer.surface(i) for i in ids], count=len(ids))
 
@@ -70,18 +76,16 @@ def router(service: Service) -> APIRouter:
         service.check_chars(body.token_ids, "token_ids")
         reader = detokenizer(body.style, service.require().tokenizer)
         try:
-            return DetokenizeAnswer(text="".join(reader.push(i) for i in body.token_ids))
+            text = await asyncio.to_thread(lambda: "".join(map(reader.push, body.token_ids)))
+            return DetokenizeAnswer(text=text)
         except CpmGenError as error:
             raise explain(error, "token_ids") from None
 
     return routes
 
 
-async def encode(service: Service, text: str, style: str | None) -> list[int]:
+async def _encode(service: Service, text: str, style: StyleName | None) -> list[int]:
     """Token ids of a field called ``text``; raises ServeError."""
     service.require()
     service.check_chars(text, "text")
-    try:
-        return await service.tokenizing.encode(text, style)  # type: ignore[arg-type]
-    except CpmGenError as error:
-        raise explain(error, "text") from None
+    return await service.tokenizing.encode(text, style, "text")

@@ -34,14 +34,15 @@ def router(service: Service, works: Works) -> APIRouter:
         "",
         status_code=201,
         summary="Begin a work",
-        responses=refusals(400, 401, 408, 409, 413, 422, 429, 500, 503),
+        responses=refusals(400, 401, 409, 422, 429, 500),
     )
     async def create(body: WorkBody, response: Response, key: Key = Depends(authorise)) -> WorkAnswer:
-        live = await works.create(body, key.name)
+        with key.held():
+            live = await works.create(body, key.name)
         response.headers["Location"] = f"/works/{live.id}"
         return await works.answer(live)
 
-    @routes.get("", summary="Your works, newest first", responses=refusals(401, 404, 422, 429, 500, 503))
+    @routes.get("", summary="Your works, newest first", responses=refusals(401, 404, 422, 429, 500))
     async def page(
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
         before: Annotated[
@@ -53,7 +54,7 @@ def router(service: Service, works: Works) -> APIRouter:
             await works.find(before, key.name)
         return await works.page(key.name, before, limit)
 
-    @routes.get("/{id}", summary="A work and its texts", responses=refusals(401, 404, 422, 429, 500, 503))
+    @routes.get("/{id}", summary="A work and its texts", responses=refusals(401, 404, 422, 429, 500))
     async def look(
         id: str,
         token_ids: Annotated[bool, Query(description="with the tokens of its texts")] = False,
@@ -61,20 +62,18 @@ def router(service: Service, works: Works) -> APIRouter:
     ) -> WorkAnswer:
         return await works.answer(await works.find(id, key.name), token_ids)
 
-    @routes.delete(
-        "/{id}", status_code=204, summary="End and forget a work", responses=refusals(401, 404, 429, 500, 503)
-    )
+    @routes.delete("/{id}", status_code=204, summary="End and forget a work", responses=refusals(401, 404, 429, 500))
     async def delete(id: str, key: Key = Depends(authorise)) -> None:
         await works.delete(await works.find(id, key.name))
 
-    @routes.post("/{id}/pause", summary="Stop for now", responses=refusals(401, 404, 409, 429, 500, 503))
+    @routes.post("/{id}/pause", summary="Stop for now", responses=refusals(401, 404, 409, 429, 500))
     async def pause(id: str, key: Key = Depends(authorise)) -> WorkAnswer:
         live = await works.find(id, key.name)
         await works.pause(live)
         return await works.answer(live)
 
     @routes.post(
-        "/{id}/resume", summary="Go on with a paused or failed work", responses=refusals(401, 404, 409, 429, 500, 503)
+        "/{id}/resume", summary="Go on with a paused or failed work", responses=refusals(401, 404, 409, 429, 500)
     )
     async def resume(id: str, key: Key = Depends(authorise)) -> WorkAnswer:
         live = await works.find(id, key.name)
@@ -84,7 +83,7 @@ def router(service: Service, works: Works) -> APIRouter:
     @routes.post(
         "/{id}/continue",
         summary="Go on with a finished work",
-        responses=refusals(400, 401, 404, 408, 409, 413, 422, 429, 500, 503),
+        responses=refusals(400, 401, 404, 409, 422, 429, 500),
     )
     async def extend(id: str, body: ContinueBody | None = None, key: Key = Depends(authorise)) -> WorkAnswer:
         live = await works.find(id, key.name)
@@ -96,7 +95,7 @@ def router(service: Service, works: Works) -> APIRouter:
         "/{id}/events",
         summary="Follow a work",
         response_class=Response,
-        responses=_EVENTS | refusals(401, 404, 422, 429, 500, 503),
+        responses=_EVENTS | refusals(401, 404, 422, 429, 500),
     )
     async def events(
         id: str,
@@ -107,6 +106,7 @@ def router(service: Service, works: Works) -> APIRouter:
         at = live.begin() if last_event_id is None else live.position(last_event_id)
         if last_event_id is not None and live.state == "finished" and at == live.end():
             return Response(status_code=204)
-        return EventStream(works.follow(live, at), service.options.send_timeout, lambda: None)
+        key.enter()
+        return EventStream(works.follow(live, at), service.options.send_timeout, key.leave)
 
     return routes

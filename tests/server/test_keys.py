@@ -14,6 +14,7 @@ from cpm_gen.errors import ConfigError
 from cpm_gen.server.errors import ServeError
 from cpm_gen.server.keys import VARIABLE, Key, Keys, make_key
 from tests.server.conftest import PATIENCE, Server, error, until
+from tests.server.works import create, follow
 
 BODY = {"prompt": "从前", "max_new_tokens": 2}
 
@@ -87,9 +88,32 @@ def test_a_key_has_its_number_of_streams(guarded, keys):
             assert refused.status_code == 429
             assert error(refused)["code"] == "too_many_streams"
             assert refused.headers["Retry-After"] == "1"
-            assert client.post("/tokenize", json={"text": "从前"}).status_code == 200
+            assert client.post("/detokenize", json={"token_ids": [5]}).status_code == 200
             assert other.post("/generate", json=BODY, headers=bearer(keys["ann"][0])).status_code == 200
         until(lambda: client.post("/generate", json=BODY).status_code == 200)
+
+
+def test_whatever_takes_its_time_is_one_of_a_keys_streams(guarded, keys):
+    with guarded.client(headers=bearer(keys["bob"][0])) as client:
+        work = create(client, max_new_tokens=None)["id"]
+        following = follow(client, work)
+        next(following)
+        for path, body in [
+            ("/generate", BODY),
+            ("/v1/completions", {"model": "cpm-embedded", "prompt": "从前"}),
+            ("/works", BODY),
+            ("/score", {"text": "从前"}),
+            ("/tokenize", {"text": "从前"}),
+        ]:
+            refused = client.post(path, json=body)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_streams"), path
+        assert client.get(f"/works/{work}/events").status_code == 429
+        assert client.post(f"/works/{work}/pause").status_code == 200  # stopping is always possible
+        following.close()
+        until(lambda: client.post("/tokenize", json={"text": "从前"}).status_code == 200)
+        assert client.post("/score", json={"token_ids": [8000]}).status_code == 422
+        create(client, max_new_tokens=1)  # each of them was left again
+        next(follow(client, work))
 
 
 def test_a_key_has_its_rate(guarded, keys):

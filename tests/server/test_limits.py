@@ -1,9 +1,11 @@
 """Everything is bounded, and every refusal says what, in one shape."""
 
+import concurrent.futures
 import json
 import socket
 import time
 
+import httpx
 import pytest
 
 from tests.server.conftest import ORIGIN, error, idle, until
@@ -150,14 +152,59 @@ def test_hostile_json_is_refused(client, content, status):
     assert error(response)["code"] in ("malformed", "invalid")
 
 
+SLOW = "的了我" * 60_000  # jieba needs minutes for it
+
+
 def test_a_text_made_to_take_for_ever_is_given_up(single):
     with single.client() as client, single.client() as other:
         began = time.monotonic()
-        slow = client.post("/tokenize", json={"text": "的了我" * 60_000})  # jieba needs minutes for it
+        slow = client.post("/tokenize", json={"text": SLOW})
         assert slow.status_code == 422
-        assert error(slow)["code"] == "prompt_too_slow"
+        assert (error(slow)["code"], error(slow)["field"]) == ("prompt_too_slow", "text")
         assert time.monotonic() - began < 30
         assert other.post("/tokenize", json={"text": "从前" * 5_000}).status_code == 200
+
+
+def test_texts_of_those_who_left_are_not_read(single):
+    def leave(path: str) -> None:
+        field = "prompt" if path == "/generate" else "text"
+        with httpx.Client(base_url=single.url, timeout=0.3) as client, pytest.raises(httpx.ReadTimeout):
+            client.post(path, json={field: SLOW})
+
+    began = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(10) as pool, single.client() as client:
+        list(pool.map(leave, ["/generate", "/score", *["/tokenize"] * 8]))
+        slow = client.post("/generate", json=BODY | {"prompt": ["从前", SLOW]})
+    assert (error(slow)["code"], error(slow)["field"]) == ("prompt_too_slow", "prompt.1")
+    assert time.monotonic() - began < 12, "each of the others took 1.5 seconds"
+
+
+def test_time_runs_out_wherever_a_request_is(start):
+    server = start("--request-timeout", "0.3", "--tokenize-queue", "1")
+    ids = [list(range(5, 500))] * 16
+    with concurrent.futures.ThreadPoolExecutor(3) as pool, server.client() as client:
+
+        def code(path: str, **body: object) -> str:
+            began = time.monotonic()
+            answer = client.post(path, json=body)
+            assert time.monotonic() - began < 5
+            assert answer.status_code == (429 if answer.json()["error"]["code"] == "queue_full" else 503)
+            assert int(answer.headers["Retry-After"]) >= 1
+            return answer.json()["error"]["code"]
+
+        codes = pool.map(lambda _: code("/tokenize", text=SLOW), range(3))  # one is read, one waits
+        assert sorted(codes) == ["queue_full", "timeout", "timeout"]
+        for path in ("/generate", "/works"):
+            assert code(path, prompt=SLOW) == "timeout"
+        assert code("/generate", prompt=SLOW, timeout=0.1) == "timeout"
+        assert code("/score", text=SLOW) == "timeout"
+        assert code("/score", token_ids=[5] * 16_384) == "timeout"
+        echo = {"model": "cpm-embedded", "prompt": ids, "max_tokens": 0, "echo": True, "logprobs": 0}
+        assert code("/v1/completions", **echo) == "timeout"
+        until(lambda: idle(server))
+        cut = client.post("/generate", json=BODY | {"max_new_tokens": 16_000}).json()
+        assert cut["choices"][0]["finish_reason"] == "timeout"
+        assert client.post("/tokenize", json={"text": "从前"}).status_code == 200
 
 
 def test_a_body_must_say_that_it_is_json(client):

@@ -1,9 +1,15 @@
 """/v1 with the openai package as the client."""
 
+import asyncio
+
 import openai
 import pytest
 
 import cpm_gen
+from cpm_gen.config import ModelOptions
+from cpm_gen.server.keys import Keys
+from cpm_gen.server.options import ServeOptions
+from cpm_gen.server.service import Service
 from tests.server.conftest import PATIENCE
 
 MODEL = "cpm-embedded"
@@ -33,6 +39,19 @@ def test_models(api):
     with pytest.raises(openai.NotFoundError) as refused:
         api.models.retrieve("gpt-5")
     assert refused.value.code == "model_not_found"
+
+
+@pytest.mark.parametrize("given", [".", "../CPM", "../CPM/", "{}/x/..", "../link"])
+def test_a_model_is_called_as_its_folder(tmp_path, monkeypatch, given):
+    (tmp_path / "CPM").mkdir()
+    (tmp_path / "link").symlink_to("CPM")
+    monkeypatch.chdir(tmp_path / "CPM")
+    model = ModelOptions(model=given.format(tmp_path / "CPM"))
+
+    async def name() -> str:
+        return Service(ServeOptions(), model, Keys(None, {}, streams=1, rate=0)).model_id
+
+    assert asyncio.run(name()) == ("link" if given == "../link" else "CPM")
 
 
 def test_a_completion_is_what_the_library_writes(api, llm):
