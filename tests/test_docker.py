@@ -20,6 +20,7 @@ import yaml
 from dockerfile import Builder, Image, StepError, copy_context, parse
 
 from cpm_gen import config
+from cpm_gen.server import run
 from cpm_gen.server.keys import Keys
 from tests.server.conftest import PATIENCE, until
 
@@ -225,7 +226,11 @@ def test_what_the_services_mount_wait_for_and_are_told_is_there() -> None:
     ours = services["cpm-gen"]
     settings = config.resolve(environment=ours["environment"])
     assert settings.serve.keys == "/run/secrets/api_keys"
-    assert float(ours["stop_grace_period"].rstrip("s")) >= settings.serve.drain_timeout + 10
+    ending = max(settings.serve.drain_timeout, run._KEEP) + run._ANSWER + run._END
+    assert float(ours["stop_grace_period"].rstrip("s")) >= ending + 2  # and the last answers' and the interpreter's
+    assert all(
+        v["bind"]["create_host_path"] for v in ours["volumes"] if v["type"] == "bind"
+    )  # older ones do not by themselves
     assert (ROOT / "docker" / ours["build"]["context"] / ours["build"]["dockerfile"]).read_text() == DOCKERFILE
     arguments = set(re.findall(r"^ARG (\w+)", DOCKERFILE, re.MULTILINE))
     assert set(ours["build"]["args"]) <= arguments

@@ -133,8 +133,8 @@ async def _load(service: Service, works: Works, asked: asyncio.Event) -> BaseExc
     """Wait for the model and the works, or for a signal; returns why there is no model."""
 
     async def load() -> None:
-        await service.load()
         try:
+            await service.load()
             await works.open()
         except ServeError as error:
             raise CpmGenError(error.message) from None
@@ -171,15 +171,15 @@ def _on_signals(service: Service, asked: asyncio.Event) -> None:
 async def _drain(service: Service, works: Works, timeout: float) -> bool:
     """Wait for running jobs; those that do not finish in time end with an error. Works go on in the next process.
 
-    Returns whether the database took what they wrote and let go; where not, its thread waits for it still.
+    Returns whether the database, meanwhile, took what they wrote and let go; where not, its thread waits for it still.
     """
     service.draining = True
+    deadline = asyncio.get_running_loop().time() + timeout
     kept = False
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_KEEP):
             await works.close()
             kept = True
-    deadline = asyncio.get_running_loop().time() + timeout
     while service.engine.busy and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(0.05)
     if service.engine.busy:

@@ -73,6 +73,16 @@ def test_what_cannot_be_served_is_one_line_and_status_2(start, flags, says):
     assert says in line
 
 
+def test_a_tokenizer_that_does_not_start_is_one_line(start, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nif '-c' in sys.orig_argv and 'tokenizing' in str(sys.orig_argv): os._exit(1)\n"
+    )
+    server = start(environment={"PYTHONPATH": str(tmp_path)}, ready=False)
+    assert server.wait() == 2
+    assert server.lines["stdout"] == []
+    assert server.lines["stderr"] == ["cpm-gen: the tokenizer ended; try again"]
+
+
 @pytest.mark.slow
 def test_a_port_in_use_is_one_line_and_status_2(start, server):
     other = start("--port", server.url.rpartition(":")[2], ready=False)

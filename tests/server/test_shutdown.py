@@ -1,15 +1,18 @@
 """Ends: a signal drains, a second one does not wait; and no process stays behind."""
 
+import asyncio
 import contextlib
 import os
 import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
+from cpm_gen.server import run
 from tests.server.conftest import error, events, until
 
 
@@ -122,6 +125,17 @@ def test_when_it_is_killed_nothing_stays_behind(start):
     assert len(children) == 2
     os.kill(server.process.pid, signal.SIGKILL)
     until(lambda: not any(map(alive, children)), patience=20)
+
+
+def test_requests_drain_while_the_database_takes_its_time(monkeypatch):
+    cut = []
+    engine = SimpleNamespace(busy=1, fail_all=cut.append)
+    works = SimpleNamespace(close=lambda: asyncio.sleep(60))  # a database that hangs
+    monkeypatch.setattr(run, "_KEEP", 1.0)
+    began = time.monotonic()
+    assert not asyncio.run(run._drain(SimpleNamespace(draining=False, engine=engine), works, 1.0))
+    assert 1.0 <= time.monotonic() - began < 1.8
+    assert [error.code for error in cut] == ["shutting_down"]
 
 
 @pytest.mark.slow
