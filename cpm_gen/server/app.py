@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp
 
 import cpm_gen
 from cpm_gen.server import errors, generate, health, openai, page, tools, work_routes
+from cpm_gen.server.errors import ServeError
 from cpm_gen.server.gate import Gate
 from cpm_gen.server.service import Service
 from cpm_gen.server.works import Works
@@ -29,6 +32,16 @@ def _drop_undocumented(app: FastAPI) -> None:
         document["components"]["schemas"].pop(name, None)
 
 
+class _CrossOrigin(CORSMiddleware):
+    """What it refuses is refused as everything is, by the gate."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        answer = super().preflight_response(request_headers)
+        if answer.status_code != 200:
+            raise ServeError(400, "cross_origin", bytes(answer.body).decode())
+        return answer
+
+
 def create_app(service: Service, works: Works) -> ASGIApp:
     """Everything that answers requests for a service and its works."""
     app = FastAPI(
@@ -44,12 +57,13 @@ def create_app(service: Service, works: Works) -> ASGIApp:
     app.include_router(work_routes.router(service, works))
     app.include_router(page.router())
     _drop_undocumented(app)
+    served: ASGIApp = app
     if service.options.cors_origin:
-        app.add_middleware(
-            CORSMiddleware,
+        served = _CrossOrigin(
+            app,
             allow_origins=list(service.options.cors_origin),
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "Last-Event-ID"],
             expose_headers=["Retry-After", "X-Request-Id"],
         )
-    return Gate(app, service)
+    return Gate(served, service)
