@@ -74,6 +74,7 @@ LEVELS = {
     "server.service": 8.5,
     "server.access": 8.6,
     "server.gate": 8.6,
+    "server.connection": 8.65,
     "server.health": 8.7,
     "server.page": 8.7,
     "server.tools": 8.7,

@@ -22,7 +22,9 @@ log = logging.getLogger("cpm_gen.server")
 
 _DISCARD = 2**26  # bytes of a body that is too large
 
-_HEADERS = {
+_LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
+
+HEADERS = {  # of every answer
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -41,8 +43,8 @@ class Gate:
         self._open = 0
         options = service.options
         self._hosts = {h.lower() for h in options.allowed_host}
-        if not self._hosts and is_loopback(options.host) and not service.keys.needed:
-            self._hosts = {"localhost", "127.0.0.1", "[::1]"}  # a web page whose name points here is not one of us
+        if self._hosts or (is_loopback(options.host) and not service.keys.needed):
+            self._hosts |= _LOOPBACK  # a web page whose name points here is not one of us
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -55,7 +57,8 @@ class Gate:
         scope.setdefault("state", {})["id"] = answer.id
         try:
             self._admit(scope)
-            await self._app(scope, await self._whole(scope, receive), answer.send)
+            body = await self._whole(scope, receive) if self._known(scope) else b""
+            await self._app(scope, _replay(body, receive), answer.send)
         except ServeError as error:
             await respond(error, scope["path"])(scope, receive, answer.send)
         except ClientGone:
@@ -72,47 +75,47 @@ class Gate:
             self._record(scope, answer, time.monotonic() - began)
 
     def _admit(self, scope: Scope) -> None:
-        if self._open > self._service.options.connections:
+        if self._open > self._service.options.connections and not scope["path"].startswith("/health/"):
             raise unavailable("too_many_connections", "too many requests are open", retry_after=1)
         host = Headers(scope=scope).get("host", "").lower()
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() and not host.endswith("]") else host
         if self._hosts and name not in self._hosts:
             raise ServeError(421, "wrong_host", "the service does not answer to this Host", "Host")
 
-    async def _whole(self, scope: Scope, receive: Receive) -> Receive:
-        """The body, read; returns a ``receive`` that gives it at once."""
+    def _known(self, scope: Scope) -> bool:
+        """Whether the body is worth reading: who has no key is refused by the route, and must not hold a place with it."""
+        with contextlib.suppress(ServeError):
+            self._service.keys.find(Headers(scope=scope).get("authorization"))
+            return True
+        return False
+
+    async def _whole(self, scope: Scope, receive: Receive) -> bytes:
+        """The body, read; raises ServeError for one that is too large or too slow."""
         options = self._service.options
-        most = options.max_body
-        too_large = ServeError(413, "body_too_large", f"the body is larger than {most:,} bytes")
         length = Headers(scope=scope).get("content-length", "0")
         if not length.isdecimal():
             raise invalid("Content-Length is not a number", "Content-Length")
-        if int(length) > most:
-            await _discard(receive)
-            raise too_large
-        body = bytearray()
+        too_large = int(length) > options.max_body
+        body, more = bytearray(), True
         try:
             async with asyncio.timeout(options.body_timeout):
-                while True:
+                while more and not too_large:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise ClientGone
                     body += message.get("body", b"")
-                    if len(body) > most:
-                        await _discard(receive)
-                        raise too_large
-                    if not message.get("more_body"):
-                        break
+                    more = message.get("more_body", False)
+                    too_large = len(body) > options.max_body
+                if too_large:
+                    await _discard(receive)
         except TimeoutError:
-            raise ServeError(
-                408, "body_timeout", f"the body took longer than {options.body_timeout:g} seconds"
-            ) from None
-        first: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
-
-        async def replay() -> Message:
-            return first.pop() if first else await receive()
-
-        return replay
+            if not too_large:
+                raise ServeError(
+                    408, "body_timeout", f"the body took longer than {options.body_timeout:g} seconds"
+                ) from None
+        if too_large:
+            raise ServeError(413, "body_too_large", f"the body is larger than {options.max_body:,} bytes")
+        return bytes(body)
 
     def _record(self, scope: Scope, answer: _Answer, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
@@ -121,6 +124,16 @@ class Gate:
             user = scope["state"].get("user", "-")
             path = quote(scope["path"][:200], safe="/:-._~")
             log.info("%s %s %s %s %d %.3f s", answer.id, user, scope["method"], path, answer.status, seconds)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A ``receive`` that gives a whole body at once."""
+    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return first.pop() if first else await receive()
+
+    return replay
 
 
 async def _discard(receive: Receive) -> None:
@@ -147,7 +160,7 @@ class _Answer:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
-            for name, value in _HEADERS.items():
+            for name, value in HEADERS.items():
                 headers.setdefault(name, value)
             headers["X-Request-Id"] = self.id
             if self.status in (408, 413):

@@ -61,7 +61,7 @@ def router(service: Service) -> APIRouter:
         job = await unless_gone(request, service.start(wanted(body, body.max_new_tokens, body.timeout), key))
         if body.stream:
             pieces = _events(service, job)
-            return EventStream(pieces, service.options.send_timeout, lambda: service.finish(job))
+            return EventStream(pieces, lambda: service.finish(job))
         try:
             completions = await unless_gone(request, collect(job))
         finally:

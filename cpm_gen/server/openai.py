@@ -81,7 +81,7 @@ def router(service: Service) -> APIRouter:
             raise
         answer = _Answer(service, job, body, texts)
         if body.stream:
-            return EventStream(answer.events(), service.options.send_timeout, lambda: service.finish(job))
+            return EventStream(answer.events(), lambda: service.finish(job))
         try:
             return await unless_gone(request, answer.whole())
         finally:

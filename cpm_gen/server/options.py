@@ -20,7 +20,8 @@ class ServeOptions:
     insecure: bool = option(False, "listen beyond loopback without keys")
     cors_origin: tuple[str, ...] = option((), "web origin whose pages may call the service; may be given several times")
     allowed_host: tuple[str, ...] = option(
-        (), "Host header to answer to; may be given several times (default: loopback names without keys, else any)"
+        (),
+        "Host header to answer to, besides loopback names; may be given several times (default: none without keys, else any)",
     )
     access_log: bool = option(True, "one line on standard error for each request, without its text")
     log_prompts: bool = option(False, "write prompts into the log")
@@ -37,7 +38,7 @@ class ServeOptions:
     work_turn: float = option(60.0, "seconds after which a text of a work lets another one that waits go first")
 
     queue: int = option(256, "most samples that wait for a place in the batch")
-    connections: int = option(1024, "most requests that are open at once")
+    connections: int = option(1024, "most requests that are open at once, those to /health aside")
     max_body: int = option(2**21, "most bytes of a request's body")
     max_prompts: int = option(16, "most prompts of a request")
     max_samples: int = option(8, "most samples of a prompt (n)")
@@ -57,8 +58,8 @@ class ServeOptions:
     request_timeout: float = option(
         600.0, "most seconds that a generation, a scoring or a tokenization may take, waiting included"
     )
-    body_timeout: float = option(30.0, "most seconds for a request's body to arrive")
-    send_timeout: float = option(60.0, "most seconds that a client may leave a piece of its answer unread")
+    body_timeout: float = option(30.0, "most seconds for a request's head to arrive, and for its body")
+    send_timeout: float = option(60.0, "most seconds that a client may leave its answer unread")
     tokenize_timeout: float = option(20.0, "most seconds for a text to become tokens")
     tokenize_queue: int = option(256, "most texts that wait to become tokens, short and long ones apart")
     keep_alive: float = option(15.0, "seconds of silence after which a stream gets a comment line")

@@ -16,6 +16,7 @@ import uvicorn
 from cpm_gen.config import Settings
 from cpm_gen.errors import ConfigError, CpmGenError
 from cpm_gen.server.app import create_app
+from cpm_gen.server.connection import connections
 from cpm_gen.server.errors import ServeError, unavailable
 from cpm_gen.server.keys import Keys
 from cpm_gen.server.options import ServeOptions
@@ -85,7 +86,7 @@ async def _serve(settings: Settings, keys: Keys, listener: socket.socket, store:
     server = _Server(
         uvicorn.Config(
             create_app(service, works),
-            http="h11",
+            http=connections(settings.serve),
             ws="none",
             lifespan="off",
             log_config=None,

@@ -58,17 +58,16 @@ async def _cancel(*tasks: asyncio.Future[Any]) -> None:
 
 
 class EventStream(Response):
-    """Server-sent events from ``pieces``, until their end, or until the client leaves or leaves one unread for too long.
+    """Server-sent events from ``pieces``, until their end or until the client leaves.
 
-    ``close`` is called at the end in any case.
+    ``close`` is called at the end in any case. Who leaves one unread for too long is cut off by the connection.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, pieces: AsyncGenerator[str, None], send_timeout: float, close: Callable[[], None]) -> None:
+    def __init__(self, pieces: AsyncGenerator[str, None], close: Callable[[], None]) -> None:
         self._pieces = pieces
         self._close = close
-        self._send_timeout = send_timeout
         self.status_code = 200
         self.background = None
         self.body = b""
@@ -91,6 +90,5 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async for piece in self._pieces:
-            async with asyncio.timeout(self._send_timeout):
-                await send({"type": "http.response.body", "body": piece.encode(), "more_body": True})
+            await send({"type": "http.response.body", "body": piece.encode(), "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -107,6 +107,6 @@ def router(service: Service, works: Works) -> APIRouter:
         if last_event_id is not None and live.state == "finished" and at == live.end():
             return Response(status_code=204)
         key.enter()
-        return EventStream(works.follow(live, at), service.options.send_timeout, key.leave)
+        return EventStream(works.follow(live, at), key.leave)
 
     return routes

@@ -3,6 +3,7 @@
 import concurrent.futures
 import hashlib
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,22 @@ def test_a_wrong_key_is_refused(guarded, header):
         response = client.post("/generate", json=BODY, headers={"Authorization": header.encode("latin-1")})
         assert response.status_code == 401
         assert error(response)["code"] in ("key_unknown", "key_missing")
+
+
+def test_who_has_no_key_does_not_hold_a_place_with_a_body(guarded, keys):
+    def answer(header: str, length: int, patience: float = PATIENCE) -> bytes:
+        head = f"POST /generate HTTP/1.1\r\nHost: x\r\n{header}Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        with socket.create_connection(
+            ("127.0.0.1", int(guarded.url.rpartition(":")[2])), timeout=patience
+        ) as connection:
+            connection.sendall(head.encode())
+            return connection.recv(65536)
+
+    for length in (50, 99_999_999):
+        assert answer("", length).startswith(b"HTTP/1.1 401 ")
+        assert answer("Authorization: Bearer wrong\r\n", length).startswith(b"HTTP/1.1 401 ")
+    with pytest.raises(TimeoutError):
+        answer(f"Authorization: Bearer {keys['ann'][0]}\r\n", 50, patience=0.5)
 
 
 def test_keys_of_the_file_and_of_the_environment_are_let_in(guarded, keys):
