@@ -36,7 +36,7 @@ async def follow(desk: Desk, live: LiveWork, at: list[Position], keep_alive: flo
                     now, starts[place] = text.now, text.now.window_start
                     moved = {"start": now.window_start, "text_start": now.text_start, "slides": now.slides}
                     yield event("window", {"index": place, **moved}, event_id(at))
-            if live.deleted:
+            if state[0] == "deleted":
                 return
             if live.state == "finished" and changed is live.changed:
                 yield event("done", _summary(live), event_id(at))
