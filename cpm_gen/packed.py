@@ -60,7 +60,7 @@ class PackedCache:
 class PackedModel:
     """A rank's part of the network. ``form``: "float32", "bfloat16" or "int8".
 
-    int8: one scale for each output, activations as 16-bit integers, products exact; keys and values in bfloat16.
+    int8: one scale for each output; activations in 8 bits, a scale for each 64, or with AMX in 16 bits; keys and values in bfloat16.
     """
 
     samples = False

@@ -63,7 +63,15 @@ def bf16(x: Tensor) -> Tensor:
 def in_steps(x: Tensor, most: float) -> Tensor:
     """Each row as whole multiples, up to ``most``, of a step of its own."""
     top = x.abs().amax(-1, keepdim=True)
-    return (x * (most / top)).round() * (top / most)
+    return torch.where(top > 0, (x * (most / top)).round() * (top / most), 0.0)
+
+
+def in_bytes(x: Tensor, kernels: str) -> Tensor:
+    """int8's inputs: 16 bits for AMX, elsewhere 8 bits in groups of 64."""
+    if kernels == "amx":
+        return in_steps(x, 32639)
+    groups = torch.nn.functional.pad(x, (0, -x.shape[-1] % 64)).unflatten(-1, (-1, 64))
+    return in_steps(groups, 127).flatten(-2)[..., : x.shape[-1]]
 
 
 def attend_in_bf16(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -83,7 +91,14 @@ def attention_of(form: str) -> contextlib.AbstractContextManager[object]:
 class Oracle:
     """The torch network in fp32, its matrices and what goes into them rounded as the kernels round them."""
 
-    def __init__(self, checkpoint: Checkpoint, heads: int, form: str, group: TensorParallel | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        heads: int,
+        form: str,
+        group: TensorParallel | None = None,
+        kernels: str = KERNELS[0],
+    ) -> None:
         group = group or TensorParallel()
         self.form = form
         self.model = Model(checkpoint.size(heads), group, dtype=torch.float32, device=torch.device("cpu"))
@@ -91,7 +106,7 @@ class Oracle:
         if form == "float32":
             return
         weights: Callable[[Tensor], Tensor] = bf16 if form == "bfloat16" else lambda x: in_steps(x, 127)
-        inputs: Callable[[Tensor], Tensor] = bf16 if form == "bfloat16" else lambda x: in_steps(x, 32639)
+        inputs: Callable[[Tensor], Tensor] = bf16 if form == "bfloat16" else lambda x: in_bytes(x, kernels)
         for name, parameter in self.model.named_parameters():
             if parameter.dim() == 2 and name != "position_embeddings.weight":
                 parameter.data = weights(parameter.data)
@@ -127,8 +142,8 @@ BOUNDS = {"float32": 1e-4, "bfloat16": 0.03, "int8": 0.03}
 def test_every_kernel_gives_the_torch_networks_logits(checkpoints: dict[str, Checkpoint], name: str, form: str) -> None:
     size, checkpoint = SIZES[name], checkpoints[name]
     ids, ends = some_ids(size), (1, 2, size.positions // 2, size.positions)
-    want = Oracle(checkpoint, size.heads, form).logits(ids, ends)
     for kernels in KERNELS:
+        want = Oracle(checkpoint, size.heads, form, kernels=kernels).logits(ids, ends)
         model = packed(checkpoint, size.heads, form, kernels=kernels)
         assert model.kernels == kernels
         got = torch.cat([model.next_logits([Segment(ids[:n])], None) for n in ends])

@@ -32,7 +32,7 @@ struct Walk {
     long x_stride;
     const char* w;
     long w_stride;
-    float* out;  // i8: int32_t
+    float* out;  // i8 with AMX: int32_t
     long out_stride;
     bool more;         // go on from what `out` holds
     const char* next = nullptr;  // what to prefetch: with each group `ahead` lines, then `next_step` bytes on
@@ -89,31 +89,31 @@ constexpr bool TILED = true;  // bf16 and i8 go through AMX
 constexpr bool TILED = false;
 #endif
 
-// Signed bytes times signed bytes, exact. VNNI wants one side unsigned: activations are kept as x + 128 (to_bytes), and the sum
-// begins at -128 times the sum of the weights (Matrix::minus128).
+// Signed bytes times signed bytes, exact.
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
-constexpr bool FROM_MINUS_128 = !TILED;
+constexpr int UNSIGNED = 128;  // VNNI wants one side unsigned: weights are w + 128, and sums begin at -128 times the sum of x
 template <>
 struct Dot<Format::i8> {
     typedef vi Sum;
     typedef vi Input;
     static Input input(const char* x) { return all_int(load<int32_t>(x)); }
     static Sum add(Sum sum, Input x, const char* w) {
+        const vi weights = load<vi>(w) ^ (int32_t)0x80808080;
 #if defined(__AVX512VNNI__)
-        return (vi)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)x, (__m512i)load<vi>(w));
+        return (vi)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, (__m512i)x);
 #else
-        return (vi)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)x, (__m256i)load<vi>(w));
+        return (vi)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)weights, (__m256i)x);
 #endif
     }
 };
 #elif defined(__AVX512BW__) || defined(__AVX2__)
-constexpr bool FROM_MINUS_128 = false;
+constexpr int UNSIGNED = 0;
 template <>
 struct Dot<Format::i8> {
     typedef vi Sum;
     typedef vi Input;
     static Input input(const char* x) { return all_int(load<int32_t>(x)); }
-    // |x| <= 128 and |w| <= 127, so a pair of products stays within 16 bits
+    // |x| and |w| <= 127, so a pair of products stays within 16 bits
     static Sum add(Sum sum, Input x, const char* w) {
 #if defined(__AVX512BW__)
         const __m512i weights = (__m512i)load<vi>(w), xs = (__m512i)x;
@@ -128,7 +128,7 @@ struct Dot<Format::i8> {
     }
 };
 #elif defined(__ARM_FEATURE_DOTPROD)
-constexpr bool FROM_MINUS_128 = false;
+constexpr int UNSIGNED = 0;
 template <>
 struct Dot<Format::i8> {
     typedef vi Sum;
@@ -139,7 +139,7 @@ struct Dot<Format::i8> {
     }
 };
 #else
-constexpr bool FROM_MINUS_128 = false;
+constexpr int UNSIGNED = 0;
 template <>
 struct Dot<Format::i8> {
     typedef vi Sum;
@@ -159,31 +159,59 @@ struct Dot<Format::i8> {
 };
 #endif
 
-// R rows times S vectors of outputs.
+// From one row to the next in a line of inputs.
+template <Format F>
+constexpr long ROW = F == Format::i8 && !TILED ? 2 * LINE : LINE;
+
+// What `lines` of one row's i8 inputs begin a sum with, and what their sum is multiplied with.
+inline vi start_of(const char* x) { return UNSIGNED ? all_int(load<int32_t>(x + LINE + 4)) : vi{}; }
+inline vf scale_of(const char* x) { return all(load<float>(x + LINE)); }
+
+// A line of inputs: R rows times S vectors of outputs added to `sums`.
+template <Format F, int R, int S>
+inline void line_of(const Walk& a, const char* x, const char* w, const char*& next, typename Dot<F>::Sum (&sums)[R][S]) {
+    // too far from line to line for the machine to foresee
+    UNROLL for (int r = 0; r < R; r++) {
+        __builtin_prefetch(x + a.x_stride + r * ROW<F>, 0, 3);
+        if (ROW<F> > LINE) __builtin_prefetch(x + a.x_stride + r * ROW<F> + LINE, 0, 3);
+    }
+    for (int g = 0; g < 16; g++, w += a.w_stride) {
+        if (next < a.until)
+            for (int n = 0; n < a.ahead; n++) __builtin_prefetch(next + n * LINE, 0, 3);
+        next += a.next_step;
+        UNROLL for (int r = 0; r < R; r++) {
+            const typename Dot<F>::Input input = Dot<F>::input(x + r * ROW<F> + g * 4);
+            UNROLL for (int s = 0; s < S; s++) sums[r][s] = Dot<F>::add(sums[r][s], input, w + s * W * 4);
+        }
+    }
+}
+
+// R rows times S vectors of outputs. i8: a line's sum is exact, and its scale makes it a part of the row's.
 template <Format F, int R, int S>
 inline void block(const Walk& a, const char* w, float* out) {
-    typedef typename Dot<F>::Sum Sum;
-    Sum sums[R][S];
+    vf totals[R][S];
     UNROLL for (int r = 0; r < R; r++) {
-        UNROLL for (int s = 0; s < S; s++) sums[r][s] = a.more ? load<Sum>(out + r * a.out_stride + s * W) : Sum{};
+        UNROLL for (int s = 0; s < S; s++) totals[r][s] = a.more ? load<vf>(out + r * a.out_stride + s * W) : vf{};
     }
     const char* x = a.x;
     const char* next = a.next;
-    for (long line = 0; line < a.lines; line++, x += a.x_stride) {
-        // too far from line to line for the machine to foresee
-        UNROLL for (int r = 0; r < R; r++) __builtin_prefetch(x + a.x_stride + r * LINE, 0, 3);
-        for (int g = 0; g < 16; g++, w += a.w_stride) {
-            if (next < a.until)
-                for (int n = 0; n < a.ahead; n++) __builtin_prefetch(next + n * LINE, 0, 3);
-            next += a.next_step;
+    for (long line = 0; line < a.lines; line++, x += a.x_stride, w += 16 * a.w_stride) {
+        if constexpr (F == Format::i8) {
+            vi sums[R][S];
             UNROLL for (int r = 0; r < R; r++) {
-                const typename Dot<F>::Input input = Dot<F>::input(x + r * LINE + g * 4);
-                UNROLL for (int s = 0; s < S; s++) sums[r][s] = Dot<F>::add(sums[r][s], input, w + s * W * 4);
+                UNROLL for (int s = 0; s < S; s++) sums[r][s] = start_of(x + r * ROW<F>);
             }
+            line_of<F, R, S>(a, x, w, next, sums);
+            UNROLL for (int r = 0; r < R; r++) {
+                const vf scale = scale_of(x + r * ROW<F>);
+                UNROLL for (int s = 0; s < S; s++) totals[r][s] += __builtin_convertvector(sums[r][s], vf) * scale;
+            }
+        } else {
+            line_of<F, R, S>(a, x, w, next, totals);
         }
     }
     UNROLL for (int r = 0; r < R; r++) {
-        UNROLL for (int s = 0; s < S; s++) store(out + r * a.out_stride + s * W, sums[r][s]);
+        UNROLL for (int s = 0; s < S; s++) store(out + r * a.out_stride + s * W, totals[r][s]);
     }
 }
 
@@ -233,7 +261,7 @@ inline void vector_rows(Walk a, long rows, long columns) {
     for (long b = 0; b < blocks; b++) {
         const long from = rows * b / blocks, to = rows * (b + 1) / blocks;
         Walk part = a;
-        part.x += from * LINE;
+        part.x += from * ROW<F>;
         part.out += from * a.out_stride;
         if (blocks == 2) {  // each prefetches half of each group's lines
             part.next += b * 2 * LINE;

@@ -66,10 +66,7 @@ struct Cutter {
         m.outputs = outputs;
         m.inputs = inputs;
         m.data = take<char>(m.bytes());
-        if (format == Format::i8) {
-            m.scale = vector(m.tiles() * TILE);
-            m.minus128 = take<int32_t>(m.tiles() * TILE);
-        }
+        if (format == Format::i8) m.scale = vector(m.tiles() * TILE);
         return m;
     }
 };
@@ -173,17 +170,14 @@ void pack_row(Matrix& m, long row, const float* x) {
             float most = 0;
             for (long i = 0; i < m.inputs; i++) most = std::max(most, std::fabs(x[i]));
             const float inverse = most > 1e-30f ? 127 / most : 0, scale = inverse > 0 ? most / 127 : 0;
-            int32_t total = 0;
             float odd = 0;  // NaN where a weight is NaN or infinite
             for (long i = 0; i < m.inputs; i++) {
                 odd += x[i] * 0.0f;
                 const float y = x[i] * inverse;
                 const int q = y == y ? static_cast<int>(std::lrintf(std::min(127.0f, std::max(-127.0f, y)))) : 0;
-                total += q;
                 tile[at(i)] = static_cast<char>(q);
             }
             m.scale[row] = scale + odd;
-            m.minus128[row] = -128 * total;
             break;
         }
     }

@@ -28,7 +28,6 @@ struct Matrix {
     long outputs = 0, inputs = 0;
     char* data = nullptr;
     float* scale = nullptr;     // i8: of each output
-    int32_t* minus128 = nullptr;  // i8: -128 times the sum of each output's weights (see dot in gemm.h)
 
     long padded_inputs() const { return round_up(inputs, 64); }
     long tiles() const { return (outputs + TILE - 1) / TILE; }
@@ -39,12 +38,12 @@ struct Matrix {
 
 // Activations as products read them: [inputs in lines of 64 bytes][rows][64 bytes], so that a kernel's rows lie at fixed
 // distances, and 16 of them are an AMX tile. Padded with zeros to a multiple of 64 inputs.
-// i8: a row is two rows of bytes, x = scale * (256 * high + low), so that activations keep 16 bits. Bytes as the instruction set
-// multiplies them (to_bytes in rowwise.h).
+// i8: a row's line is two lines, as the instruction set multiplies them (to_bytes in rowwise.h). AMX: two planes of bytes, x = scale
+// * (256 * high + low). Others: 64 bytes, and behind them the scale of these 64 inputs.
 struct Rows {
     char* data;
     long line_stride;  // bytes
-    float* scale;      // i8: of each row
+    float* scale;      // i8 with AMX: of each row
 
     char* row(long r, long planes) const { return data + r * planes * LINE; }
 };

@@ -7,14 +7,20 @@ constexpr long FEW_LINES = 4;     // 16 KB
 constexpr long MANY_LINES = 64;      // 256 KB
 constexpr long STREAM_AHEAD = 4096;  // bytes; for rows that meet each weight once
 
+// AMX sums a row's two planes of bytes apart.
 template <Format F>
-inline vf finished(const Product& p, long tile, long row, int s) {
+constexpr long SUMS = F == Format::i8 && TILED ? 2 : 1;
+
+template <Format F>
+inline vf finished(const Product& p, long tile, long from, long row, int s) {
     const float* scratch = p.scratch;
-    if constexpr (F == Format::i8) {
+    if constexpr (F == Format::i8 && TILED) {
         const int32_t* sums = (const int32_t*)scratch + row * 2 * TILE + s * W;
         const vf high = __builtin_convertvector(load<vi>(sums), vf);
         const vf low = __builtin_convertvector(load<vi>(sums + TILE), vf);
-        return (high * 256.0f + low) * load<vf>(p.matrix->scale + tile * TILE + s * W);
+        return (high * 256.0f + low) * load<vf>(p.matrix->scale + tile * TILE + s * W) * p.x.scale[from + row];
+    } else if constexpr (F == Format::i8) {
+        return load<vf>(scratch + row * TILE + s * W) * load<vf>(p.matrix->scale + tile * TILE + s * W);
     } else {
         return load<vf>(scratch + row * TILE + s * W);
     }
@@ -28,8 +34,7 @@ inline void finish(const Product& p, long tile, long from, long rows) {
         float* out = p.out ? p.out + (from + r) * p.out_stride + first : nullptr;
         float cut[TILE];  // the matrix's last columns, where fewer than a tile's are wanted
         for (long s = 0; s < TILE / W; s++) {
-            vf y = finished<F>(p, tile, r, s);
-            if (F == Format::i8) y = y * p.x.scale[from + r];
+            vf y = finished<F>(p, tile, from, r, s);
             if (p.bias) y = y + load<vf>(p.bias + first + s * W);
             if (p.after == After::gelu) y = gelu_of(y);
             const long at = (first + s * W) * element(F);  // bytes, in a row of the next product's inputs
@@ -47,12 +52,10 @@ template <Format F>
 inline void tile_of(const Product& p, long tile, long from, long rows, long after) {
     const Matrix& m = *p.matrix;
     const long lines = m.padded_inputs() / group(F) / 16;
-    const long all = rows * planes(F);
+    const long all = rows * SUMS<F>;
     const bool once = all <= (TILED && F != Format::f32 ? 16 : MOST_ROWS);
     const long step = once ? lines : all <= FEW ? FEW_LINES : MANY_LINES;
     const bool last = tile + 1 == m.tiles();
-    if (F == Format::i8 && FROM_MINUS_128)
-        for (long r = 0; r < all; r++) memcpy(p.scratch + r * TILE, m.minus128 + tile * TILE, TILE_BYTES);
     for (long line = 0; line < lines; line += step) {
         Walk a;
         a.lines = lines - line < step ? lines - line : step;
@@ -62,7 +65,7 @@ inline void tile_of(const Product& p, long tile, long from, long rows, long afte
         a.w_stride = TILE_BYTES;
         a.out = p.scratch;
         a.out_stride = TILE;
-        a.more = line > 0 || (F == Format::i8 && FROM_MINUS_128);
+        a.more = line > 0;
         // the piece after this one, the next tile's first among them; it is in the second cache already where more rows follow
         const long piece = a.lines * 16 * TILE_BYTES;
         a.next = a.w + (once ? STREAM_AHEAD : piece);
@@ -88,7 +91,7 @@ inline void tile_of(const Product& p, long tile, long from, long rows, long afte
 // Rows in chunks that stay in the second cache while they meet the tiles, and so do the tiles (few enough of them, see step.cpp).
 template <Format F>
 inline void product_of(const Product& p) {
-    const long chunk = SCRATCH_ROWS / planes(F);
+    const long chunk = SCRATCH_ROWS / SUMS<F>;
     for (long from = 0; from < p.rows; from += chunk) {
         const long rows = p.rows - from < chunk ? p.rows - from : chunk;
         const long left = p.rows - from - rows, after = left < chunk ? left : chunk;

@@ -1,7 +1,5 @@
 // What is done to one row: layer norm, conversion to a format. Included inside the instruction set's own namespace.
 
-constexpr float MOST = 32639;  // 127 * 256 + 127
-
 // n floats as columns `from` .. of a row of a product's inputs, f32 or bf16. `from` and n: whole fours of bytes.
 inline void put_columns(const float* x, long n, Format format, const Rows& out, long row, long from) {
     const long size = element(format);
@@ -21,35 +19,73 @@ inline void put_columns(const float* x, long n, Format format, const Rows& out, 
     }
 }
 
-// As two planes of bytes: high in [-127, 127], low in [-128, 127], both 128 more where products want them unsigned.
-inline void to_bytes(const float* x, long n, const Rows& out, long row) {
-    constexpr int PLUS = FROM_MINUS_128 ? 128 : 0;
-    const vi sign = all_int(0x7fffffff);
-    const auto vector = [&](long at) {  // with zeros after the last
-        if (at + W <= n) return load<vf>(x + at);
-        float rest[W] = {};
-        if (at < n) memcpy(rest, x + at, (n - at) * 4);
-        return load<vf>(rest);
-    };
-    vf most = {}, odd = {};
-    for (long i = 0; i < n; i += W) {
-        const vf v = vector(i);
-        most = larger((vf)((vi)v & sign), most);
-        odd += v * 0.0f;  // NaN where x is NaN or infinite
+// W of n floats, zeros after the last.
+inline vf some_of(const float* x, long n, long at) {
+    if (at + W <= n) return load<vf>(x + at);
+    float rest[W] = {};
+    if (at < n) memcpy(rest, x + at, (n - at) * 4);
+    return load<vf>(rest);
+}
+
+// What numbers from `from` to `to` are multiplied with so that the largest becomes `most`, and what undoes that: NaN where one of
+// them is NaN or infinite. Both 0 where they are too small.
+struct Scale {
+    float up, down;
+};
+inline Scale scale_for(const float* x, long n, long from, long to, float most) {
+    vf top = {}, odd = {};
+    for (long i = from; i < to; i += W) {
+        const vf v = some_of(x, n, i);
+        top = larger((vf)((vi)v & all_int(0x7fffffff)), top);
+        odd += v * 0.0f;
     }
-    const float top = highest(most);
-    const float scale = top > 1e-30f ? MOST / top : 0;  // below, the quotient would be infinite: zeros, then
+    const float highest_ = highest(top);
+    const bool fits = highest_ > 1e-30f;  // below, the quotient would be infinite
+    return {fits ? most / highest_ : 0, (fits ? highest_ / most : 0) + sum(odd)};
+}
+inline vi whole(vf x, float most) {
+    const vf y = smaller(larger(x, all(-most)), all(most));
+    return __builtin_convertvector((y + 12582912.0f) - 12582912.0f, vi);
+}
+
+// AMX: as two planes of bytes, high in [-127, 127], low in [-128, 127], with one scale: 16 bits.
+inline void to_planes(const float* x, long n, const Rows& out, long row) {
+    constexpr float MOST = 32639;  // 127 * 256 + 127
+    const Scale scale = scale_for(x, n, 0, n, MOST);
     char* line = out.row(row, 2);
     for (long at = 0; at < n; at += LINE, line += out.line_stride) {
         for (long i = 0; i < LINE; i += W) {
-            const vf y = smaller(larger(vector(at + i) * scale, all(-MOST)), all(MOST));
-            const vi q = __builtin_convertvector((y + 12582912.0f) - 12582912.0f, vi);
+            const vi q = whole(some_of(x, n, at + i) * scale.up, MOST);
             const vi low = ((q + 128) & 255) - 128;
-            store(line + i, __builtin_convertvector(((q - low) >> 8) + PLUS, vb));
-            store(line + LINE + i, __builtin_convertvector(low + PLUS, vb));
+            store(line + i, __builtin_convertvector((q - low) >> 8, vb));
+            store(line + LINE + i, __builtin_convertvector(low, vb));
         }
     }
-    out.scale[row] = (scale > 0 ? top / MOST : 0) + sum(odd);
+    out.scale[row] = scale.down;
+}
+
+// Elsewhere, where a second product for more bits is no cheaper than another: bytes in [-127, 127], and behind each 64 of them their
+// scale and what a sum of their products begins with (see Dot).
+inline void to_groups(const float* x, long n, const Rows& out, long row) {
+    constexpr float MOST = 127;
+    char* line = out.row(row, 2);
+    for (long at = 0; at < n; at += LINE, line += out.line_stride) {
+        const Scale scale = scale_for(x, n, at, at + LINE, MOST);
+        vi total = {};
+        for (long i = 0; i < LINE; i += W) {
+            const vi q = whole(some_of(x, n, at + i) * scale.up, MOST);
+            store(line + i, __builtin_convertvector(q, vb));
+            total += q;
+        }
+        const int32_t start = -UNSIGNED * (int32_t)sum(__builtin_convertvector(total, vf));
+        memcpy(line + LINE, &scale.down, 4);
+        memcpy(line + LINE + 4, &start, 4);
+    }
+}
+
+inline void to_bytes(const float* x, long n, const Rows& out, long row) {
+    if (TILED) to_planes(x, n, out, row);
+    else to_groups(x, n, out, row);
 }
 
 inline void convert(const float* x, long n, Format format, const Rows& out, long row) {

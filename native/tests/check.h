@@ -104,7 +104,6 @@ struct Activations {
     Buffer<char> lines;
     Buffer<float> scales;
     cpm::Rows rows;
-    int zero = 0;  // i8: how the kernels at hand write a byte of 0 (see zero_byte)
 
     Activations(cpm::Format f, long count, long n)
         : format(f), padded(cpm::round_up(n, 64)) {
@@ -127,20 +126,20 @@ struct Activations {
         else std::memcpy(&h, at(row, i), 2), x = from_bf16(h);
         return x;
     }
-    // i8
-    int high(long row, long i) const { return (signed char)(*at(row, i, 0) ^ zero); }
-    int low(long row, long i) const { return (signed char)(*at(row, i, 1) ^ zero); }
+    // i8: with AMX two planes of bytes and a scale for the row, elsewhere bytes and a scale for each 64
+    bool planes = false;
+    int high(long row, long i) const { return (signed char)*at(row, i, 0); }
+    int low(long row, long i) const { return (signed char)*at(row, i, 1); }
+    int whole(long row, long i) const { return planes ? 256 * high(row, i) + low(row, i) : high(row, i); }
+    float scale(long row, long i) const {
+        float x;
+        std::memcpy(&x, at(row, i / 64 * 64, 1), 4);
+        return planes ? scales[row] : x;
+    }
+    double most() const { return planes ? 32639 : 127; }  // of whole()
 };
 
-// 0 where bytes are signed, 128 where they are kept 128 more.
-inline int zero_byte(const cpm::Ops& ops) {
-    Activations a(cpm::Format::i8, 1, 1);
-    const float nothing = 0;
-    ops.convert(&nothing, 1, cpm::Format::i8, a.rows, 0);
-    const int zero = *(const unsigned char*)a.at(0, 0);
-    CHECK(zero == 0 || zero == 128, "a zero is written as %d", zero);
-    return zero;
-}
+inline bool in_planes(const cpm::Ops& ops) { return std::strcmp(ops.name, "amx") == 0; }
 
 // Between these two a thread may multiply: AMX wants its tiles' shape.
 struct Ready {

@@ -8,7 +8,6 @@ struct Packed {
     cpm::Matrix matrix;
     Buffer<char> data;
     Buffer<float> scales;
-    Buffer<int32_t> minus128;
 
     // `weights` [outputs, inputs], by way of the model's own packing: as the word embedding of a network that has little else
     Packed(cpm::Format format, long outputs, long inputs, const std::vector<float>& weights) {
@@ -46,10 +45,7 @@ private:
         matrix.data = data.data();
         if (from.format != cpm::Format::i8) return;
         scales = Buffer<float>(from.tiles() * cpm::TILE);
-        minus128 = Buffer<int32_t>(from.tiles() * cpm::TILE);
         std::memcpy(scales.data(), from.scale, scales.bytes());
-        std::memcpy(minus128.data(), from.minus128, minus128.bytes());
         matrix.scale = scales.data();
-        matrix.minus128 = minus128.data();
     }
 };

@@ -59,55 +59,60 @@ void floats(const Ops& ops, Format f) {
 }
 
 // Room for 17 rows; returns what row 9 stands for.
-std::vector<double> in_bytes(const Ops& ops, const std::vector<float>& x, float* scale = nullptr) {
+std::vector<double> in_bytes(const Ops& ops, const std::vector<float>& x, std::vector<float>* scales = nullptr) {
     const long n = (long)x.size();
     Activations a(Format::i8, 17, n);
+    a.planes = in_planes(ops);
     Buffer<float> exact(n);  // of exactly the row's size
     std::memcpy(exact.data(), x.data(), exact.bytes());
     ops.convert(exact.data(), n, Format::i8, a.rows, 9);
     std::vector<double> y;
-    const int untouched = (signed char)(0xff ^ (a.zero = zero_byte(ops)));
     long padding = 0;
     for (long i = 0; i < a.padded; i++) {
-        const int high = a.high(9, i), low = a.low(9, i);
-        CHECK(high >= -127, "-128 in the high plane");
-        if (i < n) y.push_back((256.0 * high + low) * a.rows.scale[9]);
-        else padding += high != 0 || low != 0;
+        CHECK(a.high(9, i) >= -127, "-128 in the high plane");
+        if (i < n) y.push_back((double)a.whole(9, i) * a.scale(9, i));
+        else padding += a.whole(9, i) != 0;
+        if (scales) scales->push_back(a.scale(9, i));
     }
     CHECK(padding == 0, "%ld numbers of the padding of a row of %ld are not zero", padding, n);
     for (const long row : {8L, 10L})
-        for (long i = 0; i < n; i++) CHECK(a.high(row, i) == untouched && a.low(row, i) == untouched, "wrote into row %ld", row);
-    if (scale) *scale = a.rows.scale[9];
+        for (long i = 0; i < a.padded; i++) CHECK(a.high(row, i) == -1 && a.low(row, i) == -1, "wrote into row %ld", row);
     return y;
 }
 
 void bytes(const Ops& ops) {
+    const bool planes = in_planes(ops);
     for (const long n : {1L, 5L, 63L, 64L, 65L, 200L, 1030L})
-        for (const float size : {1.0f, 1e-30f, 1e30f, 3e37f}) {
+        for (const float size : {1.0f, 1e-28f, 1e30f, 3e37f}) {
             Random random((uint32_t)n);
             const std::vector<float> x = random.normals(n, size);
-            double most = 0;
-            for (float v : x) most = std::max(most, (double)std::fabs(v));
             const std::vector<double> y = in_bytes(ops, x);
-            // half a step, and what multiplying by a rounded inverse adds
-            for (long i = 0; i < n; i++)
-                CHECK(std::fabs(y[i] - x[i]) <= most / 32639 * (0.5 + 0.01), "%ld of %ld: %.9g for %.9g", i, n, y[i], x[i]);
+            for (long i = 0; i < n; i++) {
+                double most = 0;  // of what shares its scale
+                for (long j = planes ? 0 : i / 64 * 64; j < (planes ? n : std::min(n, i / 64 * 64 + 64)); j++)
+                    most = std::max(most, (double)std::fabs(x[j]));
+                // half a step, and what multiplying by a rounded inverse adds
+                CHECK(std::fabs(y[i] - x[i]) <= most / (planes ? 32639 : 127) * (0.5 + 0.01), "%ld of %ld: %.9g for %.9g", i, n,
+                      y[i], x[i]);
+            }
         }
-    float scale = 1;
-    for (double y : in_bytes(ops, std::vector<float>(70, 0.0f), &scale)) CHECK(y == 0, "of a row of zeros: %g", y);
-    CHECK(scale == 0, "of a row of zeros: %g", scale);
+    std::vector<float> scales;
+    for (double y : in_bytes(ops, std::vector<float>(70, 0.0f), &scales)) CHECK(y == 0, "of a row of zeros: %g", y);
+    for (float scale : scales) CHECK(scale == 0, "of a row of zeros: %g", scale);
     for (const float odd : {(float)NAN, INFINITY, -INFINITY})
         for (const long at : {0L, 33L, 69L}) {
             std::vector<float> x(70, 1.0f);
             x[at] = odd;
-            in_bytes(ops, x, &scale);
-            CHECK(std::isnan(scale), "scale %g with %g in the row", scale, odd);
+            scales.clear();
+            in_bytes(ops, x, &scales);
+            CHECK(std::isnan(scales[at]), "scale %g with %g in the row", scales[at], odd);
+            CHECK(planes || !std::isnan(scales[at < 64 ? 69 : 0]), "%g in a group spoils another", odd);
         }
     // so small that 1 / top is infinite: what is zero stays zero, the rest may become zero
     std::vector<float> small(70, 0.0f);
     small[3] = 1e-36f;
     long wrong = 0;
-    const std::vector<double> tiny = in_bytes(ops, small, &scale);
+    const std::vector<double> tiny = in_bytes(ops, small);
     for (long i = 0; i < 70; i++) wrong += std::fabs(tiny[i] - small[i]) > std::fabs(small[i]);
     CHECK(wrong == 0, "%ld numbers of a tiny row, the first %g", wrong, tiny[0]);
 }
