@@ -64,7 +64,7 @@ export class Desk {
     if (!this.document) return;
     this.writing.cut();
     this.keep();
-    if (this.inStep && !this.work.part && !this.work.stop) store.forget(this.document.id);
+    if (this.inStep && !this.work.part) store.forget(this.document.id);
   }
 
   // The document is gone, its work with it.

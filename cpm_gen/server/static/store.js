@@ -6,6 +6,7 @@ import { MODEL, Text, title } from "./text.js";
 const DOCUMENT = "cpm-gen:document:";
 const CURRENT = "cpm-gen:current";
 const SETTINGS = "cpm-gen:settings";
+const PAUSES = "cpm-gen:pauses";
 
 function read(key) {
   try {
@@ -80,6 +81,9 @@ export function drafts() {
 
 export const loadSettings = () => read(SETTINGS) || {};
 export const saveSettings = (settings) => write(SETTINGS, settings);
+
+export const loadPauses = () => read(PAUSES) || [];
+export const savePauses = (ids) => write(PAUSES, ids);
 
 // A document from what the service knows of a work.
 export function fromWork(work) {

@@ -2,20 +2,18 @@
 
 import { Lost, pause } from "./api.js";
 
-const marks = new Set(); // of works that are being made, or that nobody waits for any more
+const marks = new Set(); // of works whose making was given up while the service may have heard of it
 
 // A work is made once, though the line be lost before its answer came: it is looked for by its mark before it is made again.
 export async function make(api, body, signal, lost) {
   const mark = crypto.getRandomValues(new Uint32Array(2)).join("-");
   const marked = { ...body, metadata: { ...body.metadata, desk: mark } };
-  marks.add(mark);
+  const givenUp = () => marks.add(mark);
+  signal.addEventListener("abort", givenUp);
   try {
-    const work = await made(api, marked, signal, lost);
-    marks.delete(mark);
-    return work;
-  } catch (error) {
-    if (!signal.aborted) marks.delete(mark);
-    throw error;
+    return await made(api, marked, signal, lost);
+  } finally {
+    signal.removeEventListener("abort", givenUp);
   }
 }
 
@@ -42,7 +40,7 @@ function unlessRefused(error) {
   throw error;
 }
 
-// Delete works whose making was given up while the service may have heard of it.
+// Delete the works that nobody waits for any more.
 export async function sweep(api) {
   for (let tries = 0; marks.size && tries < 8; tries++) {
     await pause(500 * 2 ** tries);

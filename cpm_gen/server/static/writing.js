@@ -1,7 +1,8 @@
 // The work that writes the document on the desk: begun, followed, stopped, gone on with.
 
-import { Lost, pause, Refusal } from "./api.js";
+import { pause, Refusal } from "./api.js";
 import { follow } from "./follow.js";
+import { Pauses } from "./pauses.js";
 import { Rate } from "./rate.js";
 import { glueOf, promptOf } from "./store.js";
 import { MODEL, title } from "./text.js";
@@ -9,11 +10,14 @@ import { make, sweep } from "./works.js";
 
 const MOST = 150_000; // characters of a prompt; the service takes 200,000
 const SPANS = 24_000; // bytes that the marks may take of a work's metadata
+const MOVING = ["queued", "running"]; // states
+const RESTING = ["paused", "failed"];
 
 export class Writing {
   constructor(desk, api, editor, settings) {
     Object.assign(this, { desk, api, editor, settings, state: "idle", rate: new Rate(), line: null });
     this.pending = { text: "", event: null };
+    this.pauses = new Pauses(api, (id, state) => this.paused(id, state));
   }
 
   get active() {
@@ -29,12 +33,31 @@ export class Writing {
   arrive() {
     this.settle();
     const { work, inStep } = this.desk;
-    if (inStep && work.stop) this.halt();
-    else if (inStep && ["queued", "running"].includes(work.state)) this.run();
+    if (!inStep || this.pauses.late(work.id)) return;
+    if (MOVING.includes(work.state)) this.run();
+    else this.compare();
+  }
+
+  // What this browser remembers of a work at rest may be old: it may have gone on elsewhere.
+  async compare() {
+    const { desk } = this;
+    const { work } = desk;
+    const now = await this.api.json("GET", `/works/${work.id}`).catch(() => null); // then the next run finds out
+    if (!now || this.active || desk.history.held || work !== desk.work || !desk.inStep) return;
+    work.state = now.state;
+    if (!ahead(now, work) && !MOVING.includes(now.state)) {
+      this.settle();
+      return;
+    }
+    desk.on.renewed();
+    this.run();
   }
 
   settle() {
-    if (!this.active) this.setState(this.desk.inStep ? this.desk.work.state : "idle");
+    if (this.active) return;
+    const { work, inStep } = this.desk;
+    if (!inStep) this.setState("idle");
+    else this.setState(this.pauses.late(work.id) ? "lost" : work.state);
   }
 
   // Go on at the end of the text. `dice`: a seed that is not the settings'.
@@ -48,7 +71,7 @@ export class Writing {
     }
     const asked = this.settings.body();
     const { work } = desk;
-    const goesOn = desk.inStep && !work.stop && dice === null && work.asked === key(asked, work);
+    const goesOn = desk.inStep && dice === null && work.asked === key(asked, work);
     const line = (this.line = new AbortController());
     this.editor.lock(true);
     this.setState("connecting");
@@ -58,6 +81,7 @@ export class Writing {
       await (goesOn ? this.goOn(asked) : this.begin(asked, dice));
     } catch (error) {
       if (this.line !== line) return; // stopped meanwhile
+      if (goesOn && error.status === 404) work.shown = null;
       this.rest();
       desk.on.refused(error, () => this.write(dice));
       return;
@@ -70,15 +94,12 @@ export class Writing {
     const { desk } = this;
     const { work } = desk;
     const { signal } = this.line;
-    const post = (what, body) => this.api.json("POST", `/works/${work.id}/${what}`, body, { signal });
-    let now = work.state === "finished" ? work : null;
-    try {
-      now ??= await post("resume");
-    } catch (error) {
-      if (error.status !== 409) throw error;
-      now = await this.api.json("GET", `/works/${work.id}`, undefined, { signal }); // it ended as it was paused
-    }
-    if (now.state === "finished") now = await post("continue", { max_new_tokens: asked.max_new_tokens });
+    const ask = (method, what, body) => this.api.json(method, `/works/${work.id}${what}`, body, { signal });
+    let now = await ask("GET", "");
+    this.pauses.drop(work.id);
+    // else it goes on already, or did: elsewhere, or because it was asked before and the answer was lost
+    if (RESTING.includes(now.state)) now = await ask("POST", "/resume");
+    else if (now.state === "finished" && !ahead(now, work)) now = await ask("POST", "/continue", { max_new_tokens: asked.max_new_tokens });
     Object.assign(work, { state: now.state, asked: JSON.stringify(asked), run: desk.text.length });
     desk.history.begin();
     desk.keep();
@@ -121,6 +142,7 @@ export class Writing {
     const { desk } = this;
     const { work } = desk;
     const line = (this.line ??= new AbortController());
+    if (!desk.history.lastRun) desk.history.begin();
     this.editor.lock(true);
     this.editor.following = true;
     this.editor.toEnd();
@@ -188,6 +210,7 @@ export class Writing {
     this.flush();
     this.line?.abort();
     this.line = null;
+    if (this.asking && !this.resumes) sweep(this.api); // the service may make it all the same
     this.asking = false;
     this.desk.history.end();
     this.editor.lock(false);
@@ -210,43 +233,22 @@ export class Writing {
       return;
     }
     this.setState("stopping");
-    try {
-      await this.api.json("POST", `/works/${work.id}/pause`);
-      await pause(3_000, line.signal); // until the line says so
-      if (this.line === line) work.state = "paused";
-    } catch (error) {
-      work.stop = error instanceof Lost || error.status >= 429;
-    }
+    if (await this.pauses.ask(work.id)) await pause(3_000, line.signal); // until the line says so
     if (this.line === line) this.rest();
-    if (work.stop) this.halt();
+  }
+
+  // The service was told to pause a work.
+  paused(id, state) {
+    const { work } = this.desk;
+    if (work?.id !== id) return;
+    if (state) work.state = state;
+    this.settle();
   }
 
   // What was asked for may have reached the service or not: it is told to let it be.
   giveUp() {
-    const { work } = this.desk;
+    if (this.resumes) this.pauses.later(this.desk.work.id);
     this.rest();
-    if (this.resumes) {
-      work.stop = true;
-      this.halt();
-    } else sweep(this.api);
-  }
-
-  // The service could not hear "stop": it is told as soon as it can.
-  async halt() {
-    const { desk } = this;
-    const { work } = desk;
-    for (let wait = 1_000; work === desk.work && work.stop; wait = Math.min(2 * wait, 10_000)) {
-      if (!this.active) this.setState("lost");
-      await pause(wait);
-      try {
-        const { state } = await this.api.json("POST", `/works/${work.id}/pause`);
-        Object.assign(work, { state, stop: false });
-      } catch (error) {
-        if (error.status === 409) work.state = "finished";
-        if (error.status === 409 || error.status === 404) work.stop = false;
-      }
-    }
-    if (work === desk.work) this.rest();
   }
 
   // Whose text is about to change: its work need not go on.
@@ -257,13 +259,15 @@ export class Writing {
       this.giveUp();
       return;
     }
-    this.rest();
     work.state = "paused";
-    this.api.json("POST", `/works/${work.id}/pause`).catch(() => {
-      work.stop = true;
-      this.halt();
-    });
+    this.rest();
+    this.pauses.ask(work.id).then(() => this.settle());
   }
+}
+
+// Whether a work has words that have not come to the desk. An event's id begins with the tokens up to it.
+function ahead(now, work) {
+  return parseInt(now.event_id) > parseInt(work.event ?? "0");
 }
 
 // What was asked for; a finished work may go on by another length, a paused one keeps its own.
