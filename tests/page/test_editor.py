@@ -5,7 +5,7 @@ import time
 import pytest
 from playwright.sync_api import CDPSession, expect
 
-from tests.page.conftest import Desk, Server
+from tests.page.conftest import Desk, Server, until
 
 pytestmark = pytest.mark.browser
 
@@ -182,6 +182,45 @@ def test_the_edge_inside_the_prompt_is_found_by_its_tokens(desk: Desk, served: S
     ((_, edge),) = desk.painted("unseen")
     assert edge == len("".join(pieces[:start]).strip())
     assert prompt[edge - 1] == "。"  # a novel's window begins at a sentence
+
+
+def test_the_edge_inside_the_first_of_several_prompts(desk: Desk, served: Server) -> None:
+    prompt = "话说天下大势，分久必合，合久必分。" * 6
+    with served.client() as client:
+        body = {"prompt": [prompt, "从前" * 20], "style": "novel", "max_new_tokens": 5, "truncate_prompt": True}
+        id = client.post("/works", json=body).json()["id"]
+        work = until(lambda: (w := client.get(f"/works/{id}").json())["state"] == "finished" and w)
+        pieces = client.post("/tokenize", json={"text": prompt, "style": "novel"}).json()["pieces"]
+    start = work["choices"][0]["window"]["start"]
+    assert 0 < start < len(pieces)
+    desk.page.click("#works")
+    desk.page.locator("#list .work").click()
+    desk.page.wait_for_function("() => CSS.highlights.get('unseen').size === 1")
+    assert desk.painted("unseen") == [[0, len("".join(pieces[:start]).strip())]]
+
+
+@pytest.mark.parametrize(
+    ("mark", "rest", "whole"), [("🌊", 149_999, False), ("<eod>", 149_997, False), ("🌊", 149_998, True)]
+)
+def test_a_prompt_that_is_cut_begins_with_a_whole_letter(desk: Desk, mark: str, rest: int, whole: bool) -> None:
+    prompts = desk.page.evaluate(
+        """async ([mark, rest]) => { const { endOf } = await import("/page/store.js");
+        return [endOf("海" + mark + "平".repeat(rest)), endOf(mark + "平")] }""",
+        [mark, rest],
+    )
+    assert prompts == [mark * whole + "平" * rest, mark + "平"]
+
+
+def test_the_edge_is_looked_for_in_whole_letters(desk: Desk) -> None:
+    """The part of a long prompt that is looked at begins, or ends, in the middle of a letter."""
+    asked = desk.page.evaluate(
+        """async () => { const { unseen } = await import("/page/edge.js"), asked = [];
+        const string = "海".repeat(7_999) + "🌊" + "平".repeat(7_999), from = string.length;
+        const work = { window: { start: 9, text_start: 0 }, from, keep: 2, prompted: 16_000 };
+        await unseen({ text: { string }, work }, async (part) => (asked.push(part), [...part]));
+        return asked.map((part) => [part.length, part.isWellFormed()]) }"""
+    )
+    assert asked == [[7_999, True], [8_001, True]]
 
 
 def test_a_long_text_stays_usable(desk: Desk) -> None:

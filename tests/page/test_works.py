@@ -102,6 +102,22 @@ def test_a_work_is_deleted_while_it_is_written(desk: Desk) -> None:
     desk.await_state("idle")
 
 
+@pytest.mark.parametrize("edit", ["", "【改】"])
+def test_a_text_whose_work_was_not_deleted_stays(desk: Desk, edit: str) -> None:
+    text = written(desk, "要删去的，") + edit
+    if edit:
+        desk.type(edit)
+    desk.page.route("**/works/work-*", lambda route: route.abort())
+    desk.page.click("#works")
+    desk.page.locator("#list").get_by_role("button", name="删除").click()
+    desk.page.locator("#confirm").get_by_role("button", name="删除").click()
+    expect(desk.page.locator("#works-wrong")).to_contain_text("连不上服务")
+    desk.press("Escape")
+    assert desk.text == text
+    desk.page.reload()
+    assert desk.text == text
+
+
 def test_drafts_are_kept_in_the_browser_and_edited_works_stand_once(desk: Desk) -> None:
     text = written(desk, "改动过的，")
     desk.type("【改】")

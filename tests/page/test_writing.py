@@ -178,6 +178,19 @@ def test_candidates_are_dismissed_and_their_generation_ends(desk: Desk) -> None:
     assert desk.text == "床前明月光，2"
 
 
+def test_digits_typed_into_a_setting_take_no_candidate(desk: Desk) -> None:
+    desk.type("床前明月光，")
+    desk.page.click("#three")
+    expect(desk.page.locator(".card")).to_have_count(3)
+    expect(desk.page.locator(".card.writing")).to_have_count(0)
+    desk.page.click("#more summary")
+    desk.page.locator("[name=seed]").focus()
+    desk.page.keyboard.type("123")
+    expect(desk.page.locator("[name=seed]")).to_have_value("123")
+    expect(desk.page.locator("#candidates")).to_be_visible()
+    assert desk.text == "床前明月光，"
+
+
 def test_candidates_do_not_outlive_the_text_they_go_on_from(desk: Desk) -> None:
     desk.type("床前明月光，")
     desk.page.click("#three")

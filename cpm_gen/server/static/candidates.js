@@ -1,12 +1,11 @@
 // Three ways to go on, side by side.
 
 import { events, Lost, Refusal } from "./api.js";
-import { promptOf } from "./store.js";
+import { endOf, promptOf } from "./store.js";
 import { say, t } from "./language.js";
 
 const COUNT = 3;
 const LENGTH = 120; // tokens
-const MOST = 150_000; // characters of a prompt
 
 export class Candidates {
   // on: chosen(string, style, n), refused(error), ended()
@@ -29,7 +28,7 @@ export class Candidates {
     this.cards.replaceChildren(...this.texts.map((_, n) => this.card(n)));
     this.section.hidden = false;
     this.section.setAttribute("aria-busy", "true");
-    const prompt = promptOf(string, rest.style).slice(-MOST);
+    const prompt = endOf(promptOf(string, rest.style));
     const tokens = Math.min(length ?? LENGTH, LENGTH);
     const body = { ...rest, prompt, truncate_prompt: true, n: COUNT, stream: true, max_new_tokens: tokens };
     if (body.seed !== undefined) body.seed += 1; // not what Write writes

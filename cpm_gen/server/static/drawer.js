@@ -55,8 +55,8 @@ export class Drawer {
       open: () => this.open(load(draft.id)),
       save: () => download(draft.string, draft.title),
       remove: async () => {
-        forget(draft.id);
         if (draft.work) await this.api.json("DELETE", `/works/${draft.work}`).catch(unlessGone);
+        forget(draft.id);
       },
     });
   }
@@ -104,8 +104,8 @@ export class Drawer {
     const [keep, drop] = [button("plain", () => this.tried(save)), button("plain", () => this.tried(sure))];
     const sure = async () => {
       if (!(await confirmed(t("remove_title", { title: name }), t("remove_text"), t("remove")))) return;
+      await remove(); // where that fails, the text is still here
       if (current) this.on.removed();
-      await remove();
       await this.show();
     };
     keep.textContent = t("save");

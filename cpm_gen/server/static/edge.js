@@ -1,6 +1,6 @@
 // Where the window begins: what stands before it the model does not see any more.
 
-import { unitsOf } from "./text.js";
+import { letterAt, unitsOf } from "./text.js";
 
 const AHEAD = 6; // letters that a token may be away: the vocabulary writes some of them its own way
 const REACH = 8_000; // characters at either end of a prompt in which an edge is looked for; a window holds about a thousand tokens
@@ -30,15 +30,16 @@ export async function unseen(document, pieces) {
   if (start <= work.keep && !written) return null;
   const prompt = text.string.slice(0, work.from);
   let to = written ? unitsOf(text.string, work.from, written) : work.from;
-  if (!written && start < work.prompted) {
-    const cut = Math.max(0, prompt.length - REACH);
+  const prompted = written ? 0 : (work.prompted ?? (await pieces(prompt)).length);
+  if (start < prompted) {
+    const cut = letterAt(prompt, Math.max(0, prompt.length - REACH));
     const tail = prompt.slice(cut);
     const begins = beginnings(await pieces(tail), tail);
-    to = cut + begins[Math.max(0, begins.length - (work.prompted - start))];
+    to = cut + begins[Math.max(0, begins.length - (prompted - start))];
   }
   let from = 0;
   if (work.keep) {
-    const head = prompt.slice(0, REACH);
+    const head = prompt.slice(0, letterAt(prompt, REACH));
     from = beginnings(await pieces(head), head)[work.keep] ?? work.from;
   }
   return to > from ? [from, to] : null;

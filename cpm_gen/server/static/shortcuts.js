@@ -38,8 +38,10 @@ export function listen(press, choose) {
     if (event.isComposing || event.keyCode === 229) return; // an input method's key
     const name = named(event);
     const typing = event.target.closest?.("input, textarea, select, [contenteditable=plaintext-only]");
+    const field = event.target.closest?.("input[type=number], textarea, select"); // takes digits itself
     if (document.querySelector("dialog[open]")) return;
-    if (/^[1-3]$/.test(event.key) && !event.ctrlKey && !event.altKey && !event.metaKey && choose(Number(event.key) - 1)) {
+    const digit = /^[1-3]$/.test(event.key) && !event.ctrlKey && !event.altKey && !event.metaKey;
+    if (digit && !field && choose(Number(event.key) - 1)) {
       event.preventDefault();
     } else if (name === "?" ? !typing && press("help") : name && press(name)) {
       event.preventDefault();

@@ -1,12 +1,14 @@
 // Documents and settings in this browser. A document and the event its work has reached are kept in one write.
 
 import { forever, visit } from "./kept.js";
-import { MODEL, Text, title } from "./text.js";
+import { letterAt, MODEL, Text, title } from "./text.js";
 
 const DOCUMENT = "cpm-gen:document:";
 const CURRENT = "cpm-gen:current";
 const SETTINGS = "cpm-gen:settings";
 const PAUSES = "cpm-gen:pauses";
+const MOST = 150_000; // characters of a prompt; the service takes 200,000
+const EOD = "<eod>";
 
 function read(key) {
   try {
@@ -92,6 +94,7 @@ export function fromWork(work) {
   const glue = glueOf(prompt, lyric);
   const text = Text.marked(prompt, work.metadata.spans);
   const choice = work.choices[0];
+  const several = typeof work.prompt !== "string" && work.prompt.length > 1;
   text.replace(text.length, text.length, [{ who: MODEL, text: glue + choice.text }]);
   return {
     ...blank(),
@@ -105,7 +108,7 @@ export function fromWork(work) {
       window: choice.window,
       slides: choice.window_slides,
       tokens: work.usage.completion_tokens,
-      prompted: work.usage.prompt_tokens,
+      prompted: several ? null : work.usage.prompt_tokens, // those of all prompts together
       keep: work.parameters.window?.keep || 0,
       seed: work.parameters.seed,
       own: Boolean(work.metadata.desk),
@@ -117,12 +120,21 @@ export function fromWork(work) {
 // In the lyric style a line ends in <eod>, which a text shows as a newline; a blank line is a space of its own.
 export function promptOf(string, style) {
   if (style !== "lyric") return string;
-  return string.split("\n").map((line) => line || " ").join("<eod>");
+  return string.split("\n").map((line) => line || " ").join(EOD);
+}
+
+// As much of a prompt as is sent: its end, which begins with a whole letter and not inside an <eod>.
+export function endOf(prompt) {
+  const cut = prompt.length - MOST;
+  if (cut <= 0) return prompt;
+  const mark = prompt.lastIndexOf(EOD, cut - 1);
+  const torn = mark >= 0 && mark + EOD.length > cut;
+  return prompt.slice(torn ? mark + EOD.length : letterAt(prompt, cut));
 }
 
 function shownPrompt(prompt, lyric) {
   if (!lyric) return prompt;
-  return prompt.split("<eod>").map((line) => (line === " " ? "" : line)).join("\n");
+  return prompt.split(EOD).map((line) => (line === " " ? "" : line)).join("\n");
 }
 
 // A lyric's prompt is whole lines: the model begins on the next one.

@@ -109,6 +109,12 @@ export function title(string) {
   return letters.length > 22 ? letters.slice(0, 22).join("") + "…" : first;
 }
 
+// The place itself, or the next one where it is in the middle of a letter, which may be two of UTF-16.
+export function letterAt(string, at) {
+  const code = string.charCodeAt(at);
+  return code >= 0xdc00 && code <= 0xdfff ? at + 1 : at;
+}
+
 // Where the n-th character begins: the service counts characters, a string here counts UTF-16.
 export function unitsOf(string, from, characters) {
   let at = from;

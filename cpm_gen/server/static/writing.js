@@ -4,11 +4,10 @@ import { pause, Refusal } from "./api.js";
 import { follow } from "./follow.js";
 import { Pauses } from "./pauses.js";
 import { Rate } from "./rate.js";
-import { glueOf, promptOf } from "./store.js";
+import { endOf, glueOf, promptOf } from "./store.js";
 import { MODEL, title } from "./text.js";
 import { make, sweep } from "./works.js";
 
-const MOST = 150_000; // characters of a prompt; the service takes 200,000
 const SPANS = 24_000; // bytes that the marks may take of a work's metadata
 const MOVING = ["queued", "running"]; // states
 const RESTING = ["paused", "failed"];
@@ -111,11 +110,12 @@ export class Writing {
     const { signal } = this.line;
     const lyric = asked.style === "lyric";
     const whole = promptOf(text.string, asked.style);
-    const part = whole.length > MOST;
+    const prompt = endOf(whole);
+    const part = prompt.length < whole.length;
     const spans = text.marks();
     const metadata = { title: title(text.string) };
     if (!part && spans.length < SPANS) metadata.spans = spans;
-    const body = { ...asked, prompt: whole.slice(-MOST), truncate_prompt: true, metadata };
+    const body = { ...asked, prompt, truncate_prompt: true, metadata };
     if (dice !== null) body.seed = dice;
     const work = await make(this.api, body, signal, () => this.setState("lost"));
     const run = text.length;
