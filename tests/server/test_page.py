@@ -5,8 +5,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 import cpm_gen
+from cpm_gen.config import SamplingParams, TextOptions, shipped
 from tests.server.conftest import Server, error
 
 FOLDER = Path(cpm_gen.__file__).parent / "server" / "static"
@@ -65,6 +67,24 @@ def test_files_are_short_and_need_nothing_from_elsewhere(name: str) -> None:
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text)
     if name.endswith(".html"):
         assert not re.search(r"\bstyle=|\son\w+=|<script>|<style", text)
+
+
+def test_its_styles_are_those_of_the_configurations() -> None:
+    text = (FOLDER / "settings.js").read_text("utf-8")
+    written, styles = re.search(
+        r"^const WRITTEN = \{ (.+?) \};.*?^const PRESETS = (\{.+?^\});", text, re.M | re.S
+    ).groups()
+    presets = yaml.safe_load(styles.replace("...WRITTEN", written))
+    plain, sampling = TextOptions(), SamplingParams()
+    assert presets.pop("plain") == {"temperature": sampling.temperature, "max_new_tokens": plain.max_new_tokens}
+    for style, preset in presets.items():
+        settings = yaml.safe_load(shipped(f"{style}.yaml").read_text("utf-8"))
+        assert preset | {"style": style} == {name.replace("window_", "window."): v for name, v in settings.items()}
+    assert set(presets) == {"lyric", "novel"}
+    others = {n: yaml.safe_load(v) for n, v in re.findall(r'name: "(\w+)", is: ([\d.]+|false)', text)}
+    assert len(others) == 8
+    for name, value in others.items():
+        assert value == getattr(plain if hasattr(plain, name) else sampling, name), name
 
 
 def test_both_languages_say_the_same_things() -> None:
