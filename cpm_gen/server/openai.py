@@ -72,7 +72,7 @@ def router(service: Service) -> APIRouter:
             read = reader(service, body)
             texts = [Text(body.logprobs, read) for _ in range(job.samples)]
             if body.echo:
-                async with in_time(job.deadline):
+                async with in_time(service.deadline()):
                     pieces = await unless_gone(request, prompt_texts(service, job, body))
                 for text, piece in zip(texts, pieces, strict=True):
                     text.echo(piece)

@@ -183,8 +183,8 @@ class Service:
         return job
 
     async def encode(self, llm: LLM, wanted: Wanted) -> list[list[int]]:
-        """Token ids of the prompts, within the request's time; raises ServeError."""
-        async with in_time(self.deadline(wanted.limit)):
+        """Token ids of the prompts, within the service's time for a request; raises ServeError."""
+        async with in_time(self.deadline()):
             return await self._encode(llm, wanted)
 
     async def _encode(self, llm: LLM, wanted: Wanted) -> list[list[int]]:

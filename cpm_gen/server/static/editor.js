@@ -10,7 +10,7 @@ const ROOM = 0.2; // of the frame that stays free below the text's end
 export class Editor {
   // on: edit(from, to, string), compose(begins), history(-1 | 1), locked()
   constructor(element, scroller, on) {
-    Object.assign(this, { element, scroller, on, composing: false, locked: false, following: true });
+    Object.assign(this, { element, scroller, on, composing: false, locked: false, following: true, reached: 0 });
     this.node = document.createTextNode("");
     this.end = document.createElement("br"); // an empty last line has a place for the caret
     this.highlights = {};
@@ -125,6 +125,13 @@ export class Editor {
     const end = this.box(this.node.length - 1);
     const frame = this.scroller.getBoundingClientRect();
     if (end) this.scroller.scrollTop += end.bottom - frame.bottom + ROOM * frame.height;
+    this.reached = this.scroller.scrollTop;
+  }
+
+  // To the end, unless the reader is elsewhere; the event that says so may still be on its way.
+  follow() {
+    if (this.scroller.scrollTop < this.reached - 1) this.following = false;
+    if (this.following) this.toEnd();
   }
 
   // Paint: what the model wrote, and [from, to) that it does not see any more.

@@ -201,7 +201,7 @@ export class Writing {
     Object.assign(desk.work, { event, shown: desk.text.string });
     this.editor.append(text);
     desk.changed();
-    if (this.editor.following) this.editor.toEnd();
+    this.editor.follow();
     this.slow = performance.now() - began;
   }
 
