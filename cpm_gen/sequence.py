@@ -23,8 +23,8 @@ class Request:
     ends: ids after which the window may begin; None for any.
     max_new_tokens: None for unlimited.
     stop_ids: ids that end the text (``<eod>``, where asked for); banned before ``params.min_new_tokens``.
-    written: tokens of this very request that an earlier run wrote; it goes on after them as if it had never ended, past a
-        stop id among them, too.
+    written: tokens of this very request that an earlier run wrote, in an array where they may be millions; it goes on after
+        them as if it had never ended, past a stop id among them, too.
     recompute: run the whole context for every token, whatever the engine does for others.
     logprobs: keep each token's log-probability, and those of so many best ones; None keeps nothing.
     """
@@ -37,7 +37,7 @@ class Request:
     sample_index: int = 0
     max_new_tokens: int | None = None
     stop_ids: frozenset[int] = frozenset()
-    written: tuple[int, ...] = ()
+    written: Seq[int] = ()
     recompute: bool = False
     logprobs: int | None = None
 
@@ -72,7 +72,8 @@ class Sequence:
     def __post_init__(self) -> None:
         """Place the window over the prompt, and move it as what was written moved it."""
         request, window = self.request, self.request.window
-        self.tokens = array("q", request.prompt + request.written)
+        self.tokens = array("q", request.prompt)
+        self.tokens.extend(request.written)
         self.start = window.advance(request.prompt, window.keep, request.ends)
         for start in window.moves(self.tokens, self.start, request.ends, len(self.tokens)):
             self.start = start

@@ -47,9 +47,8 @@ class Writer:
         self.scanner = StopScanner(stop)
         self.minimum = request.params.min_new_tokens
         self._pieces: list[str] | None = [] if shown is None else None
-        self._ends: deque[int] = (
-            deque()
-        )  # how many characters were written up to and with each token, from the window's start on
+        # how many characters were written up to and with each token, from the window's start on
+        self._ends: deque[int] = deque()
         self._end = 0  # the newest of them
         self._unseen = 0  # tokens of the text that the window does not show any more
         self._text_start = 0  # their characters

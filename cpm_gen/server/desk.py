@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import logging
 import time
+from array import array
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -235,8 +236,7 @@ class Desk:
     async def _run(self, live: LiveWork, text: LiveText) -> None:
         if text.tail:
             await self.flush()
-        pieces = await self.ask(self._store.read, live.id, text.now.place)
-        job = await asyncio.to_thread(self._job, live, text, tuple(i for p in pieces for i in p.token_ids))
+        job = await asyncio.to_thread(self._job, live, text, await self._written(live, text))
         engine = self._service.engine
         if live.work.state != "queued" or live.deleted or not (self._open and self._keeps):
             return
@@ -256,7 +256,13 @@ class Desk:
         finally:
             engine.cancel(job)
 
-    def _job(self, live: LiveWork, text: LiveText, written: tuple[int, ...]) -> Job:
+    async def _written(self, live: LiveWork, text: LiveText) -> array[int]:
+        written = array("q")
+        for piece in await self.ask(self._store.read, live.id, text.now.place):
+            written.extend(piece.token_ids)
+        return written
+
+    def _job(self, live: LiveWork, text: LiveText, written: array[int]) -> Job:
         """What is left to write of a text."""
         service, now = self._service, text.now
         llm = service.require()

@@ -191,7 +191,9 @@ def test_time_runs_out_wherever_a_request_is(start):
         echo = {"model": "cpm-embedded", "prompt": ids, "max_tokens": 0, "echo": True, "logprobs": 0}
         assert code("/v1/completions", **echo) == "timeout"
         until(lambda: idle(server))
-        brief = client.post("/generate", json=BODY | {"timeout": 0.0001})  # the client's own time: what there is, be it nothing
+        brief = client.post(
+            "/generate", json=BODY | {"timeout": 0.0001}
+        )  # the client's own time: what there is, be it nothing
         assert (brief.status_code, brief.json()["choices"][0]["finish_reason"]) == (200, "timeout")
         cut = client.post("/generate", json=BODY | {"max_new_tokens": 16_000}).json()
         assert cut["choices"][0]["finish_reason"] == "timeout"
