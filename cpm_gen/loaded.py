@@ -6,7 +6,8 @@ import contextlib
 import hashlib
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from cpm_gen.build import (
     make_runner_from,
     make_window,
 )
-from cpm_gen.checkpoint import Checkpoint, open_checkpoint, verify_replicas
+from cpm_gen.checkpoint import open_checkpoint, verify_replicas
 from cpm_gen.config import ModelOptions, ModelSize
 from cpm_gen.errors import ConfigError, CpmGenError, RankError
 from cpm_gen.folders import model_folder
@@ -33,11 +34,11 @@ from cpm_gen.runner import Runner
 _SAMPLES, _SAMPLED = 64, 4096  # how many pieces of a file, and of how many bytes, stand for it
 
 
-def digest(checkpoint: Checkpoint) -> str:
+def digest(shards: Iterable[Path]) -> str:
     """What tells a checkpoint's weights from others of the same shape: a hash of pieces from all over its files."""
     found = hashlib.sha256()
-    for shard in checkpoint.shards:
-        data = np.memmap(shard.path, np.uint8, "r")
+    for path in shards:
+        data = np.memmap(path, np.uint8, "r")
         found.update(len(data).to_bytes(8, "little"))
         for at in range(0, len(data), max(_SAMPLED, len(data) // _SAMPLES)):
             found.update(data[at : at + _SAMPLED].tobytes())
@@ -47,8 +48,7 @@ def digest(checkpoint: Checkpoint) -> str:
 class Loaded:
     """This process's part of a loaded network, the ranks it started, and its CPU threads.
 
-    size, window: of the network; digest: of its weights; notes: what the person who loads it should know; slots_made: windows
-    of KV cache.
+    size, window: of the network; notes: what the person who loads it should know; slots_made: windows of KV cache.
     """
 
     def __init__(self, options: ModelOptions, on_rank_death: Callable[[str], None] | None = None) -> None:
@@ -65,7 +65,7 @@ class Loaded:
             )
         if options.threads is not None and options.threads < 1:
             raise ConfigError(f"threads must be at least 1, not {options.threads}")
-        self.digest = digest(checkpoint)
+        self._shards = [shard.path for shard in checkpoint.shards]
         heads = resolve_heads(checkpoint, options.heads)
         self.size: ModelSize = checkpoint.size(heads)
         self.window = make_window(options, checkpoint.positions)
@@ -114,6 +114,10 @@ class Loaded:
     def rank(self) -> int:
         """This process's rank; only rank 0 writes, the others :meth:`follow`."""
         return self._group.rank
+
+    def digest(self) -> str:
+        """Of its weights, as they lie in their files now (see :func:`digest`)."""
+        return digest(self._shards)
 
     def follow(self) -> None:
         """On ranks other than 0: work for rank 0 until it closes."""

@@ -18,8 +18,8 @@ class Writer:
 
     A request that goes on after tokens ``written`` before is read from its beginning, so that its chunks join to the ``shown``
     characters given out then. That may be fewer than those tokens say, where a stop ended the text that is passed over now, or
-    more, where its end let out what a stop string might have begun with. Whoever says how many were ``shown`` keeps the text himself: there
-    is no completion at its end, and what is written is not kept here, however much it is.
+    more, where its end let out what a stop string might have begun with. Whoever says how many were ``shown`` keeps the text
+    himself: there is no completion at its end, and what is written is not kept here, however much it is.
 
     place: the request's place among those that were begun together.
     """

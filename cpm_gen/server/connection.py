@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import sys
+import resource
 from typing import Any
 
 import h11
@@ -145,10 +145,6 @@ def connections(settings: ServeOptions) -> type[Connection]:
 
 def _open_files(wanted: int) -> int:
     """How many files may be open: as many as are wanted, or as the system allows."""
-    if sys.platform == "win32":
-        return wanted
-    import resource
-
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return wanted

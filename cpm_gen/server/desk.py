@@ -80,9 +80,7 @@ class Desk:
     def drop(self, live: LiveWork) -> None:
         """End the writing of a work that is gone from the database."""
         self.forget(live)
-        self._stop_waiting(live)
-        for text in live.texts:
-            self._cancel(text)
+        self._end(live)
 
     def undo(self, id: str) -> None:
         """Delete a work that nobody was told of."""
@@ -118,10 +116,8 @@ class Desk:
 
     async def stop(self, live: LiveWork) -> None:
         """End the writing of a work; its state must say already that it is not to be written on."""
-        self._stop_waiting(live)
         writing = [self._writing[text] for text in live.texts if text in self._writing]
-        for text in live.texts:
-            self._cancel(text)
+        self._end(live)
         for task in writing:
             await task
 
@@ -288,13 +284,12 @@ class Desk:
     def _fail(self, live: LiveWork, error: ServeError) -> None:
         if live.work.state == "queued":
             live.work.state, live.work.error = "failed", error.body()["error"]
-        for text in live.texts:
-            self._cancel(text)
-        self._stop_waiting(live)
+        self._end(live)
 
-    def _stop_waiting(self, live: LiveWork) -> None:
+    def _end(self, live: LiveWork) -> None:
         for text in live.texts:
             self._waiting.pop(text, None)
+            self._cancel(text)
 
     def _cancel(self, text: LiveText) -> None:
         if text.job is not None:

@@ -304,4 +304,6 @@ def _fingerprint(llm: LLM) -> str:
     shape = f"{size.layers}x{size.hidden}x{size.heads}"
     precision = options.dtype if options.quantize == "none" else options.quantize
     window = f"window {llm.window.limit}"
-    return f"{shape}, {size.positions} positions, {size.vocabulary} tokens, {precision}, {window}, weights {llm.digest}"
+    return (
+        f"{shape}, {size.positions} positions, {size.vocabulary} tokens, {precision}, {window}, weights {llm.digest()}"
+    )

@@ -163,7 +163,7 @@ struct Dot<Format::i8> {
 template <Format F>
 constexpr long ROW = F == Format::i8 && !TILED ? 2 * LINE : LINE;
 
-// What `lines` of one row's i8 inputs begin a sum with, and what their sum is multiplied with.
+// What a sum over a line of i8 inputs begins with, and what it is multiplied with.
 inline vi start_of(const char* x) { return UNSIGNED ? all_int(load<int32_t>(x + LINE + 4)) : vi{}; }
 inline vf scale_of(const char* x) { return all(load<float>(x + LINE)); }
 
