@@ -3,8 +3,8 @@
     python benchmarks/window.py [--json FILE] [--times FILE] [--models embedded cpm-distill] [--dtypes float32 int8] [--slides 4]
 
 For a hop of half and of a quarter of the window, with second slots (the next window is encoded beside decoding) and without (it is
-encoded at once when the window moves). "inside" is the last hop before the first move with nothing encoded beside it: contexts of the
-same lengths as past the move, and no work for the window. ITL is the time between two tokens of one sequence. ``--times`` keeps the
+encoded at once when the window moves). "inside" is another text that takes turns with it, some steps each: contexts of the
+same lengths, and no work for a window. ITL is the time between two tokens of one sequence. ``--times`` keeps the
 microseconds of every step, for ``benchmarks/plots.py``.
 """
 
@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,26 +35,57 @@ from cpm_gen.runner import Runner
 from cpm_gen.sequence import Request
 from cpm_gen.window import Window
 
+TURN = 16  # steps
+
+
+class Writing:
+    """A text, and the seconds of its steps since the one that brought its first token."""
+
+    def __init__(self, runner: Runner, window: Window, slots: Sequence[int]) -> None:
+        size = runner.model.size
+        prompt = tuple((7919 * i) % (size.vocabulary - 16) + 11 for i in range(window.limit - window.hop))
+        self.decoder = Cached(1, len(slots), 256)
+        self.decoder._free = list(slots)
+        self.engine = Engine(runner, self.decoder, batch=1)
+        self.sequence = self.engine.add(Request(prompt, window, None, SamplingParams(top_k=20), seed=0))
+        self.times: list[float] = []
+        while self.sequence.step == 0:
+            self.engine.step()
+
+    def go_on(self, steps: int) -> None:
+        for _ in range(steps):
+            began = time.perf_counter()
+            self.engine.step()
+            self.times.append(time.perf_counter() - began)
+
+    def end(self) -> None:
+        self.engine.cancel(self.sequence)
+
 
 def stretch(runner: Runner, window: Window, slots: int, slides: int) -> dict[str, Any]:
-    """Seconds of every step inside the window and over ``slides`` moves of it."""
-    size = runner.model.size
-    prompt = tuple((7919 * i) % (size.vocabulary - 16) + 11 for i in range(window.limit - window.hop))
-    decoder = Cached(1, slots, 256)
-    engine = Engine(runner, decoder, batch=1)
-    params = SamplingParams(top_k=20)
-    sequence = engine.add(Request(prompt=prompt, window=window, ends=None, params=params, seed=0))
-    while sequence.step == 0:
-        engine.step()
-    times: list[float] = []
-    while len(times) < window.hop - 1 + slides * window.hop:
-        began = time.perf_counter()
-        engine.step()
-        times.append(time.perf_counter() - began)
-    assert sequence.slides == slides
-    engine.cancel(sequence)
-    assert bool(decoder.counts.slides_at_once) == (slots == 1)
-    return {"inside": times[: window.hop - 1], "past": times[window.hop - 1 :]}
+    """Seconds of the steps over ``slides`` moves of a window ("past"), and of as many inside one that took turns with them.
+
+    The runner has one slot more than ``slots``.
+    """
+    past = Writing(runner, window, range(slots))
+    past.go_on(window.hop - 1)
+    past.times.clear()
+    inside: list[float] = []
+    for _ in range(slides):
+        # contexts of limit - hop + 1 .. limit tokens, like those between two moves
+        control = Writing(runner, window, [slots])
+        todo = window.hop
+        while todo:
+            turn = min(TURN, todo)
+            past.go_on(turn)
+            control.go_on(turn)
+            todo -= turn
+        control.end()
+        inside += control.times
+    assert past.sequence.slides == slides
+    past.end()
+    assert bool(past.decoder.counts.slides_at_once) == (slots == 1)
+    return {"inside": inside, "past": past.times}
 
 
 def measure(
@@ -64,7 +96,7 @@ def measure(
     model = ModelOptions(model=str(folder), **options)
     threads = useful_threads(open_checkpoint(folder).hidden, native=computes_natively(model, torch.device("cpu")))
     torch.set_num_threads(threads)
-    runner = make_runner(model, heads, 2, TensorParallel(), torch.device("cpu"))
+    runner = make_runner(model, heads, 3, TensorParallel(), torch.device("cpu"))
     size = runner.model.size
     rows = []
     for share in (2, 4):
@@ -72,10 +104,8 @@ def measure(
         stretch(runner, window, 2, 1)  # warm up
         for slots in (1, 2):
             times = stretch(runner, window, slots, slides)
-            if slots == 1:
-                alone = times["inside"]
-            inside, past = statistics.median(alone), statistics.median(times["past"])
-            speed = {"inside": len(alone) / sum(alone), "past": len(times["past"]) / sum(times["past"])}
+            inside, past = (statistics.median(times[where]) for where in ("inside", "past"))
+            speed = {where: len(spent) / sum(spent) for where, spent in times.items()}
             rows.append(
                 {
                     "engine": "cpm-gen cached" + ("" if slots == 2 else ", one slot"),

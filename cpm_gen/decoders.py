@@ -5,12 +5,13 @@ when the window moves, the kept context stands at positions ``0..`` again, so no
 (The original's ``*_fast`` scripts keep such keys; their text turns to noise past the position table.)
 
 Moving costs no pause: a decode step at small batch reads every weight for a few rows and has rows to spare, so the next window
-is encoded in a second slot, a few tokens a step, while the sequence writes on in the first. When the window moves, the second
+is encoded in a second slot, a few tokens at a time, while the sequence writes on in the first. When the window moves, the second
 slot lacks the newest token only, and the two are exchanged.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import Protocol
@@ -67,6 +68,7 @@ class _Slot:
     cached: int = 0  # tokens of it that are encoded
 
 
+_CHUNK = 5  # tokens of a next window at a time: what it holds already is read once for all of them
 _ALONE = 4  # times the budget, for prompts while no sequence decodes: fewer passes over the weights
 
 
@@ -85,6 +87,7 @@ class Cached:
         self._free = list(range(slots))[::-1]
         self._now: dict[int, _Slot] = {}  # by id of the sequence
         self._next: dict[int, _Slot] = {}
+        self._owed = 0.0  # tokens of next windows
         self.slots = slots
         self.counts = Counts()
 
@@ -125,19 +128,34 @@ class Cached:
                 budget -= count
         # one slot stays for every sequence that may still join
         spare = len(self._free) - (self._batch - len(running))
-        for sequence in decoding:
-            count = min(self._due(sequence), budget)
-            if count <= 0:
+        return work + self._plan_ahead(decoding, budget, spare)
+
+    def _plan_ahead(self, decoding: Seq[Sequence], budget: int, spare: int) -> list[Work]:
+        """Parts of next windows: together as many tokens as keep all on time, in chunks, the window that lags most first."""
+        pending = []
+        for steps, missing, ready, sequence in sorted(map(self._due, decoding), key=lambda due: due[0]):
+            held = id(sequence) in self._next
+            if missing > 0 and (held or spare > 0):  # whose window moves first has the first slot
+                spare -= not held
+                pending.append((missing / steps, steps, missing, ready, sequence))
+        self._owed = min(self._owed, _CHUNK) + sum(pace for pace, *_ in pending)
+        work = []
+        for pace, steps, missing, ready, sequence in sorted(pending, key=lambda found: -found[0]):
+            chunk = min(missing, max(_CHUNK, math.ceil(pace)))
+            if steps == 1:  # now or never
+                chunk = missing
+            elif ready < chunk or self._owed < min(_CHUNK, chunk):
                 continue
+            count = min(chunk, budget)
+            if count <= 0:
+                break
             ahead = self._next.get(id(sequence))
             if ahead is None:
-                if spare <= 0:
-                    continue
                 assert sequence.next_start is not None
                 ahead = self._next[id(sequence)] = _Slot(self._free.pop(), sequence.next_start)
-                spare -= 1
             work.append(self._run(sequence, ahead, count, logits=False))
             self.counts.ahead += count
+            self._owed -= count
             budget -= count
         return work
 
@@ -161,20 +179,17 @@ class Cached:
         self.counts.slides_at_once += late
         return slot, late
 
-    def _due(self, sequence: Sequence) -> int:
-        """How many tokens of the next window to encode now, so that it is ready in time without haste."""
-        if sequence.next_start is None:
-            return 0
-        window = sequence.request.window
+    def _due(self, sequence: Sequence) -> tuple[int, int, int, Sequence]:
+        """Steps until the window moves, and of the next one the tokens to be encoded before that and those that can be now."""
+        window, start = sequence.request.window, sequence.next_start
+        steps = window.limit + 1 - sequence.length(sequence.start)
+        most = sequence.request.max_new_tokens
+        if start is None or (most is not None and most - sequence.step < steps):
+            return steps, 0, 0, sequence  # not known yet, or it ends before the window moves
         ahead = self._next.get(id(sequence))
         cached = ahead.cached if ahead else 0
         # when the window moves, all but the newest of its tokens must be there
-        missing = window.limit - (sequence.next_start - sequence.start) - cached
-        steps = window.limit + 1 - sequence.length(sequence.start)
-        most = sequence.request.max_new_tokens
-        if most is not None and most - sequence.step < steps:
-            return 0  # it ends before the window moves
-        return min(-(-missing // steps), sequence.length(sequence.next_start) - cached)
+        return steps, window.limit - (start - sequence.start) - cached, sequence.length(start) - cached, sequence
 
     @staticmethod
     def _run(sequence: Sequence, slot: _Slot, count: int, *, logits: bool) -> Work:

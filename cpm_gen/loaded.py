@@ -71,12 +71,12 @@ class Loaded:
         self.window = make_window(options, checkpoint.positions)
         if options.batch < 1:
             raise ConfigError(f"batch must be at least 1, not {options.batch}")
-        slots = options.batch + -(-options.batch // 2) if options.decoder == "cached" else 0
         launch = parallel.launched()
         degree = choose_degree(options, checkpoint, heads, launch)
         device = parallel.pick_device(options.device, launch.local_rank if launch else 0)
         native = computes_natively(options, device)  # a wish that cannot be granted is an error before ranks start
         captures_graphs(options, device, degree)
+        slots = _slots(options, device)
         verify_replicas(checkpoint)
         local = launch.local_size if launch else degree
         share = max(1, (options.threads or parallel.useful_threads(self.size.hidden, native=native)) // local)
@@ -166,6 +166,13 @@ class Loaded:
         before, ours = self._threads
         if torch.get_num_threads() == ours:
             torch.set_num_threads(before)
+
+
+def _slots(options: ModelOptions, device: torch.device) -> int:
+    """Windows of KV cache: one for each text, and for next windows one more, or half of one where unused memory is taken too."""
+    if options.decoder != "cached":
+        return 0
+    return 2 * options.batch if device.type == "cpu" else options.batch + -(-options.batch // 2)
 
 
 def _end_group(runner: Runner, group: TensorParallel, ranks: Ranks | None) -> None:

@@ -13,7 +13,7 @@ import cpm_gen
 from cpm_gen.app import LLM
 from cpm_gen.build import make_runner
 from cpm_gen.config import ModelOptions, SamplingParams
-from cpm_gen.decoders import Cached, Recompute, Work
+from cpm_gen.decoders import _CHUNK, Cached, Recompute, Work
 from cpm_gen.engine import Engine
 from cpm_gen.model import Segment
 from cpm_gen.parallel import TensorParallel
@@ -127,17 +127,52 @@ def test_without_a_second_slot_windows_are_encoded_at_once_and_counted(runner: R
     assert cached.counts.ahead == 0
 
 
-def test_work_in_a_step_is_bounded_and_spread(runner: Runner) -> None:
-    """With hop h of limit n, a step runs one token and at most ceil((n - h) / h) of the next window."""
-    window = Window(SMALL.positions - 1, 5)
-    cached = Cached(1, 2, budget=64)
-    sequence = Sequence(Request(prompt=(1, 2), window=window, ends=None, params=GREEDY, seed=0))
-    for _ in range(100):
-        work = cached.plan([sequence])
-        if sequence.slides:
-            assert sum(len(w.segment.ids) for w in work) <= 1 + -(-(window.limit - 5) // 5)
-        ((_, logits),) = next_logits(runner, work)
-        sequence.append(int(logits.argmax()))
+def rows_of_steps(cached: Cached, running: list[Sequence], steps: int) -> list[int]:
+    """Rows in every step after all have moved their window once; no network, one token after the other."""
+    rows = []
+    for _ in range(steps):
+        work = cached.plan(running)
+        if all(s.slides for s in running):
+            rows.append(sum(len(w.segment.ids) for w in work))
+        for w in work:
+            if w.segment.logits:
+                w.sequence.append(5)
+    return rows
+
+
+def texts(window: Window, *prompts: int) -> list[Sequence]:
+    return [Sequence(Request((1,) * n, window, ends=None, params=GREEDY, seed=0)) for n in prompts]
+
+
+@pytest.mark.parametrize(("hop", "pace"), [(50, 1), (25, 3), (10, 9)])
+def test_a_next_window_is_encoded_in_chunks_that_are_spread(hop: int, pace: int) -> None:
+    """Its keys and values are read once for a chunk; between them are steps of one row, and none is much larger."""
+    cached = Cached(1, 2, budget=256)
+    rows = rows_of_steps(cached, texts(Window(100, hop), 2), 700)
+    assert cached.counts.slides_at_once == 0
+    assert sum(rows) / len(rows) == pytest.approx(1 + pace, rel=0.03)
+    assert max(rows) <= 1 + max(_CHUNK, pace + 1)
+    assert sum(n > 1 for n in rows) <= len(rows) * (max(1.2 * pace, 0.2) / max(_CHUNK, pace) + 0.06)
+
+
+@pytest.mark.parametrize("apart", [0, 1, 7])
+def test_the_next_windows_of_many_take_turns(apart: int) -> None:
+    """Not all in the same step, not even of texts that move in the same step."""
+    cached = Cached(8, 16, budget=256)
+    rows = rows_of_steps(cached, texts(Window(401, 200), *(1 + apart * n for n in range(8))), 2400)
+    assert cached.counts.slides_at_once == 0
+    assert sum(rows) / len(rows) == pytest.approx(16, rel=0.02)
+    assert sum(n > 16 + _CHUNK for n in rows) <= 0.03 * len(rows), "but for the last steps before a move"
+    assert max(rows) <= 8 * _CHUNK
+
+
+def test_second_slots_go_to_those_who_move_next() -> None:
+    """So half as many serve texts whose windows do not move in the same step."""
+    cached = Cached(8, 12, budget=256)
+    rows = rows_of_steps(cached, texts(Window(101, 50), *(1 + 6 * n for n in range(8))), 1500)
+    assert cached.counts.slides > 200
+    assert cached.counts.slides_at_once == 0
+    assert max(rows) <= 16 + 2 * _CHUNK
 
 
 def test_a_long_prompt_is_encoded_in_chunks_between_the_tokens_of_others(runner: Runner) -> None:
