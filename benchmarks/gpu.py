@@ -1,6 +1,6 @@
 """The GPU's path on one GPU: is it right, how near is it to the memory's speed, what do slides, prompts and company cost.
 
-    python benchmarks/gpu.py --json FILE                                                  # 2.6 B parameters, bfloat16
+    python benchmarks/gpu.py --json FILE                       # 2.6 B parameters, bfloat16; --dtype int8: weights, the rest in bfloat16
     python benchmarks/gpu.py --model tiny --positions 64 --device cpu --batches 1 4       # tries the script out
 
 Random weights are made on the device, so nothing is read or written. First the graphs' texts and logits are compared with the plain
@@ -46,7 +46,9 @@ class Bench:
         self.size = dataclasses.replace(size_of(args.model), positions=args.positions)
         self.window = Window(self.size.positions - 1, (self.size.positions - 1) // 2)
         self.rows: list[dict[str, Any]] = []
-        self.plain = made(self.size, getattr(torch, args.dtype), self.device)
+        quantized = args.dtype == "int8"
+        dtype = torch.bfloat16 if quantized else getattr(torch, args.dtype)
+        self.plain = made(self.size, dtype, self.device, quantized)
         most = max(args.batches)
         began = time.perf_counter()
         self.runner = Runner(GraphedModel(self.plain, kernels(self.device)), most + -(-most // 2))
@@ -113,11 +115,11 @@ class Bench:
         layers: Any = self.plain.transformer.layers
         kinds = {
             "gelu(h -> 4h)": lambda ops, x, n: ops.gelu(x, layers[n].mlp.dense_h_to_4h),
-            "h -> 4h": lambda _, x, n: F.linear(x, layers[n].mlp.dense_h_to_4h.weight),
+            "h -> 4h": lambda _, x, n: F.linear(x, layers[n].mlp.dense_h_to_4h.whole()),
             "4h -> h in parts": lambda ops, x, n: ops.branch(x, layers[n].mlp.dense_4h_to_h),
-            "4h -> h": lambda _, x, n: F.linear(x, layers[n].mlp.dense_4h_to_h.weight),
+            "4h -> h": lambda _, x, n: F.linear(x, layers[n].mlp.dense_4h_to_h.whole()),
             "h -> h in parts": lambda ops, x, n: ops.branch(x, layers[n].attention.dense),
-            "h -> h": lambda _, x, n: F.linear(x, layers[n].attention.dense.weight),
+            "h -> h": lambda _, x, n: F.linear(x, layers[n].attention.dense.whole()),
         }
         ops, hidden = kernels(self.device), self.size.hidden
         for name, run in kinds.items():
@@ -134,7 +136,7 @@ class Bench:
                         run(ops, x, n)
 
                 graph = Graphed(all_layers, self.device, None)
-                moved = self.size.layers * inputs * outputs * self.plain.dtype.itemsize
+                moved = self.size.layers * inputs * outputs * layers[0].mlp.dense_h_to_4h.weight.itemsize
                 speeds[f"rows_{count}_of_the_copy"] = moved / self.copied / self.seconds(graph.run, 3)
             self.say(f"{name}, {'ours' if '(' in name or 'parts' in name else 'torch'}", **speeds)
 
@@ -253,7 +255,7 @@ class Bench:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="cpm-large", help="of configs/, or tiny")
-    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "float16", "bfloat16"])
+    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "float16", "bfloat16", "int8"])
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--positions", type=int, default=1024, help="of the network; fewer to try it out")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32, 128])
@@ -269,7 +271,7 @@ def main() -> None:
         print(torch.cuda.get_device_name(device), "torch", torch.__version__)
     else:
         torch.set_num_threads(1)
-    check(device)
+    check(device, args.dtype == "int8")
     bench = Bench(args)
     bench.near()
     for batch in args.batches:

@@ -10,6 +10,7 @@ from cpm_gen.config import ModelSize, SamplingParams
 from cpm_gen.decoders import Cached, Decoder, Recompute
 from cpm_gen.engine import Engine
 from cpm_gen.graphed import GraphedModel
+from cpm_gen.layers import Matrix
 from cpm_gen.model import Model
 from cpm_gen.parallel import TensorParallel
 from cpm_gen.row_ops import RowOps, TorchOps
@@ -22,14 +23,18 @@ NOVEL = SamplingParams(temperature=0.95, top_k=50, top_p=0.95)
 CHECKED = ModelSize(layers=2, hidden=120, heads=3, vocabulary=1200, positions=80)
 
 
-def made(size: ModelSize, dtype: torch.dtype, device: torch.device) -> Model:
+def made(size: ModelSize, dtype: torch.dtype, device: torch.device, quantized: bool = False) -> Model:
     """A network of random weights: norms and biases not trivial, greedy texts not one word over and over."""
     torch.manual_seed(0)
-    model = Model(size, TensorParallel(), dtype=dtype, device=device)
+    model = Model(size, TensorParallel(), dtype=dtype, device=device, quantized=quantized)
     for name, parameter in model.named_parameters():
-        matrix = parameter.dim() == 2
-        scale = 2 * parameter.shape[1] ** -0.5 if matrix else 0.1
-        parameter.normal_(float("layernorm.weight" in name), scale)
+        spread = 2 * parameter.shape[1] ** -0.5 if parameter.dim() == 2 else 0.1
+        if parameter.dtype == torch.int8:
+            matrix = model.get_submodule(name.removesuffix(".weight"))
+            assert isinstance(matrix, Matrix)
+            matrix.quantize(torch.randn(parameter.shape, device=device) * spread)
+        else:
+            parameter.normal_(float("layernorm.weight" in name), spread)
     return model
 
 
@@ -41,9 +46,9 @@ def kernels(device: torch.device) -> RowOps:
     return TritonOps()
 
 
-def check(device: torch.device) -> None:
+def check(device: torch.device, quantized: bool) -> None:
     """Texts in float32 over several slides, eight at once: the oracle's, greedy and sampled; raises AssertionError."""
-    model = made(CHECKED, torch.float32, device)
+    model = made(CHECKED, torch.float32, device, quantized)
     window = Window(CHECKED.positions - 1, 30, "token", 2)
 
     def write(model: Any, decoder: Decoder, slots: int, batch: int) -> list[list[int]]:

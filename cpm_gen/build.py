@@ -48,7 +48,8 @@ def make_runner_from(
         network = packed = PackedModel(size, group, form=form, threads=torch.get_num_threads())
         packed.load(checkpoint)
     else:
-        network = model = Model(size, group, dtype=getattr(torch, options.dtype), device=device)
+        dtype = getattr(torch, options.dtype)
+        network = model = Model(size, group, dtype=dtype, device=device, quantized=options.quantize == "int8")
         load_into(model, checkpoint, rank=group.rank, degree=group.size)
         if captures_graphs(options, device, group.size):
             from cpm_gen.triton_ops import TritonOps
@@ -62,7 +63,6 @@ def make_runner_from(
 
 def computes_natively(options: ModelOptions, device: torch.device) -> bool:
     """Whether the native kernels run this model, or torch does; raises ConfigError where what is asked for cannot be."""
-    wanted = options.kernels == "native" or options.quantize != "none"
     reason = None
     if options.kernels in ("torch", "graphs"):
         reason = f"kernels is {options.kernels}"
@@ -72,9 +72,8 @@ def computes_natively(options: ModelOptions, device: torch.device) -> bool:
         reason = "they compute in float32 and bfloat16, not float16"
     else:
         reason = native.missing()
-    if reason and wanted:
-        asked = f"quantize {options.quantize}" if options.quantize != "none" else "kernels native"
-        raise ConfigError(f"{asked} needs the native CPU kernels, but {reason}")
+    if reason and options.kernels == "native":
+        raise ConfigError(f"kernels native needs the native CPU kernels, but {reason}")
     return reason is None
 
 
@@ -102,7 +101,8 @@ def captures_graphs(options: ModelOptions, device: torch.device, degree: int) ->
 def fallback_note(options: ModelOptions, device: torch.device) -> str | None:
     """What to tell a person whose CPU would be served better by kernels that were not built."""
     reason = native.missing()
-    if reason is None or device.type != "cpu" or options.kernels == "torch" or options.dtype == "float16":
+    half = options.dtype == "float16" and options.quantize == "none"  # torch's own, wherever
+    if reason is None or device.type != "cpu" or options.kernels == "torch" or half:
         return None
     return f"{reason}, so torch computes, more slowly"
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from cpm_gen import partition
 from cpm_gen.config import ModelSize
 from cpm_gen.errors import CheckpointError
+from cpm_gen.layers import Matrix
 from cpm_gen.unpickle import SavedFile, TensorRef, is_plain
 
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -278,7 +279,14 @@ def load_into(model: nn.Module, checkpoint: Checkpoint, *, rank: int, degree: in
                     f"{checkpoint.folder}: {name} is {list(parameter.shape)} in the network, "
                     f"{list(checkpoint.slice_shape(name, degree))} in the checkpoint"
                 )
-            checkpoint.copy_slice(name, rank, degree, parameter.data)
+            if parameter.dtype != torch.int8:
+                checkpoint.copy_slice(name, rank, degree, parameter.data)
+                continue
+            matrix = model.get_submodule(name.removesuffix(".weight"))
+            assert isinstance(matrix, Matrix)
+            values = torch.empty(parameter.shape, device=parameter.device)
+            checkpoint.copy_slice(name, rank, degree, values)
+            matrix.quantize(values)
 
 
 def save_checkpoint(folder: Path, state: Mapping[str, Tensor], *, degree: int, iteration: int) -> None:

@@ -43,7 +43,7 @@ class ModelOptions:
     hidden: int | None = option(None, "hidden size that the checkpoint must have (model-size files set it)")
     dtype: Dtype = option("float32", "number format of weights and activations")
     quantize: Quantize = option(
-        "none", "int8: weights in 8 bits, on CPUs; a quarter of the memory, twice the speed and more"
+        "none", "int8: weights in 8 bits; a quarter of the memory, on CPUs twice the speed and more"
     )
     kernels: Kernels = option(
         "auto",

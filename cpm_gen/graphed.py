@@ -175,7 +175,7 @@ class GraphedModel:
         logits = []
         if kept:
             assert cache is not None
-            logits.append(self._ops.head(cache.hidden(kept), self.model.word_embeddings.weight))
+            logits.append(self._ops.head(cache.hidden(kept), self.model.word_embeddings))
         if len(kept) < len(segments):
             logits.append(self.model.next_logits([s for s in segments if s.slot is None], None))
         if len(logits) == 1:

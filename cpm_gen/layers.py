@@ -19,67 +19,97 @@ class Place:
     """Where a rank's parameters live, and whose part they are."""
 
     group: TensorParallel
-    dtype: torch.dtype
+    dtype: torch.dtype  # of activations, and of parameters
     device: torch.device
+    quantized: bool = False  # matrices in 8 bits
 
     def empty(self, *shape: int) -> nn.Parameter:
         """A parameter to be filled."""
         return nn.Parameter(torch.empty(shape, dtype=self.dtype, device=self.device), requires_grad=False)
 
 
-class _Linear(nn.Module):
-    def __init__(self, inputs: int, outputs: int, place: Place) -> None:
+class Matrix(nn.Module):
+    """A rank's part of a matrix, ``[rows, columns]``; quantized: int8 with a scale (fp32) for each row, else ``scale`` is None."""
+
+    scale: Tensor | None
+
+    def __init__(self, rows: int, columns: int, place: Place) -> None:
         super().__init__()
         self.group = place.group
-        self.weight = place.empty(outputs, inputs)
+        self.dtype = place.dtype
+        if place.quantized:
+            weight = torch.empty(rows, columns, dtype=torch.int8, device=place.device)
+            self.weight = nn.Parameter(weight, requires_grad=False)
+        else:
+            self.weight = place.empty(rows, columns)
+        scale = torch.empty(rows, device=place.device) if place.quantized else None
+        self.register_buffer("scale", scale, persistent=False)
+
+    @torch.no_grad()
+    def quantize(self, values: Tensor) -> None:
+        """Fill it from floats of its shape: each row rounded to 255 steps, symmetric, as wide as its largest value needs."""
+        assert self.scale is not None
+        self.scale.copy_(values.abs().amax(1) / 127)
+        steps = torch.where(self.scale > 0, self.scale, 1.0)[:, None]
+        self.weight.copy_((values / steps).round_())
+
+    def whole(self) -> Tensor:
+        """The matrix in the activations' format."""
+        if self.scale is None:
+            return self.weight
+        # one kernel that reads bytes and writes halves
+        whole = torch.empty(self.weight.shape, dtype=self.dtype, device=self.weight.device)
+        return torch.mul(self.weight, self.scale[:, None], out=whole)
 
 
-class ColumnParallelLinear(_Linear):
+class ColumnParallelLinear(Matrix):
     """``y = x W^T + b`` with the rows of W (the columns of W^T) over the ranks: ``[n, inputs] -> [n, outputs / p]``."""
 
     def __init__(self, inputs: int, outputs: int, place: Place) -> None:
-        super().__init__(inputs, outputs // place.group.size, place)
+        super().__init__(outputs // place.group.size, inputs, place)
         self.bias = place.empty(outputs // place.group.size)
 
     def forward(self, x: Tensor) -> Tensor:
         """No communication: each rank keeps its own outputs."""
-        return F.linear(x, self.weight, self.bias)
+        return F.linear(x, self.whole(), self.bias)
 
 
-class RowParallelLinear(_Linear):
+class RowParallelLinear(Matrix):
     """``y = x W^T + b`` with the columns of W over the ranks: ``[n, inputs / p] -> [n, outputs]``, the same on all."""
 
     def __init__(self, inputs: int, outputs: int, place: Place) -> None:
-        super().__init__(inputs // place.group.size, outputs, place)
+        super().__init__(outputs, inputs // place.group.size, place)
         self.bias = place.empty(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """One all-reduce, then the bias."""
         if self.group.size == 1:
-            return F.linear(x, self.weight, self.bias)
-        return self.group.all_reduce(F.linear(x, self.weight)) + self.bias
+            return F.linear(x, self.whole(), self.bias)
+        return self.group.all_reduce(F.linear(x, self.whole())) + self.bias
 
 
-class VocabularyParallelEmbedding(nn.Module):
+class VocabularyParallelEmbedding(Matrix):
     """The word embedding, its rows over the ranks; also the tied output head."""
 
     def __init__(self, vocabulary: int, hidden: int, place: Place) -> None:
-        super().__init__()
-        self.group = place.group
-        self.weight = place.empty(vocabulary // place.group.size, hidden)
+        super().__init__(vocabulary // place.group.size, hidden, place)
 
     def forward(self, ids: Tensor) -> Tensor:
         """``[n] -> [n, hidden]``: each rank looks up the rows it holds, zero elsewhere, then one all-reduce."""
         if self.group.size == 1:
-            return F.embedding(ids, self.weight)
+            return self._rows(ids)
         rows = self.weight.shape[0]
         local = ids - self.group.rank * rows
         mine = (local >= 0) & (local < rows)
-        return self.group.all_reduce(F.embedding(local.where(mine, 0), self.weight) * mine[:, None])
+        return self.group.all_reduce(self._rows(local.where(mine, 0)) * mine[:, None])
+
+    def _rows(self, ids: Tensor) -> Tensor:
+        rows = F.embedding(ids, self.weight)
+        return rows if self.scale is None else (rows * self.scale[ids][:, None]).to(self.dtype)
 
     def head(self, x: Tensor) -> Tensor:
         """``[n, hidden] -> [n, vocabulary]`` logits, fp32, gathered from all ranks."""
-        return self.group.all_gather(F.linear(x, self.weight).float())
+        return self.group.all_gather(F.linear(x, self.whole()).float())
 
 
 class PositionEmbedding(nn.Module):

@@ -127,16 +127,24 @@ class Transformer(nn.Module):
 
 
 class Model(nn.Module):
-    """A rank's part of the network. Parameters are empty until loaded."""
+    """A rank's part of the network. Parameters are empty until loaded. ``quantized``: matrices in 8 bits."""
 
-    def __init__(self, size: ModelSize, group: TensorParallel, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        size: ModelSize,
+        group: TensorParallel,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        quantized: bool = False,
+    ) -> None:
         super().__init__()
         self.size = size
         self.group = group
         self.dtype = dtype
         self.device = device
         self.samples = device.type == "cuda"
-        place = Place(group, dtype, device)
+        place = Place(group, dtype, device, quantized)
         self.word_embeddings = VocabularyParallelEmbedding(size.vocabulary, size.hidden, place)
         self.position_embeddings = PositionEmbedding(size.positions, size.hidden, place)
         self.transformer = Transformer(size, place)

@@ -32,7 +32,7 @@ class Rows:
 
 
 class RowOps(Protocol):
-    """The steps of a layer over ``[rows, …]``. ``linear`` has a weight and a bias, ``norm`` an eps too."""
+    """The steps of a layer over ``[rows, …]``. ``linear`` and ``embedding`` are of :mod:`cpm_gen.layers`."""
 
     def branch(self, x: Tensor, linear: Any) -> Any:
         """``linear(x)``, for ``add_norm`` alone to read."""
@@ -49,7 +49,7 @@ class RowOps(Protocol):
     def gelu(self, x: Tensor, linear: Any) -> Tensor:
         """The tanh form of GELU of ``linear(x)``."""
 
-    def head(self, x: Tensor, weight: Tensor) -> Tensor:
+    def head(self, x: Tensor, embedding: Any) -> Tensor:
         """Logits of the tied head, fp32."""
 
 
@@ -83,5 +83,6 @@ class TorchOps:
     def gelu(self, x: Tensor, linear: Any) -> Tensor:
         return F.gelu(linear(x), approximate="tanh")
 
-    def head(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.linear(x, weight).float()
+    def head(self, x: Tensor, embedding: Any) -> Tensor:
+        logits: Tensor = embedding.head(x)
+        return logits

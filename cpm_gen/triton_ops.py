@@ -26,12 +26,15 @@ KEYS = 64  # of them at a time
 
 @triton.jit(do_not_specialize=["rows"])
 def _linear(
-    x, weight, bias, out, store, slots, positions, rows,
+    x, weight, scale, bias, out, store, slots, positions, rows,
     INPUTS: tl.constexpr, TOTAL: tl.constexpr, RANGE: tl.constexpr, WHAT: tl.constexpr,
     HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, POSITIONS: tl.constexpr, SLOTS: tl.constexpr,
-    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INNER: tl.constexpr,
+    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INNER: tl.constexpr, QUANTIZED: tl.constexpr,
 ):  # fmt: skip
-    """Some outputs of some rows. Weights are the matrix unit's rows, so few rows of x waste little of it."""
+    """Some outputs of some rows. Weights are the matrix unit's rows, so few rows of x waste little of it.
+
+    Quantized ones are whole numbers up to 127, which any format holds exactly; their scale comes after the sum.
+    """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     o = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
     part = tl.program_id(2)
@@ -44,7 +47,9 @@ def _linear(
         v = tl.load(
             x + row[None, :] * INPUTS + i[:, None], mask=(row < rows)[None, :] & (i < INPUTS)[:, None], other=0.0
         )
-        total = tl.dot(w, v, total, input_precision="ieee")
+        total = tl.dot(w.to(v.dtype), v, total, input_precision="ieee")
+    if QUANTIZED:
+        total *= tl.load(scale + o, mask=o < TOTAL, other=0.0)[:, None]
     there = (o < TOTAL)[:, None] & (row < rows)[None, :]
     if WHAT == "part":
         tl.store(out + (part * rows + row[None, :]) * TOTAL + o[:, None], total, mask=there)
@@ -160,7 +165,7 @@ def _merge(
 
 def _launch(
     x: Tensor,
-    weight: Tensor,
+    matrix: Any,
     out: Tensor,
     what: str,
     *,
@@ -170,15 +175,16 @@ def _launch(
     rows: Rows | None = None,
 ) -> Tensor:
     count, inputs = x.shape
+    weight, scale = matrix.weight, matrix.scale
     outputs = len(weight)
     tile = next(n for n in (16, 32, 64, 128) if n >= count or n == 128)
     inner = 128 if x.dtype.itemsize == 2 else 32
     _, slots, heads, positions, head_dim = (1, 1, 1, 1, 1) if store is None else store.shape
     _linear[triton.cdiv(count, tile), triton.cdiv(outputs, OUTPUTS), parts](
-        x, weight, bias, out, store, rows.slots if rows else None, rows.positions if rows else None, count,
+        x, weight, scale, bias, out, store, rows.slots if rows else None, rows.positions if rows else None, count,
         INPUTS=inputs, TOTAL=outputs, RANGE=triton.cdiv(inputs, inner * parts) * inner, WHAT=what,
         HEADS=heads, HEAD_DIM=head_dim, POSITIONS=positions, SLOTS=slots,
-        ROWS=tile, OUTPUTS=OUTPUTS, INNER=inner, num_warps=4, num_stages=4 if tile <= 32 else 3,
+        ROWS=tile, OUTPUTS=OUTPUTS, INNER=inner, QUANTIZED=scale is not None, num_warps=4, num_stages=4 if tile <= 32 else 3,
     )  # fmt: skip
     return out
 
@@ -189,7 +195,7 @@ class TritonOps:
     def branch(self, x: Tensor, linear: Any) -> Any:
         """Sums over ranges of inputs, and the bias; see :class:`cpm_gen.row_ops.RowOps`, here and below."""
         parts = x.new_empty(PARTS, len(x), len(linear.weight), dtype=torch.float32)
-        return _launch(x, linear.weight, parts, "part", parts=PARTS), linear.bias
+        return _launch(x, linear, parts, "part", parts=PARTS), linear.bias
 
     def add_norm(self, x: Tensor, branch: Any, norm: Any) -> tuple[Tensor, Tensor]:
         count, hidden = x.shape
@@ -203,7 +209,7 @@ class TritonOps:
 
     def project(self, x: Tensor, linear: Any, store: Tensor, rows: Rows) -> Tensor:
         q = x.new_empty(len(x), store.shape[2], store.shape[4])
-        return _launch(x, linear.weight, q, "qkv", bias=linear.bias, store=store, rows=rows)
+        return _launch(x, linear, q, "qkv", bias=linear.bias, store=store, rows=rows)
 
     def attend(self, q: Tensor, store: Tensor, rows: Rows) -> Tensor:
         count, heads, head_dim = q.shape
@@ -226,7 +232,7 @@ class TritonOps:
         return out
 
     def gelu(self, x: Tensor, linear: Any) -> Tensor:
-        return _launch(x, linear.weight, x.new_empty(len(x), len(linear.weight)), "gelu", bias=linear.bias)
+        return _launch(x, linear, x.new_empty(len(x), len(linear.weight)), "gelu", bias=linear.bias)
 
-    def head(self, x: Tensor, weight: Tensor) -> Tensor:
-        return _launch(x, weight, x.new_empty(len(x), len(weight), dtype=torch.float32), "logits")
+    def head(self, x: Tensor, embedding: Any) -> Tensor:
+        return _launch(x, embedding, x.new_empty(len(x), len(embedding.weight), dtype=torch.float32), "logits")

@@ -26,9 +26,11 @@ LONG = ModelSize(
 )  # more positions than rows fit into a pass
 
 
-def load(folder: Path, size: ModelSize, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Model:
+def load(
+    folder: Path, size: ModelSize, device: str = "cpu", dtype: torch.dtype = torch.float32, quantized: bool = False
+) -> Model:
     checkpoint = open_checkpoint(folder)
-    model = Model(size, TensorParallel(), dtype=dtype, device=torch.device(device))
+    model = Model(size, TensorParallel(), dtype=dtype, device=torch.device(device), quantized=quantized)
     load_into(model, checkpoint, rank=0, degree=1)
     return model
 
@@ -99,6 +101,10 @@ def check_texts(model: Model, ops: RowOps, batch: int, keep: int, count: int) ->
 @pytest.mark.parametrize("batch", range(1, 9))
 def test_texts_are_the_oracles(small: Model, batch: int) -> None:
     check_texts(small, TorchOps(), batch, keep=3 * (batch % 2), count=10)
+
+
+def test_texts_of_a_quantized_network_are_its_oracles(tmp_path: Path) -> None:
+    check_texts(load(random_checkpoint(tmp_path), SMALL, quantized=True), TorchOps(), 4, keep=3, count=10)
 
 
 def test_leaving_in_the_middle_disturbs_nobody(small: Model) -> None:

@@ -35,7 +35,7 @@ LEVELS = {
     "results": 3,
     "layers": 3,
     "kv_cache": 3,
-    "checkpoint": 3,
+    "checkpoint": 3.1,
     "heads": 3.5,
     "model": 4,
     "row_ops": 3,

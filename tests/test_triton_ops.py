@@ -14,6 +14,7 @@ from cpm_gen.config import ModelOptions, ModelSize, SamplingParams
 from cpm_gen.decoders import Cached
 from cpm_gen.engine import Engine
 from cpm_gen.graphed import GraphedModel
+from cpm_gen.layers import ColumnParallelLinear, Matrix, Place, VocabularyParallelEmbedding
 from cpm_gen.model import Segment
 from cpm_gen.parallel import TensorParallel
 from cpm_gen.row_ops import Rows, TorchOps
@@ -44,9 +45,21 @@ def some(*shape: int, dtype: torch.dtype, scale: float = 1.0) -> torch.Tensor:
     return (scale * torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))).to(DEVICE, dtype)
 
 
-def linear(inputs: int, outputs: int, dtype: torch.dtype) -> torch.nn.Linear:
-    made = torch.nn.Linear(inputs, outputs, device=DEVICE, dtype=dtype).requires_grad_(False)
-    made.weight.copy_(some(outputs, inputs, dtype=dtype, scale=inputs**-0.5))
+def place(dtype: torch.dtype, quantized: bool) -> Place:
+    return Place(TensorParallel(), dtype, torch.device(DEVICE), quantized)
+
+
+def fill(matrix: Matrix) -> None:
+    values = some(*matrix.weight.shape, dtype=torch.float32, scale=matrix.weight.shape[1] ** -0.5)
+    if matrix.scale is None:
+        matrix.weight.copy_(values)
+    else:
+        matrix.quantize(values)
+
+
+def linear(inputs: int, outputs: int, dtype: torch.dtype, quantized: bool = False) -> ColumnParallelLinear:
+    made = ColumnParallelLinear(inputs, outputs, place(dtype, quantized))
+    fill(made)
     made.bias.copy_(some(outputs, dtype=dtype))
     return made
 
@@ -57,14 +70,15 @@ def close(got: torch.Tensor, want: torch.Tensor) -> None:
     torch.testing.assert_close(got, want, atol=bound, rtol=bound)
 
 
+@pytest.mark.parametrize("quantized", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("count", [1, 21, 130])
-def test_every_step_of_a_layer(count: int, dtype: torch.dtype) -> None:
+def test_every_step_of_a_layer(count: int, dtype: torch.dtype, quantized: bool) -> None:
     plain, kernels = TorchOps(), TritonOps()
     x = some(count, HIDDEN, dtype=dtype)
     norm = torch.nn.LayerNorm(HIDDEN, device=DEVICE, dtype=dtype).requires_grad_(False)
     norm.weight.copy_(some(HIDDEN, dtype=dtype))
-    wide, back = linear(HIDDEN, 4 * HIDDEN, dtype), linear(4 * HIDDEN, HIDDEN, dtype)
+    wide, back = linear(HIDDEN, 4 * HIDDEN, dtype, quantized), linear(4 * HIDDEN, HIDDEN, dtype, quantized)
     y = plain.gelu(x, wide)
     close(kernels.gelu(x, wide), y)
     for got, want in zip(kernels.add_norm(x, None, norm), plain.add_norm(x, None, norm), strict=True):
@@ -72,8 +86,10 @@ def test_every_step_of_a_layer(count: int, dtype: torch.dtype) -> None:
     both = [ops.add_norm(x, ops.branch(y, back), norm) for ops in (kernels, plain)]
     for got, want in zip(*both, strict=True):
         close(got, want)
-    weight = some(131, HIDDEN, dtype=dtype)
-    got, want = kernels.head(x, weight), (x.double() @ weight.double().T).float()
+    words = VocabularyParallelEmbedding(131, HIDDEN, place(dtype, quantized))
+    fill(words)
+    weight = words.weight.double() * (1 if words.scale is None else words.scale.double()[:, None])
+    got, want = kernels.head(x, words), (x.double() @ weight.T).float()
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)  # sums of products are exact but for fp32
 
@@ -106,9 +122,11 @@ def test_attention(runs: list[tuple[int, int, int]], dtype: torch.dtype) -> None
 
 
 @needs_gpu
-def test_logits_and_texts_are_the_oracles(tmp_path: Path) -> None:
-    check_logits(load(random_checkpoint(tmp_path / "long", LONG), LONG, DEVICE), TritonOps(), 1e-4)
-    small = load(random_checkpoint(tmp_path / "small"), SMALL, DEVICE)
+@pytest.mark.parametrize("quantized", [False, True])
+def test_logits_and_texts_are_the_oracles(tmp_path: Path, quantized: bool) -> None:
+    long = load(random_checkpoint(tmp_path / "long", LONG), LONG, DEVICE, quantized=quantized)
+    check_logits(long, TritonOps(), 1e-4)
+    small = load(random_checkpoint(tmp_path / "small"), SMALL, DEVICE, quantized=quantized)
     for batch in (1, 4, 8):
         check_texts(small, TritonOps(), batch, keep=3, count=20)
     check_texts(small, TorchOps(), 4, keep=0, count=10)
@@ -118,11 +136,11 @@ def test_logits_and_texts_are_the_oracles(tmp_path: Path) -> None:
 def test_a_gpu_gets_graphs_from_settings(tmp_path: Path) -> None:
     folder, device = random_checkpoint(tmp_path), torch.device("cuda", torch.cuda.current_device())
     texts = []
-    for kernels in ("auto", "torch"):
+    for kernels in ("graphs", "torch", "auto"):
         runner = make_runner(ModelOptions(model=str(folder), kernels=kernels), SMALL.heads, 6, TensorParallel(), device)
-        assert isinstance(runner.model, GraphedModel) == (kernels == "auto")
+        assert isinstance(runner.model, GraphedModel) == (kernels == "graphs")
         texts.append([s.new_tokens for s in write(Engine(runner, Cached(4, 6, 16), batch=4), requests(12))])
-    assert texts[0] == texts[1]
+    assert texts[0] == texts[1] == texts[2]
 
 
 @needs_gpu
