@@ -33,15 +33,14 @@ struct Scale {
     float up, down;
 };
 inline Scale scale_for(const float* x, long n, long from, long to, float most) {
-    vf top = {}, odd = {};
-    for (long i = from; i < to; i += W) {
-        const vf v = some_of(x, n, i);
-        top = larger((vf)((vi)v & all_int(0x7fffffff)), top);
-        odd += v * 0.0f;
-    }
-    const float highest_ = highest(top);
-    const bool fits = highest_ > 1e-30f;  // below, the quotient would be infinite
-    return {fits ? most / highest_ : 0, (fits ? highest_ / most : 0) + sum(odd)};
+    vi top = {};  // as whole numbers absolute values have the same order, and infinity and NaN come after all others
+    for (long i = from; i < to; i += W) top = larger((vi)some_of(x, n, i) & all_int(0x7fffffff), top);
+    const int32_t bits = highest(top);
+    float highest_;
+    memcpy(&highest_, &bits, 4);
+    if (bits >= 0x7f800000) return {0, __builtin_nanf("")};
+    if (highest_ <= 1e-30f) return {0, 0};  // the quotient would be infinite
+    return {most / highest_, highest_ / most};
 }
 inline vi whole(vf x, float most) {
     const vf y = smaller(larger(x, all(-most)), all(most));
@@ -77,7 +76,7 @@ inline void to_groups(const float* x, long n, const Rows& out, long row) {
             store(line + i, __builtin_convertvector(q, vb));
             total += q;
         }
-        const int32_t start = -UNSIGNED * (int32_t)sum(__builtin_convertvector(total, vf));
+        const int32_t start = -UNSIGNED * sum(total);
         memcpy(line + LINE, &scale.down, 4);
         memcpy(line + LINE + 4, &start, 4);
     }

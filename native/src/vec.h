@@ -26,17 +26,35 @@ inline void store(T* p, V v) {
 inline vf all(float x) { return x - vf{}; }
 inline vi all_int(int32_t x) { return x - vi{}; }
 inline vf larger(vf a, vf b) { return a > b ? a : b; }
+inline vi larger(vi a, vi b) { return a > b ? a : b; }
 inline vf smaller(vf a, vf b) { return a < b ? a : b; }
 
+template <class T, int N>
+struct Lanes {
+    typedef T type __attribute__((vector_size(N * 4)));
+};
+// Half of the lanes joined with the other half until one is left: log2(N) steps, where one lane after the other takes N.
+template <class T, int N = W, class Join>
+inline T fold(typename Lanes<T, N>::type v, Join join) {
+    if constexpr (N > 4) {
+        typename Lanes<T, N / 2>::type half[2];
+        memcpy(half, &v, sizeof v);
+        return fold<T, N / 2>(join(half[0], half[1]), join);
+    } else {
+        return join(join(v[0], v[2]), join(v[1], v[3]));
+    }
+}
 inline float sum(vf v) {
-    float s = 0;
-    for (int i = 0; i < W; i++) s += v[i];
-    return s;
+    return fold<float>(v, [](auto a, auto b) { return a + b; });
+}
+inline int32_t sum(vi v) {
+    return fold<int32_t>(v, [](auto a, auto b) { return a + b; });
 }
 inline float highest(vf v) {
-    float m = v[0];
-    for (int i = 1; i < W; i++) m = v[i] > m ? v[i] : m;
-    return m;
+    return fold<float>(v, [](auto a, auto b) { return a > b ? a : b; });
+}
+inline int32_t highest(vi v) {
+    return fold<int32_t>(v, [](auto a, auto b) { return a > b ? a : b; });
 }
 
 // e^x, relative error under 2e-7, for x from -87 up (below: 0) to 88: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (the
