@@ -23,6 +23,8 @@ FORMATS: dict[str, dict[str, Any]] = {
     "float32": {},
     "bfloat16": {"dtype": "bfloat16"},
     "int8": {"quantize": "int8"},
+    "int8 weights, torch": {"quantize": "int8", "kernels": "torch"},
+    "int8 weights, bfloat16, torch": {"quantize": "int8", "dtype": "bfloat16", "kernels": "torch"},
 }
 
 

@@ -2,7 +2,8 @@
 
     python benchmarks/plots.py --times window-times.json --decode decode.json --batch batch.json --out docs/plots [--format svg]
 
-- ``--times`` (``window.py --times``): speed against position over all slides, and a histogram of the time between two tokens
+- ``--times`` (``window.py --times``, ``--model`` for one of its models): speed against position over all slides, beside a text that stays
+  inside its window, and a histogram of the time between two tokens
 - ``--decode`` (``decode.py --json``): throughput against batch size, ours and the peers, a panel per model and precision
 - ``--batch`` (``batch.py --json``): the same of ours alone
 """
@@ -35,6 +36,7 @@ COLOURS = {
     "onnxruntime": "#009E73",
 }
 SLOTS = {2: ("encoded ahead (two slots)", "#0072B2"), 1: ("encoded at once (one slot)", "#D55E00")}
+INSIDE = ("no slides: a text inside its window, by turns", "#999999")
 STYLE = {
     "figure.dpi": 120,
     "font.size": 10,
@@ -70,18 +72,12 @@ def share_legend(figure: Figure, all_axes: list[Axes]) -> None:
 
 
 def runs_of(times: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The runs of ``window.py`` by what they have in common: model and hop."""
+    """The runs of ``window.py`` by what they have in common: model, precision and hop."""
     grouped: dict[str, list[dict[str, Any]]] = {}
     for run in times:
         share = round(run["limit"] / run["hop"])
-        grouped.setdefault(f"{run['model']}, hop 1/{share} of the window", []).append(run)
+        grouped.setdefault(f"{run['model']}, {run['dtype']}, hop 1/{share} of the window", []).append(run)
     return grouped
-
-
-def steps_of(run: dict[str, Any]) -> list[int]:
-    """Microseconds of all steps, inside the window and past it."""
-    steps: list[int] = run["microseconds"]["inside"] + run["microseconds"]["past"]
-    return steps
 
 
 def speed(times: list[dict[str, Any]]) -> Figure:
@@ -89,15 +85,15 @@ def speed(times: list[dict[str, Any]]) -> Figure:
     grouped = runs_of(times)
     figure, all_axes = panels(list(grouped))
     for axes, runs in zip(all_axes, grouped.values(), strict=True):
-        for run in runs:
-            steps, begin = steps_of(run), run["limit"] - run["hop"] + 1
+        lines = [(*SLOTS[run["slots"]], run["microseconds"]["past"]) for run in runs]
+        lines.insert(0, (*INSIDE, max(runs, key=lambda run: run["slots"])["microseconds"]["inside"]))
+        limit, hop = runs[0]["limit"], runs[0]["hop"]
+        for label, colour, steps in lines:
             stretch = max(1, len(steps) // 150)
             at = range(0, len(steps) - stretch + 1, stretch)
             rates = [1e6 * stretch / sum(steps[i : i + stretch]) for i in at]
-            label, colour = SLOTS[run["slots"]]
-            axes.plot([begin + i + stretch / 2 for i in at], rates, color=colour, linewidth=1.1, label=label)
-        moves = range(run["limit"] + 1, begin + len(steps), run["hop"])
-        for n, position in enumerate(moves):
+            axes.plot([limit + i + stretch / 2 for i in at], rates, color=colour, linewidth=1.1, label=label)
+        for n, position in enumerate(range(limit + 1, limit + len(lines[0][2]), hop)):
             axes.axvline(
                 position, color="#888888", linestyle=":", linewidth=0.8, label=None if n else "the window moves"
             )
@@ -168,6 +164,7 @@ def throughput(rows: list[dict[str, Any]]) -> Figure:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=Path, metavar="FILE")
+    parser.add_argument("--model", help="of --times: only this one")
     parser.add_argument("--decode", type=Path, metavar="FILE")
     parser.add_argument("--batch", type=Path, metavar="FILE")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
@@ -176,7 +173,7 @@ def main() -> None:
     plt.rcParams.update(STYLE)
     figures: dict[str, Figure] = {}
     if args.times:
-        times = json.loads(args.times.read_text())
+        times = [run for run in json.loads(args.times.read_text()) if args.model in (None, run["model"])]
         figures |= {"speed": speed(times), "itl": histogram(times)}
     for name in ("decode", "batch"):
         if file := getattr(args, name):

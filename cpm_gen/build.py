@@ -54,7 +54,6 @@ def make_runner_from(
         if captures_graphs(options, device, group.size):
             from cpm_gen.triton_ops import TritonOps
 
-            torch.cuda.set_device(device)  # Triton asks the thread, not the tensors
             network = GraphedModel(model, TritonOps())
     runner = Runner(network, slots)
     group.barrier()  # a rank that cannot load is an error of loading

@@ -72,7 +72,8 @@ def _penalised(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
         at = together([e.counted for e in edits])
         flat[at] -= send(np.concatenate([e.amounts for e in edits]), logits.device)
     if any(len(e.banned) for e in edits):
-        flat[together([e.banned for e in edits])] = -torch.inf
+        # an index with a number assigned to it would copy that to the device first, and wait
+        flat.index_fill_(0, together([e.banned for e in edits]), -torch.inf)
     return values
 
 

@@ -10,6 +10,7 @@ contexts and scores. On a CPU the same code runs without graphs, which is how it
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from cpm_gen.model import Model, Segment
 from cpm_gen.row_ops import TILE, RowOps, Rows
 
 ROWS = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+HEAD_ROWS = (16, 32, 64, 128)  # one of each of the head's kernels
 _IDS, _SLOTS, _POSITIONS, _FIRSTS, _COUNTS = range(5)
 
 Stretch = tuple[Segment, int, int]  # tokens from .. to of a segment
@@ -35,10 +37,10 @@ _log = logging.getLogger(__name__)
 class Graphed:
     """A function that works on fixed buffers and returns nothing; on a GPU captured once and replayed.
 
-    pool: memory that graphs share, as they never run at the same time.
+    pool, stream: memory that graphs share, as they never run at the same time, and where they are captured (None on a CPU).
     """
 
-    def __init__(self, function: Callable[[], None], device: torch.device, pool: Any) -> None:
+    def __init__(self, function: Callable[[], None], device: torch.device, pool: Any, stream: Any) -> None:
         self.run = function
         if device.type != "cuda":
             return
@@ -47,7 +49,7 @@ class Graphed:
             function()
         torch.cuda.synchronize(device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             function()
         self.run = graph.replay
 
@@ -67,9 +69,14 @@ class StaticCache:
         self._plan[_SLOTS] = slots
         self._hidden = torch.zeros(ROWS[-1], model.size.hidden, dtype=model.dtype, device=model.device)
         began, before = time.perf_counter(), _reserved(model.device)
-        pool = torch.cuda.graph_pool_handle() if model.device.type == "cuda" else None
+        gpu = model.device.type == "cuda"
+        pool = torch.cuda.graph_pool_handle() if gpu else None
+        stream = torch.cuda.Stream(model.device) if gpu else None  # type: ignore[no-untyped-call]
         # the largest first: its memory serves the others
-        self._graphs = {rows: Graphed(self._body(rows), model.device, pool) for rows in reversed(ROWS)}
+        self._graphs = {rows: Graphed(self._body(rows), model.device, pool, stream) for rows in reversed(ROWS)}
+        if gpu:  # the head is in no graph: its kernels are compiled now, not in somebody's request
+            for rows in HEAD_ROWS:
+                ops.head(self._hidden[:rows], model.word_embeddings)
         taken, seconds = _reserved(model.device) - before, time.perf_counter() - began
         _log.info("%d graphs in %.1f s, %.0f MiB beside the cache", len(ROWS), seconds, taken / 2**20)
 
@@ -166,7 +173,13 @@ class GraphedModel:
 
     def make_cache(self, slots: int) -> StaticCache:
         """A cache of ``slots`` full windows, and on a GPU all graphs over it."""
-        return StaticCache(self.model, self._ops, slots)
+        with self._device():
+            return StaticCache(self.model, self._ops, slots)
+
+    def _device(self) -> contextlib.AbstractContextManager[None]:
+        """Triton launches on this thread's current device, wherever the tensors are."""
+        device = self.model.device
+        return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
     @torch.inference_mode()
     def next_logits(self, segments: Sequence[Segment], cache: StaticCache | None) -> Tensor:
@@ -175,7 +188,8 @@ class GraphedModel:
         logits = []
         if kept:
             assert cache is not None
-            logits.append(self._ops.head(cache.hidden(kept), self.model.word_embeddings))
+            with self._device():
+                logits.append(self._ops.head(cache.hidden(kept), self.model.word_embeddings))
         if len(kept) < len(segments):
             logits.append(self.model.next_logits([s for s in segments if s.slot is None], None))
         if len(logits) == 1:

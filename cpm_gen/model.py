@@ -8,12 +8,14 @@ cached before them. Only attention looks at segments; everything else works on `
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cpm_gen.config import ModelSize
 from cpm_gen.kv_cache import KVCache
@@ -26,6 +28,8 @@ from cpm_gen.layers import (
     layer_norm,
 )
 from cpm_gen.parallel import TensorParallel
+
+_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,10 @@ class Model(nn.Module):
         ids = torch.tensor([i for s in segments for i in s.ids], device=self.device)
         positions = torch.cat([torch.arange(s.start, s.start + len(s.ids)) for s in segments]).to(self.device)
         x = self.word_embeddings(ids) + self.position_embeddings(positions)
-        x = self.transformer(x, segments, cache)
+        # cuDNN's attention, torch's first choice on recent GPUs, plans anew for each length of keys: for every token
+        gpu = self.device.type == "cuda"
+        with sdpa_kernel(_ATTENTION) if gpu else contextlib.nullcontext():
+            x = self.transformer(x, segments, cache)
         assert isinstance(x, Tensor)
         return x
 

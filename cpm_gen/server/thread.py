@@ -136,6 +136,7 @@ class EngineThread(threading.Thread):
                 self._post(self._listener.become, "loading" if self._restart else "failed", error)
                 self._give_up(RankError("the engine failed"))
                 self.llm.abandon()
+                self.llm = None  # on a GPU there may not be room for two
                 if not self._restart:
                     return
                 self._metrics.restarts.inc()
