@@ -13,7 +13,7 @@ import cpm_gen
 from cpm_gen.app import LLM
 from cpm_gen.build import make_runner
 from cpm_gen.config import ModelOptions, SamplingParams
-from cpm_gen.decoders import _CHUNK, Cached, Recompute, Work
+from cpm_gen.decoders import _BESIDE, _CHUNK, Cached, Recompute, Work
 from cpm_gen.engine import Engine
 from cpm_gen.model import Segment
 from cpm_gen.parallel import TensorParallel
@@ -173,6 +173,21 @@ def test_second_slots_go_to_those_who_move_next() -> None:
     assert cached.counts.slides > 200
     assert cached.counts.slides_at_once == 0
     assert max(rows) <= 16 + 2 * _CHUNK
+
+
+def test_a_prompt_takes_little_of_a_step_where_others_wait_and_much_where_nobody_does() -> None:
+    cached = Cached(2, 4, budget=256)
+    writing, long = texts(Window(3000, 1500), 1500, 2500)
+    alone = [sum(len(w.segment.ids) for w in cached.plan([writing])) for _ in range(2)]
+    assert alone == [1024, 476]
+    for _ in range(5):
+        writing.append(5)
+        first, *work = cached.plan([writing, long])
+        assert first.sequence is writing and len(first.segment.ids) == 1
+        assert [len(w.segment.ids) for w in work if w.sequence is long] == [_BESIDE]
+    cached.release(writing)
+    (last,) = cached.plan([long])
+    assert len(last.segment.ids) == 1024
 
 
 def test_a_long_prompt_is_encoded_in_chunks_between_the_tokens_of_others(runner: Runner) -> None:
