@@ -61,7 +61,7 @@ struct Product {
     After after;
     float* out;       // [rows, stride]; or null:
     long out_stride;  // in elements
-    Rows next;        // then the outputs go here, as the next product's inputs (f32, bf16)
+    Rows next;        // then the outputs go here, as the next product's inputs; i8 only where Ops::groups
     long columns;     // of the matrix that are written
     float* scratch;   // SCRATCH_ROWS * TILE
 };
@@ -102,6 +102,7 @@ constexpr long attention_scratch(long positions, long head_dim) {
 
 struct Ops {
     const char* name;
+    bool groups;  // whether i8's inputs have a scale for each 64, so that a tile of outputs is whole; else one for a row
     void (*begin)();  // of a step, on every thread (AMX keeps its tiles' shape in the thread)
     void (*end)();
     void (*product)(const Product&);

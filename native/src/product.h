@@ -32,16 +32,19 @@ inline void finish(const Product& p, long tile, long from, long rows) {
     const long columns = p.columns - first < TILE ? p.columns - first : TILE;
     for (long r = 0; r < rows; r++) {
         float* out = p.out ? p.out + (from + r) * p.out_stride + first : nullptr;
-        float cut[TILE];  // the matrix's last columns, where fewer than a tile's are wanted
+        constexpr bool GROUP = F == Format::i8 && !TILED;
+        float cut[TILE];  // the matrix's last columns, where fewer than a tile's are wanted; a group to be
         for (long s = 0; s < TILE / W; s++) {
             vf y = finished<F>(p, tile, from, r, s);
             if (p.bias) y = y + load<vf>(p.bias + first + s * W);
             if (p.after == After::gelu) y = gelu_of(y);
             const long at = (first + s * W) * element(F);  // bytes, in a row of the next product's inputs
-            if (!out) put(p.next.row(from + r, 1) + at / LINE * p.next.line_stride + at % LINE, y, F);
+            if (!out && GROUP) store(cut + s * W, y);
+            else if (!out) put(p.next.row(from + r, 1) + at / LINE * p.next.line_stride + at % LINE, y, F);
             else if (columns < TILE) store(cut + s * W, y);
             else store(out + s * W, p.after == After::add ? load<vf>(out + s * W) + y : y);
         }
+        if (!out && GROUP) to_group(cut, TILE, p.next.row(from + r, 2) + tile * p.next.line_stride);
         if (out && columns < TILE)
             for (long c = 0; c < columns; c++) out[c] = p.after == After::add ? out[c] + cut[c] : cut[c];
     }

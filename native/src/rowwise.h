@@ -64,27 +64,25 @@ inline void to_planes(const float* x, long n, const Rows& out, long row) {
 }
 
 // Elsewhere, where a second product for more bits is no cheaper than another: bytes in [-127, 127], and behind each 64 of them their
-// scale and what a sum of their products begins with (see Dot).
-inline void to_groups(const float* x, long n, const Rows& out, long row) {
+// scale and what a sum of their products begins with (see Dot). Up to 64 of n floats, those after the last are zeros.
+inline void to_group(const float* x, long n, char* line) {
     constexpr float MOST = 127;
-    char* line = out.row(row, 2);
-    for (long at = 0; at < n; at += LINE, line += out.line_stride) {
-        const Scale scale = scale_for(x, n, at, at + LINE, MOST);
-        vi total = {};
-        for (long i = 0; i < LINE; i += W) {
-            const vi q = whole(some_of(x, n, at + i) * scale.up, MOST);
-            store(line + i, __builtin_convertvector(q, vb));
-            total += q;
-        }
-        const int32_t start = -UNSIGNED * sum(total);
-        memcpy(line + LINE, &scale.down, 4);
-        memcpy(line + LINE + 4, &start, 4);
+    const Scale scale = scale_for(x, n, 0, LINE, MOST);
+    vi total = {};
+    for (long i = 0; i < LINE; i += W) {
+        const vi q = whole(some_of(x, n, i) * scale.up, MOST);
+        store(line + i, __builtin_convertvector(q, vb));
+        total += q;
     }
+    const int32_t start = -UNSIGNED * sum(total);
+    memcpy(line + LINE, &scale.down, 4);
+    memcpy(line + LINE + 4, &start, 4);
 }
 
 inline void to_bytes(const float* x, long n, const Rows& out, long row) {
-    if (TILED) to_planes(x, n, out, row);
-    else to_groups(x, n, out, row);
+    if (TILED) return to_planes(x, n, out, row);
+    char* line = out.row(row, 2);
+    for (long at = 0; at < n; at += LINE, line += out.line_stride) to_group(x + at, n - at, line);
 }
 
 inline void convert(const float* x, long n, Format format, const Rows& out, long row) {

@@ -33,7 +33,7 @@ struct Step {
     // activations: [rows, ...], rows padded for AMX
     float *x = nullptr, *qkv = nullptr, *wide = nullptr, *part = nullptr;
     Rows narrow = {}, inner = {};  // inputs of products, in the format of weights
-    float* inner_wide = nullptr;   // i8: the MLP's hidden layer before it is converted
+    float* inner_wide = nullptr;   // i8 in whole rows: the MLP's hidden layer before it is converted
     float* row_scratch = nullptr;  // hidden floats for each thread
     float* product_scratch = nullptr;
     char* attention_scratch_ = nullptr;
@@ -125,7 +125,6 @@ struct Thread {
     }
 
     void convert(const float* from, long n, long stride, const Rows& to) {
-        if (m().format != Format::i8) return;
         share(REST, s.rows, some_rows(), [&](long r) { m().ops.convert(from + r * stride, n, m().format, to, r); });
     }
 
@@ -171,7 +170,7 @@ struct Thread {
             t.scratch = s.attention_scratch_ + number * s.attention_bytes;
             m().ops.attend(t);
         });
-        convert(s.wide, a, s.wide_stride(), s.narrow);
+        if (m().format == Format::i8) convert(s.wide, a, s.wide_stride(), s.narrow);
     }
 
     void embed() {
@@ -208,9 +207,8 @@ struct Thread {
             add_product(l.dense, s.narrow, l.dense_b);
             if (s.aborted) break;
             norm(l.norm2_w, l.norm2_b);
-            // i8 is converted when a row's whole width is there
             product(l.up, s.narrow, l.up_b, After::gelu, s.inner_wide, s.inner_stride(), s.inner_stride(), WEIGHTS, s.inner);
-            convert(s.inner_wide, m().sizes.inner, s.inner_stride(), s.inner);
+            if (s.inner_wide) convert(s.inner_wide, m().sizes.inner, s.inner_stride(), s.inner);
             add_product(l.down, s.inner, l.down_b);
         }
         if (!s.aborted) last_norm();
@@ -267,7 +265,7 @@ long lay_out(Step& s, char* base, long room) {
     s.part = m.sizes.ranks > 1 ? cut.floats(rows * m.hidden()) : nullptr;
     s.narrow = cut.rows(m.format, rows, std::max(m.hidden(), m.attended()));
     s.inner = cut.rows(m.format, rows, m.sizes.inner);
-    s.inner_wide = m.format == Format::i8 ? cut.floats(rows * s.inner_stride()) : nullptr;
+    s.inner_wide = m.format == Format::i8 && !m.ops.groups ? cut.floats(rows * s.inner_stride()) : nullptr;
     return cut.used;
 }
 

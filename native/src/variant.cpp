@@ -42,7 +42,7 @@ void begin() {}
 void end() {}
 #endif
 
-const Ops ops = {CPM_NAME(CPM_VARIANT), begin, end, product, attend, norm, convert};
+const Ops ops = {CPM_NAME(CPM_VARIANT), !TILED, begin, end, product, attend, norm, convert};
 
 }  // namespace
 }  // namespace CPM_VARIANT

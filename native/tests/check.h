@@ -139,7 +139,7 @@ struct Activations {
     double most() const { return planes ? 32639 : 127; }  // of whole()
 };
 
-inline bool in_planes(const cpm::Ops& ops) { return std::strcmp(ops.name, "amx") == 0; }
+inline bool in_planes(const cpm::Ops& ops) { return !ops.groups; }
 
 // Between these two a thread may multiply: AMX wants its tiles' shape.
 struct Ready {

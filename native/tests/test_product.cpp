@@ -161,7 +161,7 @@ void same_bits(const Ops& ops, const Case& c, const std::vector<long>& counts) {
             const uint32_t want = i < p.tile * TILE ? ~0u : bits(whole[r * wide + i]);
             CHECK(bits(out[r * wide + i]) == want, "one tile: row %ld output %ld", r, i);
         }
-    if (c.format == Format::i8) return;
+    if (c.format == Format::i8 && !ops.groups) return;
     // as the next product's inputs
     p.tile = 0;
     p.tiles = c.weights.matrix.tiles();
@@ -171,6 +171,15 @@ void same_bits(const Ops& ops, const Case& c, const std::vector<long>& counts) {
         p.rows = rows;
         p.next = next.rows;
         ops.product(p);
+        if (c.format == Format::i8) {  // as if converted from floats
+            Activations converted(c.format, rows, c.outputs);
+            for (long r = 0; r < rows; r++) {
+                ops.convert(&whole[r * wide], c.outputs, c.format, converted.rows, r);
+                for (long line = 0; line < next.padded / 64; line++)
+                    CHECK(std::memcmp(next.at(r, line * 64), converted.at(r, line * 64), LINE + 8) == 0, "next: row %ld group %ld", r, line);
+            }
+            continue;
+        }
         for (long r = 0; r < rows; r++)
             for (long i = 0; i < next.padded; i++) {
                 const float y = whole[r * wide + i];
