@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -144,8 +145,9 @@ class _Child:
 
     def kill(self) -> None:
         if self._process is not None and self._process.returncode is None:
+            # not Process.kill: it looks first whether the child has ended, and then asyncio warns that nobody told it how
             with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+                os.kill(self._process.pid, signal.SIGKILL)
             self._killed = self._process
         self._process = None
 
