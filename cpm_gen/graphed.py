@@ -26,7 +26,6 @@ from cpm_gen.model import Model, Segment
 from cpm_gen.row_ops import TILE, RowOps, Rows
 
 ROWS = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-HEAD_ROWS = (16, 32, 64, 128)  # one of each of the head's kernels
 _IDS, _SLOTS, _POSITIONS, _FIRSTS, _COUNTS = range(5)
 
 Stretch = tuple[Segment, int, int]  # tokens from .. to of a segment
@@ -75,7 +74,7 @@ class StaticCache:
         # the largest first: its memory serves the others
         self._graphs = {rows: Graphed(self._body(rows), model.device, pool, stream) for rows in reversed(ROWS)}
         if gpu:  # the head is in no graph: its kernels are compiled now, not in somebody's request
-            for rows in HEAD_ROWS:
+            for rows in ROWS:
                 ops.head(self._hidden[:rows], model.word_embeddings)
         taken, seconds = _reserved(model.device) - before, time.perf_counter() - began
         _log.info("%d graphs in %.1f s, %.0f MiB beside the cache", len(ROWS), seconds, taken / 2**20)

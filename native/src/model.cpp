@@ -1,43 +1,36 @@
 #include "model.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <new>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 namespace cpm {
 
 constexpr size_t HUGE_PAGE = size_t(1) << 21;
 
+// Zeros that take no memory until they are written to.
 Memory::Memory(size_t bytes) : size_(std::max(round_up(bytes, HUGE_PAGE), (long)HUGE_PAGE)) {
+    int flags = MAP_PRIVATE | MAP_ANON;
 #if defined(__linux__)
+    flags |= MAP_NORESERVE;
+#endif
     // room to align: huge pages begin at multiples of their size
-    char* all = static_cast<char*>(
-        mmap(nullptr, size_ + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    char* all = static_cast<char*>(mmap(nullptr, size_ + HUGE_PAGE, PROT_READ | PROT_WRITE, flags, -1, 0));
     if (all == MAP_FAILED) throw std::bad_alloc();
     data_ = reinterpret_cast<char*>(round_up(reinterpret_cast<long>(all), HUGE_PAGE));
     if (data_ > all) munmap(all, data_ - all);
     if (data_ < all + HUGE_PAGE) munmap(data_ + size_, all + HUGE_PAGE - data_);
+#if defined(__linux__)
     madvise(data_, size_, MADV_HUGEPAGE);
-#else
-    void* all = nullptr;
-    if (posix_memalign(&all, 4096, size_) != 0) throw std::bad_alloc();
-    data_ = static_cast<char*>(all);
-    memset(data_, 0, size_);
 #endif
 }
 
 Memory::~Memory() {
-#if defined(__linux__)
     if (data_) munmap(data_, size_);
-#else
-    free(data_);
-#endif
 }
 
 Memory& Memory::operator=(Memory&& other) noexcept {

@@ -27,14 +27,14 @@ inline vf some_of(const float* x, long n, long at) {
     return load<vf>(rest);
 }
 
-// What numbers from `from` to `to` are multiplied with so that the largest becomes `most`, and what undoes that: NaN where one of
+// What n numbers are multiplied with so that the largest becomes `most`, and what undoes that: NaN where one of
 // them is NaN or infinite. Both 0 where they are too small.
 struct Scale {
     float up, down;
 };
-inline Scale scale_for(const float* x, long n, long from, long to, float most) {
+inline Scale scale_for(const float* x, long n, float most) {
     vi top = {};  // as whole numbers absolute values have the same order, and infinity and NaN come after all others
-    for (long i = from; i < to; i += W) top = larger((vi)some_of(x, n, i) & all_int(0x7fffffff), top);
+    for (long i = 0; i < n; i += W) top = larger((vi)some_of(x, n, i) & all_int(0x7fffffff), top);
     const int32_t bits = highest(top);
     float highest_;
     memcpy(&highest_, &bits, 4);
@@ -50,7 +50,7 @@ inline vi whole(vf x, float most) {
 // AMX: as two planes of bytes, high in [-127, 127], low in [-128, 127], with one scale: 16 bits.
 inline void to_planes(const float* x, long n, const Rows& out, long row) {
     constexpr float MOST = 32639;  // 127 * 256 + 127
-    const Scale scale = scale_for(x, n, 0, n, MOST);
+    const Scale scale = scale_for(x, n, MOST);
     char* line = out.row(row, 2);
     for (long at = 0; at < n; at += LINE, line += out.line_stride) {
         for (long i = 0; i < LINE; i += W) {
@@ -67,7 +67,7 @@ inline void to_planes(const float* x, long n, const Rows& out, long row) {
 // scale and what a sum of their products begins with (see Dot). Up to 64 of n floats, those after the last are zeros.
 inline void to_group(const float* x, long n, char* line) {
     constexpr float MOST = 127;
-    const Scale scale = scale_for(x, n, 0, LINE, MOST);
+    const Scale scale = scale_for(x, n < LINE ? n : LINE, MOST);
     vi total = {};
     for (long i = 0; i < LINE; i += W) {
         const vi q = whole(some_of(x, n, i) * scale.up, MOST);
