@@ -76,15 +76,15 @@ def test_training_makes_a_model_that_the_package_loads(tmp_path: Path) -> None:
 
     run("training/vocabulary.py", tmp_path / "text", tmp_path / "vocab", "--pieces", 520)
     run(
-        "training/train.py", tmp_path / "text", tmp_path / "vocab", tmp_path / "out", "--minutes", 0.6,
+        "training/train.py", tmp_path / "text", tmp_path / "vocab", tmp_path / "out", "--steps", 400,
         "--layers", 1, "--hidden", 64, "--heads", 4, "--positions", 64, "--batch", 8,
     )  # fmt: skip
     run("training/card.py", tmp_path / "out", tmp_path / "vocab", tmp_path / "package")
     facts = json.loads((tmp_path / "package" / "training.json").read_text())
-    assert facts["steps"] > 10
+    assert facts["steps"] == 400
     import cpm_gen
 
     with cpm_gen.load(tmp_path / "package") as llm:
         ids = llm.encode("".join(line() for _ in range(8)), "novel")
         scores = [p for p in llm.score(ids) if p is not None]
-    assert sum(scores) / len(scores) > -5.7  # the uniform distribution gives -6.25
+    assert sum(scores) / len(scores) > -4.5  # the uniform distribution gives -6.25

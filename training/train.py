@@ -4,8 +4,8 @@
 
 ``TEXT_DIR`` holds ``lyric/*.txt`` (a poem a record, a line a line, blank line between records) and ``novel/*.txt`` (a
 file a book, blank line between chapters). The schedule follows the clock: the learning rate rises, stays and falls over
-``--minutes``, so a busy machine trains fewer tokens but always ends annealed. The network here is written apart from
-``cpm_gen`` on purpose: the test that both give the same loss checks either.
+``--minutes``, so a busy machine trains fewer tokens but always ends annealed; with ``--steps`` it follows the count. The
+network here is written apart from ``cpm_gen`` on purpose: the test that both give the same loss checks either.
 
 Method: Muon (Jordan et al. 2024, as in ``torch.optim``) for the matrices inside the layers, AdamW for the rest; sequences of
 half the position table at random offsets (so every position is trained), the whole table for the last stretch. Unknown
@@ -160,7 +160,9 @@ def main() -> None:
     parser.add_argument("text", type=Path)
     parser.add_argument("vocab", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--minutes", type=float, default=95.0)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, default=95.0)
+    length.add_argument("--steps", type=int, help="train so many steps, however long they take: a run that can be repeated")
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--heads", type=int, default=8)
@@ -202,9 +204,13 @@ def main() -> None:
 
     half = args.positions // 2
     started, step, trained, average = time.monotonic(), 0, 0, math.nan
-    budget, report = args.minutes * 60, 50
-    while (elapsed := time.monotonic() - started) < budget:
-        progress = elapsed / budget
+    report = 50
+
+    def ran() -> float:
+        """The part of the training that is behind us, from 0 to 1."""
+        return step / args.steps if args.steps else (time.monotonic() - started) / (args.minutes * 60)
+
+    while (progress := ran()) < 1:
         # warm-up over 100 steps, flat, then linear to zero over the last 55 %
         lr = args.lr * min(1.0, (step + 1) / 100, max(0.0, (1 - progress) / 0.55))
         for optimizer in optimizers:
@@ -234,7 +240,7 @@ def main() -> None:
             torch.save(network.state_dict(), args.out.with_suffix(".partial.pt"))
     card: dict[str, object] = {
         "layers": args.layers, "hidden": args.hidden, "heads": args.heads, "vocabulary": len(tokenizer), "positions": args.positions,
-        "parameters": parameters, "steps": step, "tokens_trained": trained, "minutes": args.minutes, "corpus_tokens": sizes,
+        "parameters": parameters, "steps": step, "tokens_trained": trained, "minutes": round((time.monotonic() - started) / 60, 1), "corpus_tokens": sizes,
         "shares": SHARES, "held_out": HELD_OUT_EVERY, "learning_rate": args.lr, "seed": args.seed, "torch": torch.__version__,
         "held_out_nats_per_token": {k: round(v, 4) for k, v in held_out_loss(network, held, args.positions).items()},
     }  # fmt: skip

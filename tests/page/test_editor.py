@@ -141,7 +141,7 @@ def test_markup_stays_text_whoever_writes_it(desk: Desk, served: Server) -> None
 
 def test_the_windows_edge_stands_where_the_service_says(desk: Desk) -> None:
     desk.type("话说天下大势，")
-    desk.length(120)
+    desk.length(200)  # a window of 64 moves at least three times, whatever is written
     desk.press("Control+Enter")
     desk.await_state("finished")
     work = desk.work()["choices"][0]
