@@ -69,7 +69,7 @@ class _Slot:
 
 
 _CHUNK = 5  # tokens of a next window at a time: what it holds already is read once for all of them
-_BESIDE = 64  # tokens of prompts in a step at the most, while others wait for their next token
+BESIDE = 64  # tokens of prompts in a step at the most, while others wait for their next token
 _ALONE = 4  # times the budget, for prompts while no sequence decodes: fewer passes over the weights
 
 
@@ -120,7 +120,7 @@ class Cached:
             else:
                 prompts.append((sequence, slot, missing))
         # however many decode, a prompt comes nearer; where none does, nobody's next token waits for this step
-        room = min(max(budget, 1), _BESIDE) if decoding else _ALONE * budget
+        room = min(max(budget, 1), BESIDE) if decoding else _ALONE * budget
         for sequence, slot, missing in prompts:
             count = min(missing, room)
             if count:

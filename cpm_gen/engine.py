@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpm_gen import device_sampling
-from cpm_gen.decoders import Decoder
+from cpm_gen.decoders import BESIDE, Decoder
 from cpm_gen.errors import NumericsError
 from cpm_gen.likelihood import likelihood
 from cpm_gen.model import Segment
@@ -44,6 +44,7 @@ class Engine:
         self._batch = batch
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
+        self._scoring_slots = list(runner.scoring_slots)  # free ones
         self.spent = Spent()
 
     @property
@@ -119,9 +120,8 @@ class Engine:
     def score(self, ids: Seq[int], window: Window, ends: frozenset[int] | None) -> Iterator[list[float]]:
         """Natural log-probability of each token given the ones before it that ``window`` shows, from the second token on.
 
-        In parts, each from one pass of the network; steps may come between them.
-
-        Tokens that share a window position are scored in one pass.
+        In parts, some of them empty, each from one pass of the network; steps may come between them. Tokens that one window
+        shows are encoded once: in one pass, or, while sequences run, in passes as long as those of their prompts.
         """
         start, at = window.keep, 1  # ids[at] is the next to score, given ids[:at]
         while at < len(ids):
@@ -131,8 +131,25 @@ class Engine:
                 end += 1
             # contexts of ids[at:end] are prefixes of one: run the longest, score its last rows
             context = [*ids[: min(window.keep, end - 1)], *ids[max(start, window.keep) : end - 1]]
-            yield self._runner.score(Segment(context), list(ids[at:end]))
+            yield from self._score_window(context, ids[at:end])
             at = end
+
+    def _score_window(self, context: Seq[int], targets: Seq[int]) -> Iterator[list[float]]:
+        """The targets after the last tokens of the context."""
+        if not (self.busy and self._scoring_slots):
+            yield self._runner.score(Segment(context), targets)
+            return
+        first = len(context) - len(targets)
+        slot = self._scoring_slots.pop()
+        try:
+            done = 0
+            while done < len(context):
+                end = min(done + BESIDE, len(context)) if self.busy else len(context)
+                part = Segment(context[done:end], done, slot)
+                yield self._runner.score(part, targets[max(0, done - first) : max(0, end - first)])
+                done = end
+        finally:
+            self._scoring_slots.append(slot)
 
 
 def _draw(sequence: Sequence) -> Draw:

@@ -197,9 +197,10 @@ class GraphedModel:
         order = np.argsort(np.argsort(wanted, kind="stable"), kind="stable")
         return torch.cat(logits)[send(order, self.model.device)]
 
-    def score(self, segment: Segment, targets: Sequence[int]) -> Tensor:
-        """Natural log-probabilities ``[targets]``, as :meth:`cpm_gen.model.Model.score`."""
-        return self.model.score(segment, targets)
+    def score(self, segment: Segment, targets: Sequence[int], cache: StaticCache | None) -> Tensor:
+        """Natural log-probabilities ``[targets]``, as :meth:`cpm_gen.model.Model.score`; of a segment without a slot."""
+        assert segment.slot is None
+        return self.model.score(segment, targets, None)
 
     def profile(self) -> dict[str, float]:
         """Nothing: a graph does not say what its time went into."""

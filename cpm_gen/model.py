@@ -195,16 +195,17 @@ class Model(nn.Module):
         return self.word_embeddings.head(x[ends.to(self.device)])
 
     @torch.inference_mode()
-    def score(self, segment: Segment, targets: Sequence[int], rows: int = 128) -> Tensor:
+    def score(self, segment: Segment, targets: Sequence[int], cache: KVCache | None, rows: int = 128) -> Tensor:
         """Natural log-probabilities ``[targets]`` of each target after the segment's tokens at the same distance from its end.
 
-        The last ``len(targets)`` tokens of the segment are the rows scored; at most ``rows`` of them meet the head at a time.
+        The last ``len(targets)`` tokens of the segment (none, if it only fills its slot) are the rows scored; at most ``rows``
+        of them meet the head at a time.
         """
-        x = self.hidden([segment], None)[len(segment.ids) - len(targets) :]
+        x = self.hidden([segment], cache)[len(segment.ids) - len(targets) :]
         wanted = torch.tensor(targets, device=self.device)
         parts = []
         for at in range(0, len(targets), rows):
             logits = self.word_embeddings.head(x[at : at + rows])
             chosen = logits.gather(1, wanted[at : at + rows, None])[:, 0]
             parts.append(chosen - logits.logsumexp(1))
-        return torch.cat(parts)
+        return torch.cat(parts) if parts else x.new_empty(0, dtype=torch.float32)

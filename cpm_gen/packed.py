@@ -155,15 +155,15 @@ class PackedModel:
         """Logits ``[wanted, vocabulary]`` (fp32) after the last token of each segment that wants them, on every rank."""
         return self._head(self._hidden(segments, [int(s.logits) for s in segments], cache))
 
-    def score(self, segment: Segment, targets: Sequence[int]) -> Tensor:
+    def score(self, segment: Segment, targets: Sequence[int], cache: PackedCache | None) -> Tensor:
         """Natural log-probabilities ``[targets]``, as :meth:`cpm_gen.model.Model.score`."""
-        hidden = self._hidden([segment], [len(targets)], None)
+        hidden = self._hidden([segment], [len(targets)], cache)
         wanted = torch.tensor(targets)
         parts = []
         for at in range(0, len(targets), _HEAD_ROWS):
             logits = self._head(hidden[at : at + _HEAD_ROWS])
             parts.append(logits.gather(1, wanted[at : at + _HEAD_ROWS, None])[:, 0] - logits.logsumexp(1))
-        return torch.cat(parts)
+        return torch.cat(parts) if parts else torch.empty(0)
 
     def profile(self) -> dict[str, float]:
         """Seconds spent in the kernels since loading, by what they were for; waiting for other ranks not counted."""

@@ -20,6 +20,7 @@ from cpm_gen.parallel import TensorParallel
 
 _EXIT, _NEXT, _SCORE = range(3)
 MAX_TOKENS = 4096  # in one pass of the network; bounds its activations
+SCORINGS = 4  # that are encoded in parts side by side
 
 
 class Network(Protocol):
@@ -34,7 +35,7 @@ class Network(Protocol):
     def next_logits(self, segments: Sequence[Segment], cache: Any) -> Tensor:
         """Logits ``[wanted, vocabulary]`` after each segment that wants them."""
 
-    def score(self, segment: Segment, targets: Sequence[int]) -> Tensor:
+    def score(self, segment: Segment, targets: Sequence[int], cache: Any) -> Tensor:
         """Natural log-probabilities ``[targets]``."""
 
     def profile(self) -> dict[str, float]:
@@ -42,12 +43,16 @@ class Network(Protocol):
 
 
 class Runner:
-    """A rank's network and cache. ``slots`` 0 makes no cache."""
+    """A rank's network and cache. ``slots`` 0 makes no cache.
+
+    scoring_slots: further ones, where unused memory is not taken: a GPU encodes a whole window as fast as a CPU a part of one.
+    """
 
     def __init__(self, model: Network, slots: int) -> None:
         self.model = model
         self._halfway = False
-        self.cache = model.make_cache(slots) if slots else None
+        self.scoring_slots = range(slots, slots + SCORINGS) if slots and not model.samples else range(0)
+        self.cache = model.make_cache(slots + len(self.scoring_slots)) if slots else None
 
     def next_logits(self, segments: Sequence[Segment]) -> Tensor:
         """Rank 0: logits ``[wanted, vocabulary]`` (fp32, on the network's device) after each segment that wants them."""
@@ -62,7 +67,7 @@ class Runner:
         """Rank 0: natural log-probability of each target (see :meth:`cpm_gen.model.Model.score`)."""
         plan = [_SCORE, len(targets), *targets, *_pack([segment])]
         with self._plan(plan):
-            result = self.model.score(segment, targets)
+            result = self.model.score(segment, targets, self.cache)
         if not bool(torch.isfinite(result).all()):
             raise NumericsError(
                 "the network's logits are NaN or infinite: the checkpoint is damaged, or float16 overflowed"
@@ -88,7 +93,7 @@ class Runner:
             else:
                 count = plan[1]
                 (segment,) = _unpack(plan, 2 + count)
-                self.model.score(segment, plan[2 : 2 + count])
+                self.model.score(segment, plan[2 : 2 + count], self.cache)
 
     def close(self) -> None:
         """Rank 0: let the others end."""

@@ -1,6 +1,7 @@
 """The project's most important test: the cached decoder equals recomputing everything, far past the position table."""
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,12 @@ from networks import SMALL, random_checkpoint
 import cpm_gen
 from cpm_gen.app import LLM
 from cpm_gen.build import make_runner
-from cpm_gen.config import ModelOptions, SamplingParams
-from cpm_gen.decoders import _BESIDE, _CHUNK, Cached, Recompute, Work
+from cpm_gen.config import ModelOptions, ModelSize, SamplingParams
+from cpm_gen.decoders import _CHUNK, BESIDE, Cached, Recompute, Work
 from cpm_gen.engine import Engine
 from cpm_gen.model import Segment
 from cpm_gen.parallel import TensorParallel
-from cpm_gen.runner import Runner
+from cpm_gen.runner import SCORINGS, Runner
 from cpm_gen.sequence import Request, Sequence
 from cpm_gen.window import Window
 
@@ -184,7 +185,7 @@ def test_a_prompt_takes_little_of_a_step_where_others_wait_and_much_where_nobody
         writing.append(5)
         first, *work = cached.plan([writing, long])
         assert first.sequence is writing and len(first.segment.ids) == 1
-        assert [len(w.segment.ids) for w in work if w.sequence is long] == [_BESIDE]
+        assert [len(w.segment.ids) for w in work if w.sequence is long] == [BESIDE]
     cached.release(writing)
     (last,) = cached.plan([long])
     assert len(last.segment.ids) == 1024
@@ -285,6 +286,62 @@ def test_any_degree_scores_alike(pair: tuple[LLM, list[list[int]]], tmp_path: Pa
     got = llm.score(ids)
     assert got[0] is None
     assert got[1:] == pytest.approx(with_one[1:], abs=1e-4)
+
+
+def test_scoring_in_parts_beside_texts_gives_the_same(pair: tuple[LLM, list[list[int]]]) -> None:
+    """Two at once, steps between all passes; as many bits the same as the kernels promise, the texts too."""
+    llm, expected = pair
+    several, one = [i % 120 for i in range(0, 400, 7)], [5] * 3
+    alone = [llm.score(ids)[1:] for ids in (several, one)]
+    engine, window = llm._engine, llm.window
+    sequences = [
+        engine.add(Request(prompt=tuple(p), window=window, ends=None, params=GREEDY, seed=0, max_new_tokens=50))
+        for p in PROMPTS
+    ]
+    running = [llm.scoring(ids) for ids in (several, several, one)]
+    parts: list[list[list[float]]] = [[], [], []]
+    while engine.busy:
+        engine.step()
+        for scoring, found in zip(running, parts, strict=True):
+            found += [part for part in [next(scoring, None)] if part is not None]
+    assert [s.new_tokens for s in sequences] == expected
+    for found, scores in zip(parts, [alone[0], alone[0], alone[1]], strict=True):
+        assert list(chain(*found)) == pytest.approx(scores, abs=1e-5)
+    assert [len(part) for part in parts[0]] == [len(part) for part in parts[1]]
+
+
+def test_scoring_beside_texts_is_encoded_in_parts_as_prompts_are(tmp_path: Path) -> None:
+    size = ModelSize(1, 32, 4, 120, 512)
+    with cpm_gen.load(random_checkpoint(tmp_path, size), window_hop=100) as llm:
+        ids = [i % 120 for i in range(0, 4200, 7)]
+        alone = list(llm.scoring(ids))
+        assert [len(part) for part in alone] == [511, 88]
+        passes: list[tuple[int, int | None, int]] = []  # where it begins, its slot, how long it is
+        score = llm._runner.score
+
+        def noted(segment: Segment, targets: list[int]) -> list[float]:
+            passes.append((segment.start, segment.slot, len(segment.ids)))
+            return score(segment, targets)
+
+        llm._runner.score = noted  # type: ignore[method-assign]
+        text = llm._engine.add(Request(prompt=(5,), window=llm.window, ends=None, params=GREEDY, seed=0))
+        scoring = [llm.scoring(ids) for _ in range(SCORINGS + 1)]
+        first = [next(s) for s in scoring]
+        slots = [slot for _, slot, _ in passes]
+        assert [len(part) for part in first] == [BESIDE] * SCORINGS + [511]  # no slot was left for the last
+        assert sorted(slots[:-1]) == list(llm._runner.scoring_slots) and slots[-1] is None  # type: ignore[type-var]
+        del scoring[1:]  # who left gives back the slot
+        parts = [first[0], *scoring[0]]
+        assert list(chain(*parts)) == pytest.approx(list(chain(*alone)), abs=1e-4)
+        assert max(length for _, _, length in passes[SCORINGS + 1 :]) == BESIDE
+        # of the second window's 499 tokens only the last 88 are scored
+        assert [len(part) for part in parts] == [64] * 7 + [63] + [0] * 6 + [37, 51]
+        assert len(llm._engine._scoring_slots) == SCORINGS
+        again = llm.scoring(ids)
+        assert len(next(again)) == BESIDE
+        llm._engine.cancel(text)
+        assert [len(part) for part in again] == [511 - BESIDE, 88]  # nobody waits any more
+        assert len(llm._engine._scoring_slots) == SCORINGS
 
 
 def _scores_by_hand(llm: LLM, ids: list[int]) -> list[float | None]:

@@ -180,7 +180,7 @@ def test_a_slot_comes_once_in_a_step(small: Model) -> None:
 def test_scores_are_the_oracles(small: Model) -> None:
     segment, targets = Segment([1, 2, 3, 4, 5]), [3, 4, 5, 6]
     model = GraphedModel(small, TorchOps())
-    assert torch.equal(model.score(segment, targets), small.score(segment, targets))
+    assert torch.equal(model.score(segment, targets, None), small.score(segment, targets, None))
 
 
 def test_passes_hold_what_fits() -> None:

@@ -195,19 +195,24 @@ def test_a_rows_bits_depend_on_its_own_context_only(
 def test_scores_are_those_of_the_logits(checkpoints: dict[str, Checkpoint], kernels: str, form: str) -> None:
     model = packed(checkpoints["odd"], ODD.heads, form, kernels=kernels)
     ids = some_ids(ODD)
-    scores = model.score(Segment(ids[:-1]), ids[1:])
+    scores = model.score(Segment(ids[:-1]), ids[1:], None)
     assert scores.shape == (149,)
     for n in (1, 2, 128, 129, 149):
         logits = model.next_logits([Segment(ids[:n])], None)[0]
         torch.testing.assert_close(scores[n - 1], logits.log_softmax(0)[ids[n]], rtol=1e-5, atol=1e-5)
-    assert torch.equal(model.score(Segment(ids[:60]), ids[51:61]), scores[50:60])
+    assert torch.equal(model.score(Segment(ids[:60]), ids[51:61], None), scores[50:60])
+    cache = model.make_cache(2)
+    for at, end in ((0, 40), (40, 41), (41, 149)):  # in parts, of the first no row
+        part = model.score(Segment(ids[at:end], at, 1), ids[at + 1 : end + 1] if at else [], cache)
+        assert torch.equal(part, scores[at:end] if at else torch.empty(0))
 
 
 @every_form
 def test_threads_change_no_bit(checkpoints: dict[str, Checkpoint], form: str) -> None:
     ids = some_ids(ODD)
     results = [
-        packed(checkpoints["odd"], ODD.heads, form, threads=n).score(Segment(ids[:-1]), ids[1:]) for n in (1, 2, 3)
+        packed(checkpoints["odd"], ODD.heads, form, threads=n).score(Segment(ids[:-1]), ids[1:], None)
+        for n in (1, 2, 3)
     ]
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
@@ -335,7 +340,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Checkpoint]:
 def test_the_degree_it_was_saved_at_changes_no_bit(sharded: dict[int, Checkpoint], form: str) -> None:
     ids = some_ids(ODD)
     one, two, four = (
-        packed(c, ODD.heads, form).score(Segment(ids[:-1]), ids[1:]) for c in (sharded[1], sharded[2], sharded[4])
+        packed(c, ODD.heads, form).score(Segment(ids[:-1]), ids[1:], None) for c in (sharded[1], sharded[2], sharded[4])
     )
     assert torch.equal(one, two)
     assert torch.equal(one, four)

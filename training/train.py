@@ -162,7 +162,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, default=95.0)
-    length.add_argument("--steps", type=int, help="train so many steps, however long they take: a run that can be repeated")
+    length.add_argument(
+        "--steps", type=int, help="train so many steps, however long they take: a run that can be repeated"
+    )
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--heads", type=int, default=8)
@@ -238,9 +240,10 @@ def main() -> None:
         if step % 2000 == 0:
             print("held out:", held_out_loss(network, held, half), flush=True)
             torch.save(network.state_dict(), args.out.with_suffix(".partial.pt"))
+    minutes = round((time.monotonic() - started) / 60, 1)
     card: dict[str, object] = {
         "layers": args.layers, "hidden": args.hidden, "heads": args.heads, "vocabulary": len(tokenizer), "positions": args.positions,
-        "parameters": parameters, "steps": step, "tokens_trained": trained, "minutes": round((time.monotonic() - started) / 60, 1), "corpus_tokens": sizes,
+        "parameters": parameters, "steps": step, "tokens_trained": trained, "minutes": minutes, "corpus_tokens": sizes,
         "shares": SHARES, "held_out": HELD_OUT_EVERY, "learning_rate": args.lr, "seed": args.seed, "torch": torch.__version__,
         "held_out_nats_per_token": {k: round(v, 4) for k, v in held_out_loss(network, held, args.positions).items()},
     }  # fmt: skip

@@ -20,6 +20,7 @@ from cpm_gen.app import LLM
 from cpm_gen.config import SamplingParams, TextOptions
 from cpm_gen.errors import CpmGenError, InputError, NumericsError, RankError
 from cpm_gen.results import Chunk
+from cpm_gen.runner import SCORINGS
 from cpm_gen.server.errors import ServeError, explain, unavailable
 from cpm_gen.server.jobs import Job
 from cpm_gen.server.metrics import Metrics
@@ -258,7 +259,7 @@ class EngineThread(threading.Thread):
         self._metrics.slots.set(slots)
 
     def _pass(self) -> None:
-        """One pass of the oldest scoring; they take turns."""
+        """One pass of the oldest scoring; as many as can be encoded in parts take turns."""
         passes, settle = self._passes.popleft()
         try:
             next(passes)
@@ -270,7 +271,7 @@ class EngineThread(threading.Thread):
             settle(error if isinstance(error, CpmGenError) else CpmGenError("a step failed"))
             raise
         else:
-            self._passes.append((passes, settle))
+            self._passes.insert(SCORINGS - 1, (passes, settle))
 
     def _give_up(self, error: CpmGenError) -> None:
         """What was being written or scored is lost."""

@@ -9,6 +9,7 @@ import pytest
 
 from cpm_gen.app import LLM
 from cpm_gen.config import ModelOptions
+from cpm_gen.runner import SCORINGS
 from cpm_gen.server.errors import ServeError
 from cpm_gen.server.loop import EngineLoop
 from cpm_gen.server.metrics import Metrics
@@ -17,9 +18,9 @@ STUCK = 0.4  # seconds
 
 
 @asynccontextmanager
-async def running(*, restart: bool = False) -> AsyncGenerator[EngineLoop, None]:
+async def running(*, restart: bool = False, stuck_after: float = STUCK) -> AsyncGenerator[EngineLoop, None]:
     loop = EngineLoop(
-        lambda died: LLM(ModelOptions(), died), Metrics(), queue=8, batch=8, stuck_after=STUCK, restart=restart
+        lambda died: LLM(ModelOptions(), died), Metrics(), queue=8, batch=8, stuck_after=stuck_after, restart=restart
     )
     loop.start()
     watching = asyncio.create_task(loop.watch())
@@ -85,6 +86,30 @@ def test_a_scoring_that_waited_for_a_model_that_is_gone_does_not_meet_the_next_o
             assert loop.state == "ready" and loop.busy == 0
 
     asyncio.run(run())
+
+
+def test_scorings_take_turns_and_more_wait_for_one_of_them_to_end(monkeypatch: pytest.MonkeyPatch):
+    go_on, order = threading.Event(), []
+
+    def three(llm: LLM, ids: list[int]) -> Iterator[list[float]]:
+        for _ in range(3):
+            go_on.wait(60)
+            order.append(ids[0])
+            yield [-1.0]
+
+    monkeypatch.setattr(LLM, "scoring", three)
+    ids = list(range(SCORINGS + 2))
+
+    async def run() -> None:
+        async with running(stuck_after=60) as loop:
+            scorings = [asyncio.create_task(loop.score([i])) for i in ids]
+            while loop.busy < len(ids):
+                await asyncio.sleep(0.01)
+            go_on.set()
+            assert await asyncio.gather(*scorings) == [[-1.0] * 3] * len(ids)
+
+    asyncio.run(run())
+    assert order == [*ids[:SCORINGS]] * 3 + ids[SCORINGS:] * 3
 
 
 def test_a_command_that_takes_long_is_noticed_as_a_step_is(monkeypatch: pytest.MonkeyPatch):
