@@ -1,9 +1,22 @@
 """Fixtures shared by all tests."""
 
+import contextlib
 import os
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--gpu", action="store_true", help="for the GPU's own tests; without it no test sees a GPU")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("--gpu"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session")
@@ -13,6 +26,19 @@ def reference() -> Path:
     if not (folder / "original" / "generate.json").is_file():
         pytest.skip("no reference data: set CPM_GEN_REFERENCE to the folder that holds original/ and vocab/")
     return folder
+
+
+@pytest.fixture
+def begin() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start a process, as ``subprocess.Popen`` does; it is dead when the test ends, however that ends."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(words: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+            process = stack.enter_context(subprocess.Popen(words, **options))
+            stack.callback(process.kill)
+            return process
+
+        yield begin
 
 
 @pytest.fixture(autouse=True)

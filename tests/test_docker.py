@@ -18,11 +18,11 @@ import compose_spec
 import pytest
 import yaml
 from dockerfile import Builder, Image, StepError, copy_context, parse
+from processes import PATIENCE, until
 
 from cpm_gen import config
 from cpm_gen.server import run
 from cpm_gen.server.keys import Keys
-from tests.server.conftest import PATIENCE, until
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
@@ -130,12 +130,14 @@ def test_the_image_serves_is_healthy_keeps_works_and_drains(built: tuple[Builder
     def healthy() -> bool:
         return subprocess.run(health, capture_output=True, timeout=30).returncode == 0
 
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
     def post(path: str, body: dict[str, Any]) -> Any:
         request = urllib.request.Request(
             f"http://127.0.0.1:{at}{path}", json.dumps(body).encode(),
             {"Content-Type": "application/json", "Authorization": "Bearer secret"},
         )  # fmt: skip
-        return urllib.request.urlopen(request, timeout=300)
+        return direct(request, timeout=300)
 
     assert not healthy()
     log = (tmp_path / "log").open("w+")
@@ -146,7 +148,7 @@ def test_the_image_serves_is_healthy_keeps_works_and_drains(built: tuple[Builder
             status = Path(f"/proc/{process.pid}/status").read_text()
             assert re.search(r"^Uid:\s+10001\s+10001", status, re.MULTILINE)
             with pytest.raises(urllib.error.HTTPError, match="401"):
-                urllib.request.urlopen(f"http://127.0.0.1:{at}/metrics", timeout=20)
+                direct(f"http://127.0.0.1:{at}/metrics", timeout=20)
             with post("/works", {"prompt": "话说", "max_new_tokens": 5}) as answer:
                 assert answer.status == 201
             assert (tmp_path / "works.db").stat().st_uid == 10001

@@ -6,11 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from networks import random_checkpoint
+from processes import PATIENCE, until
 
 import cpm_gen
 from cpm_gen import launch, parallel
@@ -41,40 +42,21 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_until(condition, seconds: float = 60.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
-
-
-def start(tmp_path: Path, *flags: str) -> tuple[subprocess.Popen[bytes], Path]:
+@pytest.fixture
+def novel(begin: Callable[..., subprocess.Popen[bytes]], tmp_path: Path) -> tuple[subprocess.Popen[bytes], Path]:
     """An endless novel on two ranks, writing already."""
     target = tmp_path / "text.txt"
-    process = subprocess.Popen(
-        [
-            *PROGRAM,
-            "novel",
-            "话说",
-            "--tensor-parallel",
-            "2",
-            "--max-new-tokens",
-            "unlimited",
-            "--output",
-            str(target),
-            *flags,
-        ],
-        stderr=subprocess.PIPE,
+    flags = ["--tensor-parallel", "2", "--max-new-tokens", "unlimited", "--output", str(target)]
+    process = begin(
+        [*PROGRAM, "novel", "话说", *flags], stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path)}
     )
-    assert wait_until(lambda: target.exists() and target.stat().st_size > 60)
+    until(lambda: target.exists() and target.stat().st_size > 60)
     return process, target
 
 
 @linux
-def test_ranks_listen_on_loopback_only(tmp_path: Path) -> None:
-    process, _ = start(tmp_path)
+def test_ranks_listen_on_loopback_only(novel: tuple[subprocess.Popen[bytes], Path]) -> None:
+    process, _ = novel
     try:
         inodes = set()
         for pid in [process.pid, *children(process.pid)]:
@@ -93,39 +75,40 @@ def test_ranks_listen_on_loopback_only(tmp_path: Path) -> None:
         assert listening <= local
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
 
 
 @linux
-def test_when_a_rank_is_killed_all_end_within_seconds_with_its_error(tmp_path: Path) -> None:
-    process, target = start(tmp_path)
+def test_when_a_rank_is_killed_all_end_with_its_error(novel: tuple[subprocess.Popen[bytes], Path]) -> None:
+    process, target = novel
     (worker,) = children(process.pid)
     os.kill(worker, signal.SIGKILL)
-    _, err = process.communicate(timeout=15)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert err.decode().strip() == "cpm-gen: rank 1 was ended by signal 9"
     assert target.stat().st_size > 60
 
 
 @linux
-def test_when_rank_0_is_killed_no_orphan_stays_and_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    process, _ = start(tmp_path)
+def test_when_rank_0_is_killed_no_orphan_stays_and_no_folder(
+    novel: tuple[subprocess.Popen[bytes], Path], tmp_path: Path
+) -> None:
+    process, _ = novel
     workers = children(process.pid)
     process.kill()
     process.communicate()
     assert workers
-    assert wait_until(lambda: not any(alive(pid) for pid in workers), 10)
+    until(lambda: not any(alive(pid) for pid in workers))
     assert list(tmp_path.glob("cpm-gen-*")) == []
 
 
 @linux
-def test_ctrl_c_ends_all_ranks_in_order(tmp_path: Path) -> None:
-    process, _ = start(tmp_path)
+def test_ctrl_c_ends_all_ranks_in_order(novel: tuple[subprocess.Popen[bytes], Path]) -> None:
+    process, _ = novel
     workers = children(process.pid)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=15)
+    _, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (130, b"")
     assert not any(alive(pid) for pid in workers)
 
@@ -194,13 +177,12 @@ def test_torchrun_ends_with_a_users_mistake() -> None:
     assert b"launcher that started 2 ranks" in run.stderr
 
 
-def test_a_mistake_that_rank_0_alone_sees_ends_all_within_seconds() -> None:
-    began = time.monotonic()
+def test_a_mistake_that_rank_0_alone_sees_ends_all_at_once() -> None:
     run = subprocess.run([*TORCHRUN, "novel", ""], capture_output=True, timeout=120)
     assert run.returncode != 0
     assert b"the prompt is empty" in run.stderr
-    # a rank that sits out torchrun's request to end is killed after 30 seconds
-    assert time.monotonic() - began < 28
+    # a rank that sits out torchrun's request to end is killed after 30 seconds, and torchrun says so
+    assert b"forcefully exiting" not in run.stderr
 
 
 def test_a_prompt_longer_than_a_steps_budget_is_encoded_alike_on_two_ranks() -> None:

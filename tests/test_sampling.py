@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cpm_gen import penalties, sampling
@@ -89,15 +89,18 @@ def test_distribution_is_hugging_faces_for_any_settings(seed, temperature, top_k
 
 @settings(deadline=None)
 @given(LOGITS, st.floats(0, 100), st.integers(0, 50), st.floats(0, 1), st.floats(0, 1))
+@example(np.array([0.0, 1.2e-38]), 1.0, 1, 0.0, 0.0)
 def test_distribution_sums_to_one_and_keeps_the_best_token(logits, temperature, top_k, top_p, min_p):
     params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     probabilities = sampling.distribution(logits, params)
     assert probabilities.shape == logits.shape
     assert probabilities.min() >= 0
     assert probabilities.sum() == pytest.approx(1, abs=1e-12)
-    # of logits that float64 cannot tell apart once the best one is subtracted, top-p keeps the first
+    # of logits that float64 cannot tell apart once the best one is subtracted, top-p keeps the first that top-k left
     with np.errstate(over="ignore"):
-        weights = np.exp((logits - logits.max()) / temperature) if temperature else logits
+        weights = np.exp((logits - logits.max()) / temperature) if temperature else logits.copy()
+    if 0 < top_k < len(logits):
+        weights[logits < np.sort(logits)[-top_k]] = -np.inf
     assert probabilities[np.argmax(weights)] == probabilities.max()
 
 

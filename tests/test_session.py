@@ -1,7 +1,9 @@
 """The terminal: the interactive session and the status line, through a pseudo-terminal."""
 
+import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +19,12 @@ ANSI = re.compile(r"\x1b[\[\]()#;?0-9]*[a-zA-Z78=>]")
 def terminal(tmp_path: Path) -> Iterator:
     started = []
 
-    def start(*words: str):
+    def start(*words: str, into: Path | None = None):
+        """``into``: where standard output goes; the rest stays with the terminal."""
+        line = shlex.join([sys.executable, "-m", "cpm_gen", *words]) + (f" > {shlex.quote(str(into))}" if into else "")
         env = {**os.environ, "TERM": "xterm", "XDG_STATE_HOME": str(tmp_path), "PROMPT_TOOLKIT_NO_CPR": "1"}
         child = pexpect.spawn(
-            sys.executable, ["-m", "cpm_gen", *words], env=env, encoding="utf-8", timeout=60, dimensions=(24, 90)
+            "/bin/sh", ["-c", f"exec {line}"], env=env, encoding="utf-8", timeout=60, dimensions=(24, 90)
         )
         started.append(child)
         return child
@@ -60,7 +64,8 @@ def test_a_prompt_of_several_lines_is_one_prompt(terminal) -> None:
     child = terminal("generate", "--max-new-tokens", "3", "--seed", "1")
     child.expect("›")
     child.send("第一行\x1b\r第二行\r")
-    child.expect("3 tokens")
+    child.expect("3 tokens.*seed 1")
+    child.expect("›")  # before it asks, the terminal may still hold back what is typed
     child.send("\x04")  # Ctrl-D
     child.expect(pexpect.EOF)
     child.wait()
@@ -68,16 +73,26 @@ def test_a_prompt_of_several_lines_is_one_prompt(terminal) -> None:
 
 
 def test_on_a_terminal_speed_and_time_left_show_and_go(terminal) -> None:
-    child = terminal("novel", "话说", "--max-new-tokens", "400", "--window-limit", "64", "--seed", "1")
-    child.expect(r"/400 tokens · [\d.]+ tokens/s · \d+:\d\d left")
+    child = terminal("novel", "话说", "--max-new-tokens", "4000", "--window-limit", "64", "--seed", "1")
+    child.expect(r"/4,000 tokens · [\d.]+ tokens/s · \d+:\d\d left")
     child.expect("window moved")
     child.expect(r"\d of 2 KV slots")
     child.expect(
-        r"400 tokens · [\d.]+ tokens/s · window moved \d+× · prompt read in [\d.]+ s \([\d,.]+ tokens/s\) · seed 1"
+        r"4,000 tokens · [\d.]+ tokens/s · window moved \d+× · prompt read in [\d.]+ s \([\d,.]+ tokens/s\) · seed 1"
     )
     child.expect(pexpect.EOF)
     child.wait()
     assert child.exitstatus == 0
+
+
+def test_ctrl_c_with_json_reports_what_there_is(terminal, tmp_path: Path) -> None:
+    child = terminal("novel", "话说", "--max-new-tokens", "unlimited", "--json", into=tmp_path / "out")
+    child.expect("tokens/s")
+    child.sendintr()
+    child.expect(pexpect.EOF)
+    child.wait()
+    assert child.exitstatus == 130
+    assert json.loads((tmp_path / "out").read_text(encoding="utf-8"))["finish_reason"] == "cancelled"
 
 
 def test_ctrl_c_on_a_terminal_exits_130(terminal) -> None:

@@ -30,7 +30,7 @@ from cpm_gen.triton_ops import TritonOps  # noqa: E402
 
 DEVICE = "cuda" if CUDA else "cpu"
 DTYPES = [torch.float32, torch.float16, torch.bfloat16] if CUDA else [torch.float32]
-needs_gpu = pytest.mark.skipif(not CUDA, reason="needs a GPU")
+needs_gpu = pytest.mark.skipif(not CUDA, reason="needs a GPU, and --gpu")
 # the interpreter runs on numpy, which tells of the infinities that masks are made of
 pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),

@@ -150,9 +150,10 @@ def test_the_same_files_do_run_code_when_torch_unpickles_them(tmp_path: Path) ->
             assert SavedFile(tmp_path / f"{marker.stem}.pt").content.get("w") is not None
     assert not list(tmp_path.glob("*.marker"))
     code = (
-        "import sys, time, torch, pathlib\n"
-        "for p in pathlib.Path(sys.argv[1]).glob('*.pt'): torch.load(p, weights_only=False)\n"
-        "time.sleep(0.2)"  # Popen's child
+        "import sys, subprocess, torch, pathlib\n"
+        "for p in pathlib.Path(sys.argv[1]).glob('*.pt'):\n"
+        "    evil = torch.load(p, weights_only=False)['evil']\n"
+        "    if isinstance(evil, subprocess.Popen): evil.wait()"
     )
     subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)],

@@ -66,6 +66,7 @@ class Server:
         parts = urlsplit(url)
         assert parts.hostname is not None
         self.host, self.port = parts.hostname, parts.port or 80
+        self.sent = 0  # requests; whoever gave up while the line was opened sent none
 
     @contextlib.asynccontextmanager
     async def ask(
@@ -86,6 +87,7 @@ class Server:
             raise Broken(f"{type(error).__name__}: {error}") from None
         try:
             writer.write("\r\n".join([*lines, "", ""]).encode() + content)
+            self.sent += 1
             yield await _head(reader)
         finally:
             writer.close()

@@ -90,7 +90,6 @@ class Mix:
     @contextlib.asynccontextmanager
     async def ask(self, method: str, path: str, body: Any = None, *expected: int) -> Any:
         """An answer of an expected status; None where there was no room."""
-        self.tally.sent += 1
         async with self.server.ask(method, path, body) as reply:
             if reply.status == 429:
                 self.tally.done["no room"] += 1
@@ -206,7 +205,7 @@ class Mix:
     async def half(self) -> None:
         """Some of a request, and then no more."""
         await self.raw(b'POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 90\r\n\r\n{"prompt": "')
-        self.tally.sent += 1
+        self.server.sent += 1
 
     async def garbled(self) -> None:
         await self.raw(self.dice.randbytes(200) + b"\r\n\r\n")

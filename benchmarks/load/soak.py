@@ -33,11 +33,10 @@ def parse(exposition: str) -> Counter[str]:
     return found
 
 
-async def settled(server: Server, tally: Tally) -> Counter[str]:
+async def settled(server: Server) -> Counter[str]:
     """The metrics once the service is idle, or when it should have been."""
     deadline = time.monotonic() + SETTLE
     while True:
-        tally.sent += 1
         async with server.ask("GET", "/metrics") as reply:
             metrics = parse((await reply.body()).decode())
         if all(metrics[name] == value for name, value in IDLE.items()) or time.monotonic() > deadline:
@@ -97,8 +96,11 @@ async def soak(process: Process, seconds: float, opening: str, seed: int) -> dic
         await asyncio.gather(mix.endless(until), *(mix.client(until) for _ in range(CLIENTS)))
 
     await go(seconds / 4)
-    before = await settled(server, mix.tally)
-    mix.tally = Tally(wrong=mix.tally.wrong, sent=1)  # the look at the metrics is counted after it
+    before = await settled(server)
+    mix.tally, sent = (
+        Tally(wrong=mix.tally.wrong),
+        server.sent,
+    )  # a look at the metrics is counted after it: this one, not the last
     series = [await rest(process)]
 
     async def watch() -> None:
@@ -109,8 +111,8 @@ async def soak(process: Process, seconds: float, opening: str, seed: int) -> dic
     watching = asyncio.create_task(watch())
     await go(seconds)
     watching.cancel()
-    after = await settled(server, mix.tally)
-    mix.tally.sent -= 1
+    after = await settled(server)
+    mix.tally.sent = server.sent - sent
     series.append(await rest(process))
     problems = verdict(mix.tally, before, after, series, process.log())
     return {

@@ -28,7 +28,6 @@ class Follower:
     async def follow(self, mix: Mix, id: str, seconds: float) -> None:
         """Read on from the last event, for so long, or to the end."""
         headers = {"Last-Event-ID": self.last} if self.last else {}
-        mix.tally.sent += 1
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds), mix.server.ask("GET", f"/works/{id}/events", None, headers) as reply:
                 assert reply.status in (200, 204), f"events: {reply.status}"

@@ -11,25 +11,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from processes import PATIENCE, until
 
 ORIGIN = "https://page.example"
-PATIENCE = 120.0  # seconds; the machine may be busy with something else
-
-
-def until(condition: Callable[[], Any], patience: float = PATIENCE, every: float = 0.02) -> Any:
-    """The first true value of ``condition``."""
-    deadline = time.monotonic() + patience
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(every)
-    return value
 
 
 class Server:
@@ -91,8 +81,11 @@ class Server:
 
     def all_children(self) -> list[int]:
         """Those that any of its threads started."""
-        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
-        return [int(p) for task in tasks for p in task.read_text().split()]
+        found: list[int] = []
+        for task in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
+            with contextlib.suppress(OSError):  # a thread that ended meanwhile
+                found += map(int, task.read_text().split())
+        return found
 
     def signal(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
@@ -119,6 +112,14 @@ class Server:
         self._data.cleanup()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def direct() -> Iterator[None]:
+    """No client asks a proxy for this machine, whatever the environment says."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("no_proxy", "*")
+        yield
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """URL of a PostgreSQL server of its own."""
@@ -136,7 +137,9 @@ def postgres() -> Iterator[str]:
         port = free.getsockname()[1]
     data = str(folder / "data")
     quiet = {"user": user, "cwd": folder, "stdout": subprocess.DEVNULL, "check": True}
-    subprocess.run([programs / "initdb", "-D", data, "-A", "trust", "-U", "cpm", "-N"], **quiet)
+    subprocess.run(
+        [programs / "initdb", "-D", data, "-A", "trust", "-U", "cpm", "-N", "-E", "UTF8", "--locale=C.UTF-8"], **quiet
+    )
     options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
     subprocess.run([programs / "pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options, "start"], **quiet)
     yield f"postgresql+psycopg://cpm@127.0.0.1:{port}/postgres"
