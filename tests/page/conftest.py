@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
 
-from tests.server.conftest import Server, start, until  # noqa: F401
+from tests.server.conftest import Server, direct, start, until  # noqa: F401
 
 # a machine that is busy with something else takes its time
 PATIENCE = 60_000
@@ -114,10 +114,18 @@ class Desk:
         return dict(self.page.evaluate("id => fetch('/works/' + id).then(r => r.json())", self.works()[0]["id"]))
 
 
+def clear(server: Server) -> None:
+    """Its works are gone."""
+    with server.client() as client:
+        for work in client.get("/works").json()["works"]:
+            client.delete(f"/works/{work['id']}")
+
+
 @pytest.fixture
-def open_desk(browser: Browser) -> Iterator[Callable[..., Desk]]:
-    """Open the page in a browser of its own; at the end it must have had nothing to complain of."""
+def open_desk(browser: Browser, served: Server) -> Iterator[Callable[..., Desk]]:
+    """Open the page in a browser of its own; at the end it must have had nothing to complain of, and the shared service is empty."""
     with contextlib.ExitStack() as stack:
+        stack.callback(clear, served)
         desks: list[Desk] = []
 
         def open_desk(server: Server, context: BrowserContext | None = None, **options: Any) -> Desk:
@@ -135,9 +143,6 @@ def open_desk(browser: Browser) -> Iterator[Callable[..., Desk]]:
 
 
 @pytest.fixture
-def desk(served: Server, open_desk: Callable[..., Desk]) -> Iterator[Desk]:
-    """An empty page at the shared service, whose works are gone afterwards."""
-    yield open_desk(served)
-    with served.client() as client:
-        for work in client.get("/works").json()["works"]:
-            client.delete(f"/works/{work['id']}")
+def desk(served: Server, open_desk: Callable[..., Desk]) -> Desk:
+    """An empty page at the shared service."""
+    return open_desk(served)

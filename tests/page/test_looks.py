@@ -31,6 +31,7 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(served: Server, open
         assert box["x"] >= 0, button
         assert box["x"] + box["width"] <= 390, button
     desk.page.tap("#three")
+    expect(desk.page.locator(".card")).to_have_count(3)
     expect(desk.page.locator(".card.writing")).to_have_count(0)
     boxes = [card.bounding_box() for card in desk.page.locator(".card").all()]
     assert boxes[0] and boxes[1]

@@ -69,7 +69,7 @@ def test_another_browser_opens_a_work_with_its_hands_while_it_is_written(
     other.page.click("#stop")
     other.await_state("paused")
     desk.await_state("paused")
-    assert desk.text == other.text
+    until(lambda: desk.text == other.text)
 
 
 def test_a_work_is_deleted_after_a_question(desk: Desk) -> None:

@@ -15,7 +15,7 @@ def test_no_request_that_can_be_made_from_the_documentation_breaks_anything(star
         "--max-text-tokens",
         "256",
         "--request-timeout",
-        "5",
+        "60",
         "--max-work-tokens",
         "64",
     )  # followers wait for a work's end

@@ -3,12 +3,13 @@
 import concurrent.futures
 import json
 import socket
+import threading
 import time
 
 import httpx
 import pytest
 
-from tests.server.conftest import ORIGIN, error, idle, until
+from tests.server.conftest import ORIGIN, PATIENCE, error, idle, until
 
 BODY = {"prompt": "从前", "max_new_tokens": 2}
 
@@ -155,49 +156,69 @@ def test_a_text_made_to_take_for_ever_is_given_up(single):
 
 
 def test_texts_of_those_who_left_are_not_read(single):
+    timeout = httpx.Timeout(PATIENCE, read=0.3)
+
     def leave(path: str) -> None:
         field = "prompt" if path == "/generate" else "text"
-        with httpx.Client(base_url=single.url, timeout=0.3) as client, pytest.raises(httpx.ReadTimeout):
+        with httpx.Client(base_url=single.url, timeout=timeout) as client, pytest.raises(httpx.ReadTimeout):
             client.post(path, json={field: SLOW})
 
-    began = time.monotonic()
-    with concurrent.futures.ThreadPoolExecutor(10) as pool, single.client() as client:
-        list(pool.map(leave, ["/generate", "/score", *["/tokenize"] * 8]))
-        slow = client.post("/generate", json=BODY | {"prompt": ["从前", SLOW]})
+    before = set(single.all_children())
+    seen, ended = set(before), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.05):
+            seen.update(single.all_children())
+
+    with concurrent.futures.ThreadPoolExecutor(11) as pool, single.client() as client:
+        watching = pool.submit(watch)
+        try:
+            list(pool.map(leave, ["/generate", "/score", *["/tokenize"] * 8]))
+            slow = client.post("/generate", json=BODY | {"prompt": ["从前", SLOW]})
+        finally:
+            ended.set()
+        watching.result()
     assert (error(slow)["code"], error(slow)["field"]) == ("prompt_too_slow", "prompt.1")
-    assert time.monotonic() - began < 12, "each of the others took 1.5 seconds"
+    assert len(seen - before) < 5, "each text that is read is the end of a child"
+
+
+def code(client: httpx.Client, path: str, within: float, **body: object) -> str:
+    """Why a request that took its time was refused."""
+    began = time.monotonic()
+    answer = client.post(path, json=body)
+    assert time.monotonic() - began < within
+    assert answer.status_code == (429 if answer.json()["error"]["code"] == "queue_full" else 503)
+    assert int(answer.headers["Retry-After"]) >= 1
+    return answer.json()["error"]["code"]
+
+
+def test_texts_that_wait_to_be_read_are_bounded_in_number_and_time(start):
+    server = start("--request-timeout", "3", "--tokenize-queue", "1")
+    with concurrent.futures.ThreadPoolExecutor(3) as pool, server.client() as client:
+        codes = pool.map(lambda _: code(client, "/tokenize", 50, text=SLOW), range(3))  # one is read, one waits
+        assert sorted(codes) == ["queue_full", "timeout", "timeout"]
 
 
 def test_time_runs_out_wherever_a_request_is(start):
-    server = start("--request-timeout", "0.3", "--tokenize-queue", "1")
-    ids = [list(range(5, 500))] * 16
-    with concurrent.futures.ThreadPoolExecutor(3) as pool, server.client() as client:
+    server = start("--request-timeout", "0.3")
+    with server.client() as client:
 
-        def code(path: str, **body: object) -> str:
-            began = time.monotonic()
-            answer = client.post(path, json=body)
-            assert time.monotonic() - began < 5
-            assert answer.status_code == (429 if answer.json()["error"]["code"] == "queue_full" else 503)
-            assert int(answer.headers["Retry-After"]) >= 1
-            return answer.json()["error"]["code"]
+        def reason(**body: object) -> str:
+            """Why a generation ended; on a busy machine there may be no token in time, and then no answer either."""
+            return until(lambda: client.post("/generate", json=BODY | body).json().get("choices"))[0]["finish_reason"]
 
-        codes = pool.map(lambda _: code("/tokenize", text=SLOW), range(3))  # one is read, one waits
-        assert sorted(codes) == ["queue_full", "timeout", "timeout"]
+        assert code(client, "/tokenize", 5, text=SLOW) == "timeout"
         for path in ("/generate", "/works"):
-            assert code(path, prompt=SLOW) == "timeout"
-        assert code("/generate", prompt=SLOW, timeout=0.1) == "timeout"
-        assert code("/score", text=SLOW) == "timeout"
-        assert code("/score", token_ids=[5] * 16_384) == "timeout"
-        echo = {"model": "cpm-embedded", "prompt": ids, "max_tokens": 0, "echo": True, "logprobs": 0}
-        assert code("/v1/completions", **echo) == "timeout"
+            assert code(client, path, 5, prompt=SLOW) == "timeout"
+        assert code(client, "/generate", 5, prompt=SLOW, timeout=0.1) == "timeout"
+        assert code(client, "/score", 5, text=SLOW) == "timeout"
+        assert code(client, "/score", 5, token_ids=[5] * 16_384) == "timeout"
+        echo = {"model": "cpm-embedded", "prompt": [[5] * 8000] * 16, "truncate_prompt": True, "max_tokens": 0}
+        assert code(client, "/v1/completions", 5, **echo, echo=True, logprobs=0) == "timeout"
         until(lambda: idle(server))
-        brief = client.post(
-            "/generate", json=BODY | {"timeout": 0.0001}
-        )  # the client's own time: what there is, be it nothing
-        assert (brief.status_code, brief.json()["choices"][0]["finish_reason"]) == (200, "timeout")
-        cut = client.post("/generate", json=BODY | {"max_new_tokens": 16_000}).json()
-        assert cut["choices"][0]["finish_reason"] == "timeout"
-        assert client.post("/tokenize", json={"text": "从前"}).status_code == 200
+        assert reason(timeout=0.0001) == "timeout"  # the client's own time: what there is, be it nothing
+        assert reason(max_new_tokens=16_000) == "timeout"
+        until(lambda: client.post("/tokenize", json={"text": "从前"}).status_code == 200)
 
 
 def test_a_body_must_say_that_it_is_json(client):

@@ -6,7 +6,7 @@ import time
 import httpx
 import pytest
 
-from tests.server.conftest import Server, error, idle, until
+from tests.server.conftest import PATIENCE, Server, error, idle, until
 from tests.server.works import BODY, create, follow, grown, joined, look, settled, undisturbed, written
 
 
@@ -93,7 +93,7 @@ def test_every_position_of_a_finished_text_is_one_to_go_on_from(client: httpx.Cl
 
 
 def test_paused_and_resumed_it_is_as_if_nothing_had_happened(server: Server, client: httpx.Client):
-    work = create(client, max_new_tokens=1200)
+    work = create(client, max_new_tokens=5000)
     for tokens in (1, 200, 500):
         grown(client, work["id"], tokens)
         paused = client.post(f"/works/{work['id']}/pause").json()
@@ -105,11 +105,11 @@ def test_paused_and_resumed_it_is_as_if_nothing_had_happened(server: Server, cli
         assert client.post(f"/works/{work['id']}/pause").json()["state"] == "paused"
         assert client.post(f"/works/{work['id']}/resume").json()["state"] in ("queued", "running")
         client.post(f"/works/{work['id']}/resume")  # does no harm
-    assert written(settled(client, work["id"])) == undisturbed(client, max_new_tokens=1200)
+    assert written(settled(client, work["id"])) == undisturbed(client, max_new_tokens=5000)
 
 
 def test_followers_of_a_paused_work_wait_and_hear_when_it_goes_on(client: httpx.Client):
-    work = create(client, max_new_tokens=900)
+    work = create(client, max_new_tokens=5000)
     grown(client, work["id"], 1)
     client.post(f"/works/{work['id']}/pause")
     events = []
@@ -118,7 +118,7 @@ def test_followers_of_a_paused_work_wait_and_hear_when_it_goes_on(client: httpx.
     until(lambda: [d["state"] for _, name, d in events if name == "state"] == ["paused"])
     time.sleep(0.5)  # a comment line passes
     client.post(f"/works/{work['id']}/resume")
-    following.join(60)
+    following.join(PATIENCE)
     assert events[-1][1] == "done"
     assert {"paused", "running"} <= {d["state"] for _, name, d in events if name == "state"}
     assert [joined(events)] == written(look(client, work["id"]))
@@ -363,5 +363,6 @@ def test_prompts_of_works_are_logged_where_asked_for(single: Server, server: Ser
         with of.client() as client:
             id = create(client, prompt="秘密的话", max_new_tokens=2)["id"]
             settled(client, id)
-            client.delete(f"/works/{id}")
+            marker = client.delete(f"/works/{id}").headers["X-Request-Id"]
+        until(lambda of=of, marker=marker: marker in of.log)
         assert ("秘密的话" in of.log) is logged

@@ -3,7 +3,7 @@
 import { visit } from "./kept.js";
 
 const KEY = "cpm-gen:key";
-export const SILENCE = 45_000; // ms; the service says something every fifteen seconds
+const SILENCE = 45_000; // ms; the service says something every fifteen seconds
 
 export class Refusal extends Error {
   constructor(status, error, retryAfter) {
@@ -74,14 +74,14 @@ export class Api {
   }
 }
 
-// The server-sent events of a response: {id, name, data}. Raises Lost when the line breaks, or is silent for `patience()` ms.
-export async function* events(response, patience = () => SILENCE) {
+// The server-sent events of a response: {id, name, data}. Raises Lost when the line breaks, or is silent for long.
+export async function* events(response) {
   const reader = response.body.getReader();
   const decoder = new TextDecoder();
   let rest = "";
   try {
     for (;;) {
-      const { done, value } = await heard(reader, patience());
+      const { done, value } = await heard(reader);
       if (done) return;
       rest += decoder.decode(value, { stream: true });
       const blocks = rest.split("\n\n");
@@ -96,10 +96,10 @@ export async function* events(response, patience = () => SILENCE) {
   }
 }
 
-async function heard(reader, ms) {
+async function heard(reader) {
   let timer;
   const silence = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Lost("silence")), ms);
+    timer = setTimeout(() => reject(new Lost("silence")), SILENCE);
   });
   try {
     return await Promise.race([reader.read(), silence]);

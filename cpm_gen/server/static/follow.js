@@ -1,18 +1,18 @@
 // Following a work's events, over lost lines and restarts of the server, until it is done or at rest.
 
-import { events, Lost, pause, Refusal, SILENCE } from "./api.js";
+import { events, Lost, pause, Refusal } from "./api.js";
 
 const FIRST = 400; // ms until the line is tried again, twice as long each time
 const MOST = 5_000;
+export const RESTING = ["paused", "failed"]; // states
 const AGAIN = [429, 502, 503, 504]; // a proxy says some of these while the service is started again
-const LAST = 250; // ms of silence after a work came to rest: its last words may follow that news
 
-// `work.event` is where to go on. `on` hears: connected(), lost(), state(data), token(data, id), window(data), done(data).
+// `work.event` is where to go on. `on` hears: connected(), lost(), state(data), token(data, id), window(data), done(data),
+// and rest(work) with the whole work where it came to rest: its last words may follow that news late.
 // Returns when the work is done, paused or failed; raises Refusal where the work is not to be had.
 export async function follow(api, work, on, signal) {
   let wait = FIRST;
   while (!signal.aborted) {
-    let resting = false;
     try {
       const headers = work.event ? { "Last-Event-ID": work.event } : {};
       const response = await api.open("GET", `/works/${work.id}/events`, undefined, { signal, headers });
@@ -21,21 +21,25 @@ export async function follow(api, work, on, signal) {
         return;
       }
       on.connected();
-      for await (const { id, name, data } of events(response, () => (resting ? LAST : SILENCE))) {
+      for await (const { id, name, data } of events(response)) {
         if (signal.aborted) return;
         wait = FIRST;
         if (name === "token" && data.index === 0) on.token(data, id);
         else if (name === "window" && data.index === 0) on.window(data, id);
         else if (name === "state") {
-          resting = data.state === "paused" || data.state === "failed";
           on.state(data);
+          if (!RESTING.includes(data.state)) continue;
+          const whole = await api.json("GET", `/works/${work.id}`, undefined, { signal });
+          if (!RESTING.includes(whole.state)) continue;
+          on.rest(whole);
+          return;
         } else if (name === "done") {
           on.done(data);
           return;
         }
       }
     } catch (error) {
-      if (signal.aborted || resting || error.name === "AbortError") return;
+      if (signal.aborted || error.name === "AbortError") return;
       const again = error instanceof Lost || (error instanceof Refusal && AGAIN.includes(error.status));
       if (!again) throw error;
       if (error.retryAfter) wait = Math.min(error.retryAfter * 1000, MOST);

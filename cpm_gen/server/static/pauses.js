@@ -10,12 +10,12 @@ export class Pauses {
     this.repeat();
   }
 
-  // Now. Returns whether the service heard; where it did not, it is told later.
+  // Now. Returns what the service answered; null where it did not hear: then it is told later.
   async ask(id) {
     this.note(id);
-    if (await this.tell(id)) return true;
-    this.repeat();
-    return false;
+    const now = await this.tell(id);
+    if (!now) this.repeat();
+    return now;
   }
 
   later(id) {
@@ -37,16 +37,16 @@ export class Pauses {
   }
 
   async tell(id) {
-    let state = null;
+    let now = { state: null };
     try {
-      ({ state } = await this.api.json("POST", `/works/${id}/pause`));
+      now = await this.api.json("POST", `/works/${id}/pause`);
     } catch (error) {
-      if (error instanceof Lost || error.status >= 429) return false;
-      if (error.status === 409) state = "finished";
+      if (error instanceof Lost || error.status >= 429) return null;
+      if (error.status === 409) now.state = "finished";
     }
     this.drop(id);
-    this.heard(id, state);
-    return true;
+    this.heard(id, now.state);
+    return now;
   }
 
   async repeat() {

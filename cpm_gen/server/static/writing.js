@@ -1,16 +1,15 @@
 // The work that writes the document on the desk: begun, followed, stopped, gone on with.
 
 import { pause, Refusal } from "./api.js";
-import { follow } from "./follow.js";
+import { follow, RESTING } from "./follow.js";
 import { Pauses } from "./pauses.js";
 import { Rate } from "./rate.js";
 import { endOf, glueOf, promptOf } from "./store.js";
-import { MODEL, title } from "./text.js";
+import { MODEL, title, unitsOf } from "./text.js";
 import { make, sweep } from "./works.js";
 
 const SPANS = 24_000; // bytes that the marks may take of a work's metadata
 const MOVING = ["queued", "running"]; // states
-const RESTING = ["paused", "failed"];
 
 export class Writing {
   constructor(desk, api, editor, settings) {
@@ -153,7 +152,7 @@ export class Writing {
       state: ({ state, error }) => {
         if (state === "deleted") return; // the line ends, and the next one says that there is no such work
         work.state = state;
-        if (this.state !== "stopping") this.setState(state);
+        if (this.state !== "stopping" && !RESTING.includes(state)) this.setState(state); // it rests with its last words
         if (state === "failed" && error) desk.on.refused(new Refusal(500, error, null), null);
       },
       token: (data, id) => {
@@ -168,6 +167,7 @@ export class Writing {
         desk.look();
       },
       done: () => (work.state = "finished"),
+      rest: (whole) => this.complete(whole),
     };
     try {
       await follow(this.api, work, on, line.signal);
@@ -205,6 +205,20 @@ export class Writing {
     this.slow = performance.now() - began;
   }
 
+  // The work as the service has it: what the line did not bring yet comes onto the desk.
+  complete({ event_id: event, choices: [{ text, window, window_slides: slides }] }) {
+    this.flush();
+    const { desk } = this;
+    const { work } = desk;
+    const [tokens, characters] = (work.event ?? "0:0").split(":").map((number) => parseInt(number));
+    const more = parseInt(event) - tokens;
+    if (more < 0) return; // the process died after it told more than it had kept
+    Object.assign(work, { window, slides, tokens: work.tokens + more });
+    this.take(text.slice(unitsOf(text, 0, characters)), event);
+    this.flush();
+    desk.look();
+  }
+
   // No line any more; what came is on the desk.
   cut() {
     this.flush();
@@ -223,7 +237,7 @@ export class Writing {
     this.desk.on.changed();
   }
 
-  // The work pauses; its last words still come.
+  // The work pauses; its last words are in the answer.
   async stop() {
     const { line, desk, state } = this;
     const { work } = desk;
@@ -233,7 +247,10 @@ export class Writing {
       return;
     }
     this.setState("stopping");
-    if (await this.pauses.ask(work.id)) await pause(3_000, line.signal); // until the line says so
+    const now = await this.pauses.ask(work.id);
+    if (this.line !== line) return;
+    if (now?.choices) this.complete(now);
+    else if (now) await pause(3_000, line.signal); // it had ended: until the line says so
     if (this.line === line) this.rest();
   }
 
