@@ -234,7 +234,7 @@ bool pack(Model& m, int tensor, int layer, const void* data, int dtype, long row
     }
     if (rows != matrix->outputs || columns != matrix->inputs) return false;
     Packing packing{matrix, data, dtype, stride, &m.pool, false};
-    m.pool.run(pack_matrix, &packing);
+    m.pool.run_all(pack_matrix, &packing);  // reads files
     if (packing.failed) throw std::bad_alloc();
     return true;
 }

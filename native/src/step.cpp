@@ -78,7 +78,7 @@ struct Thread {
     }
 
     void meet(Spent spent) {
-        m().pool.barrier();
+        m().pool.barrier(number);
         if (number == 0) {
             const double t = now();
             m().seconds[spent] += t - since;
@@ -88,7 +88,7 @@ struct Thread {
 
     void reduce(float* values, long count) {
         if (m().sizes.ranks == 1) return;
-        if (number == 0 && s.all_reduce(values, count) != 0) s.aborted = true;
+        if (number == 0 && m().pool.outside([&] { return s.all_reduce(values, count); }) != 0) s.aborted = true;
         meet(COMMUNICATION);
     }
 

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -17,29 +19,62 @@ public:
 
     int size() const { return size_; }
 
-    // Every thread, the caller as number 0, runs `body(context, number)`; returns when all have.
+    // Threads, the caller as number 0, run `body(context, number)`; returns when they have. All of them, but for those whose cores
+    // other programs hold: at each barrier the others would wait for these, longer than their work takes. So work must not be dealt
+    // out by number; nor may it sleep.
     void run(void (*body)(void* context, int number), void* context);
 
-    // Inside `run`: wait for all threads.
-    void barrier();
+    // The same with every thread, and whatever it does.
+    void run_all(void (*body)(void* context, int number), void* context);
+
+    // Inside `run`: how many take part, and wait for them, as thread `number`.
+    int active() const { return active_; }
+    void barrier(int number);
+
+    // Inside `run`, as the caller: what may sleep for reasons of its own.
+    template <class Call>
+    auto outside(Call call) {
+        const Clock::duration before = without_core();
+        const auto answer = call();
+        off_ -= without_core() - before;
+        return answer;
+    }
 
 private:
-    void work(int number, int cpu);
+    using Clock = std::chrono::steady_clock;
+
+    static Clock::duration without_core();  // of this thread, since some moment
+
+    struct Worker {
+        std::thread thread;
+        std::condition_variable wake;
+        alignas(64) std::atomic<long> calls{0};  // in which it takes part
+        Clock::duration waited{0}, off{0};  // in `run` since the caller judged: at barriers, and without a core
+        // the caller's: whether it takes part, else until when it does not, and for how long if that must be again
+        bool in = true;
+        Clock::time_point until;
+        Clock::duration hold{0};
+    };
+
+    void call(void (*body)(void* context, int number), void* context);
+    void work(Worker& self, int number, int cpu);
+    void end();
     template <class Ready>
-    bool spin(Ready ready, long times) const;
+    bool spin(Ready ready, long times, Clock::duration* waited = nullptr) const;
+    void judge(Clock::time_point now);
 
     const int size_;
     const long pauses_;  // none where threads share cores: whoever waits makes room
-    std::vector<std::thread> threads_;
+    std::vector<std::unique_ptr<Worker>> workers_;
     void (*body_)(void*, int) = nullptr;
     void* context_ = nullptr;
-    std::atomic<long> round_{0};  // counts calls of run
+    int active_ = 1;
     std::atomic<int> running_{0};
     alignas(64) std::atomic<int> arrived_{0};
     alignas(64) std::atomic<long> phase_{0};
     std::atomic<bool> ending_{false};
     std::mutex mutex_;
-    std::condition_variable wake_;
+    Clock::duration took_{0}, waited_{0}, off_{0};  // the caller's: all its time in `run`, and the same
 };
 
 }  // namespace cpm

@@ -4,6 +4,8 @@
 #include "check.h"
 
 #include <algorithm>
+#include <atomic>
+#include <thread>
 
 namespace {
 
@@ -80,9 +82,29 @@ int add_nothing(float* values, int64_t count) {
     return ++calls == fail_at ? -1 : 0;
 }
 
+// Threads are left out and tried again; what they would have done is done all the same.
+void test_steps_on_busy_cores() {
+    const char* kernels = cpm::runnable()[0]->name;
+    where = std::string("step ") + kernels + " on busy cores";
+    const std::vector<float> want = some_steps(Network(kernels, CPM_F32, 1));
+    std::atomic<bool> busy{true};
+    std::vector<std::thread> others;
+    for (unsigned n = 0; n < 2 * std::thread::hardware_concurrency(); n++)
+        others.emplace_back([&busy] {
+            while (busy) {}
+        });
+    for (const int threads : {2, 3}) {
+        const Network network(kernels, CPM_F32, threads);
+        for (int i = 0; i < 20; i++) CHECK(some_steps(network) == want, "%d threads", threads);
+    }
+    busy = false;
+    for (std::thread& other : others) other.join();
+}
+
 }  // namespace
 
 void test_step() {
+    test_steps_on_busy_cores();
     CHECK(cpm_abi() == CPM_ABI);
     const cpm_sizes tiny = {1, 4, 1, 4, 16, 8, 0, 8, 1, CPM_F32, 1, -1};
     CHECK(cpm_create(&tiny, "no such kernels") == nullptr);
