@@ -12,7 +12,10 @@ from cpm_gen.config import SamplingParams
 from cpm_gen.errors import NumericsError
 from cpm_gen.sampling import FAILURES, Draw
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and --gpu"))]
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and --gpu")),
+]
 on_every_device = pytest.mark.parametrize("device", DEVICES)
 
 
