@@ -97,10 +97,8 @@ async def soak(process: Process, seconds: float, opening: str, seed: int) -> dic
 
     await go(seconds / 4)
     before = await settled(server)
-    mix.tally, sent = (
-        Tally(wrong=mix.tally.wrong),
-        server.sent,
-    )  # a look at the metrics is counted after it: this one, not the last
+    # a look at the metrics is counted after it: from here on this one is, and the last one not
+    mix.tally, sent = Tally(wrong=mix.tally.wrong), server.sent
     series = [await rest(process)]
 
     async def watch() -> None:
