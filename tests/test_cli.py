@@ -293,7 +293,7 @@ def test_a_work_under_nohup_survives_its_terminal(
             "novel",
             "话说",
             "--max-new-tokens",
-            "4000",
+            "1500",
             "--output",
             str(target),
         ],

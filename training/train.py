@@ -174,6 +174,8 @@ def main() -> None:
     parser.add_argument("--degree", type=int, default=1, help="ranks to write the shards for")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.steps is not None and args.steps < 1:
+        parser.error(f"--steps must be at least 1, not {args.steps}")
 
     torch.manual_seed(args.seed)
     tokenizer = spm.SentencePieceProcessor(model_file=str(args.vocab / "chinese_vocab.model"))
