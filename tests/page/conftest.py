@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, Route, expect, sync_playwright
 
 from tests.server.conftest import Server, direct, start, until  # noqa: F401
 
@@ -72,6 +72,13 @@ class Desk:
         self.page.locator("#text").focus()
         self.page.keyboard.press("Control+End")
         self.page.keyboard.insert_text(words)
+
+    def route(self, url: str, handler: Callable[[Route], object], times: int | None = None) -> None:
+        """As Playwright's, and from now on: an open page's first route reaches its requests some moments after the call returns."""
+        self.page.route(url, handler, times=times)
+        heard: list[Route] = []
+        self.page.route("**/heard", lambda route: (heard.append(route), route.abort()))
+        until(lambda: self.page.evaluate("fetch('/heard').then(() => null, () => null)") or heard)
 
     def length(self, tokens: int | None) -> None:
         self.page.evaluate(

@@ -127,7 +127,7 @@ def test_markup_stays_text_whoever_writes_it(desk: Desk, served: Server) -> None
         + '","token_ids":[1],"finish_reason":"length"}\n\n'
     )
     body = "".join(event % n for n in range(3)) + "event: done\ndata: {}\n\n"
-    desk.page.route("**/generate", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    desk.route("**/generate", lambda route: route.fulfill(content_type="text/event-stream", body=body))
     desk.page.click("#three")
     expect(desk.page.locator(".card")).to_have_count(3)
     expect(desk.page.locator(".card.writing")).to_have_count(0)

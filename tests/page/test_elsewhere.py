@@ -36,7 +36,7 @@ def unheard_stop(desk: Desk) -> list[str]:
 
     write(desk, None)
     desk.await_length(len(OPENING) + 20)
-    desk.page.route("**/pause", lose)
+    desk.route("**/pause", lose)
     desk.press("Escape")
     desk.await_state("lost")
     return tried
@@ -59,7 +59,7 @@ def hold_making(desk: Desk, made: bool) -> list[Route]:
             assert route.fetch().status == 201
         held.append(route)
 
-    desk.page.route("**/works", hold)
+    desk.route("**/works", hold)
     return held
 
 
@@ -102,7 +102,7 @@ def test_going_on_is_asked_for_once_though_the_answer_was_lost(desk: Desk) -> No
         assert route.fetch().status == 200
         route.abort()
 
-    desk.page.route("**/continue", lose, times=1)
+    desk.route("**/continue", lose, times=1)
     desk.press("Control+Enter")
     expect(desk.page.get_by_role("button", name="现在再试")).to_be_visible()
     until(lambda: desk.works()[0]["state"] == "finished")
@@ -125,7 +125,7 @@ def test_a_work_deleted_elsewhere_while_it_rested_is_written_anew(desk: Desk, se
 
 
 def test_a_reload_before_the_first_word_loses_nothing(desk: Desk) -> None:
-    desk.page.route("**/events", lambda route: route.abort())
+    desk.route("**/events", lambda route: route.abort())
     write(desk, None)
     desk.await_state("lost")
     desk.page.reload()
@@ -167,7 +167,7 @@ def test_write_takes_back_a_stop_that_the_service_did_not_hear(desk: Desk) -> No
 def test_stopped_before_the_answer_came_a_work_does_not_go_on(desk: Desk) -> None:
     finished(desk)
     held: list[Route] = []
-    desk.page.route("**/continue", lambda route: held.append(route) if route.fetch().ok else None)
+    desk.route("**/continue", lambda route: held.append(route) if route.fetch().ok else None)
     desk.length(None)
     desk.press("Control+Enter")
     eventually(desk, lambda: held)
@@ -206,7 +206,7 @@ def test_a_pause_that_was_refused_is_not_asked_for_again(desk: Desk) -> None:
 
     write(desk, None)
     desk.await_length(len(OPENING) + 20)
-    desk.page.route("**/pause", refuse)
+    desk.route("**/pause", refuse)
     desk.press("Control+z")
     desk.page.wait_for_timeout(1_500)
     assert len(asked) == 1

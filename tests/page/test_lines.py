@@ -127,7 +127,7 @@ def test_a_work_is_made_once_though_the_answer_was_lost(desk: Desk) -> None:
         else:
             route.continue_()
 
-    desk.page.route("**/works", lose)
+    desk.route("**/works", lose)
     begin(desk)
     assert lost == [201]
     stop_and_compare(desk)
@@ -215,7 +215,7 @@ def refuse(desk: Desk, status: int, code: str, **headers: str) -> None:
     """The next work is refused."""
     body = {"error": {"code": code, "message": "as the test wants it", "field": None}}
     answer = {"status": status, "headers": headers, "content_type": "application/json", "body": json.dumps(body)}
-    desk.page.route("**/works", lambda route: route.fulfill(**answer), times=1)
+    desk.route("**/works", lambda route: route.fulfill(**answer), times=1)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_stopped_before_the_answer_came_it_is_not_made(desk: Desk) -> None:
         else:
             route.continue_()
 
-    desk.page.route("**/works", hold)
+    desk.route("**/works", hold)
     desk.type(OPENING)
     desk.length(None)
     desk.press("Control+Enter")
@@ -269,7 +269,7 @@ def test_stopped_before_the_answer_came_it_is_not_made(desk: Desk) -> None:
 
 @pytest.mark.parametrize("press", ["#stop", "#three"])
 def test_given_up_while_the_line_is_lost_before_the_work_was_made(desk: Desk, press: str) -> None:
-    desk.page.route("**/works**", lambda route: route.abort())
+    desk.route("**/works**", lambda route: route.abort())
     desk.type(OPENING)
     desk.length(20)
     desk.press("Control+Enter")
@@ -284,7 +284,7 @@ def test_given_up_while_the_line_is_lost_before_the_work_was_made(desk: Desk, pr
 
 
 def test_a_proxy_without_the_service_behind_it_is_a_lost_line(desk: Desk) -> None:
-    desk.page.route("**/events", lambda route: route.fulfill(status=502, body="Bad Gateway"), times=2)
+    desk.route("**/events", lambda route: route.fulfill(status=502, body="Bad Gateway"), times=2)
     begin(desk)
     stop_and_compare(desk)
 

@@ -107,7 +107,7 @@ def test_a_text_whose_work_was_not_deleted_stays(desk: Desk, edit: str) -> None:
     text = written(desk, "要删去的，") + edit
     if edit:
         desk.type(edit)
-    desk.page.route("**/works/work-*", lambda route: route.abort())
+    desk.route("**/works/work-*", lambda route: route.abort())
     desk.page.click("#works")
     desk.page.locator("#list").get_by_role("button", name="删除").click()
     desk.page.locator("#confirm").get_by_role("button", name="删除").click()
