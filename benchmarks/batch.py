@@ -161,6 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="cpm-distill", help="of configs/, or tiny")
     parser.add_argument("--dtype", default="float32", choices=Ours.dtypes)
+    parser.add_argument("--kv-cache", default="auto", choices=["auto", "int8"])
     parser.add_argument("--batch", type=int, default=32, help=f"most texts at once, at least {FIXED}")
     parser.add_argument("--batches", nargs="*", type=int, default=[1, 2, 4, 8, 16, 32], help="for the throughput")
     parser.add_argument("--requests", type=int, default=64)
@@ -177,10 +178,11 @@ def main() -> None:
         size = random_checkpoint(Path(tmp, args.model), args.model)
         limit = round(args.scale * (size.positions - 1))
         ours = Ours()
-        ours.load(Path(tmp, args.model), args.dtype, args.threads, args.batch, window_limit=limit)
+        options = {"window_limit": limit, "kv_cache": args.kv_cache}
+        ours.load(Path(tmp, args.model), args.dtype, args.threads, args.batch, **options)
         with ours.llm:
             shared = {"engine": "ours", "version": cpm_gen.__version__, "model": args.model, "dtype": args.dtype}
-            shared["threads"] = args.threads
+            shared |= {"threads": args.threads, "kv_cache": args.kv_cache}
             rows = [{**shared, **r} for r in [*mixed(ours, args), *throughput(ours, size, args)]]
     print(f"{args.model}, {args.dtype}, {args.threads} threads, {args.rounds} rounds, medians\n")
     print("| work | tokens/s | × fixed | ITL p50 (ms) | p99 | TTFT p50 (s) | p99 | steps | slides | of them late |")

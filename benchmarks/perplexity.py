@@ -1,4 +1,4 @@
-"""What a format of weights costs in quality: perplexity on held-out text, against float32.
+"""What a format of weights, keys and values costs in quality: perplexity on held-out text, against float32.
 
     python benchmarks/perplexity.py --tokens model.tokens.npz [--model DIR] [--count 12000] [--json FILE]
 
@@ -23,6 +23,9 @@ FORMATS: dict[str, dict[str, Any]] = {
     "float32": {},
     "bfloat16": {"dtype": "bfloat16"},
     "int8": {"quantize": "int8"},
+    "float32, keys and values int8": {"kv_cache": "int8"},
+    "bfloat16, keys and values int8": {"dtype": "bfloat16", "kv_cache": "int8"},
+    "int8, keys and values int8": {"quantize": "int8", "kv_cache": "int8"},
     "int8 weights, torch": {"quantize": "int8", "kernels": "torch"},
     "int8 weights, bfloat16, torch": {"quantize": "int8", "dtype": "bfloat16", "kernels": "torch"},
 }

@@ -45,7 +45,8 @@ def make_runner_from(
     network: Network
     if computes_natively(options, device):
         form = "int8" if options.quantize == "int8" else options.dtype
-        network = packed = PackedModel(size, group, form=form, threads=torch.get_num_threads())
+        kv_form = None if options.kv_cache == "auto" else options.kv_cache
+        network = packed = PackedModel(size, group, form=form, kv_form=kv_form, threads=torch.get_num_threads())
         packed.load(checkpoint)
     else:
         dtype = getattr(torch, options.dtype)
@@ -73,6 +74,8 @@ def computes_natively(options: ModelOptions, device: torch.device) -> bool:
         reason = native.missing()
     if reason and options.kernels == "native":
         raise ConfigError(f"kernels native needs the native CPU kernels, but {reason}")
+    if reason and options.kv_cache != "auto":
+        raise ConfigError(f"kv_cache {options.kv_cache} needs the native CPU kernels, but {reason}")
     return reason is None
 
 

@@ -27,6 +27,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Decoder = Literal["cached", "recompute"]
 Kernels = Literal["auto", "native", "torch", "graphs"]
 Quantize = Literal["none", "int8"]
+KVFormat = Literal["auto", "int8"]
 StyleName = Literal["lyric", "novel", "plain"]
 
 ENVIRONMENT_PREFIX = "CPM_GEN_"
@@ -44,6 +45,10 @@ class ModelOptions:
     dtype: Dtype = option("float32", "number format of weights and activations")
     quantize: Quantize = option(
         "none", "int8: weights in 8 bits; a quarter of the memory, on CPUs twice the speed and more"
+    )
+    kv_cache: KVFormat = option(
+        "auto",
+        "int8: keys and values in 8 bits, half of what texts side by side read and keep, or a quarter; native kernels only",
     )
     kernels: Kernels = option(
         "auto",

@@ -12,6 +12,7 @@ from cpm_gen.config import (
     Decoder,
     Dtype,
     Kernels,
+    KVFormat,
     ModelOptions,
     Quantize,
     SamplingParams,
@@ -31,6 +32,7 @@ class LoadOptions(TypedDict, total=False):
     heads: int | None
     dtype: Dtype
     quantize: Quantize
+    kv_cache: KVFormat
     kernels: Kernels
     device: str
     tensor_parallel: int | Literal["auto"]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cpm_gen.errors import ConfigError
 
-ABI = 1  # CPM_ABI of native/include/cpm_native.h
+ABI = 2  # CPM_ABI of native/include/cpm_native.h
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
 NO_MEMORY, ABORTED = 1, 2
 
@@ -29,7 +29,7 @@ class Sizes(ctypes.Structure):
         (name, c_int32)
         for name in (
             "layers", "hidden", "heads", "head_dim", "inner", "vocabulary", "first_row", "positions", "ranks", "format",
-            "threads", "first_cpu",
+            "kv_format", "threads", "first_cpu",
         )
     ]  # fmt: skip
 

@@ -58,9 +58,10 @@ class PackedCache:
 
 
 class PackedModel:
-    """A rank's part of the network. ``form``: "float32", "bfloat16" or "int8".
+    """A rank's part of the network. ``form``: "float32", "bfloat16" or "int8"; ``kv_form``: of keys and values, ``form`` unless said.
 
-    int8: one scale for each output; activations in 8 bits, a scale for each 64, or with AMX in 16 bits; keys and values in bfloat16.
+    int8: one scale for each output; activations in 8 bits, a scale for each 64, or with AMX in 16 bits; keys and values in bfloat16
+    unless said. Keys and values in int8: one scale for each position's key and value of a head.
     """
 
     samples = False
@@ -71,6 +72,7 @@ class PackedModel:
         group: TensorParallel,
         *,
         form: str,
+        kv_form: str | None = None,
         threads: int,
         kernels: str | None = None,
     ) -> None:
@@ -93,6 +95,7 @@ class PackedModel:
             positions=size.positions,
             ranks=ranks,
             format=native.FORMATS[form],
+            kv_format=native.FORMATS[kv_form or ("bfloat16" if form == "int8" else form)],
             threads=threads,
             # with cores to spare the system places threads better than we do: other programs run here too
             first_cpu=threads * group.rank if whole_machine else -1,

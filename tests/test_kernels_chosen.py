@@ -61,6 +61,12 @@ def test_float16_is_not_the_native_kernels(folder: Path) -> None:
         cpm_gen.load(folder, dtype="float16", kernels="native")
 
 
+@pytest.mark.parametrize("options", [{"kernels": "torch"}, {"dtype": "float16"}])
+def test_keys_and_values_in_bytes_are_refused_where_torch_computes(folder: Path, options: Any) -> None:
+    with pytest.raises(ConfigError, match="kv_cache int8 needs the native CPU kernels, but"):
+        cpm_gen.load(folder, kv_cache="int8", **options)
+
+
 def test_a_gpu_replays_graphs_where_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu, asked = torch.device("cuda", 0), ModelOptions(kernels="graphs")
     triton = [object()]

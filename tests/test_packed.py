@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -28,7 +29,13 @@ try:
 except ConfigError as error:
     pytest.skip(str(error), allow_module_level=True)
 
-FORMS = ("float32", "bfloat16", "int8")
+FORMS = (
+    "float32",
+    "bfloat16",
+    "int8",
+    "float32/int8",
+    "int8/int8",
+)  # of weights; of keys and values, where they have one of their own
 # heads of 20 and a hidden size of 80 are no multiples of 16 and 64; more positions than rows meet the head at once
 ODD = ModelSize(layers=2, hidden=80, heads=4, vocabulary=132, positions=150)
 SIZES = {"small": SMALL, "odd": ODD}
@@ -47,9 +54,14 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoin
 def packed(
     checkpoint: Checkpoint, heads: int, form: str, *, kernels: str | None = None, threads: int = 1
 ) -> PackedModel:
-    model = PackedModel(checkpoint.size(heads), TensorParallel(), form=form, threads=threads, kernels=kernels)
+    model = made(checkpoint.size(heads), TensorParallel(), form, kernels=kernels, threads=threads)
     model.load(checkpoint)
     return model
+
+
+def made(size: ModelSize, group: TensorParallel, form: str, **options: Any) -> PackedModel:
+    weights, _, kv = form.partition("/")
+    return PackedModel(size, group, form=weights, kv_form=kv or None, **options)
 
 
 def some_ids(size: ModelSize, seed: int = 1) -> list[int]:
@@ -68,10 +80,7 @@ def in_steps(x: Tensor, most: float) -> Tensor:
 
 def in_bytes(x: Tensor, kernels: str) -> Tensor:
     """int8's inputs: 16 bits for AMX, elsewhere 8 bits in groups of 64."""
-    if kernels == "amx":
-        return in_steps(x, 32639)
-    groups = torch.nn.functional.pad(x, (0, -x.shape[-1] % 64)).unflatten(-1, (-1, 64))
-    return in_steps(groups, 127).flatten(-2)[..., : x.shape[-1]]
+    return in_steps(x, 32639) if kernels == "amx" else in_groups(x)
 
 
 def attend_in_bf16(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -83,9 +92,27 @@ def attend_in_bf16(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return y.transpose(0, 1).reshape(n, -1)
 
 
+def in_groups(x: Tensor) -> Tensor:
+    """8 bits, with a scale for each 64."""
+    groups = torch.nn.functional.pad(x, (0, -x.shape[-1] % 64)).unflatten(-1, (-1, 64))
+    return in_steps(groups, 127).flatten(-2)[..., : x.shape[-1]]
+
+
+def attend_in_int8(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    n, m = q.shape[1], k.shape[1]
+    scores = in_groups(q) @ in_steps(k, 127).transpose(1, 2) * q.shape[2] ** -0.5
+    scores.masked_fill_(~torch.ones(n, m, dtype=torch.bool).tril(m - n), -torch.inf)
+    e = (scores - scores.amax(-1, keepdim=True)).exp()
+    steps = v.abs().amax(-1, keepdim=True) / 127
+    y = in_groups(e * steps.transpose(1, 2)) @ (in_steps(v, 127) / steps) / e.sum(-1, keepdim=True)
+    return y.transpose(0, 1).reshape(n, -1)
+
+
 def attention_of(form: str) -> contextlib.AbstractContextManager[object]:
     """Lets torch networks attend as the kernels of this form do."""
-    return contextlib.nullcontext() if form == "float32" else mock.patch("cpm_gen.model._attend", attend_in_bf16)
+    if form == "float32":
+        return contextlib.nullcontext()
+    return mock.patch("cpm_gen.model._attend", attend_in_int8 if form.endswith("/int8") else attend_in_bf16)
 
 
 class Oracle:
@@ -103,7 +130,7 @@ class Oracle:
         self.form = form
         self.model = Model(checkpoint.size(heads), group, dtype=torch.float32, device=torch.device("cpu"))
         load_into(self.model, checkpoint, rank=group.rank, degree=group.size)
-        if form == "float32":
+        if form.startswith("float32"):
             return
         weights: Callable[[Tensor], Tensor] = bf16 if form == "bfloat16" else lambda x: in_steps(x, 127)
         inputs: Callable[[Tensor], Tensor] = bf16 if form == "bfloat16" else lambda x: in_bytes(x, kernels)
@@ -134,7 +161,7 @@ def error(got: Tensor, want: Tensor) -> float:
 
 # fp32 sums in another order. Narrow forms round the same numbers as their oracle does, except that one which lies between two
 # neighbours may go to the other: a bfloat16's neighbour is 2 ** -8 away, of one number among the many of a row.
-BOUNDS = {"float32": 1e-4, "bfloat16": 0.03, "int8": 0.03}
+BOUNDS = {"float32": 1e-4, "bfloat16": 0.03, "int8": 0.03, "float32/int8": 0.03, "int8/int8": 0.03}
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -158,7 +185,7 @@ def test_narrow_forms_stay_near_the_network_itself(checkpoints: dict[str, Checkp
     model = packed(checkpoints["odd"], ODD.heads, form)
     got = torch.cat([model.next_logits([Segment(ids[:n])], None) for n in range(1, 20)])
     typical = float((got - want).std() / want.std())
-    assert typical < {"float32": 1e-5, "bfloat16": 0.03, "int8": 0.06}[form]
+    assert typical < {"float32": 1e-5, "bfloat16": 0.03, "int8": 0.06, "float32/int8": 0.02, "int8/int8": 0.06}[form]
 
 
 @every_kernel
@@ -227,10 +254,24 @@ def test_half_precision_checkpoints_are_packed_exactly(tmp_path: Path, dtype: to
 
 
 def test_bytes_of_weights(checkpoints: dict[str, Checkpoint]) -> None:
-    sizes = {form: packed(checkpoints["odd"], ODD.heads, form).weight_bytes for form in FORMS}
     # both sides of a matrix in whole 64s
     layer = 256 * 128 + 128 * 128 + 320 * 128 + 128 * 320
-    assert sizes == {form: (2 * layer + 192 * 128) * n for form, n in zip(FORMS, (4, 2, 1), strict=True)}
+    for form, n in (("float32", 4), ("bfloat16", 2), ("int8", 1)):
+        assert packed(checkpoints["odd"], ODD.heads, form).weight_bytes == (2 * layer + 192 * 128) * n
+
+
+def test_bytes_of_keys_and_values() -> None:
+    size = ModelSize(layers=2, hidden=1024, heads=16, vocabulary=64, positions=1024)
+    bytes = {form: made(size, TensorParallel(), form, threads=1).make_cache(8).bytes for form in FORMS}
+    numbers = 8 * 2 * 2 * 1024 * 1024
+    scales = 4 * numbers // 64  # a float for each 64
+    assert bytes == {
+        "float32": 4 * numbers,
+        "bfloat16": 2 * numbers,
+        "int8": 2 * numbers,
+        "float32/int8": numbers + scales,
+        "int8/int8": numbers + scales,
+    }
 
 
 def test_time_spent_is_told_apart(checkpoints: dict[str, Checkpoint]) -> None:
@@ -358,7 +399,7 @@ def test_ranks_together_are_the_torch_networks_ranks(sharded: dict[int, Checkpoi
     def packed_rank(group: TensorParallel) -> Tensor:
         results = []
         for checkpoint in sharded.values():  # a rank's slices come from part of a shard, from one, or from several
-            model = PackedModel(ODD, group, form=form, threads=1)
+            model = made(ODD, group, form, threads=1)
             model.load(checkpoint)
             cache = model.make_cache(2)
             model.next_logits([Segment(ids[:30], 0, 1, False)], cache)

@@ -302,7 +302,9 @@ def _fingerprint(llm: LLM) -> str:
     """What must be the same for a work to go on as it began."""
     size, options = llm.size, llm.options
     shape = f"{size.layers}x{size.hidden}x{size.heads}"
-    precision = options.dtype if options.quantize == "none" else options.quantize
+    precision: str = options.dtype if options.quantize == "none" else options.quantize
+    if options.kv_cache != "auto":
+        precision += f", keys and values in {options.kv_cache}"
     window = f"window {llm.window.limit}"
     return (
         f"{shape}, {size.positions} positions, {size.vocabulary} tokens, {precision}, {window}, weights {llm.digest()}"

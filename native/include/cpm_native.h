@@ -21,12 +21,12 @@ extern "C" {
 #define CPM_API __attribute__((visibility("default")))
 #endif
 
-#define CPM_ABI 1 /* raised with every change of this file; cpm_gen/native.py holds the same number */
+#define CPM_ABI 2 /* raised with every change of this file; cpm_gen/native.py holds the same number */
 
 typedef struct cpm_model cpm_model;
 typedef struct cpm_cache cpm_cache;
 
-enum cpm_format { CPM_F32 = 0, CPM_BF16 = 1, CPM_I8 = 2 }; /* of packed weights */
+enum cpm_format { CPM_F32 = 0, CPM_BF16 = 1, CPM_I8 = 2 }; /* of packed weights, of keys and values */
 enum cpm_dtype { CPM_FROM_F32 = 0, CPM_FROM_F16 = 1, CPM_FROM_BF16 = 2 }; /* of a checkpoint's tensors */
 enum cpm_status {
     CPM_OK = 0,
@@ -46,6 +46,7 @@ typedef struct {
     int32_t positions;
     int32_t ranks;      /* 1: no all-reduce is called */
     int32_t format;     /* cpm_format */
+    int32_t kv_format;  /* cpm_format */
     int32_t threads;
     int32_t first_cpu;  /* threads are pinned to the allowed CPUs from this one on; -1: not pinned */
 } cpm_sizes;

@@ -161,7 +161,7 @@ struct Dot<Format::i8> {
 
 // From one row to the next in a line of inputs.
 template <Format F>
-constexpr long ROW = F == Format::i8 && !TILED ? 2 * LINE : LINE;
+constexpr long ROW = F == Format::i8 ? 2 * LINE : LINE;
 
 // What a sum over a line of i8 inputs begins with, and what it is multiplied with.
 inline vi start_of(const char* x) { return UNSIGNED ? all_int(load<int32_t>(x + LINE + 4)) : vi{}; }

@@ -89,7 +89,7 @@ Model::Model(const cpm_sizes& sizes, const Ops& ops)
     : sizes(sizes),
       ops(ops),
       format(static_cast<Format>(sizes.format)),
-      kv_format(format == Format::f32 ? Format::f32 : Format::bf16),
+      kv_format(static_cast<Format>(sizes.kv_format)),
       layers(sizes.layers),
       pool(sizes.threads, sizes.first_cpu) {
     arena = Memory(lay_out(*this, nullptr));

@@ -40,7 +40,7 @@ struct Model {
     cpm_sizes sizes;
     const Ops& ops;
     Format format;     // of weights
-    Format kv_format;  // f32 with f32 weights, else bf16
+    Format kv_format;
     Matrix words;      // the word embedding, also the output head
     float *positions, *final_norm_w, *final_norm_b;
     std::vector<Layer> layers;

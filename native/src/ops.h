@@ -69,7 +69,7 @@ constexpr long SCRATCH_ROWS = 192;
 
 // Attention of one head over the rows of one segment; stores their keys and values first.
 struct Attention {
-    Format format;  // of keys and values: f32 or bf16
+    Format format;  // of keys and values
     long rows, start, head_dim;
     const float* q;  // first row; k and v likewise
     const float* k;
@@ -79,17 +79,24 @@ struct Attention {
     char* values;
     float* out;      // first row's; or null:
     long out_stride;
-    Rows next;       // then it goes here, as the product's inputs (f32, bf16)
+    Rows next;       // then it goes here, as the product's inputs
+    Format next_format;  // f32 or bf16
     long row, column;  // of the first row's first output there
+    const char* then = nullptr;  // what this thread reads next: another head's keys
+    long then_bytes = 0;
     char* scratch;   // attention_scratch bytes
 };
 
 // Keys of a head: a packed matrix of [positions, head_dim], so that q . K is a product as any other.
 // Values of a head: packed [head_dim, positions], so that p . V is one too.
-constexpr long key_depth(long head_dim) { return round_up(head_dim, 32); }
+// i8: each position's key has a scale, and so has its value; those of 64 positions, the keys' first, lie behind their tile of keys.
+constexpr long key_depth(Format f, long head_dim) { return round_up(head_dim, f == Format::i8 ? 64 : 32); }
 constexpr long value_width(long head_dim) { return round_up(head_dim, 16); }
+constexpr long key_tile_bytes(Format f, long head_dim) {
+    return TILE * (key_depth(f, head_dim) * element(f) + (f == Format::i8 ? 8 : 0));
+}
 constexpr long key_bytes(Format f, long positions, long head_dim) {
-    return round_up(positions, TILE) * key_depth(head_dim) * element(f);
+    return round_up(positions, TILE) / TILE * key_tile_bytes(f, head_dim);
 }
 constexpr long value_bytes(Format f, long positions, long head_dim) {
     return round_up(positions, TILE) * value_width(head_dim) * element(f);
@@ -97,7 +104,7 @@ constexpr long value_bytes(Format f, long positions, long head_dim) {
 constexpr long QUERIES = 16;  // at a time
 constexpr long attention_scratch(long positions, long head_dim) {
     // a row, queries, mixed values, scores, probabilities, each at most 4 bytes an element
-    return QUERIES * 4 * (2 * key_depth(head_dim) + value_width(head_dim) + 2 * round_up(positions, TILE)) + 1024;
+    return QUERIES * 4 * (2 * round_up(head_dim, 64) + value_width(head_dim) + 2 * round_up(positions, TILE)) + 1024;
 }
 
 struct Ops {

@@ -47,6 +47,11 @@ inline vi whole(vf x, float most) {
     return __builtin_convertvector((y + 12582912.0f) - 12582912.0f, vi);
 }
 
+// n floats as bytes in [-127, 127], zeros up to a multiple of W
+inline void to_bytes(const float* x, long n, float up, char* out) {
+    for (long i = 0; i < n; i += W) store(out + i, __builtin_convertvector(whole(some_of(x, n, i) * up, 127), vb));
+}
+
 // AMX: as two planes of bytes, high in [-127, 127], low in [-128, 127], with one scale: 16 bits.
 inline void to_planes(const float* x, long n, const Rows& out, long row) {
     constexpr float MOST = 32639;  // 127 * 256 + 127
@@ -79,14 +84,14 @@ inline void to_group(const float* x, long n, char* line) {
     memcpy(line + LINE + 4, &start, 4);
 }
 
-inline void to_bytes(const float* x, long n, const Rows& out, long row) {
+inline void to_groups(const float* x, long n, const Rows& out, long row) {
     if (TILED) return to_planes(x, n, out, row);
     char* line = out.row(row, 2);
     for (long at = 0; at < n; at += LINE, line += out.line_stride) to_group(x + at, n - at, line);
 }
 
 inline void convert(const float* x, long n, Format format, const Rows& out, long row) {
-    if (format == Format::i8) return to_bytes(x, n, out, row);
+    if (format == Format::i8) return to_groups(x, n, out, row);
     put_columns(x, n, format, out, row, 0);
     static const float zeros[LINE] = {};
     put_columns(zeros, round_up(n, 64) - n, format, out, row, n);

@@ -77,6 +77,15 @@ struct Thread {
         meet(spent);
     }
 
+    // As share, one at a time; `work` is told the piece that its thread takes after this one, too: `pieces` or more where there is none.
+    template <class Work>
+    void share_ahead(Spent spent, long pieces, Work work) {
+        long& queue = s.queue[phase++];
+        const auto take = [&] { return __atomic_fetch_add(&queue, 1, __ATOMIC_RELAXED); };
+        for (long i = take(), after; i < pieces; i = after) work(i, after = take());
+        meet(spent);
+    }
+
     void meet(Spent spent) {
         m().pool.barrier(number);
         if (number == 0) {
@@ -145,11 +154,15 @@ struct Thread {
 
     void attention(long layer) {
         const long heads = m().sizes.heads, d = m().sizes.head_dim, a = m().attended();
-        share(ATTENTION, (long)s.places.size() * heads, 1, [&](long i) {
+        const long pieces = (long)s.places.size() * heads;
+        const auto keys_of = [&](long i) {
+            const Place& place = s.places[i / heads];
+            const long head = key_bytes(m().kv_format, place.positions, d) + value_bytes(m().kv_format, place.positions, d);
+            return place.store + layer * place.layer_bytes + i % heads * head;
+        };
+        share_ahead(ATTENTION, pieces, [&](long i, long after) {
             const Place& place = s.places[i / heads];
             const long head = i % heads;
-            const long keys = key_bytes(m().kv_format, place.positions, d);
-            const long values = value_bytes(m().kv_format, place.positions, d);
             Attention t;
             t.format = m().kv_format;
             t.rows = place.segment->count;
@@ -159,12 +172,17 @@ struct Thread {
             t.q = s.qkv + place.row * t.stride + head * d;
             t.k = t.q + a;
             t.v = t.k + a;
-            t.keys = place.store + layer * place.layer_bytes + head * (keys + values);
-            t.values = t.keys + keys;
+            t.keys = keys_of(i);
+            t.values = t.keys + key_bytes(m().kv_format, place.positions, d);
+            if (after < pieces) {
+                t.then = keys_of(after);
+                t.then_bytes = key_bytes(m().kv_format, s.places[after / heads].segment->start, d);
+            }
             // f32 and bf16 go where the product reads; i8 is converted when all heads are there
             t.out = m().format == Format::i8 ? s.wide + place.row * s.wide_stride() + head * d : nullptr;
             t.out_stride = s.wide_stride();
             t.next = s.narrow;
+            t.next_format = m().format;
             t.row = place.row;
             t.column = head * d;
             t.scratch = s.attention_scratch_ + number * s.attention_bytes;

@@ -11,7 +11,7 @@ struct Packed {
 
     // `weights` [outputs, inputs], by way of the model's own packing: as the word embedding of a network that has little else
     Packed(cpm::Format format, long outputs, long inputs, const std::vector<float>& weights) {
-        const cpm_sizes sizes = {1, (int)inputs, 1, 1, 1, (int)outputs, 0, 1, 1, (int)format, 1, -1};
+        const cpm_sizes sizes = {1, (int)inputs, 1, 1, 1, (int)outputs, 0, 1, 1, (int)format, (int)format, 1, -1};
         cpm::Model model(sizes, *cpm::runnable().back());
         const bool fits = cpm::pack(model, CPM_WORDS, 0, weights.data(), CPM_FROM_F32, outputs, inputs, inputs);
         CHECK(fits);

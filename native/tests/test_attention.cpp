@@ -25,7 +25,8 @@ struct Head {
     const float* v(long t) const { return k(t) + dim + GAP; }
 
     // `store` holds keys and values for `room` positions
-    void run(Buffer<char>& store, long room, long start, long rows, float* out, const Rows* next = nullptr) const {
+    void run(Buffer<char>& store, long room, long start, long rows, float* out, const Rows* next = nullptr,
+             Format next_format = Format::f32) const {
         Buffer<char> scratch(attention_scratch(room, dim));
         Attention a = {};
         a.format = format;
@@ -42,6 +43,7 @@ struct Head {
         a.out_stride = dim;
         if (next) {
             a.next = *next;
+            a.next_format = next_format;
             a.row = 2;
             a.column = 2 * dim;
         }
@@ -60,37 +62,79 @@ struct Head {
 // As the kernels keep a number
 double kept(Format f, float x) { return f == Format::f32 ? x : from_bf16(nearest_bf16(x)); }
 
+// n numbers as they keep them; i8: whole numbers, with a scale for each `some` of them
+struct Kept {
+    std::vector<double> numbers, scales;
+
+    Kept(Format f, const float* x, long n, long some) {
+        for (long at = 0; at < n; at += some) {
+            const long end = std::min(at + some, n);
+            float most = 0;
+            for (long i = at; i < end; i++) most = std::max(most, std::fabs(x[i]));
+            scales.push_back(f == Format::i8 ? most / 127 : 1);
+            for (long i = at; i < end; i++) numbers.push_back(f == Format::i8 ? std::nearbyint(x[i] * (127 / most)) : kept(f, x[i]));
+        }
+    }
+    double value(long i, long some) const { return numbers[i] * scales[i / some]; }
+};
+
+// Probabilities (times a number) as i8 keeps them after `scales`; `doubt`: by how much one may differ, as those given are wrong by
+// up to `relative`, so that one between two whole numbers may become either.
+void round_chances(std::vector<double>& chances, const std::vector<double>& scales, double relative, std::vector<double>& doubt) {
+    for (size_t at = 0; at < chances.size(); at += TILE) {
+        const size_t end = std::min(at + TILE, chances.size());
+        double most = 0;
+        for (size_t i = at; i < end; i++) most = std::max(most, chances[i] * scales[i]);
+        for (size_t i = at; i < end; i++) {
+            const double y = chances[i] * scales[i] / most * 127;
+            const double unit = most / 127 / scales[i];
+            doubt[i] = std::fabs(y - std::floor(y) - 0.5) <= 2 * relative * y ? unit : 0;
+            chances[i] = std::nearbyint(y) * unit;
+        }
+    }
+}
+
 void values(const Head& h, const std::vector<float>& got) {
     const long d = h.dim;
-    const bool narrow = h.format == Format::bf16;
+    const bool bytes = h.format == Format::i8;
     const float scale = 1.0f / std::sqrt((float)d);
+    std::vector<Kept> keys, kept_values;
     for (long t = 0; t < MOST; t++) {
-        std::vector<double> scores, q(d);
+        keys.emplace_back(h.format, h.k(t), d, d);
+        kept_values.emplace_back(h.format, h.v(t), d, d);
+    }
+    std::vector<double> value_scales;
+    for (const Kept& v : kept_values) value_scales.push_back(v.scales[0]);
+    for (long t = 0; t < MOST; t++) {
+        std::vector<double> chances;
+        std::vector<float> scaled(d);
         double most = -INFINITY, worst = 0;
-        for (long i = 0; i < d; i++) q[i] = kept(h.format, h.q(t)[i] * scale);
+        for (long i = 0; i < d; i++) scaled[i] = bytes ? h.q(t)[i] : h.q(t)[i] * scale;
+        const Kept q(h.format, scaled.data(), d, 64);
         for (long s = 0; s <= t; s++) {
             double score = 0, size = 0;
             for (long i = 0; i < d; i++) {
-                const double product = q[i] * kept(h.format, h.k(s)[i]);
+                const double product = q.value(i, 64) * keys[s].value(i, d) * (bytes ? scale : 1);
                 score += product;
                 size += std::fabs(product);
             }
-            scores.push_back(score);
+            chances.push_back(score);
             most = std::max(most, score);
-            worst = std::max(worst, (d + 2) * UNIT * size + 2 * UNIT * std::fabs(score));
+            worst = std::max(worst, (d + 4) * UNIT * size + 2 * UNIT * std::fabs(score));
         }
         double total = 0;
-        for (double& s : scores) total += s = std::exp(s - most);
+        for (double& s : chances) total += s = std::exp(s - most);
         // a probability: its score's and the highest score's error, exp's, the sum's, its own rounding; then as many additions
-        const double relative = 2 * worst + 1e-6 + 2 * (t + 4) * UNIT + (narrow ? 1.01 * BF16_UNIT : 0);
+        const double relative = 2 * worst + 1e-6 + 2 * (t + 4) * UNIT + (h.format == Format::bf16 ? 1.01 * BF16_UNIT : 0);
+        std::vector<double> doubt(chances.size());
+        if (bytes) round_chances(chances, value_scales, relative, doubt);
         for (long i = 0; i < d; i++) {
-            double mixed = 0, size = 0;
+            double mixed = 0, bound = TINY;
             for (long s = 0; s <= t; s++) {
-                const double part = scores[s] / total * kept(h.format, h.v(s)[i]);
-                mixed += part;
-                size += std::fabs(part);
+                const double value = kept_values[s].value(i, d) / total;
+                mixed += chances[s] * value;
+                bound += (relative * chances[s] + doubt[s]) * std::fabs(value);
             }
-            const double bound = relative * size + TINY;
             CHECK(std::fabs(got[t * d + i] - mixed) <= bound, "position %ld, %ld: %.9g, not %.9g +- %.2g", t, i, got[t * d + i],
                   mixed, bound);
         }
@@ -118,17 +162,17 @@ void cuts(const Head& h, const Head& other, const std::vector<float>& want) {
 }
 
 // Into the next product's inputs, among other heads' and rows
-void next(const Head& h, const std::vector<float>& want) {
+void next(const Head& h, const std::vector<float>& want, Format format) {
     for (const long rows : {1L, 16L, 45L}) {
-        Activations to(h.format, rows + 4, 4 * h.dim);
+        Activations to(format, rows + 4, 4 * h.dim);
         std::vector<char> before(to.lines.data(), to.lines.data() + to.lines.bytes());
         Buffer<char> store = h.store(rows);
-        h.run(store, rows, 0, rows, nullptr, &to.rows);
+        h.run(store, rows, 0, rows, nullptr, &to.rows, format);
         for (long r = 0; r < rows; r++)
             for (long i = 0; i < h.dim; i++) {
-                const double y = kept(h.format, want[r * h.dim + i]), got = to.value(r + 2, 2 * h.dim + i);
+                const double y = kept(format, want[r * h.dim + i]), got = to.value(r + 2, 2 * h.dim + i);
                 CHECK(got == y, "next: row %ld, %ld: %.9g, not %.9g", r, i, got, y);
-                std::memset(to.lines.data() + (to.at(r + 2, 2 * h.dim + i) - to.lines.data()), 0xff, element(h.format));
+                std::memset(to.lines.data() + (to.at(r + 2, 2 * h.dim + i) - to.lines.data()), 0xff, element(format));
             }
         CHECK(std::memcmp(before.data(), to.lines.data(), before.size()) == 0, "next: wrote elsewhere");
     }
@@ -139,7 +183,7 @@ void next(const Head& h, const std::vector<float>& want) {
 void test_attention() {
     for (const Ops* ops : runnable()) {
         const Ready ready(*ops);
-        for (const Format f : {Format::f32, Format::bf16})
+        for (const Format f : {Format::f32, Format::bf16, Format::i8})
             for (const long dim : {4L, 20L, 64L, 80L}) {
                 where = std::string("attention ") + ops->name + " " + name_of(f) + " " + std::to_string(dim);
                 const Head h(*ops, f, dim, 1);
@@ -148,7 +192,7 @@ void test_attention() {
                 for (long rows = 1; rows < MOST; rows += dim == 20 ? 1 : 9)
                     CHECK(std::memcmp(h.whole(rows).data(), want.data(), rows * dim * 4) == 0, "%ld rows", rows);
                 cuts(h, Head(*ops, f, dim, 2), want);
-                next(h, want);
+                for (const Format to : {Format::f32, Format::bf16}) next(h, want, to);
             }
     }
 }

@@ -14,7 +14,7 @@ double half(uint16_t h) {
 }
 
 Model small(Format format, int hidden, int vocabulary, int threads = 1) {
-    return {cpm_sizes{2, hidden, 1, hidden, 4 * hidden, vocabulary, 0, 7, 1, (int)format, threads, -1}, *runnable().back()};
+    return {cpm_sizes{2, hidden, 1, hidden, 4 * hidden, vocabulary, 0, 7, 1, (int)format, (int)format, threads, -1}, *runnable().back()};
 }
 
 // All 65536 patterns of 16 bits as the word embedding [250, 263], rows 300 apart, at an odd address.
