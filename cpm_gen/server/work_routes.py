@@ -23,6 +23,8 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
     },
     204: {"description": "The work is finished, and the client has all of it"},
 }
+# where a page of works ends: when its last one was made, and its id; that work may be gone by then
+_CURSOR = r"^[0-9]{1,12}\.[0-9]{1,9}:[0-9a-zA-Z_-]{1,64}$"
 
 
 def router(service: Service, works: Works) -> APIRouter:
@@ -42,16 +44,12 @@ def router(service: Service, works: Works) -> APIRouter:
         response.headers["Location"] = f"/works/{live.id}"
         return await works.answer(live)
 
-    @routes.get("", summary="Your works, newest first", responses=refusals(401, 404, 422, 429, 500))
+    @routes.get("", summary="Your works, newest first", responses=refusals(401, 422, 429, 500))
     async def page(
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
-        before: Annotated[
-            str | None, Query(max_length=64, description="id of a work; those made earlier follow")
-        ] = None,
+        before: Annotated[str | None, Query(pattern=_CURSOR, description="`next` of the page before")] = None,
         key: Key = Depends(authorise),
     ) -> WorkList:
-        if before is not None:
-            await works.find(before, key.name)
         return await works.page(key.name, before, limit)
 
     @routes.get("/{id}", summary="A work and its texts", responses=refusals(401, 404, 422, 429, 500))

@@ -111,12 +111,12 @@ class WorkSummary(WorkHead):
 
 
 class WorkList(BaseModel):
-    """Works, newest first; ``more``: there are older ones, to be had with ``before``."""
+    """Works, newest first."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"works": [], "more": False}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"works": [], "next": None}]})
 
     works: list[WorkSummary]
-    more: bool
+    next: str | None = Field(description="the older ones are to be had with this as `before`; null: there are none")
 
 
 STREAM_EXAMPLE = (

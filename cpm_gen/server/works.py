@@ -142,10 +142,11 @@ class Works:
         return error
 
     async def page(self, owner: str, before: str | None, limit: int) -> WorkList:
-        """Somebody's works, newest first."""
+        """Somebody's works, newest first; ``before`` is the ``next`` of the page before."""
         self._check_open()
         await self._desk.flush()
-        found = await self._desk.ask(self._store.page, owner, before, limit + 1)
+        created, _, id = (before or "").partition(":")
+        found = await self._desk.ask(self._store.page, owner, (float(created), id) if before else None, limit + 1)
         summaries = []
         for summary in found[:limit]:
             work = summary.work
@@ -156,7 +157,8 @@ class Works:
             summaries.append(
                 WorkSummary(**_head(work, live), tokens=summary.tokens, characters=summary.chars, tail=summary.tail)
             )
-        return WorkList(works=summaries, more=len(found) > limit)
+        last = found[limit - 1].work if len(found) > limit else None
+        return WorkList(works=summaries, next=f"{last.created!r}:{last.id}" if last else None)
 
     async def answer(self, live: LiveWork, token_ids: bool = False) -> WorkAnswer:
         """A work with all its texts, and their tokens where asked for: a million of them make a slow answer."""

@@ -156,14 +156,12 @@ class Store:
             query = sa.select(sa.func.count()).select_from(works).where(works.c.owner == owner)
             return connection.scalar(query) or 0
 
-    def page(self, owner: str, before: str | None, limit: int) -> list[Summary]:
-        """Somebody's works, newest first, from the one after ``before`` on."""
+    def page(self, owner: str, before: tuple[float, str] | None, limit: int) -> list[Summary]:
+        """Somebody's works, newest first, of those made before that time, or then with a smaller id."""
         order = sa.tuple_(works.c.created, works.c.id)
         query = sa.select(*_SUMMARY).where(works.c.owner == owner).order_by(works.c.created.desc(), works.c.id.desc())
         if before is not None:
-            query = query.where(
-                order < sa.select(works.c.created, works.c.id).where(works.c.id == before).scalar_subquery()
-            )
+            query = query.where(order < sa.tuple_(*before))
         counts = sa.select(sa.func.sum(texts.c.tokens), sa.func.sum(texts.c.chars))
         with self._engine.connect() as connection:
             found = []

@@ -50,6 +50,23 @@ def test_works_are_listed_opened_and_exported(desk: Desk, tmp_path: Path) -> Non
     assert second.startswith("第二篇")
 
 
+def test_older_works_come_page_by_page_though_some_go_meanwhile(desk: Desk, served: Server) -> None:
+    with served.client() as client:
+        made = [
+            client.post("/works", json={"prompt": f"第{n}篇，", "max_new_tokens": 1}).json()["id"] for n in range(35)
+        ]
+        desk.page.click("#works")
+        items = desk.page.locator("#list li")
+        expect(items).to_have_count(30)
+        client.delete(f"/works/{made[5]}")  # where the page ended
+        client.delete(f"/works/{made[2]}")
+        desk.page.click("#older")
+        expect(items).to_have_count(34)
+        expect(items.last).to_contain_text("第0篇")
+        expect(desk.page.locator("#older")).to_be_hidden()
+        expect(desk.page.locator("#works-wrong")).to_be_empty()
+
+
 def test_another_browser_opens_a_work_with_its_hands_while_it_is_written(
     desk: Desk, served: Server, open_desk: Callable[..., Desk]
 ) -> None:

@@ -111,7 +111,7 @@ def test_the_list_is_somebodys_newest_first(store: Store):
     store.add(work("work-9", owner="bob"))
     ids = [s.work.id for s in store.page("ann", None, 10)]
     assert ids == ["work-4", "work-3", "work-2", "work-1", "work-0"]
-    assert [s.work.id for s in store.page("ann", "work-3", 2)] == ["work-2", "work-1"]
+    assert [s.work.id for s in store.page("ann", (1.0, "work-3"), 2)] == ["work-2", "work-1"]
     assert (store.count("ann"), store.count("bob"), store.count("eve")) == (5, 1, 0)
 
 

@@ -179,13 +179,19 @@ def test_the_list_is_newest_first_and_comes_in_pages(client: httpx.Client):
     for id in made:
         settled(client, id)
     first = client.get("/works", params={"limit": 2}).json()
-    assert [w["id"] for w in first["works"]] == made[:2:-1] and first["more"]
-    second = client.get("/works", params={"limit": 3, "before": made[3]}).json()
-    assert [w["id"] for w in second["works"]] == made[2::-1]
+    assert [w["id"] for w in first["works"]] == made[:2:-1]
+    text = written(look(client, made[4]))[0][0]
+    client.delete(f"/works/{made[3]}")  # where the page ended
+    second = client.get("/works", params={"limit": 2, "before": first["next"]}).json()
+    assert [w["id"] for w in second["works"]] == made[2:0:-1]
+    third = client.get("/works", params={"limit": 200, "before": second["next"]}).json()  # other tests' works, too
+    assert third["works"][0]["id"] == made[0] and third["next"] is None
+    for wrong in (made[0], "nan:" + made[0], "1.5:\0", ":", "1.5:" + "x" * 65):
+        response = client.get("/works", params={"before": wrong})
+        assert (response.status_code, error(response)["field"]) == (422, "before")
     head = first["works"][0]
     assert head["state"] == "finished" and head["tokens"] == 5
     assert head["prompt"] == ("第五章 " + "长" * 300)[:200]
-    text = written(look(client, made[4]))[0][0]
     assert (head["characters"], head["tail"]) == (len(text), text)
     assert "choices" not in head
     for id in made:
@@ -274,8 +280,8 @@ def test_a_work_belongs_to_its_key(start):
             ("POST", "/continue"),
         ]:
             assert client.request(method, f"/works/{id}{path}", headers=bob).status_code == 404
-        assert client.get("/works", headers=bob).json() == {"works": [], "more": False}
-        assert client.get("/works", params={"before": id}, headers=bob).status_code == 404
+        assert client.get("/works", headers=bob).json() == {"works": [], "next": None}
+        assert client.get("/works", params={"before": f"9999999999.0:{id}"}, headers=bob).json()["works"] == []
         assert [w["id"] for w in client.get("/works", headers=ann).json()["works"]] == [id]
 
 

@@ -21,7 +21,7 @@ export class Drawer {
 
   async show() {
     this.desk.keep();
-    this.last = null;
+    this.next = null;
     this.wrong.textContent = "";
     this.list.replaceChildren();
     this.older.hidden = true;
@@ -32,13 +32,13 @@ export class Drawer {
   }
 
   async more() {
-    const before = this.last ? `&before=${encodeURIComponent(this.last)}` : "";
+    const before = this.next ? `&before=${encodeURIComponent(this.next)}` : "";
     try {
-      const { works, more } = await this.api.json("GET", `/works?limit=${PAGE}${before}`);
+      const { works, next } = await this.api.json("GET", `/works?limit=${PAGE}${before}`);
       const stale = new Set(this.local.filter((draft) => !draft.inStep).map((draft) => draft.work));
       for (const work of works) if (!stale.has(work.id)) this.list.append(this.work(work));
-      this.last = works.at(-1)?.id;
-      this.older.hidden = !more;
+      this.next = next;
+      this.older.hidden = !next;
     } catch (error) {
       this.wrong.textContent = wordsFor(error);
       return;
