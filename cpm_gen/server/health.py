@@ -33,7 +33,9 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter(tags=["health"])
     exposition: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
-    @routes.get("/health/live", summary="Does the process answer?", responses=refusals())
+    always = {status: what for status, what in refusals().items() if status != 503}  # also while loading or draining
+
+    @routes.get("/health/live", summary="Does the process answer?", responses=always)
     async def live() -> Live:
         return Live()
 
