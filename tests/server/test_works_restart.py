@@ -164,14 +164,15 @@ def test_the_work_of_another_model_waits_for_it(start, tmp_path: Path):
         grown(client, running, 10)
         settled(client, finished)
     server.close()
-    server = serve(start, tmp_path / "works.db", "--window-limit", "100")
-    with server.client() as client:
-        work = look(client, running)
-        assert work["state"] == "queued" and work["error"]["code"] == "other_model"
-        response = client.post(f"/works/{finished}/continue")
-        assert (response.status_code, error(response)["code"]) == (409, "other_model")
-        assert client.get("/works").json()["works"][1]["error"]["code"] == "other_model"
-    server.close()
+    for other in (("--window-limit", "100"), ("--kv-cache", "int8")):
+        server = serve(start, tmp_path / "works.db", *other)
+        with server.client() as client:
+            work = look(client, running)
+            assert work["state"] == "queued" and work["error"]["code"] == "other_model"
+            response = client.post(f"/works/{finished}/continue")
+            assert (response.status_code, error(response)["code"]) == (409, "other_model")
+            assert client.get("/works").json()["works"][1]["error"]["code"] == "other_model"
+        server.close()
     server = serve(start, tmp_path / "works.db")
     with server.client() as client:
         tokens = work["usage"]["completion_tokens"] + 1
