@@ -272,6 +272,11 @@ def test_bytes_of_keys_and_values() -> None:
         "float32/int8": numbers + scales,
         "int8/int8": numbers + scales,
     }
+    # large's heads of 80: keys up to 96 in bfloat16, up to 128 in bytes
+    size = ModelSize(layers=2, hidden=1280, heads=16, vocabulary=64, positions=1024)
+    rows = 8 * 2 * 16 * 1024
+    assert made(size, TensorParallel(), "bfloat16", threads=1).make_cache(8).bytes == rows * 2 * (96 + 80)
+    assert made(size, TensorParallel(), "bfloat16/int8", threads=1).make_cache(8).bytes == rows * (128 + 80 + 8)
 
 
 def test_time_spent_is_told_apart(checkpoints: dict[str, Checkpoint]) -> None:

@@ -164,7 +164,7 @@ inline void attend_in(const Attention& a) {
         w.lines = round_up(seen, LOOKED_AT<F>) / G / 16;
         w.w_stride = width * 4;
         w.out_stride = width;
-        w.next = a.then;
+        w.next = a.then ? a.then : a.values;
         w.until = a.then && from + rows == a.rows ? w.next + a.then_bytes : w.next;
         for (long c = 0; c < width; c += TILE) {
             w.w = a.values + c * 4;

@@ -97,9 +97,7 @@ Model::Model(const cpm_sizes& sizes, const Ops& ops)
 }
 
 Cache::Cache(const Model& model, int slots)
-    : head_bytes(key_bytes(model.kv_format, model.sizes.positions, model.sizes.head_dim) +
-                 value_bytes(model.kv_format, model.sizes.positions, model.sizes.head_dim)),
-      slot_bytes(head_bytes * model.sizes.heads),
+    : slot_bytes(head_bytes(model.kv_format, model.sizes.positions, model.sizes.head_dim) * model.sizes.heads),
       layer_bytes(slot_bytes * slots),
       memory(layer_bytes * model.sizes.layers) {}
 

@@ -57,7 +57,6 @@ struct Model {
 
 struct Cache {
     Cache(const Model& model, int slots);
-    long head_bytes;  // keys and values of one head
     long slot_bytes;  // of one layer
     long layer_bytes;
     Memory memory;

@@ -38,7 +38,7 @@ struct Matrix {
 
 // Activations as products read them: [inputs in lines of 64 bytes][rows][64 bytes], so that a kernel's rows lie at fixed
 // distances, and 16 of them are an AMX tile. Padded with zeros to a multiple of 64 inputs.
-// i8: a row's line is two lines, as the instruction set multiplies them (to_bytes in rowwise.h). AMX: two planes of bytes, x = scale
+// i8: a row's line is two lines, as the instruction set multiplies them (to_groups in rowwise.h). AMX: two planes of bytes, x = scale
 // * (256 * high + low). Others: 64 bytes, and behind them the scale of these 64 inputs.
 struct Rows {
     char* data;
@@ -100,6 +100,9 @@ constexpr long key_bytes(Format f, long positions, long head_dim) {
 }
 constexpr long value_bytes(Format f, long positions, long head_dim) {
     return round_up(positions, TILE) * value_width(head_dim) * element(f);
+}
+constexpr long head_bytes(Format f, long positions, long head_dim) {
+    return key_bytes(f, positions, head_dim) + value_bytes(f, positions, head_dim);
 }
 constexpr long QUERIES = 16;  // at a time
 constexpr long attention_scratch(long positions, long head_dim) {

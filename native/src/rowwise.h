@@ -68,7 +68,7 @@ inline void to_planes(const float* x, long n, const Rows& out, long row) {
     out.scale[row] = scale.down;
 }
 
-// Elsewhere, where a second product for more bits is no cheaper than another: bytes in [-127, 127], and behind each 64 of them their
+// Elsewhere, where a second product for more bits is no cheaper than another, and in attention: bytes in [-127, 127], and behind each 64 of them their
 // scale and what a sum of their products begins with (see Dot). Up to 64 of n floats, those after the last are zeros.
 inline void to_group(const float* x, long n, char* line) {
     constexpr float MOST = 127;

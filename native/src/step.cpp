@@ -77,15 +77,6 @@ struct Thread {
         meet(spent);
     }
 
-    // As share, one at a time; `work` is told the piece that its thread takes after this one, too: `pieces` or more where there is none.
-    template <class Work>
-    void share_ahead(Spent spent, long pieces, Work work) {
-        long& queue = s.queue[phase++];
-        const auto take = [&] { return __atomic_fetch_add(&queue, 1, __ATOMIC_RELAXED); };
-        for (long i = take(), after; i < pieces; i = after) work(i, after = take());
-        meet(spent);
-    }
-
     void meet(Spent spent) {
         m().pool.barrier(number);
         if (number == 0) {
@@ -157,10 +148,9 @@ struct Thread {
         const long pieces = (long)s.places.size() * heads;
         const auto keys_of = [&](long i) {
             const Place& place = s.places[i / heads];
-            const long head = key_bytes(m().kv_format, place.positions, d) + value_bytes(m().kv_format, place.positions, d);
-            return place.store + layer * place.layer_bytes + i % heads * head;
+            return place.store + layer * place.layer_bytes + i % heads * head_bytes(m().kv_format, place.positions, d);
         };
-        share_ahead(ATTENTION, pieces, [&](long i, long after) {
+        share_ahead(s.queue[phase++], pieces, m().pool.size(), [&](long i, long after) {
             const Place& place = s.places[i / heads];
             const long head = i % heads;
             Attention t;
@@ -188,6 +178,7 @@ struct Thread {
             t.scratch = s.attention_scratch_ + number * s.attention_bytes;
             m().ops.attend(t);
         });
+        meet(ATTENTION);
         if (m().format == Format::i8) convert(s.wide, a, s.wide_stride(), s.narrow);
     }
 
@@ -302,7 +293,7 @@ int run_step(Model& m, Cache* cache, const cpm_segment* segments, int count, con
         if (segments[i].slot < 0) {
             place.positions = segments[i].count;
             place.store = reinterpret_cast<char*>(scratch);
-            scratch += m.sizes.heads * (key_bytes(m.kv_format, place.positions, d) + value_bytes(m.kv_format, place.positions, d));
+            scratch += m.sizes.heads * head_bytes(m.kv_format, place.positions, d);
         } else {
             place.store = cache->memory.data() + segments[i].slot * cache->slot_bytes;
             place.layer_bytes = cache->layer_bytes;

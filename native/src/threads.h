@@ -77,4 +77,22 @@ private:
     Clock::duration took_{0}, waited_{0}, off_{0};  // the caller's: all its time in `run`, and the same
 };
 
+// On each of the threads that share `queue` (0 at first): pieces 0 .. pieces - 1, a piece at a time to whoever is free. `work(piece, next)`
+// is told which one its thread takes after it, or `pieces` where that is open: towards the end nobody holds what another could begin.
+template <class Work>
+void share_ahead(long& queue, long pieces, int threads, Work work) {
+    const auto take = [&] { return __atomic_fetch_add(&queue, 1, __ATOMIC_RELAXED); };
+    const long plenty = pieces - 2L * threads;
+    for (long i = take(); i < pieces;) {
+        if (i < plenty) {
+            const long next = take();
+            work(i, next);
+            i = next;
+        } else {
+            work(i, pieces);
+            i = take();
+        }
+    }
+}
+
 }  // namespace cpm

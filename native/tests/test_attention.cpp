@@ -50,7 +50,7 @@ struct Head {
         a.scratch = scratch.data();
         ops.attend(a);
     }
-    Buffer<char> store(long room) const { return Buffer<char>(key_bytes(format, room, dim) + value_bytes(format, room, dim)); }
+    Buffer<char> store(long room) const { return Buffer<char>(head_bytes(format, room, dim)); }
     std::vector<float> whole(long rows) const {
         std::vector<float> out(rows * dim);
         Buffer<char> fresh = store(rows);

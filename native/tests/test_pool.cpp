@@ -61,6 +61,49 @@ void absent(void* context, int number) {
     a.pool.barrier(number);
 }
 
+struct Dealing {
+    Pool& pool;
+    std::vector<std::atomic<int>> done;
+    long queue = 0;
+    bool together;  // no piece ends before all have begun
+    std::atomic<long> begun{0}, wrong{0};
+};
+
+// Each piece once; what a thread is told to be its next one is its next one.
+void deal(void* context, int) {
+    Dealing& d = *static_cast<Dealing*>(context);
+    const long pieces = (long)d.done.size();
+    long told = pieces;
+    cpm::share_ahead(d.queue, pieces, d.pool.size(), [&](long piece, long next) {
+        d.wrong += told < pieces && told != piece;
+        told = next;
+        d.begun++;
+        const auto since = std::chrono::steady_clock::now();
+        while (d.together && d.begun < pieces) {
+            std::this_thread::yield();
+            if (std::chrono::steady_clock::now() - since > std::chrono::seconds(60)) {
+                d.wrong++;
+                break;
+            }
+        }
+        d.done[piece]++;
+    });
+    d.wrong += told < pieces;
+}
+
+void test_share_ahead() {
+    for (const int threads : {1, 2, 5}) {
+        Pool pool(threads, -1);
+        for (const long pieces : {0L, 1L, (long)threads, 2L * threads, 2L * threads + 1, 50L * threads}) {
+            where = "sharing " + std::to_string(pieces) + " pieces among " + std::to_string(threads);
+            Dealing d{pool, std::vector<std::atomic<int>>(pieces), 0, pieces <= threads};
+            pool.run_all(deal, &d);
+            for (const std::atomic<int>& n : d.done) CHECK(n == 1, "done %d times", n.load());
+            CHECK(d.wrong == 0, "%ld wrong", d.wrong.load());
+        }
+    }
+}
+
 // Threads that others wait for are left out for a while, and tried again.
 void test_threads_without_a_core() {
     for (const int threads : {2, 3, 8}) {
@@ -95,6 +138,7 @@ void test_threads_without_a_core() {
 }  // namespace
 
 void test_pool() {
+    test_share_ahead();
     test_threads_without_a_core();
     for (int threads = 1; threads <= 8; threads++) {
         where = "pool of " + std::to_string(threads);

@@ -79,6 +79,7 @@ class Desk:
         heard: list[Route] = []
         self.page.route("**/heard", lambda route: (heard.append(route), route.abort()))
         until(lambda: self.page.evaluate("fetch('/heard').then(() => null, () => null)") or heard)
+        self.page.unroute("**/heard")
 
     def length(self, tokens: int | None) -> None:
         self.page.evaluate(

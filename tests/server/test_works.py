@@ -181,7 +181,7 @@ def test_the_list_is_newest_first_and_comes_in_pages(client: httpx.Client):
     first = client.get("/works", params={"limit": 2}).json()
     assert [w["id"] for w in first["works"]] == made[:2:-1]
     text = written(look(client, made[4]))[0][0]
-    client.delete(f"/works/{made[3]}")  # where the page ended
+    assert client.delete(f"/works/{made[3]}").status_code == 204  # where the page ended
     second = client.get("/works", params={"limit": 2, "before": first["next"]}).json()
     assert [w["id"] for w in second["works"]] == made[2:0:-1]
     third = client.get("/works", params={"limit": 200, "before": second["next"]}).json()  # other tests' works, too
