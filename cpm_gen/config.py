@@ -48,7 +48,7 @@ class ModelOptions:
     )
     kv_cache: KVFormat = option(
         "auto",
-        "int8: keys and values in 8 bits, half of what texts side by side read and keep, or a quarter; native kernels only",
+        "int8: keys and values in 8 bits, about half of what texts keep and read beside each other; native kernels only",
     )
     kernels: Kernels = option(
         "auto",
