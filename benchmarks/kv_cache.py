@@ -2,7 +2,7 @@
 
     python benchmarks/kv_cache.py --models cpm-distill cpm-medium --dtypes float32 bfloat16 int8 [--json FILE]
 
-Every text of a batch has a prompt of ``--context`` random tokens; ``--steps`` greedy steps follow, a few at a time for either way.
+Every text of a batch has a prompt of ``--contexts`` random tokens; ``--steps`` greedy steps follow, a few at a time for either way.
 What it costs in quality: ``benchmarks/perplexity.py``.
 """
 

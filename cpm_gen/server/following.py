@@ -25,6 +25,8 @@ async def follow(desk: Desk, live: LiveWork, at: list[Position], keep_alive: flo
             if state != told:
                 told = state
                 yield event("state", {"state": state[0], "error": state[1]}, event_id(at))
+            if state[0] == "deleted":
+                return
             for place, text in enumerate(live.texts):
                 while pieces := await desk.after(live, text, at[place]):
                     for piece in pieces:
@@ -36,8 +38,6 @@ async def follow(desk: Desk, live: LiveWork, at: list[Position], keep_alive: flo
                     now, starts[place] = text.now, text.now.window_start
                     moved = {"start": now.window_start, "text_start": now.text_start, "slides": now.slides}
                     yield event("window", {"index": place, **moved}, event_id(at))
-            if state[0] == "deleted":
-                return
             if live.state == "finished" and changed is live.changed:
                 yield event("done", _summary(live), event_id(at))
                 return

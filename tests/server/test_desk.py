@@ -15,6 +15,7 @@ from cpm_gen.config import ModelOptions
 from cpm_gen.errors import ConfigError
 from cpm_gen.results import Chunk
 from cpm_gen.server.errors import ServeError
+from cpm_gen.server.following import follow
 from cpm_gen.server.generate import wanted
 from cpm_gen.server.jobs import Job
 from cpm_gen.server.keys import Keys
@@ -116,6 +117,19 @@ def test_a_work_that_is_told_to_be_finished_is_told_whole(tmp_path: Path):
                 answer = await settled(works, await works.create(body(seed=seed), "anonymous"))
                 assert answer.choices[0].finish_reason == "length"
                 assert len(answer.choices[0].token_ids or ()) == 60
+
+    asyncio.run(run())
+
+
+def test_that_a_work_was_deleted_is_the_last_that_is_told_of_it(tmp_path: Path):
+    async def run() -> None:
+        async with serving(tmp_path) as (works, _, _):
+            live = await works.create(body(max_new_tokens=None), "anonymous")
+            await until(lambda: live.texts[0].tail)  # written, and not told yet
+            at = [(live.texts[0].kept.tokens, live.texts[0].kept.chars)]
+            await works.delete(live)
+            told = [event async for event in follow(works._desk, live, at, 9.0)]
+            assert len(told) == 1 and '"deleted"' in told[0]
 
     asyncio.run(run())
 
