@@ -18,7 +18,9 @@ WINDOWS = {
 }
 
 
-@pytest.fixture(scope="module", params=[1, 2, pytest.param(4, marks=pytest.mark.slow)], ids=lambda p: f"degree{p}")
+@pytest.fixture(
+    scope="module", params=[1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))], ids=lambda p: f"degree{p}"
+)
 def degree(request: pytest.FixtureRequest) -> int:
     return request.param
 

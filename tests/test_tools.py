@@ -30,6 +30,7 @@ def test_the_decoder_benchmark_prints_a_table_and_rows(tmp_path: Path) -> None:
     assert run.stdout.count("| embedded |") == 4
 
 
+@pytest.mark.slow
 def test_the_gpu_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
     target = tmp_path / "rows.json"
     words = "--model tiny --positions 64 --device cpu --dtype float32 --batches 1 2 --budgets 16 --tokens 8"
