@@ -13,7 +13,7 @@ from typing import Any
 
 from cpm_gen.app import LLM
 from cpm_gen.server.desk import Desk
-from cpm_gen.server.errors import ServeError, unavailable
+from cpm_gen.server.errors import ServeError, invalid, unavailable
 from cpm_gen.server.following import follow
 from cpm_gen.server.generate import wanted
 from cpm_gen.server.live import LiveWork, Position, event_id, wrong_state
@@ -25,6 +25,8 @@ from cpm_gen.works.store import Store
 log = logging.getLogger("cpm_gen.server")
 
 _ID = re.compile("work-[0-9a-f]{16}")
+# where a page of works ends: when its last one was made, and its id; that work may be gone by then
+_CURSOR = re.compile(rf"([0-9]{{1,12}}\.[0-9]{{1,17}}):({_ID.pattern})")
 
 
 class Works:
@@ -142,11 +144,14 @@ class Works:
         return error
 
     async def page(self, owner: str, before: str | None, limit: int) -> WorkList:
-        """Somebody's works, newest first; ``before`` is the ``next`` of the page before."""
+        """Somebody's works, newest first, after the page whose ``next`` is ``before``; raises ServeError where that is none."""
+        cursor = None if before is None else _CURSOR.fullmatch(before)
+        if before is not None and cursor is None:
+            raise invalid("before must be the `next` of a list of works", "before")
         self._check_open()
         await self._desk.flush()
-        created, _, id = (before or "").partition(":")
-        found = await self._desk.ask(self._store.page, owner, (float(created), id) if before else None, limit + 1)
+        place = (float(cursor[1]), cursor[2]) if cursor else None
+        found = await self._desk.ask(self._store.page, owner, place, limit + 1)
         summaries = []
         for summary in found[:limit]:
             work = summary.work

@@ -108,7 +108,7 @@ void values(const Head& h, const std::vector<float>& got) {
     for (long t = 0; t < MOST; t++) {
         std::vector<double> chances;
         std::vector<float> scaled(d);
-        double most = -INFINITY, worst = 0;
+        double most = -INFINITY, worst = 0;  // bytes: two scales more than others to be multiplied with
         for (long i = 0; i < d; i++) scaled[i] = bytes ? h.q(t)[i] : h.q(t)[i] * scale;
         const Kept q(h.format, scaled.data(), d, 64);
         for (long s = 0; s <= t; s++) {
@@ -120,7 +120,7 @@ void values(const Head& h, const std::vector<float>& got) {
             }
             chances.push_back(score);
             most = std::max(most, score);
-            worst = std::max(worst, (d + 4) * UNIT * size + 2 * UNIT * std::fabs(score));
+            worst = std::max(worst, (d + (bytes ? 4 : 2)) * UNIT * size + 2 * UNIT * std::fabs(score));
         }
         double total = 0;
         for (double& s : chances) total += s = std::exp(s - most);
