@@ -5,7 +5,7 @@ Kept for those who know the original's script; the same as ``cpm-gen reshard``.
 
 import sys
 
-from cpm_gen.cli import main
+from cpm_gen.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["reshard", *sys.argv[1:]]))

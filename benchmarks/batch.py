@@ -29,8 +29,9 @@ from peers.pair import Work, row, works
 from peers.worker import peak_rss_mb
 
 import cpm_gen
-from cpm_gen.config import ModelSize, SamplingParams
-from cpm_gen.sequence import Request, Sequence
+from cpm_gen.config.model_sizes import ModelSize
+from cpm_gen.config.options import SamplingParams
+from cpm_gen.engine.sequence import Request, Sequence
 
 FIXED = 8
 SAMPLED = SamplingParams(temperature=0.95, top_k=50, top_p=0.95)

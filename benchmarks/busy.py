@@ -23,8 +23,8 @@ from typing import Any
 from models import random_checkpoint, save
 
 import cpm_gen
-from cpm_gen.config import SamplingParams
-from cpm_gen.sequence import Request
+from cpm_gen.config.options import SamplingParams
+from cpm_gen.engine.sequence import Request
 
 
 @contextlib.contextmanager

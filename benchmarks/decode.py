@@ -30,7 +30,7 @@ from peers.client import Peer, PeerError
 from peers.pair import Work, compare, ratio, row, works
 from peers.store import OURS, Store
 
-from cpm_gen.config import ModelSize
+from cpm_gen.config.model_sizes import ModelSize
 
 HEADER = """
 | model | dtype | work | batch | engine | tokens/s | of the roof | ours, beside it | of the roof | ours / engine | GB/s |

@@ -22,9 +22,9 @@ import torch
 from models import random_checkpoint, save
 
 import cpm_gen
-from cpm_gen.app import LLM
-from cpm_gen.config import SamplingParams
-from cpm_gen.sequence import Request, Sequence
+from cpm_gen.config.options import SamplingParams
+from cpm_gen.engine.sequence import Request, Sequence
+from cpm_gen.llm import LLM
 
 ORACLE_TOKENS = 6
 

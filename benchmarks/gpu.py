@@ -27,14 +27,14 @@ from gpu_network import GREEDY, NOVEL, check, kernels, made
 from models import bytes_per_step, percentile, save, size_of
 from window import stretch
 
-from cpm_gen.config import SamplingParams
-from cpm_gen.decoders import Cached
-from cpm_gen.engine import Engine
-from cpm_gen.graphed import ROWS, Graphed, GraphedModel
-from cpm_gen.model import Segment
-from cpm_gen.runner import Runner
-from cpm_gen.sequence import Request, Sequence
-from cpm_gen.window import Window
+from cpm_gen.config.options import SamplingParams
+from cpm_gen.engine.engine import Engine
+from cpm_gen.engine.model_runner import Runner
+from cpm_gen.engine.scheduler import Cached
+from cpm_gen.engine.sequence import Request, Sequence
+from cpm_gen.engine.window import Window
+from cpm_gen.networks.cuda_graphs.model import ROWS, Graphed, GraphedModel
+from cpm_gen.networks.interface import Segment
 
 
 class Bench:

@@ -6,17 +6,18 @@ from typing import Any
 
 import torch
 
-from cpm_gen.config import ModelSize, SamplingParams
-from cpm_gen.decoders import Cached, Decoder, Recompute
-from cpm_gen.engine import Engine
-from cpm_gen.graphed import GraphedModel
-from cpm_gen.layers import Matrix
-from cpm_gen.model import Model
-from cpm_gen.parallel import TensorParallel
-from cpm_gen.row_ops import RowOps, TorchOps
-from cpm_gen.runner import Runner
-from cpm_gen.sequence import Request
-from cpm_gen.window import Window
+from cpm_gen.config.model_sizes import ModelSize
+from cpm_gen.config.options import SamplingParams
+from cpm_gen.engine.engine import Engine
+from cpm_gen.engine.model_runner import Runner
+from cpm_gen.engine.scheduler import Cached, Decoder, Recompute
+from cpm_gen.engine.sequence import Request
+from cpm_gen.engine.window import Window
+from cpm_gen.networks.cuda_graphs.layer_ops import RowOps, TorchOps
+from cpm_gen.networks.cuda_graphs.model import GraphedModel
+from cpm_gen.networks.torch.layers import Matrix
+from cpm_gen.networks.torch.model import Model
+from cpm_gen.parallel.group import TensorParallel
 
 GREEDY = SamplingParams(temperature=0.0)
 NOVEL = SamplingParams(temperature=0.95, top_k=50, top_p=0.95)
@@ -41,7 +42,7 @@ def made(size: ModelSize, dtype: torch.dtype, device: torch.device, quantized: b
 def kernels(device: torch.device) -> RowOps:
     if device.type == "cpu":
         return TorchOps()
-    from cpm_gen.triton_ops import TritonOps
+    from cpm_gen.networks.cuda_graphs.triton_ops import TritonOps
 
     return TritonOps()
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from models import random_checkpoint, save
 from peers.ours import Ours
 
-from cpm_gen.sequence import Sequence
+from cpm_gen.engine.sequence import Sequence
 
 TURN = 8  # steps
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from cpm_gen import partition
-from cpm_gen.checkpoint import save_checkpoint
-from cpm_gen.config import ModelSize, read_size, shipped
+from cpm_gen.checkpoints import tensor_table
+from cpm_gen.checkpoints.formats.megatron import save_checkpoint
+from cpm_gen.config.files import shipped
+from cpm_gen.config.model_sizes import ModelSize, read_size
 
 TINY = ModelSize(layers=3, hidden=256, heads=4, vocabulary=3000, positions=1024)  # for trying the benchmarks out
 
@@ -32,8 +33,10 @@ def random_checkpoint(
     size = size_of(name)
     generator = torch.Generator().manual_seed(0)
     state = {}
-    for tensor in partition.names(size.layers):
-        shape = partition.whole_shape(tensor, vocabulary=size.vocabulary, positions=size.positions, hidden=size.hidden)
+    for tensor in tensor_table.names(size.layers):
+        shape = tensor_table.whole_shape(
+            tensor, vocabulary=size.vocabulary, positions=size.positions, hidden=size.hidden
+        )
         if varied and len(shape) == 1:
             noise = 0.2 * torch.randn(shape, generator=generator)
             state[tensor] = (noise + float("layernorm.weight" in tensor)).to(dtype)

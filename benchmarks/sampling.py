@@ -22,8 +22,10 @@ import numpy as np
 from models import save
 from numpy.typing import NDArray
 
-from cpm_gen import sampling
-from cpm_gen.config import SamplingParams, resolve, shipped
+from cpm_gen.config.files import shipped
+from cpm_gen.config.options import SamplingParams
+from cpm_gen.config.resolve import resolve
+from cpm_gen.sampling import sample
 
 VOCABULARY = 30_000
 PADDING = tuple(range(VOCABULARY - 300, VOCABULARY))
@@ -59,7 +61,7 @@ def measure(logits: NDArray[np.float32], params: SamplingParams, repeats: int) -
     for _ in range(repeats):  # of the same work: whether float64 must decide depends on the random number
         for index, row in enumerate(logits):
             began = time.perf_counter()
-            sampling.sample(
+            sample.sample(
                 row,
                 params,
                 context=context if looks_back else (),

@@ -25,7 +25,7 @@ from typing import Any
 from models import random_checkpoint, save, size_of
 from peers.worker import peak_rss_mb
 
-from cpm_gen.config import ModelSize
+from cpm_gen.config.model_sizes import ModelSize
 
 COMMAND = ["-m", "cpm_gen", "generate", "从前", "--max-new-tokens", "1", "--seed", "1"]
 IMPORT = re.compile(r"import time:\s*(\d+) \|\s*(\d+) \| ( *)(\S+)")

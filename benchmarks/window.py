@@ -24,16 +24,18 @@ import torch
 from models import percentile, random_checkpoint, save
 
 import cpm_gen
-from cpm_gen.build import computes_natively, make_runner
-from cpm_gen.checkpoint import open_checkpoint
-from cpm_gen.config import ModelOptions, SamplingParams
-from cpm_gen.decoders import Cached
-from cpm_gen.engine import Engine
-from cpm_gen.folders import EMBEDDED
-from cpm_gen.parallel import TensorParallel, useful_threads
-from cpm_gen.runner import Runner
-from cpm_gen.sequence import Request
-from cpm_gen.window import Window
+from cpm_gen.checkpoints.formats.megatron import open_checkpoint
+from cpm_gen.checkpoints.locate import EMBEDDED
+from cpm_gen.config.options import ModelOptions, SamplingParams
+from cpm_gen.engine.engine import Engine
+from cpm_gen.engine.model_runner import Runner
+from cpm_gen.engine.scheduler import Cached
+from cpm_gen.engine.sequence import Request
+from cpm_gen.engine.window import Window
+from cpm_gen.networks.select import computes_natively
+from cpm_gen.parallel.devices import useful_threads
+from cpm_gen.parallel.group import TensorParallel
+from cpm_gen.runtime.build import make_runner
 
 TURN = 16  # steps
 

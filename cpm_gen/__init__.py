@@ -9,9 +9,9 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from cpm_gen.config import ModelOptions, SamplingParams, TextOptions
 from cpm_gen.errors import (
     CheckpointError,
     ConfigError,
@@ -21,52 +21,57 @@ from cpm_gen.errors import (
     RankError,
     TokenizerError,
 )
-from cpm_gen.window import Window
 
 if TYPE_CHECKING:
-    from cpm_gen.app import LLM, load
-    from cpm_gen.reshard import reshard
-    from cpm_gen.results import Chunk, Completion, Timing
-    from cpm_gen.tokenizer import Tokenizer
+    from cpm_gen.checkpoints.reshard import reshard
+    from cpm_gen.config.options import ModelOptions as ModelOptions
+    from cpm_gen.config.options import SamplingParams as SamplingParams
+    from cpm_gen.config.options import TextOptions as TextOptions
+    from cpm_gen.engine.window import Window as Window
+    from cpm_gen.llm import LLM, load
+    from cpm_gen.outputs import Chunk as Chunk
+    from cpm_gen.outputs import Completion
+    from cpm_gen.outputs import Timing as Timing
+    from cpm_gen.text.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
 
 __all__ = [
     "LLM",
     "CheckpointError",
-    "Chunk",
     "Completion",
     "ConfigError",
     "CpmGenError",
     "InputError",
-    "ModelOptions",
     "NumericsError",
     "RankError",
-    "SamplingParams",
-    "TextOptions",
-    "Timing",
     "Tokenizer",
     "TokenizerError",
-    "Window",
     "load",
     "reshard",
 ]
 
-# torch takes a second to import; `cpm-gen --help` and `cpm-gen tokenize` do without it
+# Importing torch takes a second, so public names are imported on first use.
 _LAZY = {
-    "LLM": "app",
-    "Chunk": "results",
-    "Completion": "results",
-    "Timing": "results",
-    "load": "app",
-    "reshard": "reshard",
-    "Tokenizer": "tokenizer",
+    "LLM": "llm",
+    "load": "llm",
+    "reshard": "checkpoints.reshard",
+    "Chunk": "outputs",
+    "Completion": "outputs",
+    "Timing": "outputs",
+    "ModelOptions": "config.options",
+    "SamplingParams": "config.options",
+    "TextOptions": "config.options",
+    "Tokenizer": "text.tokenizer",
+    "Window": "engine.window",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        import importlib
-
         return getattr(importlib.import_module(f"cpm_gen.{_LAZY[name]}"), name)
     raise AttributeError(f"module 'cpm_gen' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -2,6 +2,6 @@
 
 import sys
 
-from cpm_gen.cli import main
+from cpm_gen.cli.main import main
 
 sys.exit(main())

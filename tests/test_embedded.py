@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import cpm_gen
-from cpm_gen.app import LLM
-from cpm_gen.checkpoint import open_checkpoint
-from cpm_gen.folders import EMBEDDED
+from cpm_gen.checkpoints.formats.megatron import open_checkpoint
+from cpm_gen.checkpoints.locate import EMBEDDED
+from cpm_gen.llm import LLM
 
 
 @pytest.fixture(scope="module")

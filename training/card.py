@@ -13,8 +13,8 @@ import shutil
 from pathlib import Path
 
 import cpm_gen
-from cpm_gen.checkpoint import TRACKER
-from cpm_gen.config import read_yaml, shipped
+from cpm_gen.checkpoints.formats.megatron import TRACKER
+from cpm_gen.config.files import read_yaml, shipped
 
 SAMPLES = [
     ("lyric", "明月几时有，把酒问青天。", 1, 120),

@@ -148,7 +148,7 @@ def held_out_loss(
 
 def save(network: Network, out: Path, degree: int, iteration: int, card: dict[str, object]) -> None:
     """Write the checkpoint in CPM's layout, in fp16, cut for ``degree`` ranks by the project's own table."""
-    from cpm_gen.checkpoint import save_checkpoint
+    from cpm_gen.checkpoints.formats.megatron import save_checkpoint
 
     state = {name: p.detach().half().contiguous() for name, p in network.named_parameters()}
     save_checkpoint(out, state, degree=degree, iteration=iteration)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import cpm_gen
-from cpm_gen.config import SamplingParams
-from cpm_gen.model import Segment
-from cpm_gen.sequence import Request, Sequence
+from cpm_gen.config.options import SamplingParams
+from cpm_gen.engine.sequence import Request, Sequence
+from cpm_gen.networks.interface import Segment
 from peers.base import Decoded, Engine, Logits
 
 GREEDY = SamplingParams(temperature=0.0)

@@ -9,7 +9,7 @@ from typing import Any
 from bandwidth import Memory
 from models import bytes_per_step, percentile
 
-from cpm_gen.config import ModelSize
+from cpm_gen.config.model_sizes import ModelSize
 from peers.client import Peer
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from models import random_checkpoint, size_of
 
-from cpm_gen.config import ModelSize
+from cpm_gen.config.model_sizes import ModelSize
 from peers import ENGINES
 from peers.check import Answer, Verdict, answer, judge
 from peers.client import Peer

@@ -71,12 +71,12 @@ def export(checkpoint_folder: Path, heads: int, target: Path) -> None:
 
     import torch
 
-    from cpm_gen import partition
-    from cpm_gen.checkpoint import open_checkpoint
+    from cpm_gen.checkpoints import tensor_table
+    from cpm_gen.checkpoints.formats.megatron import open_checkpoint
 
     checkpoint = open_checkpoint(checkpoint_folder)
     target.mkdir(parents=True, exist_ok=True)
-    for name in partition.names(checkpoint.layers):
+    for name in tensor_table.names(checkpoint.layers):
         tensor = torch.empty(checkpoint.shape(name), dtype=torch.float16)
         checkpoint.copy_slice(name, 0, 1, tensor)
         np.save(target / f"{name}.npy", tensor.numpy())

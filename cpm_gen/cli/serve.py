@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import sys
 
-from cpm_gen import config
+from cpm_gen.config.resolve import Settings
 from cpm_gen.errors import ConfigError
 
 
-def serve(settings: config.Settings) -> int:
+def serve(settings: Settings) -> int:
     """Answer over HTTP until a signal; other ranks of a launcher follow."""
     from cpm_gen.cli.write import follows
 
@@ -17,7 +17,7 @@ def serve(settings: config.Settings) -> int:
     if follows(dataclasses.replace(settings, text=dataclasses.replace(settings.text, n=settings.model.batch))):
         return 0
     try:
-        from cpm_gen.server.run import serve as run
+        from cpm_gen.server.main import serve as run
     except ModuleNotFoundError as error:
         raise ConfigError(f"the service needs {error.name}: pip install 'cpm-gen[serve]'") from None
     return run(settings)
@@ -25,7 +25,7 @@ def serve(settings: config.Settings) -> int:
 
 def new_key(name: str) -> int:
     """Print a key (standard error) and its line for the key file (standard output)."""
-    from cpm_gen.server.keys import make_key
+    from cpm_gen.serving.api_keys import make_key
 
     key, line = make_key(name)
     sys.stderr.write(f"the key, shown once: {key}\n")

@@ -9,16 +9,16 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from cpm_gen import config
-from cpm_gen.cli import texts
+from cpm_gen.cli import text_input
+from cpm_gen.config.resolve import Settings
 from cpm_gen.errors import ConfigError, InputError
 
 
-def inspect(args: argparse.Namespace, settings: config.Settings) -> int:
+def inspect(args: argparse.Namespace, settings: Settings) -> int:
     """Say what a checkpoint is."""
-    from cpm_gen.checkpoint import open_checkpoint
-    from cpm_gen.describe import describe, to_text
-    from cpm_gen.folders import model_folder
+    from cpm_gen.checkpoints.formats.megatron import open_checkpoint
+    from cpm_gen.checkpoints.inspect import describe, to_text
+    from cpm_gen.checkpoints.locate import model_folder
 
     checkpoint = open_checkpoint(model_folder(args.dir or settings.model.model))
     description = describe(checkpoint, settings.model.heads)
@@ -26,11 +26,11 @@ def inspect(args: argparse.Namespace, settings: config.Settings) -> int:
     return 0
 
 
-def reshard(args: argparse.Namespace, settings: config.Settings) -> int:
+def reshard(args: argparse.Namespace, settings: Settings) -> int:
     """Write a checkpoint for another degree, with a progress bar on a terminal."""
     from tqdm import tqdm
 
-    from cpm_gen.reshard import reshard as run
+    from cpm_gen.checkpoints.reshard import reshard as run
 
     heads = settings.model.heads
     if args.degree < 1:
@@ -55,7 +55,7 @@ def _lines() -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of each non-empty line of standard input; raises InputError."""
     for number, raw in enumerate(sys.stdin.buffer, start=1):
         where = f"standard input, line {number}"
-        line = texts.decode(raw, where)
+        line = text_input.decode(raw, where)
         if not line.strip():
             continue
         try:
@@ -89,7 +89,7 @@ def _each_line(field: str, work: Callable[[Any], dict[str, Any]]) -> None:
 
 
 def _one_text(args: argparse.Namespace) -> str:
-    text = texts.prompt(args)
+    text = text_input.prompt(args)
     if text is None:
         raise InputError(
             "no text: give it as an argument, with --prompt-file or on standard input; or use --json-lines"
@@ -102,9 +102,9 @@ def _no_other_input(args: argparse.Namespace) -> None:
         raise ConfigError("--json-lines reads standard input; leave the text out")
 
 
-def tokenize(args: argparse.Namespace, settings: config.Settings) -> int:
+def tokenize(args: argparse.Namespace, settings: Settings) -> int:
     """Text to ids or, with --decode, ids to text."""
-    from cpm_gen.folders import find_tokenizer
+    from cpm_gen.text.find_tokenizer import find_tokenizer
 
     tokenizer = find_tokenizer(settings.model)
     if args.json_lines:
@@ -126,7 +126,7 @@ def tokenize(args: argparse.Namespace, settings: config.Settings) -> int:
     return 0
 
 
-def score(args: argparse.Namespace, settings: config.Settings) -> int:
+def score(args: argparse.Namespace, settings: Settings) -> int:
     """Log-probabilities of ids (--json-lines) or of a text."""
     from cpm_gen.cli.write import follows, open_model
 

@@ -16,15 +16,16 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from cpm_gen import config
-from cpm_gen.app import LLM
-from cpm_gen.cli.display import Meter, Status, profile, signals
+from cpm_gen.cli.progress import Meter, Status, profile, signals
+from cpm_gen.config.options import ModelOptions
+from cpm_gen.config.resolve import Settings
 from cpm_gen.errors import InputError
-from cpm_gen.parallel import launched
-from cpm_gen.results import Chunk, Completion
+from cpm_gen.llm import LLM
+from cpm_gen.outputs import Chunk, Completion
+from cpm_gen.parallel.launchers import launched
 
 
-def follows(settings: config.Settings) -> bool:
+def follows(settings: Settings) -> bool:
     """On a rank other than 0 of an outside launcher: work for rank 0 to the end, then True."""
     launch = launched()
     if launch is None or launch.rank == 0:
@@ -39,12 +40,12 @@ def follows(settings: config.Settings) -> bool:
     return True
 
 
-def _model_options(settings: config.Settings) -> config.ModelOptions:
+def _model_options(settings: Settings) -> ModelOptions:
     """Slots for more sequences than there are samples would only take memory."""
     return dataclasses.replace(settings.model, batch=min(settings.model.batch, settings.text.n))
 
 
-def open_model(settings: config.Settings) -> LLM:
+def open_model(settings: Settings) -> LLM:
     """Load the model, saying so on a terminal; a rank that hangs after another died ends this process."""
     with Status(beside_text=False) as status:
         status.show("loading …", force=True)
@@ -113,9 +114,7 @@ def open_output(path: str | None) -> Iterator[TextIO]:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
-def write(
-    llm: LLM, text: str, settings: config.Settings, *, as_json: bool, output: str | None, profiled: bool = False
-) -> int:
+def write(llm: LLM, text: str, settings: Settings, *, as_json: bool, output: str | None, profiled: bool = False) -> int:
     """Write the samples of one prompt to standard output or a file; returns the exit status.
 
     profiled: say at the end, on standard error, where the time of the steps went.

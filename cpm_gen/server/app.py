@@ -9,11 +9,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 import cpm_gen
-from cpm_gen.server import errors, generate, health, openai, page, tools, work_routes
-from cpm_gen.server.errors import ServeError
-from cpm_gen.server.gate import Gate
-from cpm_gen.server.service import Service
-from cpm_gen.server.works import Works
+from cpm_gen.server import errors
+from cpm_gen.server.middleware import Gate
+from cpm_gen.server.routes import generate, health, openai, score_and_tokenize, web_page
+from cpm_gen.server.routes import works as work_routes
+from cpm_gen.serving.errors import ServeError
+from cpm_gen.serving.service import Service
+from cpm_gen.works.manager import Works
 
 _ABOUT = """Chinese lyrics and novels of any length with CPM-1.
 
@@ -52,10 +54,10 @@ def create_app(service: Service, works: Works) -> ASGIApp:
         redoc_url=None,
     )
     errors.install(app)
-    for routes in (generate, openai, tools, health):
+    for routes in (generate, openai, score_and_tokenize, health):
         app.include_router(routes.router(service))
     app.include_router(work_routes.router(service, works))
-    app.include_router(page.router())
+    app.include_router(web_page.router())
     _drop_undocumented(app)
     served: ASGIApp = app
     if service.options.cors_origin:

@@ -12,7 +12,7 @@ from fastapi import Request
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from cpm_gen.server.errors import ClientGone
+from cpm_gen.serving.errors import ClientGone
 
 KEEP_ALIVE = ": keep-alive\n\n"
 EVENT = {  # one of a stream's, for the documentation

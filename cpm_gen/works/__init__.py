@@ -1,1 +1,1 @@
-"""Works, kept: the database in which long texts outlive the process that writes them."""
+"""Durable texts: they outlive the process that writes them."""

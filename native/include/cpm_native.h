@@ -21,7 +21,7 @@ extern "C" {
 #define CPM_API __attribute__((visibility("default")))
 #endif
 
-#define CPM_ABI 2 /* raised with every change of this file; cpm_gen/native.py holds the same number */
+#define CPM_ABI 2 /* raised with every change of this file; cpm_gen/networks/native/library.py holds the same number */
 
 typedef struct cpm_model cpm_model;
 typedef struct cpm_cache cpm_cache;

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, Route, expect, sync_playwright
 
-from tests.server.conftest import Server, direct, start, until  # noqa: F401
+from tests.service_process import Server, direct, start, until  # noqa: F401
 
 # a machine that is busy with something else takes its time
 PATIENCE = 60_000

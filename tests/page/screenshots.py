@@ -7,7 +7,7 @@ from typing import Any
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.page.conftest import Desk, launch
-from tests.server.conftest import Server
+from tests.service_process import Server
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 WIDE: dict[str, Any] = {"viewport": {"width": 1120, "height": 760}, "device_scale_factor": 1.5}

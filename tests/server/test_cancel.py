@@ -6,7 +6,7 @@ import time
 import httpx
 import pytest
 
-from tests.server.conftest import idle, until
+from tests.service_process import idle, until
 
 ENDLESS = {"prompt": "从前", "max_new_tokens": 16_000}
 

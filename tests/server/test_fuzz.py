@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.conftest import Server, idle, until
+from tests.service_process import Server, idle, until
 
 
 @pytest.mark.slow

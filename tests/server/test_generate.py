@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 import cpm_gen
-from tests.server.conftest import error, idle, stream, until
+from tests.service_process import error, idle, stream, until
 
 PROMPT = "春江潮水连海平，"
 

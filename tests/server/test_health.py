@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server.conftest import PATIENCE, Server, error, stream, until
-from tests.server.works import create, settled
+from tests.service_process import PATIENCE, Server, error, stream, until
+from tests.works_client import create, settled
 
 SERVICE = Path(__file__).parents[2] / "docs" / "service.md"
 TEXT = "明月几时有，把酒问青天。不知天上宫阙，今夕是何年。"

@@ -9,7 +9,7 @@ import time
 import httpx
 import pytest
 
-from tests.server.conftest import ORIGIN, PATIENCE, error, idle, until
+from tests.service_process import ORIGIN, PATIENCE, error, idle, until
 
 BODY = {"prompt": "从前", "max_new_tokens": 2}
 

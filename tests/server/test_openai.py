@@ -6,11 +6,11 @@ import openai
 import pytest
 
 import cpm_gen
-from cpm_gen.config import ModelOptions
-from cpm_gen.server.keys import Keys
-from cpm_gen.server.options import ServeOptions
-from cpm_gen.server.service import Service
-from tests.server.conftest import PATIENCE
+from cpm_gen.config.options import ModelOptions
+from cpm_gen.config.serve_options import ServeOptions
+from cpm_gen.serving.api_keys import Keys
+from cpm_gen.serving.service import Service
+from tests.service_process import PATIENCE
 
 MODEL = "cpm-embedded"
 PROMPT = "春江潮水连海平，"

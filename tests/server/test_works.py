@@ -6,8 +6,8 @@ import time
 import httpx
 import pytest
 
-from tests.server.conftest import PATIENCE, Server, error, idle, until
-from tests.server.works import BODY, create, follow, grown, joined, look, settled, undisturbed, written
+from tests.service_process import PATIENCE, Server, error, idle, until
+from tests.works_client import BODY, create, follow, grown, joined, look, settled, undisturbed, written
 
 
 def test_a_work_is_what_generate_writes(server: Server, client: httpx.Client):

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from cpm_gen.works.tables import schema
+from cpm_gen.works.storage.tables import schema
 
 context.configure(
     connection=context.config.attributes["connection"],

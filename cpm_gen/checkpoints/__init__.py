@@ -1,0 +1,1 @@
+"""Weights on disk, in any format: opened, described, resharded."""

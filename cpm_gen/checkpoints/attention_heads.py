@@ -1,0 +1,46 @@
+"""How many attention heads a checkpoint has: the one size that its tensors do not tell."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cpm_gen.checkpoints.checkpoint import Checkpoint
+from cpm_gen.config.model_sizes import known_heads
+from cpm_gen.errors import CheckpointError
+
+
+def resolve_heads(checkpoint: Checkpoint, given: int | None) -> int:
+    """The number of heads: as given, from ``config.json`` beside the checkpoint, or of the CPM-1 of that hidden size."""
+    heads = given if given is not None else known_or_configured_heads(checkpoint)
+    if heads is None:
+        raise CheckpointError(
+            f"{checkpoint.folder}: the number of heads cannot be read from the tensors, and hidden size {checkpoint.hidden} is "
+            'none of CPM-1\'s; give --heads N or put {"heads": N} in config.json there'
+        )
+    if heads < 1 or checkpoint.hidden % heads:
+        where = checkpoint.folder if given is not None else checkpoint.folder / "config.json"
+        raise CheckpointError(f"{where}: {heads} heads do not divide the hidden size {checkpoint.hidden}")
+    return heads
+
+
+def known_or_configured_heads(checkpoint: Checkpoint) -> int | None:
+    """The number of heads where ``config.json`` or the hidden size tells it."""
+    configured = _configured_heads(checkpoint.folder)
+    return configured if configured is not None else known_heads(checkpoint.hidden)
+
+
+def _configured_heads(folder: Path) -> int | None:
+    path = folder / "config.json"
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        value = next((content[k] for k in ("heads", "num_attention_heads", "n_head") if k in content), None)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, TypeError, RecursionError):
+        raise CheckpointError(f"{path}: not a JSON object") from None
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise CheckpointError(f"{path}: heads must be a whole number, not {value!r}")
+    return value

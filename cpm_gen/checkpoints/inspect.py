@@ -1,0 +1,89 @@
+"""What a checkpoint is, in numbers: for ``cpm-gen inspect``."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from cpm_gen.checkpoints import tensor_table
+from cpm_gen.checkpoints.attention_heads import known_or_configured_heads, resolve_heads
+from cpm_gen.checkpoints.checkpoint import Checkpoint, verify_replicas
+
+DEGREES = (1, 2, 4, 8)
+
+
+def describe(checkpoint: Checkpoint, heads: int | None = None) -> dict[str, Any]:
+    """Sizes, degree, dtype, parameters, iteration, and bytes needed per rank at several degrees.
+
+    ``memory`` counts this rank's weights and one window of keys and values, in float32 and in a 16-bit format; None where the
+    checkpoint cannot be cut so. Raises CheckpointError where replicated tensors differ or ``heads`` cannot be.
+    """
+    verify_replicas(checkpoint)
+    if heads is not None or known_or_configured_heads(checkpoint) is not None:
+        heads = resolve_heads(checkpoint, heads)
+    names = list(tensor_table.names(checkpoint.layers))
+    possible = tensor_table.possible_degrees(vocabulary=checkpoint.vocabulary, heads=heads, hidden=checkpoint.hidden)
+    memory: dict[str, Any] = {}
+    for degree in DEGREES:
+        if degree not in possible:
+            memory[str(degree)] = None
+            continue
+        weights = sum(math.prod(checkpoint.slice_shape(name, degree)) for name in names)
+        window = 2 * checkpoint.layers * checkpoint.positions * checkpoint.hidden // degree
+        memory[str(degree)] = {
+            kind: {"weights_bytes": weights * width, "window_bytes": window * width}
+            for kind, width in (("float32", 4), ("float16", 2))
+        }
+    return {
+        "path": str(checkpoint.folder),
+        "iteration": checkpoint.iteration,
+        "degree": checkpoint.degree,
+        "dtype": str(checkpoint.dtype).removeprefix("torch."),
+        "layers": checkpoint.layers,
+        "hidden": checkpoint.hidden,
+        "heads": heads,
+        "vocabulary": checkpoint.vocabulary,
+        "positions": checkpoint.positions,
+        "parameters": sum(math.prod(checkpoint.shape(name)) for name in names),
+        "possible_degrees": possible,
+        "memory": memory,
+        "dropped": checkpoint.notes,
+    }
+
+
+def to_text(description: dict[str, Any]) -> str:
+    """The same for a person."""
+    d = description
+    heads = d["heads"] if d["heads"] is not None else "not known; give --heads"
+    rows = [
+        ("checkpoint", d["path"]),
+        ("iteration", d["iteration"]),
+        ("saved for", f"{d['degree']} rank{'s' if d['degree'] > 1 else ''}, {d['dtype']}"),
+        ("parameters", f"{d['parameters']:,}"),
+        ("layers", d["layers"]),
+        ("hidden", d["hidden"]),
+        ("heads", heads),
+        ("vocabulary", f"{d['vocabulary']:,}"),
+        ("positions", f"{d['positions']:,}"),
+        ("can run on", f"{', '.join(map(str, d['possible_degrees']))} ranks"),
+    ]
+    if d["dropped"]:
+        rows.append(("dropped", f"{', '.join(d['dropped'])} (named in the files, never loaded)"))
+    text = "".join(f"{name:<12}{value}\n" for name, value in rows)
+    text += "\nmemory per rank (weights + one window of keys and values)\n"
+    text += f"{'ranks':>7}{'float32':>22}{'float16 / bfloat16':>22}\n"
+    for degree, need in d["memory"].items():
+        if need is None:
+            text += f"{degree:>7}{'cannot be cut so':>22}\n"
+        else:
+            cells = (f"{_size(n['weights_bytes'])} + {_size(n['window_bytes'])}" for n in need.values())
+            text += f"{degree:>7}" + "".join(f"{cell:>22}" for cell in cells) + "\n"
+    return text
+
+
+def _size(count: int) -> str:
+    value, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB"):
+        if value >= 1000:
+            value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if value >= 100 or unit == "B" else f"{value:.1f} {unit}"

@@ -1,0 +1,181 @@
+"""A checkpoint at one degree, written anew for another, on disk (original: ``change_mp.py``).
+
+One output shard is in memory at a time; every tensor gets compact storage of its own; what DeepSpeed keeps beside the
+network goes along from the source rank that the target rank begins in. The result is read back and compared bit for bit
+before it takes its name, so a target folder is either whole or not there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cpm_gen.checkpoints import tensor_table
+from cpm_gen.checkpoints.attention_heads import known_or_configured_heads, resolve_heads
+from cpm_gen.checkpoints.checkpoint import Checkpoint, bits, verify_replicas
+from cpm_gen.checkpoints.formats.megatron import TRACKER, open_checkpoint, shard_name, without_dropped
+from cpm_gen.checkpoints.formats.torch_file import TensorRef
+from cpm_gen.errors import CheckpointError, InputError
+
+_COMPANIONS = ("config.json", "chinese_vocab.model", "vocab.json")  # small files that belong to the checkpoint
+
+Progress = Callable[[str, int, int], None]
+
+
+def default_target(source: Path, degree: int) -> Path:
+    """Where the original puts its result: ``/path/to/CPM`` at 4 goes to ``/path/to/CPM_MP4``."""
+    source = source.resolve() if source.name in ("", ".", "..") else source
+    if not source.name:
+        raise InputError(f"{source}: give --output, there is no folder beside the root")
+    return source.with_name(f"{source.name}_MP{degree}")
+
+
+def reshard(
+    source: str | Path,
+    degree: int,
+    target: str | Path | None = None,
+    *,
+    heads: int | None = None,
+    force: bool = False,
+    progress: Progress = lambda *_: None,
+) -> Path:
+    """Write the checkpoint in ``source`` for ``degree`` ranks; returns the folder written.
+
+    progress is called with (what, tensors done, tensors in all). Raises CheckpointError for a damaged source or an
+    impossible degree, InputError where the target exists (unless ``force``) or the disk is full. Peak memory: one output shard.
+    """
+    checkpoint = open_checkpoint(source)
+    source = checkpoint.folder
+    target = Path(target) if target else default_target(source, degree)
+    if heads is not None:
+        resolve_heads(checkpoint, heads)
+    tensor_table.check_degree(
+        degree,
+        vocabulary=checkpoint.vocabulary,
+        heads=heads or known_or_configured_heads(checkpoint),
+        hidden=checkpoint.hidden,
+        where=str(source),
+    )
+    read = {source.resolve(), *(shard.path.resolve() for shard in checkpoint.shards)}
+    if any(target.resolve() in (path, *path.parents) for path in read):
+        raise InputError(f"{target}: source and target are the same folder, or the target holds the source")
+    if os.path.lexists(target) and not force:
+        raise InputError(f"{target}: exists already; remove it, or give --force to replace it")
+    verify_replicas(checkpoint)
+    try:
+        _check_space(checkpoint, target.parent)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"{target.parent}: {error.strerror or error}") from None
+    try:
+        _write(checkpoint, degree, work, progress)
+        _verify(checkpoint, degree, work, progress)
+        work.chmod(0o755 & ~_umask())
+        _replace(work, target)
+    except OSError as error:
+        raise InputError(f"{target}: could not be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def _write(checkpoint: Checkpoint, degree: int, work: Path, progress: Progress) -> None:
+    directory = work / checkpoint.iteration
+    directory.mkdir()
+    names = list(tensor_table.names(checkpoint.layers))
+    for rank in range(degree):
+        shard = checkpoint.shards[rank * checkpoint.degree // degree]
+        fresh: dict[int, Tensor] = {}
+        for n, name in enumerate(names):
+            ref = shard.tensors[name]
+            fresh[id(ref)] = torch.empty(checkpoint.slice_shape(name, degree), dtype=ref.dtype)
+            checkpoint.copy_slice(name, rank, degree, fresh[id(ref)])
+            progress("writing", rank * len(names) + n + 1, degree * len(names))
+        content: dict[str, Any] = without_dropped(_with(shard.content, fresh))
+        if "mp_world_size" in content:
+            content["mp_world_size"] = degree
+        with (directory / shard_name(rank)).open("wb") as file:
+            try:
+                torch.save(content, file)
+            except RuntimeError as error:  # torch's writer hides the system's error
+                raise InputError(f"{file.name}: could not be written ({str(error).splitlines()[0]})") from None
+            file.flush()
+            os.fsync(file.fileno())
+    (work / TRACKER).write_text(checkpoint.iteration, encoding="utf-8")
+    for name in _COMPANIONS:
+        companion = checkpoint.folder / name
+        if companion.is_file():
+            try:
+                shutil.copyfile(companion, work / name)
+            except PermissionError as error:
+                raise InputError(f"{companion}: {error.strerror}") from None
+
+
+def _with(value: Any, fresh: dict[int, Tensor]) -> Any:
+    """``value`` with the network's tensors replaced; its nesting, key order and types stay as they are."""
+    if isinstance(value, TensorRef):
+        return fresh.get(id(value), value)
+    if isinstance(value, dict):
+        return type(value)((k, _with(v, fresh)) for k, v in value.items())
+    return value
+
+
+def _verify(checkpoint: Checkpoint, degree: int, work: Path, progress: Progress) -> None:
+    written = open_checkpoint(work)
+    names = list(tensor_table.names(checkpoint.layers))
+    for rank, shard in enumerate(written.shards):
+        for n, name in enumerate(names):
+            ref = shard.tensors[name]
+            result = ref.view()
+            for source, dim, begin, target, length in checkpoint.sources(name, rank, degree):
+                view = source.view()
+                if dim is None:
+                    same = torch.equal(bits(result), bits(view))
+                else:
+                    same = torch.equal(bits(result.narrow(dim, target, length)), bits(view.narrow(dim, begin, length)))
+                if not same:
+                    raise CheckpointError(
+                        f"{shard.path.name}: {name} was not written as it was read; is the disk sound?"
+                    )
+                source.release()
+            ref.release()
+            progress("verifying", rank * len(names) + n + 1, degree * len(names))
+
+
+def _check_space(checkpoint: Checkpoint, folder: Path) -> None:
+    needed = sum(shard.path.stat().st_size for shard in checkpoint.shards)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(f"{folder}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free on that disk")
+
+
+def _replace(work: Path, target: Path) -> None:
+    """Give ``work`` the name ``target``; what had it before (--force was given) goes only after that."""
+    if not os.path.lexists(target):
+        work.rename(target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    old = aside / "old"
+    try:
+        target.rename(old)
+        work.rename(target)
+    except BaseException:  # Ctrl-C too
+        if os.path.lexists(old) and not os.path.lexists(target):
+            old.rename(target)
+        raise
+    finally:
+        if os.path.lexists(target):
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

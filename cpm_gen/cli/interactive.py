@@ -1,0 +1,107 @@
+"""The interactive session: a prompt line with history, texts that Ctrl-C ends without ending the session."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+from cpm_gen.cli.write import write
+from cpm_gen.config.resolve import Settings, convert
+from cpm_gen.errors import ConfigError, CpmGenError, RankError
+from cpm_gen.llm import LLM
+
+HELP = """Type the beginning of a text and press Enter; Alt+Enter (Esc, then Enter) begins a new line.
+Ctrl-C ends the text being written, Ctrl-D or /quit ends the session.
+  /set                    show the settings that can be changed here
+  /set temperature 0.8    change one
+  /help                   this text
+  /quit                   end
+"""
+
+
+def interact(llm: LLM, settings: Settings) -> int:
+    """Read prompts and write texts until /quit or Ctrl-D; returns 0."""
+    sys.stdout.write(f"cpm-gen, style {settings.text.style}. /help tells how, /quit ends.\n")
+    session: PromptSession[str] = PromptSession(
+        history=_history(),
+        multiline=True,
+        key_bindings=_keys(),
+        prompt_continuation="    … ",
+        enable_open_in_editor=False,
+    )
+    while True:
+        try:
+            line = session.prompt(f"{settings.text.style} › ")
+        except KeyboardInterrupt:
+            continue
+        except EOFError:
+            return 0
+        command = line.strip()
+        if not command:
+            continue
+        if command == "/quit":
+            return 0
+        try:
+            if command == "/help":
+                sys.stdout.write(HELP)
+            elif command.split()[0] == "/set":
+                settings = _set(settings, command.split(maxsplit=2)[1:])
+            elif command.startswith("/"):
+                raise ConfigError(f"there is no command {command.split()[0]}; /help lists them")
+            else:
+                ended = write(llm, line, settings, as_json=False, output=None)
+                if ended not in (0, 128 + signal.SIGINT):
+                    return ended
+        except RankError:
+            raise
+        except CpmGenError as error:
+            sys.stdout.write(f"{error}\n")
+
+
+def _keys() -> KeyBindings:
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def submit(event: KeyPressEvent) -> None:
+        event.current_buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def newline(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    return keys
+
+
+def _history() -> History:
+    try:
+        root = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        folder = Path(root) / "cpm-gen"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (folder / "history").touch(mode=0o600)
+    except (OSError, RuntimeError):
+        return InMemoryHistory()
+    return FileHistory(folder / "history")
+
+
+def _set(settings: Settings, words: list[str]) -> Settings:
+    groups: dict[str, Any] = {"sampling": settings.sampling, "text": settings.text}
+    names = {f.name: group for group, value in groups.items() for f in dataclasses.fields(value)}
+    if not words:
+        for name, group in names.items():
+            sys.stdout.write(f"  {name} {getattr(groups[group], name)}\n")
+        return settings
+    if words[0] not in names:
+        raise ConfigError(f"{words[0]!r} cannot be changed here; /set lists what can")
+    if len(words) == 1:
+        raise ConfigError(f"give a value: /set {words[0]} VALUE")
+    value = convert(words[0], words[1], "/set")
+    group = names[words[0]]
+    return dataclasses.replace(settings, **{group: dataclasses.replace(groups[group], **{words[0]: value})})

@@ -1,0 +1,49 @@
+"""Sizes of CPM-1 networks, and the files of ``configs/`` that hold them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cpm_gen.config.files import read_yaml, shipped
+from cpm_gen.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Sizes of a CPM-1 network. Everything but ``heads`` can be read from a checkpoint's tensors."""
+
+    layers: int
+    hidden: int
+    heads: int
+    vocabulary: int
+    positions: int
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters, the tied head counted once."""
+        h = self.hidden
+        return (self.vocabulary + self.positions) * h + self.layers * (12 * h * h + 13 * h) + 2 * h
+
+
+def _size(content: Any, path: Path) -> ModelSize:
+    names = [f.name for f in dataclasses.fields(ModelSize)]
+    if not isinstance(content, dict) or set(content) != set(names) or any(type(v) is not int for v in content.values()):
+        raise ConfigError(f"{path}: 'size' must hold whole numbers for {', '.join(names)}")
+    return ModelSize(**content)
+
+
+def read_size(path: Path) -> ModelSize:
+    """The sizes in a model-size file such as ``configs/cpm-medium.yaml``."""
+    return _size(read_yaml(path).get("size"), path)
+
+
+KNOWN_SIZES = ("cpm-large.yaml", "cpm-medium.yaml", "cpm-distill.yaml")
+
+
+def known_heads(hidden: int) -> int | None:
+    """Heads of the published CPM-1 network with that hidden size, if there is one."""
+    sizes = (read_size(shipped(name)) for name in KNOWN_SIZES)
+    return next((s.heads for s in sizes if s.hidden == hidden), None)

@@ -1,0 +1,103 @@
+"""Which tokens of a history the network sees.
+
+A network with ``P`` positions sees at most ``P`` tokens, a work has any length. The context of a history is
+``tokens[:keep] + tokens[start:]``; ``start`` stays where it is until the context would exceed ``limit`` and then moves by at
+least ``hop``. Everything here is pure: where ``start`` stands depends on the tokens alone, so both decoders, a restarted
+work and every rank agree.
+
+Example, ``Window(limit=6, hop=3)``::
+
+    a b c d e f      6 tokens, start 0
+    d e f g          the 7th arrives: start 3
+    d e f g h i
+    g h i j          start 6
+
+``hop=1, boundary="token"`` is the plain window of the original scripts, ``hop=1, boundary="eod"`` their dynamic one.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
+from typing import Literal, TypeVar, get_args
+
+from cpm_gen.errors import ConfigError
+
+Boundary = Literal["token", "sentence", "eod"]
+History = TypeVar("History", list[int], tuple[int, ...], "array[int]")
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rule that turns a history into a context.
+
+    limit: most tokens in a context; the network's positions minus one by default (see :func:`cpm_gen.llm.load`).
+    hop: how far ``start`` moves at least when the context is full, in tokens.
+    boundary: where ``start`` may come to rest: any token, after a sentence, or after ``<eod>``.
+    keep: how many tokens from the very beginning always stay.
+    """
+
+    limit: int
+    hop: int
+    boundary: Boundary = "token"
+    keep: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the numbers; raises ConfigError."""
+        if self.limit < 1:
+            raise ConfigError(f"window limit must be at least 1, not {self.limit}")
+        if not 0 <= self.keep < self.limit:
+            raise ConfigError(f"window keep must be from 0 to {self.limit - 1} (the limit less one), not {self.keep}")
+        if not 1 <= self.hop <= self.limit - self.keep:
+            raise ConfigError(
+                f"window hop must be from 1 to {self.limit - self.keep} (limit {self.limit} less keep {self.keep}), "
+                f"not {self.hop}"
+            )
+        if self.boundary not in get_args(Boundary):
+            raise ConfigError(f"window boundary must be one of {', '.join(get_args(Boundary))}, not {self.boundary!r}")
+
+    def advance(self, tokens: Sequence[int], start: int, ends: Set[int] | None, length: int | None = None) -> int:
+        """Where ``start`` stands for this history, given where it stood for a prefix of it (``keep`` for none).
+
+        The history is the first ``length`` of ``tokens``, all of them by default.
+
+        ``ends`` are the ids after which ``start`` may come to rest; None means any. A history that is several windows long
+        moves as it would have, had it arrived token by token.
+        """
+        length = len(tokens) if length is None else length
+        excess = self.keep + length - start - self.limit
+        if ends is None and excess > 0:
+            return start + -(-excess // self.hop) * self.hop
+        for moved in self.moves(tokens, start, ends, length):
+            start = moved
+        return start
+
+    def moves(self, tokens: Sequence[int], start: int, ends: Set[int] | None, length: int) -> Iterator[int]:
+        """All the places a window at ``start`` moves to until it shows the first ``length`` tokens; each token is looked at once."""
+        looked = 0
+        while self.overflows(length, start):
+            found = self.peek(tokens, start, ends, looked)
+            looked = start + self.limit - self.keep if found is None else 0
+            start = start + self.hop if found is None else found
+            yield start
+
+    def overflows(self, length: int, start: int) -> bool:
+        """Whether a window at ``start`` cannot show all of a history of ``length`` tokens."""
+        return self.keep + length - start > self.limit
+
+    def peek(self, tokens: Sequence[int], start: int, ends: Set[int] | None, looked: int = 0) -> int | None:
+        """Where ``start`` will move to, as soon as the tokens tell; None while they do not.
+
+        Known from the beginning with boundary "token", otherwise when the first boundary in reach has been written. Positions up
+        to ``looked`` were looked at before.
+        """
+        target = start + self.hop
+        if ends is None:
+            return target
+        reach = min(len(tokens), start + self.limit - self.keep)  # the last position leaves one token
+        return next((p for p in range(max(target, looked + 1), reach + 1) if tokens[p - 1] in ends), None)
+
+    def context(self, tokens: History, start: int) -> History:
+        """``tokens[:keep] + tokens[start:]``."""
+        return tokens[: self.keep] + tokens[max(start, self.keep) :]

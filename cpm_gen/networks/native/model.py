@@ -1,0 +1,229 @@
+"""The network on the native CPU kernels: the same interface as :class:`cpm_gen.networks.torch.model.Model`, the weights packed once.
+
+A row's numbers are the same bits whatever runs beside it and however a context is cut into steps (``native/src/gemm.h``), so
+cached decoding equals recomputing exactly, in every format.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cpm_gen.checkpoints import tensor_table
+from cpm_gen.checkpoints.checkpoint import Checkpoint
+from cpm_gen.config.model_sizes import ModelSize
+from cpm_gen.errors import ConfigError
+from cpm_gen.networks.interface import Segment
+from cpm_gen.networks.native import library
+from cpm_gen.parallel.group import TensorParallel
+
+_TENSORS = (
+    "word_embeddings.weight",
+    "position_embeddings.weight",
+    "transformer.final_layernorm.weight",
+    "transformer.final_layernorm.bias",
+    "input_layernorm.weight",
+    "input_layernorm.bias",
+    "attention.query_key_value.weight",
+    "attention.query_key_value.bias",
+    "attention.dense.weight",
+    "attention.dense.bias",
+    "post_attention_layernorm.weight",
+    "post_attention_layernorm.bias",
+    "mlp.dense_h_to_4h.weight",
+    "mlp.dense_h_to_4h.bias",
+    "mlp.dense_4h_to_h.weight",
+    "mlp.dense_4h_to_h.bias",
+)  # in the order of cpm_tensor
+_LAYER = re.compile(r"^transformer\.layers\.(\d+)\.")
+_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+_HEAD_ROWS = 128  # that meet the head at once while scoring
+
+
+class PackedCache:
+    """``slots`` windows of keys and values of this rank's heads, as the kernels keep them (``native/src/ops.h``)."""
+
+    def __init__(self, handle: int) -> None:
+        native = library.load_library()
+        self.handle = handle
+        self.bytes: int = native.cpm_cache_bytes(handle)
+        self._free = weakref.finalize(self, native.cpm_cache_destroy, handle)
+
+
+class PackedModel:
+    """A rank's part of the network. ``form``: "float32", "bfloat16" or "int8"; ``kv_form``: of keys and values, ``form`` unless said.
+
+    int8: one scale for each output; activations in 8 bits, a scale for each 64, or with AMX in 16 bits; keys and values in bfloat16
+    unless said. Keys and values in int8: one scale for each position's key and value of a head.
+    """
+
+    samples = False
+
+    def __init__(
+        self,
+        size: ModelSize,
+        group: TensorParallel,
+        *,
+        form: str,
+        kv_form: str | None = None,
+        threads: int,
+        kernels: str | None = None,
+    ) -> None:
+        self.size = size
+        self.group = group
+        self.form = form
+        self._library = library.load_library()
+        self._trouble: BaseException | None = None
+        self._reduce = library.AllReduce(self._all_reduce)  # kept: the library calls it
+        ranks = group.size
+        whole_machine = threads * ranks >= len(_allowed_cpus())
+        sizes = library.Sizes(
+            layers=size.layers,
+            hidden=size.hidden,
+            heads=size.heads // ranks,
+            head_dim=size.hidden // size.heads,
+            inner=4 * size.hidden // ranks,
+            vocabulary=size.vocabulary // ranks,
+            first_row=size.vocabulary // ranks * group.rank,
+            positions=size.positions,
+            ranks=ranks,
+            format=library.FORMATS[form],
+            kv_format=library.FORMATS[kv_form or ("bfloat16" if form == "int8" else form)],
+            threads=threads,
+            # with cores to spare the system places threads better than we do: other programs run here too
+            first_cpu=threads * group.rank if whole_machine else -1,
+        )
+        self._handle = self._library.cpm_create(ctypes.byref(sizes), kernels.encode() if kernels else None)
+        if not self._handle:
+            if kernels and kernels not in library.kernels():
+                raise ConfigError(f"no kernels {kernels!r} on this machine; there are {', '.join(library.kernels())}")
+            raise MemoryError("no memory for the network")
+        self._free = weakref.finalize(self, self._library.cpm_destroy, self._handle)
+        name: bytes = self._library.cpm_model_kernels(self._handle)
+        self.kernels = name.decode()
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Pack this rank's slices, a tensor at a time, straight from the mapped shards where a slice lies in one of them."""
+        rank, degree = self.group.rank, self.group.size
+        for name in tensor_table.names(checkpoint.layers):
+            pieces = list(checkpoint.sources(name, rank, degree))
+            ref, dim, source, _, length = pieces[0]
+            if len(pieces) == 1:
+                view = ref.view()
+                self._pack(name, view if dim is None else view.narrow(dim, source, length))
+                ref.release()
+            else:
+                whole = torch.empty(checkpoint.slice_shape(name, degree), dtype=ref.dtype)
+                checkpoint.copy_slice(name, rank, degree, whole)
+                self._pack(name, whole)
+
+    def _pack(self, name: str, tensor: Tensor) -> None:
+        found = _LAYER.match(name)
+        rows, columns = tensor.shape if tensor.dim() == 2 else (1, len(tensor))
+        if tensor.stride(-1) != 1:
+            tensor = tensor.contiguous()
+        status = self._library.cpm_pack(
+            self._handle,
+            _TENSORS.index(_LAYER.sub("", name)),
+            int(found[1]) if found else 0,
+            tensor.data_ptr(),
+            _DTYPES[tensor.dtype],
+            rows,
+            columns,
+            tensor.stride(0) if tensor.dim() == 2 else columns,
+        )
+        assert status == 0, (name, tuple(tensor.shape), status)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of packed matrices: what a decode step reads besides keys and values."""
+        size: int = self._library.cpm_weight_bytes(self._handle)
+        return size
+
+    def make_cache(self, slots: int) -> PackedCache:
+        """A cache of ``slots`` full windows for this rank's heads."""
+        handle = self._library.cpm_cache_create(self._handle, slots)
+        if not handle:
+            raise MemoryError(f"no memory for {slots} windows of keys and values")
+        return PackedCache(handle)
+
+    def next_logits(self, segments: Sequence[Segment], cache: PackedCache | None) -> Tensor:
+        """Logits ``[wanted, vocabulary]`` (fp32) after the last token of each segment that wants them, on every rank."""
+        return self._head(self._hidden(segments, [int(s.logits) for s in segments], cache))
+
+    def score(self, segment: Segment, targets: Sequence[int], cache: PackedCache | None) -> Tensor:
+        """Natural log-probabilities ``[targets]``, as :meth:`cpm_gen.networks.torch.model.Model.score`."""
+        hidden = self._hidden([segment], [len(targets)], cache)
+        wanted = torch.tensor(targets)
+        parts = []
+        for at in range(0, len(targets), _HEAD_ROWS):
+            logits = self._head(hidden[at : at + _HEAD_ROWS])
+            parts.append(logits.gather(1, wanted[at : at + _HEAD_ROWS, None])[:, 0] - logits.logsumexp(1))
+        return torch.cat(parts) if parts else torch.empty(0)
+
+    def profile(self) -> dict[str, float]:
+        """Seconds spent in the kernels since loading, by what they were for; waiting for other ranks not counted."""
+        seconds = (ctypes.c_double * 5)()
+        self._library.cpm_profile(self._handle, ctypes.byref(seconds))
+        weights, attention, head, _, other = seconds
+        return {"weights": weights, "attention": attention, "head": head, "norms and embedding": other}
+
+    def _hidden(
+        self, segments: Sequence[Segment], wanted: Sequence[int], cache: PackedCache | None
+    ) -> np.ndarray[Any, Any]:
+        """The last ``wanted`` rows of each segment after the last norm, ``[sum(wanted), hidden]``."""
+        described = (library.CSegment * len(segments))()
+        for at, s in enumerate(segments):
+            described[at] = library.CSegment(len(s.ids), s.start, -1 if s.slot is None else s.slot, wanted[at])
+        ids = np.array([i for s in segments for i in s.ids], dtype=np.int32)
+        hidden = np.empty((sum(wanted), self.size.hidden), dtype=np.float32)
+        self._check(
+            self._library.cpm_step(
+                self._handle,
+                cache.handle if cache else None,
+                described,
+                len(segments),
+                ids.ctypes.data,
+                self._reduce,
+                hidden.ctypes.data,
+            )
+        )
+        return hidden
+
+    def _head(self, hidden: np.ndarray[Any, Any]) -> Tensor:
+        logits = torch.empty(len(hidden), self.size.vocabulary // self.group.size)
+        if len(hidden):
+            self._check(self._library.cpm_head(self._handle, hidden.ctypes.data, len(hidden), logits.data_ptr()))
+        return self.group.all_gather(logits)
+
+    def _all_reduce(self, values: Any, count: int) -> int:
+        """From the library, on our thread, between two phases of a step."""
+        try:
+            flat = np.ctypeslib.as_array(values, (count,))
+            self.group.all_reduce(torch.from_numpy(flat))
+        except BaseException as error:
+            self._trouble = error
+            return 1
+        return 0
+
+    def _check(self, status: int) -> None:
+        if status == library.ABORTED:
+            trouble, self._trouble = self._trouble, None
+            assert trouble is not None
+            raise trouble
+        if status == library.NO_MEMORY:
+            raise MemoryError("no memory for this step's activations")
+
+
+def _allowed_cpus() -> Sequence[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return list(os.sched_getaffinity(0))
+    return range(os.cpu_count() or 1)

@@ -1,0 +1,1 @@
+"""The tensor-parallel group as an object, and how its ranks are started."""

@@ -1,0 +1,133 @@
+"""From an engine's tokens to text."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from cpm_gen.engine.engine import Engine
+from cpm_gen.engine.sequence import FinishReason, Request
+from cpm_gen.outputs import Chunk, Completion, Timing
+from cpm_gen.text.stop_strings import StopScanner
+from cpm_gen.text.tokenizer import Detokenizer
+
+
+class Writer:
+    """Turns one generation's tokens into chunks of text, put into ``ready``; ends it at a stop string.
+
+    A request that goes on after tokens ``written`` before is read from its beginning, so that its chunks join to the ``shown``
+    characters given out then. That may be fewer than those tokens say, where a stop ended the text that is passed over now, or
+    more, where its end let out what a stop string might have begun with. Whoever says how many were ``shown`` keeps the text
+    himself: there is no completion at its end, and what is written is not kept here, however much it is.
+
+    place: the request's place among those that were begun together.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        request: Request,
+        detokenizer: Detokenizer,
+        stop: Sequence[str],
+        prompt: int,
+        ready: deque[Chunk],
+        *,
+        place: int = 0,
+        shown: int | None = None,
+    ) -> None:
+        self.began = time.monotonic()
+        self.first: float | None = None
+        self.done = False
+        self.prompt = prompt
+        self.place = place
+        self.ready = ready
+        self.engine = engine
+        self.detokenizer = detokenizer
+        self.scanner = StopScanner(stop)
+        self.minimum = request.params.min_new_tokens
+        self._pieces: list[str] | None = [] if shown is None else None
+        # how many characters were written up to and with each token, from the window's start on
+        self._ends: deque[int] = deque()
+        self._end = 0  # the newest of them
+        self._unseen = 0  # tokens of the text that the window does not show any more
+        self._text_start = 0  # their characters
+        read = "".join(self._read(token, step) for step, token in enumerate(request.written, 1))
+        if self._pieces is not None:
+            self._pieces.append(read)
+        shown = len(read) if shown is None else shown
+        self._owed = read[shown:]
+        self._surplus = max(0, shown - len(read))
+        self.generation = engine.add(request)
+
+    def advance(self) -> None:
+        """Take the token that the engine just wrote."""
+        generation = self.generation
+        if generation.failure is not None:
+            self.done = True
+            return
+        now = time.monotonic()
+        self.first = self.first or now
+        token = generation.tokens[-1]
+        text = "" if generation.finish_reason == "stop" else self._read(token, generation.step)
+        if self.scanner.found and generation.finish_reason is None:
+            self.engine.cancel(generation, "stop")
+        self._put(text, (token,), "stop" if self.scanner.found else generation.finish_reason, now)
+
+    def _read(self, token: int, step: int) -> str:
+        """What may be shown after the token that was written at ``step``."""
+        piece = self.detokenizer.push(token)
+        self._end += len(piece)
+        self._ends.append(self._end)
+        return self.scanner.push(piece, look=step >= self.minimum)
+
+    def cancel(self) -> None:
+        """End the sample where it is."""
+        self.engine.cancel(self.generation)
+        self._put("", (), "cancelled", time.monotonic())
+
+    def _put(self, text: str, ids: tuple[int, ...], reason: FinishReason | None, now: float) -> None:
+        generation = self.generation
+        if reason:
+            text += self.scanner.flush()
+        if self._pieces is not None:
+            self._pieces.append(text)
+        text, self._owed, self._surplus = (
+            self._owed + text[self._surplus :],
+            "",
+            max(0, self._surplus - len(text)),
+        )
+        self.done = reason is not None
+        while self._ends and self._unseen < generation.start - len(generation.request.prompt):
+            self._text_start = self._ends.popleft()
+            self._unseen += 1
+        self.ready.append(
+            Chunk(
+                text,
+                ids,
+                self.prompt,
+                generation.request.sample_index,
+                self.place,
+                generation.start,
+                generation.slides,
+                finish_reason=reason,
+                completion=self._completion(self._pieces, reason, now) if reason and self._pieces is not None else None,
+                text_start=self._text_start,
+                likelihoods=tuple(generation.likelihoods[-len(ids) :]) if ids else (),
+            )
+        )
+
+    def _completion(self, pieces: Sequence[str], reason: FinishReason, now: float) -> Completion:
+        generation = self.generation
+        count, first = generation.step - len(generation.request.written), self.first
+        rate = (count - 1) / (now - first) if first is not None and count > 1 and now > first else None
+        return Completion(
+            text="".join(pieces),
+            token_ids=tuple(generation.new_tokens),
+            prompt_token_ids=generation.request.prompt,
+            finish_reason=reason,
+            seed=generation.request.seed,
+            index=generation.request.sample_index,
+            window_slides=generation.slides,
+            timing=Timing(None if first is None else first - self.began, rate),
+        )

@@ -1,0 +1,243 @@
+"""From logits to a token: pure functions of (logits, parameters, history, seed, step).
+
+Order of operations, as in Hugging Face and vLLM: bans and penalties, temperature, top-k, top-p, min-p, then one uniform number
+through the inverse CDF of what is left, tokens in the order of their ids. The number comes from Philox 4x64 (Salmon et
+al. 2011), a counter-based generator keyed by (seed, sample), its counter the step: token ``step`` of sample ``i`` needs no
+earlier draw, so a generation can be resumed anywhere.
+
+A token's weight is exp((logit - best) / temperature) in float64, computed where float32 passes over the vocabulary leave doubt.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpm_gen.config.options import SamplingParams
+from cpm_gen.errors import NumericsError
+from cpm_gen.sampling.penalties import AnyFloats, Edits, Floats, Indices, edits, penalise
+
+Ids = Indices | slice
+
+# Float32 sums of weights are off by less than this share of them: 3 roundings of the exponent x, 2**-24 * |x| each, where the mean
+# |x| of V tokens that weigh r (the best one weighs 1) is at most log(V / r); 2.5 ulp of numpy's exp; 27 roundings of a pairwise
+# sum. That is 5e-6 for a vocabulary of a million, and twice that for the quotient of two sums.
+SLACK = 1e-5
+BLOCK = 256  # tokens whose weights are summed first, to find where the CDF crosses
+FEW = 1024  # tokens that need no first pass in float32
+DEPTHS = (8.0, 14.0, math.inf)  # top-p looks for its tokens so far below the best, in units of the exponent
+NAN, BANNED, INFINITE = -1, -2, -3  # why there is no token, where tokens are integers
+FAILURES = {
+    NAN: "the network's logits are NaN: the checkpoint is damaged, or float16 overflowed",
+    BANNED: "no token can be chosen: all are banned",
+    INFINITE: "no token can be chosen: the logits are NaN or infinite (if in float16, try bfloat16)",
+}
+_philox = np.random.Philox(0)  # one for all: a new one would first ask the system for a seed
+_unused: Any = _philox.state
+_lock = threading.Lock()
+
+
+def uniform(seed: int, sample: int, step: int) -> float:
+    """A number in [0, 1) that depends on its arguments alone; 53 random bits."""
+    state = {"key": np.array([seed, sample], np.uint64), "counter": np.array([step, 0, 0, 0], np.uint64)}
+    with _lock:
+        _philox.state = _unused | {"state": state}
+        bits = _philox.random_raw()
+    return float((int(bits) >> 11) * 2.0**-53)
+
+
+@np.errstate(over="ignore", under="ignore")
+def distribution(logits: AnyFloats, params: SamplingParams) -> Floats:
+    """Probabilities ``[V]`` after temperature, top-k, top-p and min-p; they sum to 1.
+
+    Ties with the k-th token stay, as in the original and Hugging Face; of equal ones at the edge of top-p, the lowest ids.
+    ``temperature`` 0 puts all on the best token (the lowest id among equals). Raises NumericsError as ``sample`` does.
+    """
+    result = np.zeros(len(logits))
+    ids, weights = _left(logits, _best(logits), params)
+    result[ids] = weights / weights.sum()
+    return result
+
+
+def _best(logits: AnyFloats) -> int:
+    best = int(logits.argmax())  # the first NaN, if there is one
+    if math.isfinite(logits[best]):
+        return best
+    if logits[best] == -math.inf:
+        raise NumericsError(FAILURES[BANNED])
+    raise NumericsError(FAILURES[INFINITE])
+
+
+def _left(logits: AnyFloats, best: int, params: SamplingParams) -> tuple[Ids, Floats]:
+    """What the filters leave: ids, ascending, and their weights; dropped tokens may still be there, with weight 0."""
+    top, temperature, min_p = np.float64(logits[best]), params.temperature, params.min_p
+    if temperature == 0:
+        return np.array([best]), np.ones(1)
+    ids: Ids = slice(None)
+    if 0 < params.top_k < len(logits):
+        ids = _top_k(logits, params.top_k)
+    elif min_p > 0 and params.top_p in (0, 1):
+        ids = _near(logits, top, temperature * (1 - math.log(min_p)))
+    if 0 < params.top_p < 1:
+        kept, weights = _top_p(logits[ids], top, temperature, params.top_p)
+        ids = kept if isinstance(ids, slice) else ids[kept]
+    else:
+        weights = _weights(logits[ids], top, temperature)
+    if min_p > 0:
+        weights[weights < min_p] = 0.0  # the best one's weight is 1
+    return ids, weights
+
+
+def _weights(logits: AnyFloats, top: np.float64, temperature: float) -> Floats:
+    weights: Floats = np.exp((logits.astype(np.float64) - top) / temperature)
+    return weights
+
+
+def _rough(logits: AnyFloats, top: np.float64, temperature: float) -> AnyFloats:
+    """Weights whose sums are right but for ``SLACK``: in a third of the time, where float32 holds 1 / temperature."""
+    if len(logits) <= FEW or not 1e-30 < temperature < 1e30:
+        return _weights(logits, top, temperature)
+    rough = (logits - logits.dtype.type(top)).astype(np.float32, copy=False)
+    if temperature != 1:
+        rough *= np.float32(1 / temperature)
+    return np.exp(rough, out=rough)
+
+
+def _near(logits: AnyFloats, top: np.float64, depth: float) -> Ids:
+    """Ids of logits at most ``depth`` below the best one, and perhaps of others; all if those are many."""
+    kind = logits.dtype.type
+    near = logits >= np.nextafter(kind(top - depth), kind(-np.inf))
+    return slice(None) if 4 * np.count_nonzero(near) > len(near) else near.nonzero()[0]
+
+
+def _top_k(logits: AnyFloats, k: int) -> Indices:
+    """Ids of logits not below the k-th greatest, which is at least the k-th greatest of the maxima of disjoint sets."""
+    sets = max(256, 4 * k)
+    rows = len(logits) // sets
+    bound = np.partition(logits[: rows * sets].reshape(rows, sets).max(axis=0), -k)[-k] if rows > 1 else -np.inf
+    ids = (logits >= bound).nonzero()[0]
+    best: Indices = ids[logits[ids] >= np.partition(logits[ids], -k)[-k]]
+    return best
+
+
+def _top_p(logits: AnyFloats, top: np.float64, temperature: float, top_p: float) -> tuple[Ids, Floats]:
+    """The fewest tokens that hold ``top_p`` of the whole weight, as ``_left`` returns them."""
+    rough = _rough(logits, top, temperature)
+    for depth in DEPTHS if len(logits) > FEW else DEPTHS[-1:]:
+        ids = _near(logits, top, depth * temperature)
+        weights = _weights(logits[ids], top, temperature)
+        rough[ids] = 0.0
+        own, rest = float(weights.sum()), float(rough.sum())
+        low, high = top_p * (own + rest * (1 - SLACK)), top_p * (own + rest * (1 + SLACK))
+        if own >= high and _keep_heaviest(weights, low, high):
+            break
+    return ids, weights  # at the last depth all are there, and nothing is left to doubt
+
+
+def _keep_heaviest(weights: Floats, low: float, high: float) -> bool:
+    """Zero all but the greatest weights, of equal ones the first, that reach a sum of ``low`` or of ``high``; False if these differ.
+
+    Halves the range that holds the last of them until sorting it is cheap.
+    """
+    rest, above, count = weights, 0.0, 0
+    while len(rest) > FEW:
+        half = len(rest) // 2
+        rest = np.partition(rest, half)
+        mass = above + float(rest[half:].sum())
+        if low <= mass < high:
+            return False
+        upper = mass >= high
+        rest, above, count = (rest[half:], above, count) if upper else (rest[:half], mass, count + len(rest) - half)
+    rest = np.sort(rest)[::-1]
+    sums = rest.cumsum() + above
+    at = min(int(sums.searchsorted(low)), len(rest) - 1)
+    if sums[at] < high and at < len(rest) - 1:
+        return False
+    kept = weights >= rest[at]
+    surplus = np.count_nonzero(kept) - (count + at + 1)
+    if surplus > 0:
+        kept[np.flatnonzero(weights == rest[at])[-surplus:]] = False
+    weights *= kept
+    return True
+
+
+def choose(probabilities: AnyFloats, u: float) -> int:
+    """The token at ``u`` in the cumulative distribution, ids in ascending order; probabilities may have any sum."""
+    return _invert(probabilities, u)[0]
+
+
+def _invert(weights: AnyFloats, u: float) -> tuple[int, float]:
+    """The token at ``u``, and how far ``u`` is from the edges of its share of the whole."""
+    blocks = np.add.reduceat(weights, np.arange(0, len(weights), BLOCK)).cumsum(dtype=np.float64)
+    goal = u * blocks[-1]
+    # the first end above the goal; if rounding leaves none, the last that adds something
+    block = int(min(blocks.searchsorted(goal, side="right"), blocks.searchsorted(blocks[-1])))
+    goal -= blocks[block - 1] if block else 0.0
+    ends = weights[block * BLOCK : (block + 1) * BLOCK].cumsum(dtype=np.float64)
+    at = int(min(ends.searchsorted(goal, side="right"), ends.searchsorted(ends[-1])))
+    margin = min(goal - (ends[at - 1] if at else 0.0), ends[at] - goal) / blocks[-1]
+    return block * BLOCK + at, float(margin)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What the choice of one token depends on besides the logits; see :func:`sample`."""
+
+    params: SamplingParams
+    context: Sequence[int]
+    written: Sequence[int]
+    forbidden: Collection[int]
+    seed: int
+    sample_index: int
+    step: int
+
+    def edits(self, size: int) -> Edits:
+        """What penalties and bans do to ``size`` logits."""
+        return edits(self.params, self.context, self.written, self.forbidden, size)
+
+    def uniform(self) -> float:
+        """The number that decides."""
+        return uniform(self.seed, self.sample_index, self.step)
+
+    def choose(self, logits: NDArray[np.float32]) -> int:
+        """:func:`sample` from these logits."""
+        token: int = sample(logits, **vars(self))
+        return token
+
+
+@np.errstate(over="ignore", under="ignore")
+def sample(
+    logits: NDArray[np.float32],
+    params: SamplingParams,
+    *,
+    context: Sequence[int],
+    written: Sequence[int],
+    forbidden: Collection[int],
+    seed: int,
+    sample_index: int,
+    step: int,
+) -> int:
+    """The next token id from raw logits ``[V]``, which stay as they are; see the module for the order of operations.
+
+    Raises NumericsError if a logit is NaN, if the best one is infinite, or if all are banned.
+    """
+    if math.isnan(logits.max()):
+        raise NumericsError(FAILURES[NAN])
+    adjusted = penalise(logits, params, context, written, forbidden)
+    best = _best(adjusted)
+    if params.temperature == 0:
+        return best
+    u = uniform(seed, sample_index, step)
+    if params.top_k == 0 and params.top_p in (0, 1) and params.min_p == 0:
+        token, margin = _invert(_rough(adjusted, np.float64(adjusted[best]), params.temperature), u)
+        if margin > SLACK:
+            return token
+    ids, weights = _left(adjusted, best, params)
+    token = choose(weights, u)
+    return token if isinstance(ids, slice) else int(ids[token])

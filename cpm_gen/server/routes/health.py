@@ -1,0 +1,60 @@
+"""``GET /health/live``, ``/health/ready`` and ``/metrics``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastapi import APIRouter, Depends
+from fastapi.responses import Response
+from pydantic import BaseModel
+
+from cpm_gen.server.authentication import authorised
+from cpm_gen.server.schemas.generate import refusals
+from cpm_gen.serving.errors import unavailable
+from cpm_gen.serving.metrics import CONTENT_TYPE
+from cpm_gen.serving.service import Service
+
+
+class Live(BaseModel):
+    """The process answers."""
+
+    status: Literal["live"] = "live"
+
+
+class Ready(BaseModel):
+    """Generations are taken."""
+
+    status: Literal["ready"] = "ready"
+    model: str
+
+
+def router(service: Service) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(tags=["health"])
+    exposition: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+
+    always = {status: what for status, what in refusals().items() if status != 503}  # also while loading or draining
+
+    @routes.get("/health/live", summary="Does the process answer?", responses=always)
+    async def live() -> Live:
+        return Live()
+
+    @routes.get("/health/ready", summary="Does the network answer?", responses=refusals())
+    async def ready() -> Ready:
+        service.require()
+        if not await service.answers():
+            raise unavailable("engine_down", "the engine does not answer", retry_after=30)
+        service.require()
+        return Ready(model=service.model_id)
+
+    @routes.get(
+        "/metrics",
+        summary="Counters for Prometheus",
+        response_class=Response,
+        responses=exposition | refusals(401, 429),
+        dependencies=[Depends(authorised(service))],
+    )
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE)
+
+    return routes

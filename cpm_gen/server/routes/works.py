@@ -1,0 +1,108 @@
+"""``/works``: long texts as durable jobs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query
+from fastapi.responses import Response
+
+from cpm_gen.server.authentication import authorised
+from cpm_gen.server.schemas.generate import refusals
+from cpm_gen.server.schemas.works import STREAM_EXAMPLE, ContinueBody, WorkAnswer, WorkBody, WorkList
+from cpm_gen.server.sse import EVENT, EventStream
+from cpm_gen.serving.api_keys import Key
+from cpm_gen.serving.service import Service
+from cpm_gen.works.manager import Works
+
+_EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Server-sent events: `state` first and at every change, `token`, `window`, and `done` at the end. Each has an id; "
+        "`Last-Event-ID` goes on after it, also in a later process",
+        "content": {"text/event-stream": {"itemSchema": EVENT, "example": STREAM_EXAMPLE}},
+    },
+    204: {"description": "The work is finished, and the client has all of it"},
+}
+
+
+def router(service: Service, works: Works) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(prefix="/works", tags=["works"])
+    authorise = authorised(service)
+
+    @routes.post(
+        "",
+        status_code=201,
+        summary="Begin a work",
+        responses=refusals(400, 401, 409, 422, 429, 500),
+    )
+    async def create(body: WorkBody, response: Response, key: Key = Depends(authorise)) -> WorkAnswer:
+        with key.held():
+            live = await works.create(body, key.name)
+        response.headers["Location"] = f"/works/{live.id}"
+        return await works.answer(live)
+
+    @routes.get("", summary="Your works, newest first", responses=refusals(401, 422, 429, 500))
+    async def page(
+        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+        before: Annotated[str | None, Query(max_length=100, description="`next` of the page before")] = None,
+        key: Key = Depends(authorise),
+    ) -> WorkList:
+        return await works.page(key.name, before, limit)
+
+    @routes.get("/{id}", summary="A work and its texts", responses=refusals(401, 404, 422, 429, 500))
+    async def look(
+        id: str,
+        token_ids: Annotated[bool, Query(description="with the tokens of its texts")] = False,
+        key: Key = Depends(authorise),
+    ) -> WorkAnswer:
+        return await works.answer(await works.find(id, key.name), token_ids)
+
+    @routes.delete("/{id}", status_code=204, summary="End and forget a work", responses=refusals(401, 404, 429, 500))
+    async def delete(id: str, key: Key = Depends(authorise)) -> None:
+        await works.delete(await works.find(id, key.name))
+
+    @routes.post("/{id}/pause", summary="Stop for now", responses=refusals(401, 404, 409, 429, 500))
+    async def pause(id: str, key: Key = Depends(authorise)) -> WorkAnswer:
+        live = await works.find(id, key.name)
+        await works.pause(live)
+        return await works.answer(live)
+
+    @routes.post(
+        "/{id}/resume", summary="Go on with a paused or failed work", responses=refusals(401, 404, 409, 429, 500)
+    )
+    async def resume(id: str, key: Key = Depends(authorise)) -> WorkAnswer:
+        live = await works.find(id, key.name)
+        await works.resume(live)
+        return await works.answer(live)
+
+    @routes.post(
+        "/{id}/continue",
+        summary="Go on with a finished work",
+        responses=refusals(400, 401, 404, 409, 422, 429, 500),
+    )
+    async def extend(id: str, body: ContinueBody | None = None, key: Key = Depends(authorise)) -> WorkAnswer:
+        live = await works.find(id, key.name)
+        given = body or ContinueBody()  # type: ignore[call-arg]
+        await works.extend(live, given.max_new_tokens, "max_new_tokens" not in given.model_fields_set)
+        return await works.answer(live)
+
+    @routes.get(
+        "/{id}/events",
+        summary="Follow a work",
+        response_class=Response,
+        responses=_EVENTS | refusals(401, 404, 422, 429, 500),
+    )
+    async def events(
+        id: str,
+        last_event_id: Annotated[str | None, Header(description="id of the last event that the client has")] = None,
+        key: Key = Depends(authorise),
+    ) -> Response:
+        live = await works.find(id, key.name)
+        at = live.begin() if last_event_id is None else live.position(last_event_id)
+        if last_event_id is not None and live.state == "finished" and at == live.end():
+            return Response(status_code=204)
+        key.enter()
+        return EventStream(works.follow(live, at), key.leave)
+
+    return routes

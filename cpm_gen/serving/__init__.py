@@ -1,0 +1,1 @@
+"""An async service over one model, without HTTP."""

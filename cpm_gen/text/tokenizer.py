@@ -1,0 +1,165 @@
+"""Text to token ids and back, as CPM-1 does it.
+
+Encoding (original: ``data_utils/tokenization_gpt2.py``): jieba cuts the text into words, spaces in them become ``▂`` and newlines ``▃``,
+the words are joined by one space, SentencePiece makes ids. Decoding joins the pieces, drops every space, turns ``▂`` and ``▃`` back.
+SentencePiece normalises (``，`` may become ``,``), so a text does not survive the round trip; ids do.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from cpm_gen.errors import InputError, TokenizerError
+
+VOCABULARY_FILE = "chinese_vocab.model"
+
+_SPACE, _NEWLINE = "▂", "▃"
+_OUT = str.maketrans({" ": _SPACE, "\n": _NEWLINE})
+_BACK = str.maketrans({_SPACE: " ", _NEWLINE: "\n", "▁": None, " ": None})
+_UNKNOWN = "⁇"  # what SentencePiece writes for an unknown piece
+# the half-width forms are what the vocabulary's normaliser makes of the others
+_SENTENCE_ENDS = (*"。！？…”!?\n", "...")
+
+_jieba_lock = threading.Lock()
+
+
+class Tokenizer:
+    """CPM-1's tokenizer over the vocabulary in ``directory`` (or the ``.model`` file itself).
+
+    Encoding and decoding are safe to call from several threads. Raises TokenizerError where the vocabulary is missing,
+    damaged or lacks ``<eod>``.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        path = Path(directory)
+        if path.is_dir() or path.suffix != ".model":
+            path = path / VOCABULARY_FILE
+        if not path.is_file():
+            raise TokenizerError(f"{path}: no vocabulary there; --tokenizer takes the folder of {VOCABULARY_FILE}")
+        self._sp = sentencepiece.SentencePieceProcessor()
+        try:
+            self._sp.LoadFromSerializedProto(path.read_bytes())
+            self.size: int = self._sp.vocab_size()
+        except OSError as error:
+            raise TokenizerError(f"{path}: {error.strerror or error}") from None
+        except (RuntimeError, ValueError) as error:
+            raise TokenizerError(f"{path}: not a SentencePiece model ({' '.join(str(error).split())[:80]})") from None
+        self.path = path
+        self.eod = self.special("<eod>")
+
+    def special(self, name: str) -> int:
+        """The id of a special piece by name: ``<eod>``, ``<sep>``, ``<pad>``, … Raises TokenizerError if there is none."""
+        i: int = self._sp.piece_to_id(name)
+        if self._sp.id_to_piece(i) != name:
+            raise TokenizerError(f"{self.path}: the vocabulary has no piece {name!r}")
+        return i
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ``text``, id for id the original's. Specials written in the text stay text.
+
+        Raises InputError for lone surrogates, which no UTF-8 text holds.
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(f"the text holds a lone surrogate at character {error.start}; it is not UTF-8") from None
+        words = _jieba().cut(text)
+        ids: list[int] = self._sp.encode(" ".join(word.translate(_OUT) for word in words))
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ``ids``; the pieces of :class:`Detokenizer` joined. Raises InputError for ids outside the vocabulary."""
+        detokenizer = Detokenizer(self)
+        return "".join(detokenizer.push(i) for i in ids)
+
+    def surface(self, i: int) -> str:
+        """What id ``i`` adds to a decoded text, spaces and newlines already turned back."""
+        if not 0 <= i < self.size:
+            raise InputError(f"token id {i} is outside the vocabulary (0 to {self.size - 1})")
+        text: str = self._surface(i)
+        return text
+
+    @functools.cached_property
+    def _surface(self) -> Any:
+        sp = self._sp
+
+        @functools.cache
+        def surface(i: int) -> str:
+            if sp.is_unknown(i):
+                return _UNKNOWN
+            if sp.is_control(i):
+                return ""
+            piece: str = sp.id_to_piece(i)
+            return piece.translate(_BACK)
+
+        return surface
+
+    def boundary_ids(self, boundary: str) -> frozenset[int] | None:
+        """Ids after which a window may begin (see :mod:`cpm_gen.engine.window`); None for any."""
+        if boundary == "token":
+            return None
+        if boundary == "eod":
+            return frozenset({self.eod})
+        return self._sentence_ids
+
+    @functools.cached_property
+    def _sentence_ids(self) -> frozenset[int]:
+        ends = {self.eod}
+        for i in range(self.size):
+            if self.surface(i).endswith(_SENTENCE_ENDS):
+                ends.add(i)
+        return frozenset(ends)
+
+
+class Detokenizer:
+    """Decodes one token at a time; what :meth:`push` returns joins to what :meth:`Tokenizer.decode` gives.
+
+    ``eod_text`` replaces the text of ``<eod>`` (the lyric style reads it as a newline).
+    """
+
+    def __init__(self, tokenizer: Tokenizer, eod_text: str | None = None) -> None:
+        self._tokenizer = tokenizer
+        self._eod_text = eod_text
+
+    def push(self, i: int) -> str:
+        """The text that token ``i`` adds; empty for control pieces."""
+        if i == self._tokenizer.eod and self._eod_text is not None:
+            return self._eod_text
+        return self._tokenizer.surface(i)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_jieba() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # jieba's own: escape sequences, pkg_resources
+        import jieba
+    jieba.setLogLevel(logging.CRITICAL + 1)  # it logs its start and a cache it cannot write, both harmless
+    cutter = jieba.Tokenizer()
+    cutter.tmp_dir = _cache_dir()
+    cutter.initialize()
+    return cutter
+
+
+def _jieba() -> Any:
+    with _jieba_lock:
+        return _load_jieba()
+
+
+def _cache_dir() -> str:
+    """A folder of the user's own for jieba's dictionary cache: the shared temporary folder could hold anybody's file."""
+    try:
+        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(root) / "cpm-gen"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return str(folder)
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
+        return os.devnull  # no folder: jieba builds its dictionary anew, a second's work

@@ -1,0 +1,47 @@
+"""Log-probabilities of written tokens against torch's log-softmax and the engine's scores."""
+
+import numpy as np
+import pytest
+import torch
+
+import cpm_gen
+from cpm_gen.config.options import SamplingParams, TextOptions
+from cpm_gen.sampling.logprobs import likelihood
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 40, 99])
+def test_it_is_torchs_log_softmax(count):
+    logits = np.random.default_rng(1).normal(size=40).astype(np.float32) * 5
+    known = likelihood(logits, 7, count)
+    expected = torch.from_numpy(logits.astype(np.float64)).log_softmax(0)
+    assert known.logprob == pytest.approx(float(expected[7]), abs=1e-9)
+    best = expected.topk(min(count, 40))
+    assert [i for i, _ in known.top] == best.indices.tolist()
+    assert [p for _, p in known.top] == pytest.approx(best.values.tolist(), abs=1e-9)
+
+
+def test_equals_stand_in_the_order_of_their_ids():
+    assert [i for i, _ in likelihood(np.array([1, 3, 2, 3, 3], dtype=np.float32), 0, 2).top] == [1, 3]
+
+
+def test_huge_logits_do_not_overflow():
+    known = likelihood(np.array([1e30, 0, -1e30], dtype=np.float32), 0, 1)
+    assert known.logprob == 0
+
+
+def test_written_tokens_get_what_score_says_of_them():
+    with cpm_gen.load() as llm:
+        text = TextOptions(max_new_tokens=12, seed=1)
+        prompt = llm.encode("明月几时有")
+        from collections import deque
+
+        ready = deque()
+        writers = llm.begin(llm.requests([prompt], SamplingParams(temperature=0.7), text, logprobs=3), text, ready)
+        while not writers[0].done:
+            llm.step()
+        llm.end(writers)
+        known = [k for chunk in ready for k in chunk.likelihoods]
+        ids = [i for chunk in ready for i in chunk.token_ids]
+        assert [k.token for k in known] == ids
+        assert [k.logprob for k in known] == pytest.approx(llm.score(prompt + ids)[len(prompt) :], abs=1e-4)
+        assert all(len(k.top) == 3 and k.top[0][1] >= k.logprob - 1e-9 for k in known)

@@ -1,0 +1,88 @@
+"""POST /score, /tokenize, /detokenize."""
+
+import concurrent.futures
+import math
+
+import pytest
+
+import cpm_gen
+from tests.service_process import error, stream
+
+TEXT = "春江潮水连海平，\n海上明月共潮生。"
+
+
+@pytest.fixture(scope="module")
+def llm():
+    with cpm_gen.load() as llm:
+        yield llm
+
+
+def test_score_is_the_librarys(client, llm):
+    ids = llm.encode(TEXT)
+    expected = llm.score(ids)
+    for body in ({"text": TEXT}, {"token_ids": ids}):
+        answer = client.post("/score", json=body).json()
+        assert answer["token_ids"] == ids
+        assert answer["logprobs"][0] is None
+        assert answer["logprobs"][1:] == pytest.approx(expected[1:], abs=1e-3)
+        known = expected[1:]
+        assert answer["perplexity"] == pytest.approx(math.exp(-sum(known) / len(known)), rel=1e-3)
+
+
+def test_a_text_longer_than_the_window_is_scored_beside_a_generation(client, llm, server):
+    ids = llm.encode(TEXT) * 100
+    body = {"prompt": TEXT, "max_new_tokens": 200, "seed": 1}
+    alone = stream(client, **body)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, server.client() as other:
+        scoring = pool.submit(other.post, "/score", json={"token_ids": ids})
+        beside = stream(client, **body)
+        assert scoring.result().json()["logprobs"][1:] == pytest.approx(llm.score(ids)[1:], abs=1e-3)
+    tokens = [[id for name, data in told if name == "token" for id in data["token_ids"]] for told in (beside, alone)]
+    assert tokens[0] == tokens[1]
+
+
+@pytest.mark.parametrize("ids", [[], [5]], ids=str)
+def test_too_little_to_score(client, ids):
+    answer = client.post("/score", json={"token_ids": ids}).json()
+    assert answer["logprobs"] == [None] * len(ids)
+    assert answer["perplexity"] is None
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "text"),
+        ({"text": "a", "token_ids": [1]}, "text"),
+        ({"token_ids": [8000]}, "token_ids"),
+        ({"token_ids": [1] * 16_385}, "token_ids"),
+        ({"text": " "}, "text"),
+        ({"text": "a", "style": "ode"}, "style"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_cannot_be_scored(client, body, field):
+    response = client.post("/score", json=body)
+    assert response.status_code == 422
+    assert error(response)["field"] == field
+
+
+@pytest.mark.parametrize("style", [None, "plain", "novel", "lyric"])
+def test_tokenize_is_the_librarys(client, llm, style):
+    answer = client.post("/tokenize", json={"text": TEXT, "style": style}).json()
+    ids = llm.encode(TEXT, style) if style else llm.tokenizer.encode(TEXT)
+    assert answer == {"token_ids": ids, "pieces": [llm.tokenizer.surface(i) for i in ids], "count": len(ids)}
+    assert "".join(answer["pieces"]) == llm.tokenizer.decode(ids)
+
+
+def test_an_empty_text_has_no_tokens(client):
+    assert client.post("/tokenize", json={"text": ""}).json() == {"token_ids": [], "pieces": [], "count": 0}
+    assert client.post("/detokenize", json={"token_ids": []}).json() == {"text": ""}
+
+
+def test_detokenize_is_the_librarys(client, llm):
+    ids = llm.encode(TEXT, "lyric")
+    assert client.post("/detokenize", json={"token_ids": ids}).json() == {"text": llm.tokenizer.decode(ids)}
+    lyric = client.post("/detokenize", json={"token_ids": ids, "style": "lyric"}).json()["text"]
+    assert lyric == llm.tokenizer.decode(ids).removesuffix("<eod>") + "\n"
+    response = client.post("/detokenize", json={"token_ids": [8000]})
+    assert (response.status_code, error(response)["field"]) == (422, "token_ids")

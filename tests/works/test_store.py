@@ -1,0 +1,254 @@
+"""The database of works: what is put in comes out, migrations make the tables, damage is told."""
+
+import dataclasses
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+import yaml
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+import cpm_gen.works
+from cpm_gen.errors import ConfigError
+from cpm_gen.works.storage.records import Piece, Text, Work
+from cpm_gen.works.storage.store import Store
+from cpm_gen.works.storage.tables import schema
+
+
+def work(id: str = "work-1", created: float = 1.0, **other: object) -> Work:
+    texts = [Text(place=p, prompt_ids=(p, 29_999, 2**31 - 1), sample=p, most=None) for p in range(2)]
+    given = {
+        "owner": "ann", "model": "m", "network": "n", "state": "queued", "updated": 2.0, "prompt": ["春", "秋\0"],
+        "parameters": {"seed": 2**53 - 1, "top_p": 0.9, "stop": ["。"]}, "metadata": {"k": "v"}, "texts": texts,
+    }  # fmt: skip
+    return Work(**{**given, **other}, id=id, created=created)  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield str(tmp_path / "deep" / "er" / "works.db")
+        return
+    url = request.getfixturevalue("postgres")
+    engine = sa.create_engine(url)
+    schema.drop_all(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP TABLE IF EXISTS alembic_version"))
+    engine.dispose()
+    yield url
+
+
+@pytest.fixture
+def store(database: str) -> Iterator[Store]:
+    store = Store(database)
+    yield store
+    store.close()
+
+
+def test_a_work_comes_out_as_it_went_in(store: Store):
+    put = work(error={"code": "c", "message": "m", "field": None})
+    store.add(put)
+    assert store.get("work-1") == put
+    assert store.get("work-2") is None
+    assert store.unfinished() == ["work-1"]
+
+
+def test_what_is_saved_joins(store: Store):
+    put = work()
+    store.add(put)
+    text = put.texts[1]
+    said = ["春眠", "", "不觉𠮷晓", "\n"]
+    ids = [(1, 2), (3,), (29_999, 5, 6), (7,)]
+    for words, tokens in zip(said, ids, strict=True):
+        piece = Piece(text.tokens, text.chars, tokens, words)
+        text.tokens, text.chars = piece.end, text.chars + len(words)
+        store.save([(put.id, "running", None, [(text, [piece])])])
+    text.finish_reason, text.slides = "length", 3
+    store.save([(put.id, "finished", None, [(text, [])])])
+    pieces = store.read(put.id, 1)
+    assert "".join(p.text for p in pieces) == "".join(said)
+    assert tuple(i for p in pieces for i in p.token_ids) == sum(ids, ())
+    for token in range(text.tokens):
+        first = store.read(put.id, 1, token)[0]
+        assert first.token <= token < first.end
+        rest = first.after(token, 0)
+        assert rest.token_ids == first.token_ids[token - first.token :]
+    assert store.read(put.id, 1, 99) == pieces[-1:]
+    assert len(store.read(put.id, 1, 0, 2)) == 2
+    assert store.read(put.id, 0) == []
+    kept = store.get(put.id)
+    assert kept is not None
+    assert (kept.state, kept.texts[1]) == ("finished", text)
+    assert kept.updated > 2.0
+    assert store.unfinished() == []
+
+
+def test_running_is_kept_as_queued(store: Store):
+    store.add(work())
+    store.save([("work-1", "running", None, [])])
+    kept = store.get("work-1")
+    assert kept is not None and kept.state == "queued"
+
+
+def test_a_commit_that_is_made_again_changes_nothing(store: Store):
+    put = work()
+    store.add(put)
+    first, second, third = Piece(0, 0, (1, 2), "ab"), Piece(2, 2, (3,), "c"), Piece(3, 3, (4,), "d")
+    for pieces in ([first], [first, second], [first, second], [third], [third]):
+        text = dataclasses.replace(put.texts[0], tokens=pieces[-1].end, chars=pieces[-1].end)
+        store.save([(put.id, "queued", None, [(text, pieces)])])
+        assert "".join(p.text for p in store.read(put.id, 0)) == "abcd"[: pieces[-1].end]
+
+
+def test_the_list_is_somebodys_newest_first(store: Store):
+    for n in range(5):
+        store.add(work(f"work-{n}", created=float(n // 2)))
+    store.add(work("work-9", owner="bob"))
+    ids = [s.work.id for s in store.page("ann", None, 10)]
+    assert ids == ["work-4", "work-3", "work-2", "work-1", "work-0"]
+    assert [s.work.id for s in store.page("ann", (1.0, "work-3"), 2)] == ["work-2", "work-1"]
+    assert (store.count("ann"), store.count("bob"), store.count("eve")) == (5, 1, 0)
+
+
+def test_a_summary_has_counts_and_the_end(store: Store):
+    put = work()
+    store.add(put)
+    for place, words in ((0, "长" * 150), (1, "短")):
+        text = put.texts[place]
+        for at in range(2):
+            piece = Piece(at * 4, at * len(words), (1, 2, 3, 4), words)
+            now = dataclasses.replace(text, tokens=piece.end, chars=piece.char + len(words))
+            store.save([(put.id, "queued", None, [(now, [piece])])])
+    (summary,) = store.page("ann", None, 1)
+    assert (summary.tokens, summary.chars, summary.tail) == (16, 302, "长" * 200)
+
+
+def test_a_deleted_work_leaves_nothing(store: Store, database: str):
+    put = work()
+    store.add(put)
+    store.save([(put.id, "queued", None, [(put.texts[0], [Piece(0, 0, (1,), "a")])])])
+    store.delete(put.id)
+    store.delete(put.id)
+    engine = sa.create_engine(database if "://" in database else f"sqlite:///{database}")
+    with engine.connect() as connection:
+        for table in schema.sorted_tables:
+            assert connection.scalar(sa.select(sa.func.count()).select_from(table)) == 0
+    engine.dispose()
+
+
+def test_what_was_deleted_meanwhile_is_not_saved(store: Store):
+    put, other = work("work-1"), work("work-2")
+    store.add(put)
+    store.add(other)
+    store.delete(put.id)
+    new = [Piece(0, 0, (1,), "a")]
+    store.save([(w.id, "paused", None, [(w.texts[0], new)]) for w in (put, other)])
+    assert store.get(put.id) is None
+    assert store.read(put.id, 0) == []
+    assert store.read(other.id, 0) == new
+
+
+def test_it_is_there_when_opened_again(database: str):
+    store = Store(database)
+    store.add(work())
+    store.close()
+    store.close()
+    again = Store(database)
+    assert again.get("work-1") == work()
+    again.close()
+
+
+def test_one_process_at_a_time(store: Store, database: str):
+    with pytest.raises(ConfigError, match="in use by another"):
+        Store(database)
+    store.check()
+
+
+def test_who_lost_the_database_to_another_process_does_not_write(postgres: str):
+    first = Store(postgres)
+    engine = sa.create_engine(postgres)
+    with engine.connect() as connection:  # as a restart of the server, or a proxy that closes idle lines
+        held = "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory'"
+        assert connection.scalars(sa.text(held)).all() == [True]
+    engine.dispose()
+    second = Store(postgres)
+    with pytest.raises(ConfigError, match="in use"):
+        first.save([("work-1", "paused", None, [])])
+    second.close()
+    first.save([("work-1", "paused", None, [])])
+    first.close()
+
+
+def test_migrations_make_the_tables(store: Store, database: str):
+    engine = sa.create_engine(database if "://" in database else f"sqlite:///{database}")
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), schema) == []
+    engine.dispose()
+
+
+def test_a_database_of_a_newer_program_is_refused(tmp_path: Path):
+    Store(str(tmp_path / "works.db")).close()
+    with sqlite3.connect(tmp_path / "works.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    database.close()
+    with pytest.raises(ConfigError, match="newer"):
+        Store(str(tmp_path / "works.db"))
+    with sqlite3.connect(tmp_path / "works.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = '0001'")
+    database.close()
+    Store(str(tmp_path / "works.db")).close()  # it let go
+
+
+def test_migrations_are_one_line():
+    config = Config()
+    config.set_main_option("script_location", str(Path(cpm_gen.works.__file__).parent / "migrations"))
+    script = ScriptDirectory.from_config(config)
+    assert len(script.get_heads()) == 1
+
+
+@pytest.mark.parametrize(
+    "database", ["sqlite://", "sqlite:///:memory:", "no-such-kind://a/b", "://", "postgresql+nothing://x"]
+)
+def test_what_is_no_place_for_works_is_refused(database: str):
+    with pytest.raises(ConfigError, match="database"):
+        Store(database)
+
+
+def test_a_file_of_libpqs_holds_address_and_password_as_in_the_compose_file(
+    postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    compose = yaml.safe_load((Path(__file__).parents[2] / "docker" / "compose.yaml").read_text(encoding="utf-8"))
+    told = compose["services"]["cpm-gen"]["environment"]
+    at = sa.make_url(postgres)
+    secret = tmp_path / "postgres_service"
+    monkeypatch.setenv("PGSERVICEFILE", str(secret))
+    assert told["PGSERVICEFILE"].endswith(secret.name)
+    with pytest.raises(ConfigError, match="service"):
+        Store(told["CPM_GEN_DATABASE"])
+    secret.write_text(
+        f"[cpm-gen]\nhost={at.host}\nport={at.port}\ndbname={at.database}\nuser={at.username}\npassword=secret\n"
+    )
+    store = Store(told["CPM_GEN_DATABASE"])
+    assert "secret" not in str(store)
+    store.check()
+    store.close()
+
+
+def test_the_default_is_the_users_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    store = Store(None)
+    assert str(store) == str(tmp_path / "cpm-gen" / "works.db")
+    store.close()
+    assert (tmp_path / "cpm-gen" / "works.db").exists()
+
+
+def test_nobody_has_more_works_than_may_be(store: Store):
+    assert store.add(work("work-1"), 1)
+    assert not store.add(work("work-2"), 1)
+    assert store.add(work("work-3", owner="bob"), 1)
+    assert store.get("work-2") is None
