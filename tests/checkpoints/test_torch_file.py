@@ -91,7 +91,7 @@ ARMED: dict[str, tuple[Callable[[str], Any], str]] = {
     "eval": (lambda m: Reduces(eval, (f"open({m!r}, 'w')",)), "builtins.eval"),
     "exec": (lambda m: Reduces(exec, (f"open({m!r}, 'w')",)), "builtins.exec"),
     "Popen": (lambda m: Reduces(subprocess.Popen, (["/usr/bin/touch", m],)), "subprocess.Popen"),
-    "setstate": (Stateful, "test_unpickle.Stateful"),
+    "setstate": (Stateful, f"{__name__}.Stateful"),
     "torch.hub": (
         lambda m: Reduces(torch.hub._remove_if_exists, (arm_removal(m),)),
         "torch.hub._remove_if_exists",
@@ -202,7 +202,7 @@ def test_no_opcode_reaches_a_global(tmp_path: Path, name: str, form: str) -> Non
 
 def test_extension_codes_are_not_looked_up_even_when_another_pickle_used_them(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
-    copyreg.add_extension("test_unpickle", "touch", 0xF1)
+    copyreg.add_extension(__name__, "touch", 0xF1)
     try:
         payload = b"\x80\x02\x82\xf1X" + struct.pack("<I", len(str(marker))) + str(marker).encode() + b"\x85R."
         pickle.loads(payload)  # armed, and now in the cache of extensions
@@ -214,7 +214,7 @@ def test_extension_codes_are_not_looked_up_even_when_another_pickle_used_them(tm
             assert file.notes == ["copyreg extension 241"]
             assert not marker.exists()
     finally:
-        copyreg.remove_extension("test_unpickle", "touch", 0xF1)
+        copyreg.remove_extension(__name__, "touch", 0xF1)
         copyreg.clear_extension_cache()
 
 
@@ -617,7 +617,7 @@ def test_a_released_tensor_can_be_read_again(tmp_path: Path) -> None:
 
 MEASURE = """
 import sys, pathlib
-from cpm_gen.unpickle import SavedFile
+from cpm_gen.checkpoints.formats.torch_file import SavedFile
 def rss():
     return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096
 before = rss()

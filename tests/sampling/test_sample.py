@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from cpm_gen.config.options import SamplingParams
 from cpm_gen.errors import ConfigError, NumericsError
-from cpm_gen.sampling import penalties, sample
+from cpm_gen.sampling import penalties
+from cpm_gen.sampling import sample as sampling
 
 SEEDS = st.integers(0, 2**32 - 1)
 LOGITS = st.lists(st.floats(-50, 50), min_size=2, max_size=40).map(np.array)
@@ -39,12 +40,12 @@ def warped(logits: np.ndarray, *, temperature=1.0, top_k=0, top_p=0.0, min_p=0.0
 
 
 def kept(logits: list[float], **params: float) -> list[int]:
-    return np.flatnonzero(sample.distribution(np.array(logits, dtype=np.float64), SamplingParams(**params))).tolist()
+    return np.flatnonzero(sampling.distribution(np.array(logits, dtype=np.float64), SamplingParams(**params))).tolist()
 
 
 def draw(logits: list[float], params: SamplingParams, **other) -> int:
     defaults = {"context": [], "written": [], "forbidden": [], "seed": 1, "sample_index": 0, "step": 0}
-    return sample.sample(np.array(logits, dtype=np.float32), params, **(defaults | other))
+    return sampling.sample(np.array(logits, dtype=np.float32), params, **(defaults | other))
 
 
 # filters
@@ -74,7 +75,7 @@ def draw(logits: list[float], params: SamplingParams, **other) -> int:
 def test_distribution_is_hugging_faces(params):
     for seed in range(30):
         logits = random_logits(seed)
-        got = sample.distribution(logits, SamplingParams(**params))
+        got = sampling.distribution(logits, SamplingParams(**params))
         np.testing.assert_allclose(got, warped(logits, **params), rtol=1e-9, atol=1e-15, err_msg=f"seed {seed}")
 
 
@@ -83,7 +84,7 @@ def test_distribution_is_hugging_faces(params):
 def test_distribution_is_hugging_faces_for_any_settings(seed, temperature, top_k, top_p, min_p):
     logits = random_logits(seed)
     params = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    got = sample.distribution(logits, SamplingParams(**params))
+    got = sampling.distribution(logits, SamplingParams(**params))
     np.testing.assert_allclose(got, warped(logits, **params), rtol=1e-9, atol=1e-15)
 
 
@@ -92,7 +93,7 @@ def test_distribution_is_hugging_faces_for_any_settings(seed, temperature, top_k
 @example(np.array([0.0, 1.2e-38]), 1.0, 1, 0.0, 0.0)
 def test_distribution_sums_to_one_and_keeps_the_best_token(logits, temperature, top_k, top_p, min_p):
     params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    probabilities = sample.distribution(logits, params)
+    probabilities = sampling.distribution(logits, params)
     assert probabilities.shape == logits.shape
     assert probabilities.min() >= 0
     assert probabilities.sum() == pytest.approx(1, abs=1e-12)
@@ -108,7 +109,7 @@ def test_distribution_sums_to_one_and_keeps_the_best_token(logits, temperature, 
 @given(LOGITS)
 def test_distribution_leaves_its_argument_alone(logits):
     before = logits.copy()
-    sample.distribution(logits, SamplingParams(temperature=0.5, top_k=2, top_p=0.5, min_p=0.1))
+    sampling.distribution(logits, SamplingParams(temperature=0.5, top_k=2, top_p=0.5, min_p=0.1))
     assert np.array_equal(logits, before)
 
 
@@ -145,7 +146,7 @@ def test_top_p_reached_exactly_needs_no_further_token():
 def test_top_p_is_the_smallest_set_with_that_probability(logits, top_p):
     plain = np.exp(logits - logits.max())
     plain /= plain.sum()
-    mask = sample.distribution(logits, SamplingParams(top_p=top_p)) > 0
+    mask = sampling.distribution(logits, SamplingParams(top_p=top_p)) > 0
     assert plain[mask].sum() >= top_p - 1e-9
     assert plain[mask].sum() - plain[mask].min() < top_p + 1e-9
     assert plain[mask].min() >= plain[~mask].max(initial=0)
@@ -171,7 +172,7 @@ def test_min_p_is_a_fraction_of_the_best_tokens_probability():
 @settings(deadline=None)
 @given(LOGITS)
 def test_temperature_zero_is_greedy_and_takes_the_lowest_id_among_equals(logits):
-    probabilities = sample.distribution(logits, SamplingParams(temperature=0))
+    probabilities = sampling.distribution(logits, SamplingParams(temperature=0))
     assert probabilities.tolist() == [float(i == logits.tolist().index(max(logits))) for i in range(len(logits))]
 
 
@@ -191,7 +192,7 @@ def test_greedy_does_not_depend_on_the_seed(seed, key, sample, step):
 )
 def test_no_temperature_makes_nan_of_finite_logits(values, temperature, top_p):
     logits = np.array([*values, 0.0])
-    probabilities = sample.distribution(logits, SamplingParams(temperature=temperature, top_p=top_p))
+    probabilities = sampling.distribution(logits, SamplingParams(temperature=temperature, top_p=top_p))
     assert np.isfinite(probabilities).all()
     assert probabilities.sum() == pytest.approx(1, abs=1e-12)
     assert not probabilities[np.isneginf(logits)].any()
@@ -199,12 +200,12 @@ def test_no_temperature_makes_nan_of_finite_logits(values, temperature, top_p):
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-30])
 def test_tiny_temperature_shares_among_the_best_tokens_only(temperature):
-    got = sample.distribution(np.array([7.0, 9.0, 9.0, 8.999]), SamplingParams(temperature=temperature))
+    got = sampling.distribution(np.array([7.0, 9.0, 9.0, 8.999]), SamplingParams(temperature=temperature))
     assert got.tolist() == [0, 0.5, 0.5, 0]
 
 
 def test_huge_temperature_makes_all_tokens_equal():
-    got = sample.distribution(np.array([-100.0, 0.0, 100.0, 3.0]), SamplingParams(temperature=1e300))
+    got = sampling.distribution(np.array([-100.0, 0.0, 100.0, 3.0]), SamplingParams(temperature=1e300))
     assert got.tolist() == [0.25] * 4
 
 
@@ -318,7 +319,7 @@ def test_the_restated_philox_gives_random123s_known_answers():
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**32), st.integers(0, 2**40))
 def test_uniform_is_the_high_bits_of_philox_at_the_next_counter(seed, sample, step):
     word = philox((step + 1, 0, 0, 0), (seed, sample))[0]
-    u = sample.uniform(seed, sample, step)
+    u = sampling.uniform(seed, sample, step)
     assert u == (word >> 11) / 2**53
     assert 0 <= u < 1
 
@@ -327,7 +328,7 @@ def test_uniform_is_the_high_bits_of_philox_at_the_next_counter(seed, sample, st
 def test_uniform_is_what_numpys_generator_draws_first(place):
     seed, sample, step = place
     bits = np.random.Philox(key=np.array([seed, sample], dtype=np.uint64), counter=step)
-    assert sample.uniform(*place) == np.random.Generator(bits).random()
+    assert sampling.uniform(*place) == np.random.Generator(bits).random()
 
 
 @pytest.mark.parametrize(
@@ -339,14 +340,14 @@ def test_uniform_is_what_numpys_generator_draws_first(place):
     ],
 )
 def test_uniform_never_changes_between_versions(place, value):
-    assert sample.uniform(*place) == value
+    assert sampling.uniform(*place) == value
 
 
 def test_uniform_differs_in_each_argument_and_depends_on_nothing_else():
     places = [(seed, sample, step) for seed in range(8) for sample in range(8) for step in range(8)]
-    first = [sample.uniform(*p) for p in places]
+    first = [sampling.uniform(*p) for p in places]
     np.random.default_rng(0).shuffle(order := list(range(len(places))))
-    again = {i: sample.uniform(*places[i]) for i in order}
+    again = {i: sampling.uniform(*places[i]) for i in order}
     assert len(set(first)) == len(places)
     assert [again[i] for i in range(len(places))] == first
 
@@ -360,7 +361,7 @@ def test_chosen_tokens_come_as_often_as_their_probability_says(axis):
     probabilities = np.array([0.5, 0.0, 0.2, 0.15, 0.1, 0.04, 0.01])
     draws = 6000
     place = {"seed": 11, "sample": 0, "step": 5}
-    chosen = [sample.choose(probabilities, sample.uniform(**(place | {axis: i}))) for i in range(draws)]
+    chosen = [sampling.choose(probabilities, sampling.uniform(**(place | {axis: i}))) for i in range(draws)]
     counts = np.bincount(chosen, minlength=7)
     assert counts[1] == 0
     some = probabilities > 0
@@ -370,7 +371,7 @@ def test_chosen_tokens_come_as_often_as_their_probability_says(axis):
 def test_neighbouring_samples_are_independent():
     pairs = np.zeros((4, 4))
     for step in range(3000):
-        a, b = (int(4 * sample.uniform(3, sample, step)) for sample in (0, 1))
+        a, b = (int(4 * sampling.uniform(3, sample, step)) for sample in (0, 1))
         pairs[a, b] += 1
     assert chi_square(pairs, np.full((4, 4), 3000 / 16)) < 37.7  # 15 degrees of freedom, 99.9 %
 
@@ -379,18 +380,18 @@ def test_neighbouring_samples_are_independent():
 @given(st.lists(st.integers(0, 9), min_size=16, max_size=16), st.integers(0, 15), st.sampled_from([0.0, 0.5, 0.999]))
 def test_choose_inverts_the_cumulative_distribution_in_the_order_of_ids(ids, slot, within):
     probabilities = np.bincount(ids, minlength=10) / 16  # exact in binary: id i owns its count of sixteenths
-    assert sample.choose(probabilities, (slot + within) / 16) == sorted(ids)[slot]
+    assert sampling.choose(probabilities, (slot + within) / 16) == sorted(ids)[slot]
 
 
 @settings(deadline=None)
 @given(LOGITS, st.floats(0, 1, exclude_max=True))
 def test_choose_never_takes_a_token_without_probability(logits, u):
-    probabilities = sample.distribution(logits, SamplingParams(top_k=2))
-    assert probabilities[sample.choose(probabilities, u)] > 0
+    probabilities = sampling.distribution(logits, SamplingParams(top_k=2))
+    assert probabilities[sampling.choose(probabilities, u)] > 0
 
 
 def test_largest_uniform_number_takes_the_last_token_with_probability():
-    assert sample.choose(np.array([0.1] * 10 + [0.0]), 1 - 2.0**-53) == 9
+    assert sampling.choose(np.array([0.1] * 10 + [0.0]), 1 - 2.0**-53) == 9
 
 
 @settings(deadline=None)
@@ -402,7 +403,7 @@ def test_sample_is_choose_over_the_penalised_distribution(logits_seed, seed, sam
         temperature=0.8, top_k=20, top_p=0.9, repetition_penalty=1.3, presence_penalty=0.4, no_repeat_ngram=2
     )
     adjusted = penalties.penalise(logits.astype(np.float64), params, context, written, {7})
-    expected = sample.choose(sample.distribution(adjusted, params), sample.uniform(seed, sample, step))
+    expected = sampling.choose(sampling.distribution(adjusted, params), sampling.uniform(seed, sample, step))
     got = draw(
         logits, params, context=context, written=written, forbidden={7}, seed=seed, sample_index=sample, step=step
     )
@@ -485,14 +486,14 @@ def test_tokens_are_those_of_float64_throughout(monkeypatch, size, part):
         if np.isneginf(adjusted).all():
             continue
         probabilities = plainly(logits, params, **rest)
-        got = sample.distribution(adjusted, params)
+        got = sampling.distribution(adjusted, params)
         assert np.array_equal(got > 0, probabilities > 0), (case, params)
         np.testing.assert_allclose(got, probabilities, rtol=1e-11, atol=0)
         edges = np.cumsum(probabilities)
         near = rng.choice(edges[probabilities > 0], 8) + rng.choice([-1, 1], 8) * 10 ** rng.uniform(-9, -4, 8)
         for u in (*rng.random(8), *np.clip(near, 0, 1 - 2**-53)):
             expected = int(np.searchsorted(edges, u * edges[-1], side="right"))
-            monkeypatch.setattr(sample, "uniform", lambda *_, u=float(u): u)
+            monkeypatch.setattr(sampling, "uniform", lambda *_, u=float(u): u)
             if np.abs(edges - u).min() > 1e-12:
                 assert draw(logits, params, **rest) == expected, (case, params, u)
         assert np.array_equal(logits, before)
@@ -504,19 +505,19 @@ def test_float32_sums_are_much_closer_than_what_is_allowed_for(spread):
     for temperature in (0.3, 0.95, 4):
         logits = (rng.normal(size=30000) * spread).astype(np.float32)
         top = np.float64(logits.max())
-        rough = sample._rough(logits, top, temperature)
+        rough = sampling._rough(logits, top, temperature)
         assert rough.dtype == np.float32
         exact = np.exp((logits - top) / temperature)
         for depth in (0, 8, 14):  # of all, and of unlikely tokens alone
             rare = logits < top - depth * temperature
             if rare.any():
-                assert rough[rare].sum() == pytest.approx(exact[rare].sum(), rel=sample.SLACK / 4)
+                assert rough[rare].sum() == pytest.approx(exact[rare].sum(), rel=sampling.SLACK / 4)
 
 
 def test_sampling_is_the_same_from_many_threads():
     places = [(seed, sample, step) for seed in range(6) for sample in range(20) for step in range(20)]
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(lambda place: sample.uniform(*place), places)) == [sample.uniform(*p) for p in places]
+        assert list(pool.map(lambda place: sampling.uniform(*place), places)) == [sampling.uniform(*p) for p in places]
 
 
 def test_nan_far_inside_the_vocabulary_is_found():

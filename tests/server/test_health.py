@@ -30,7 +30,7 @@ def test_while_it_loads_the_process_lives_but_is_not_ready(start, tmp_path):
     port, looked = free_port(), tmp_path / "looked"
     (tmp_path / "sitecustomize.py").write_text(  # what reads texts is not ready before somebody could look
         "import os, sys, time\n"
-        "if '-c' in sys.orig_argv and 'tokenizing' in str(sys.orig_argv):\n"
+        "if '-c' in sys.orig_argv and 'tokenizer_pool' in str(sys.orig_argv):\n"
         f"    while not os.path.exists({str(looked)!r}) and os.getppid() == int(sys.orig_argv[-1]): time.sleep(0.02)\n"
     )
     server = start("--port", str(port), environment={"PYTHONPATH": str(tmp_path)}, ready=False)
@@ -81,7 +81,7 @@ def test_what_cannot_be_served_is_one_line_and_status_2(start, flags, says):
 
 def test_a_tokenizer_that_does_not_start_is_one_line(start, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys\nif '-c' in sys.orig_argv and 'tokenizing' in str(sys.orig_argv): os._exit(1)\n"
+        "import os, sys\nif '-c' in sys.orig_argv and 'tokenizer_pool' in str(sys.orig_argv): os._exit(1)\n"
     )
     server = start(environment={"PYTHONPATH": str(tmp_path)}, ready=False)
     assert server.wait() == 2
