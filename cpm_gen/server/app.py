@@ -13,7 +13,6 @@ from cpm_gen.server import errors
 from cpm_gen.server.middleware import Gate
 from cpm_gen.server.routes import generate, health, openai, score_and_tokenize, web_page
 from cpm_gen.server.routes import works as work_routes
-from cpm_gen.serving.errors import ServeError
 from cpm_gen.serving.service import Service
 from cpm_gen.works.manager import Works
 
@@ -40,7 +39,7 @@ class _CrossOrigin(CORSMiddleware):
     def preflight_response(self, request_headers: Headers) -> Response:
         answer = super().preflight_response(request_headers)
         if answer.status_code != 200:
-            raise ServeError(400, "cross_origin", bytes(answer.body).decode())
+            raise errors.HttpError(400, "cross_origin", bytes(answer.body).decode())
         return answer
 
 

@@ -1,13 +1,13 @@
-"""What the service refuses and how it says so: one JSON shape, no stack trace, no path, no prompt.
+"""Errors as HTTP responses: one JSON shape, without stack trace, path or prompt.
 
-``{"error": {"code": "prompt_too_long", "message": "…", "field": "prompt"}}``, and for ``/v1`` OpenAI's
-``{"error": {"message": "…", "type": "invalid_request_error", "param": "prompt", "code": "prompt_too_long"}}``.
+Our own endpoints answer ``{"error": {"code": "prompt_too_long", "message": "…", "field": "prompt"}}``. Those under ``/v1`` answer
+with OpenAI's ``{"error": {"message": "…", "type": "invalid_request_error", "param": "prompt", "code": "prompt_too_long"}}``.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -16,51 +16,101 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
 from cpm_gen.errors import CpmGenError
-from cpm_gen.serving.errors import ClientGone, ServeError, explain, invalid
+from cpm_gen.serving.errors import Kind, ServiceError, from_library, invalid
 
-log = logging.getLogger("cpm_gen.server")
+_STATUS: Mapping[Kind, int] = {
+    "invalid": 422,
+    "unauthenticated": 401,
+    "not_found": 404,
+    "conflict": 409,
+    "rate_limited": 429,
+    "unavailable": 503,
+    "internal": 500,
+}
+_OPENAI_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+_OPENAI_NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
 
 
-def respond(error: ServeError, path: str) -> Response:
-    """The answer to a request for ``path``."""
+class HttpError(ServiceError):
+    """A request that is refused before the service sees it, for a reason that only HTTP has, with its own status."""
+
+    def __init__(self, status: int, code: str, message: str, field: str | None = None) -> None:
+        super().__init__(code, message, field, kind="internal" if status >= 500 else "invalid")
+        self.status = status
+
+
+class ClientDisconnected(Exception):
+    """The client disconnected before the response."""
+
+
+def status(error: ServiceError, openai: bool = False) -> int:
+    """The HTTP status of an error. OpenAI's API knows no 422."""
+    found = error.status if isinstance(error, HttpError) else _STATUS[error.kind]
+    return 400 if openai and found == 422 else found
+
+
+def headers(error: ServiceError) -> dict[str, str]:
+    """The headers that an error's response needs."""
+    found = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    return found | ({"WWW-Authenticate": "Bearer"} if status(error) == 401 else {})
+
+
+def body(error: ServiceError, openai: bool = False) -> dict[str, Any]:
+    """The JSON body, in our shape or in OpenAI's."""
+    if not openai:
+        return {"error": {"code": error.code, "message": error.message, "field": error.field}}
+    number = status(error)
+    kind = _OPENAI_TYPES.get(number, "server_error" if number >= 500 else "invalid_request_error")
+    param = _OPENAI_NAMES.get(error.field or "", error.field)
+    return {"error": {"message": error.message, "type": kind, "param": param, "code": error.code}}
+
+
+def respond(error: ServiceError, path: str) -> Response:
+    """The response to a request for ``path``."""
     openai = path.startswith("/v1/")
-    status = 400 if openai and error.status == 422 else error.status
-    return JSONResponse(error.body(openai), status, headers=error.headers())
+    return JSONResponse(body(error, openai), status(error, openai), headers=headers(error))
 
 
-_KINDS = ("str", "int", "float", "bool", "dict", "none")
-_STATUS_CODES: Mapping[int, tuple[str, str]] = {
+def internal_error() -> ServiceError:
+    """The error for a bug: details are in the log only."""
+    return ServiceError("internal", "something broke; the service's log says what")
+
+
+# names that pydantic puts into an error's location for the member of a union that it tried
+_UNION_MEMBERS = ("str", "int", "float", "bool", "dict", "none")
+_HTTP_ERRORS: Mapping[int, tuple[str, str]] = {
     400: ("malformed", "the body is not valid JSON"),
     404: ("not_found", "there is nothing at this address"),
     405: ("method_not_allowed", "this address does not take that method"),
 }
 
 
-def from_validation(error: RequestValidationError) -> ServeError:
-    """The first thing that is wrong with a body, named."""
+def from_validation(error: RequestValidationError) -> ServiceError:
+    """The first mistake in a body, with the name of its field."""
     first = error.errors()[0]
-    # the kind that a value might have been stands in the way to it, too
     where = [
-        str(part) for part in first["loc"][1:] if isinstance(part, int) or (part not in _KINDS and part.isidentifier())
+        str(part)
+        for part in first["loc"][1:]
+        if isinstance(part, int) or (part not in _UNION_MEMBERS and part.isidentifier())
     ]
     if first["type"] == "json_invalid":
-        return ServeError(400, "malformed", "the body is not valid JSON")
+        return HttpError(400, "malformed", "the body is not valid JSON")
     field = ".".join(where) or None
     message = str(first["msg"]).removeprefix("Value error, ")
     return invalid(message[:1].lower() + message[1:], field)
 
 
-def _methods(app: FastAPI, address: str) -> set[str]:
-    """All methods that an address takes, as the documentation tells."""
-    ways = (ways for path, ways in app.openapi()["paths"].items() if compile_path(path)[0].match(address))
-    return {method.upper() for method in next(ways, ())}
+def _methods(app: FastAPI, path: str) -> set[str]:
+    """All methods of a path, from the OpenAPI document."""
+    found = (methods for route, methods in app.openapi()["paths"].items() if compile_path(route)[0].match(path))
+    return {method.upper() for method in next(found, ())}
 
 
 def install(app: FastAPI) -> None:
     """Give every error of ``app`` our shape."""
 
-    async def serve_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, ServeError)
+    async def service_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ServiceError)
         return respond(error, request.url.path)
 
     async def validation_error(request: Request, error: Exception) -> Response:
@@ -69,26 +119,26 @@ def install(app: FastAPI) -> None:
 
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        code, message = _STATUS_CODES.get(error.status_code, ("refused", "the request was refused"))
-        answer = respond(ServeError(error.status_code, code, message), request.url.path)
-        answer.headers.update(error.headers or {})
+        code, message = _HTTP_ERRORS.get(error.status_code, ("refused", "the request was refused"))
+        response = respond(HttpError(error.status_code, code, message), request.url.path)
+        response.headers.update(error.headers or {})
         if error.status_code == 405 and (methods := _methods(app, request.url.path)):
-            answer.headers["Allow"] = ", ".join(sorted(methods))  # the error knows those of one route
-        return answer
+            response.headers["Allow"] = ", ".join(sorted(methods))  # Starlette names only those of one route
+        return response
 
     async def library_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, CpmGenError)
-        return respond(explain(error), request.url.path)
+        return respond(from_library(error), request.url.path)
 
-    async def client_gone(request: Request, error: Exception) -> Response:
+    async def client_disconnected(request: Request, error: Exception) -> Response:
         return Response(status_code=499)
 
     async def bug(request: Request, error: Exception) -> Response:
-        return respond(ServeError(500, "internal", "something broke; the service's log says what"), request.url.path)
+        return respond(internal_error(), request.url.path)
 
-    app.add_exception_handler(ServeError, serve_error)
+    app.add_exception_handler(ServiceError, service_error)
     app.add_exception_handler(RequestValidationError, validation_error)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(CpmGenError, library_error)
-    app.add_exception_handler(ClientGone, client_gone)
+    app.add_exception_handler(ClientDisconnected, client_disconnected)
     app.add_exception_handler(Exception, bug)

@@ -20,7 +20,7 @@ from cpm_gen.server.app import create_app
 from cpm_gen.server.exposure import check_exposure
 from cpm_gen.server.uvicorn_protocol import connections
 from cpm_gen.serving.api_keys import Keys
-from cpm_gen.serving.errors import ServeError, unavailable
+from cpm_gen.serving.errors import ServiceError, unavailable
 from cpm_gen.serving.service import Service
 from cpm_gen.works.manager import Works
 from cpm_gen.works.storage.store import Store
@@ -138,7 +138,7 @@ async def _load(service: Service, works: Works, asked: asyncio.Event) -> BaseExc
         try:
             await service.load()
             await works.open()
-        except ServeError as error:
+        except ServiceError as error:
             raise CpmGenError(error.message) from None
 
     loading, ending = asyncio.create_task(load()), asyncio.create_task(asked.wait())

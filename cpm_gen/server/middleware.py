@@ -15,9 +15,9 @@ from urllib.parse import quote
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cpm_gen.server.errors import respond
+from cpm_gen.server.errors import ClientDisconnected, HttpError, internal_error, respond
 from cpm_gen.server.exposure import is_loopback
-from cpm_gen.serving.errors import ClientGone, ServeError, invalid, unavailable
+from cpm_gen.serving.errors import ServiceError, invalid, unavailable
 from cpm_gen.serving.service import Service
 
 log = logging.getLogger("cpm_gen.server")
@@ -61,16 +61,14 @@ class Gate:
             self._admit(scope)
             body = await self._whole(scope, receive) if self._known(scope) else b""
             await self._app(scope, _replay(body, receive), answer.send)
-        except ServeError as error:
+        except ServiceError as error:
             await respond(error, scope["path"])(scope, receive, answer.send)
-        except ClientGone:
+        except ClientDisconnected:
             answer.status = answer.status or 499
         except Exception:  # the application answered 500 already, or cannot any more
             log.exception("%s: a bug", answer.id)
             if answer.status == 0:
-                await respond(ServeError(500, "internal", "something broke"), scope["path"])(
-                    scope, receive, answer.send
-                )
+                await respond(internal_error(), scope["path"])(scope, receive, answer.send)
         finally:
             self._open -= 1
             self._service.metrics.open.set(self._open)
@@ -82,17 +80,17 @@ class Gate:
         host = Headers(scope=scope).get("host", "").lower()
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() and not host.endswith("]") else host
         if self._hosts and name not in self._hosts:
-            raise ServeError(421, "wrong_host", "the service does not answer to this Host", "Host")
+            raise HttpError(421, "wrong_host", "the service does not answer to this Host", "Host")
 
     def _known(self, scope: Scope) -> bool:
         """Whether the body is worth reading: who has no key is refused by the route, and must not hold a place with it."""
-        with contextlib.suppress(ServeError):
+        with contextlib.suppress(ServiceError):
             self._service.keys.find(Headers(scope=scope).get("authorization"))
             return True
         return False
 
     async def _whole(self, scope: Scope, receive: Receive) -> bytes:
-        """The body, read; raises ServeError for one that is too large or too slow."""
+        """The body, read; raises ServiceError for one that is too large or too slow."""
         options = self._service.options
         length = Headers(scope=scope).get("content-length", "0")
         if not length.isdecimal():
@@ -104,7 +102,7 @@ class Gate:
                 while more and not too_large:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise ClientGone
+                        raise ClientDisconnected
                     body += message.get("body", b"")
                     more = message.get("more_body", False)
                     too_large = len(body) > options.max_body
@@ -112,11 +110,11 @@ class Gate:
                     await _discard(receive)
         except TimeoutError:
             if not too_large:
-                raise ServeError(
+                raise HttpError(
                     408, "body_timeout", f"the body took longer than {options.body_timeout:g} seconds"
                 ) from None
         if too_large:
-            raise ServeError(413, "body_too_large", f"the body is larger than {options.max_body:,} bytes")
+            raise HttpError(413, "body_too_large", f"the body is larger than {options.max_body:,} bytes")
         return bytes(body)
 
     def _record(self, scope: Scope, answer: _Answer, seconds: float) -> None:

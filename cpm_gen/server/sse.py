@@ -12,7 +12,7 @@ from fastapi import Request
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from cpm_gen.serving.errors import ClientGone
+from cpm_gen.server.errors import ClientDisconnected
 
 KEEP_ALIVE = ": keep-alive\n\n"
 EVENT = {  # one of a stream's, for the documentation
@@ -37,14 +37,14 @@ async def gone(receive: Receive) -> None:
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``, which is cancelled when the client leaves; raises ClientGone then."""
+    """The result of ``work``, which is cancelled when the client leaves; raises ClientDisconnected then."""
     task = asyncio.ensure_future(work)
     watch = asyncio.ensure_future(gone(request.receive))
     try:
         await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise ClientGone
+        raise ClientDisconnected
     finally:
         await _cancel(task, watch)
 

@@ -16,8 +16,8 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cpm_gen.config.serve_options import ServeOptions
+from cpm_gen.server import errors
 from cpm_gen.server.middleware import HEADERS
-from cpm_gen.serving.errors import ServeError
 
 log = logging.getLogger("cpm_gen.server")
 
@@ -80,7 +80,7 @@ class Connection(H11Protocol):
         begun, _ = self.conn.trailing_data
         if begun:
             most = self.options.body_timeout
-            self._refuse(ServeError(408, "body_timeout", f"the request took longer than {most:g} seconds"))
+            self._refuse(errors.HttpError(408, "body_timeout", f"the request took longer than {most:g} seconds"))
         self.transport.close()
 
     def pause_writing(self) -> None:
@@ -107,18 +107,18 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP."""
-        self._refuse(ServeError(400, "malformed", "the request is not valid HTTP"))
+        self._refuse(errors.HttpError(400, "malformed", "the request is not valid HTTP"))
         self.transport.close()
 
-    def _refuse(self, error: ServeError) -> None:
+    def _refuse(self, error: errors.HttpError) -> None:
         """Answer for the application; where it has begun an answer, there is nothing to say."""
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
         if self.cycle is not None:
             self.cycle.disconnected = True
-        body = json.dumps(error.body()).encode()
+        body = json.dumps(errors.body(error)).encode()
         own = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
-        head = h11.Response(status_code=error.status, headers=list((HEADERS | own).items()))
+        head = h11.Response(status_code=errors.status(error), headers=list((HEADERS | own).items()))
         for event in (head, h11.Data(data=body), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event))
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cpm_gen.errors import ConfigError
-from cpm_gen.serving.errors import ServeError
+from cpm_gen.serving.errors import rate_limited, unauthenticated
 
 VARIABLE = "CPM_GEN_API_KEYS"
 _LINE = re.compile(r"(\S+)\s+sha256:([0-9a-f]{64})((?:\s+(?:streams|rate)=\d+)*)")
@@ -50,7 +50,7 @@ class Key:
     _filled: float = field(default=0.0, init=False)
 
     def count(self) -> None:
-        """Count a request; raises ServeError (429) where there were too many in the last minute."""
+        """Count a request; raises ServiceError (rate_limited) where there were too many in the last minute."""
         if not self.rate:
             return
         now = time.monotonic()
@@ -60,13 +60,13 @@ class Key:
         self._filled = now
         if self._tokens < 1:
             wait = max(1, round((1 - self._tokens) * 60 / self.rate))
-            raise ServeError(429, "rate_limited", f"more than {self.rate} requests a minute", retry_after=wait)
+            raise rate_limited("rate_limited", f"more than {self.rate} requests a minute", retry_after=wait)
         self._tokens -= 1
 
     def enter(self) -> None:
-        """Begin what takes its time; raises ServeError (429) where as much runs as the key may have."""
+        """Begin what takes its time; raises ServiceError (rate_limited) where as much runs as the key may have."""
         if self.streams and self.open >= self.streams:
-            raise ServeError(429, "too_many_streams", f"more than {self.streams} such requests at once", retry_after=1)
+            raise rate_limited("too_many_streams", f"more than {self.streams} such requests at once", retry_after=1)
         self.open += 1
 
     def leave(self) -> None:
@@ -123,17 +123,17 @@ class Keys:
         return bool(self._keys)
 
     def find(self, authorization: str | None) -> Key:
-        """Whose request this is; raises ServeError (401). Every key is compared, in constant time."""
+        """Whose request this is; raises ServiceError (unauthenticated). Every key is compared, in constant time."""
         if not self._keys:
             return self._anonymous
         scheme, _, given = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not given.strip():
-            raise ServeError(401, "key_missing", "this service needs an API key: Authorization: Bearer KEY")
+            raise unauthenticated("key_missing", "this service needs an API key: Authorization: Bearer KEY")
         digest = _digest(given.strip())
         match = None
         for key in self._keys:
             if hmac.compare_digest(key.digest, digest):
                 match = key
         if match is None:
-            raise ServeError(401, "key_unknown", "the API key is not known here")
+            raise unauthenticated("key_unknown", "the API key is not known here")
         return match

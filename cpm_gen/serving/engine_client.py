@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from cpm_gen.llm import LLM
 from cpm_gen.serving.engine_thread import EngineThread, News, State, lost
-from cpm_gen.serving.errors import ServeError, unavailable
+from cpm_gen.serving.errors import ServiceError, rate_limited, unavailable
 from cpm_gen.serving.job import Job
 from cpm_gen.serving.metrics import Metrics
 
@@ -56,7 +56,7 @@ class EngineLoop:
         self._thread.start()
 
     def require(self) -> LLM:
-        """The loaded model; raises ServeError (503) where there is none that answers."""
+        """The loaded model; raises ServiceError (unavailable) where there is none that answers."""
         if self.state == "ready" and self._thread.llm is not None:
             return self._thread.llm
         if self.state == "loading":
@@ -74,10 +74,10 @@ class EngineLoop:
         return len(self._jobs) + len(self._scorings)
 
     def reserve(self, samples: int) -> None:
-        """Take places for so many samples; raises ServeError (429) where the queue is full."""
+        """Take places for so many samples; raises ServiceError (rate_limited) where the queue is full."""
         if self.reserved + samples > self._room:
             wait = min(60, 1 + self.reserved // self._batch)
-            raise ServeError(429, "queue_full", "too many texts wait already; try again later", retry_after=wait)
+            raise rate_limited("queue_full", "too many texts wait already; try again later", retry_after=wait)
         self.reserved += samples
 
     def release(self, samples: int) -> None:
@@ -94,20 +94,20 @@ class EngineLoop:
         if job in self._jobs:
             self._thread.cancel(job)
 
-    def fail_all(self, failure: ServeError) -> None:
+    def fail_all(self, failure: ServiceError) -> None:
         """End every job and every scoring with an error."""
         for job in self._jobs:
             job.finish(failure)
             self._thread.cancel(job)
         self._fail_scorings(failure)
 
-    def _fail_scorings(self, failure: ServeError) -> None:
+    def _fail_scorings(self, failure: ServiceError) -> None:
         for scoring in self._scorings:
             if not scoring.done():
                 scoring.set_exception(failure)
 
     async def score(self, token_ids: Sequence[int]) -> list[float]:
-        """Log-probabilities of all tokens but the first, found between steps. Raises the children of CpmGenError, ServeError."""
+        """Log-probabilities of all tokens but the first, found between steps. Raises the children of CpmGenError, ServiceError."""
         llm = self.require()
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         parts: list[float] = []

@@ -21,14 +21,14 @@ from cpm_gen.engine.model_runner import SCORINGS
 from cpm_gen.errors import CpmGenError, InputError, NumericsError, RankError
 from cpm_gen.llm import LLM
 from cpm_gen.outputs import Chunk
-from cpm_gen.serving.errors import ServeError, explain, unavailable
+from cpm_gen.serving.errors import ServiceError, from_library, unavailable
 from cpm_gen.serving.job import Job
 from cpm_gen.serving.metrics import Metrics
 
 log = logging.getLogger("cpm_gen.server")
 
 State = Literal["loading", "ready", "stuck", "failed", "ended"]
-News = tuple[Job, Sequence[Chunk], bool, ServeError | None]  # what was written, whether it is the end, and why
+News = tuple[Job, Sequence[Chunk], bool, ServiceError | None]  # what was written, whether it is the end, and why
 Settle = Callable[[BaseException | None], None]
 _RELOADS = 5  # attempts in a row to load the model again
 
@@ -51,7 +51,7 @@ class _End(Exception):
     """The service ends."""
 
 
-def lost() -> ServeError:
+def lost() -> ServiceError:
     """Why a job ended that the engine took down with it."""
     return unavailable("engine_failed", "the engine failed while it wrote this; what was written before is good")
 
@@ -189,7 +189,7 @@ class EngineThread(threading.Thread):
             if ended:
                 self._forget(job, now)
             if chunks or ended:
-                news.append((job, chunks, ended, explain(failure) if failure else None))
+                news.append((job, chunks, ended, from_library(failure) if failure else None))
         if news:
             self._post(self._listener.deliver, news)
         self._gauge()
@@ -230,7 +230,7 @@ class EngineThread(threading.Thread):
         try:
             job.writers = self.llm.begin(job.requests, job.text, job.ready, job.shown)
         except CpmGenError as error:
-            self._post(self._listener.deliver, [(job, (), True, explain(error))])
+            self._post(self._listener.deliver, [(job, (), True, from_library(error))])
             return
         job.slides = [w.generation.slides for w in job.writers]
         self._active[job] = None

@@ -1,63 +1,85 @@
-"""What the service refuses."""
+"""The one error that the service raises for a request that it refuses or cannot finish.
+
+It has a code for programs and a message for people. How a caller presents it, for instance as an HTTP status, is the caller's
+decision by ``kind``: :mod:`cpm_gen.server.errors` does so for HTTP.
+"""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Literal
 
 from cpm_gen.errors import ConfigError, CpmGenError, InputError
 
-log = logging.getLogger("cpm_gen.server")
+log = logging.getLogger("cpm_gen.serving")
 
-_OPENAI_NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
+Kind = Literal["invalid", "unauthenticated", "not_found", "conflict", "rate_limited", "unavailable", "internal"]
 
 
-class ServeError(Exception):
-    """An answer that is an error. ``retry_after``: seconds after which the same request may succeed."""
+class ServiceError(Exception):
+    """A request that was refused or that failed.
+
+    Args:
+        code: names the error for programs, for instance ``prompt_too_long``; codes do not change between versions.
+        message: one sentence for people, without a path, a prompt or a stack trace.
+        field: the part of the request that is wrong, for instance ``prompt.1``.
+        retry_after: seconds after which the same request may succeed.
+        kind: the class of error. Use a constructor such as :func:`invalid` for every kind but ``internal``.
+    """
 
     def __init__(
-        self, status: int, code: str, message: str, field: str | None = None, retry_after: int | None = None
+        self,
+        code: str,
+        message: str,
+        field: str | None = None,
+        retry_after: int | None = None,
+        *,
+        kind: Kind = "internal",
     ) -> None:
         super().__init__(message)
-        self.status = status
         self.code = code
         self.message = message
         self.field = field
         self.retry_after = retry_after
-
-    def headers(self) -> dict[str, str]:
-        """Headers that belong to the refusal."""
-        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-        return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
-
-    def body(self, openai: bool = False) -> dict[str, Any]:
-        """The JSON body, in our shape or OpenAI's."""
-        if not openai:
-            return {"error": {"code": self.code, "message": self.message, "field": self.field}}
-        kind = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}.get(
-            self.status, "server_error" if self.status >= 500 else "invalid_request_error"
-        )
-        param = _OPENAI_NAMES.get(self.field or "", self.field)
-        return {"error": {"message": self.message, "type": kind, "param": param, "code": self.code}}
+        self.kind = kind
 
 
-class ClientGone(Exception):
-    """Nobody waits for the answer."""
+def invalid(message: str, field: str | None = None, code: str = "invalid") -> ServiceError:
+    """A value in the request is not acceptable. Retrying does not help."""
+    return ServiceError(code, message, field, kind="invalid")
 
 
-def invalid(message: str, field: str | None = None, code: str = "invalid") -> ServeError:
-    """A request that no retry makes valid."""
-    return ServeError(422, code, message, field)
+def unauthenticated(code: str, message: str) -> ServiceError:
+    """The request has no API key, or one that is not known."""
+    return ServiceError(code, message, kind="unauthenticated")
 
 
-def unavailable(code: str, message: str, retry_after: int = 5) -> ServeError:
-    """The service cannot answer now."""
-    return ServeError(503, code, message, retry_after=retry_after)
+def not_found(message: str, field: str | None = None, code: str = "not_found") -> ServiceError:
+    """The thing that the request names does not exist."""
+    return ServiceError(code, message, field, kind="not_found")
 
 
-def explain(error: CpmGenError, field: str | None = None) -> ServeError:
-    """A mistake that the library found, as a refusal; what the library says of its own troubles stays in the log."""
+def conflict(code: str, message: str) -> ServiceError:
+    """The request does not fit the present state of the thing it names."""
+    return ServiceError(code, message, kind="conflict")
+
+
+def rate_limited(code: str, message: str, retry_after: int) -> ServiceError:
+    """A limit on requests, streams or queue length is reached."""
+    return ServiceError(code, message, retry_after=retry_after, kind="rate_limited")
+
+
+def unavailable(code: str, message: str, retry_after: int = 5) -> ServiceError:
+    """The service cannot answer now: it loads, drains, is overloaded, or the engine failed."""
+    return ServiceError(code, message, retry_after=retry_after, kind="unavailable")
+
+
+def from_library(error: CpmGenError, field: str | None = None) -> ServiceError:
+    """Convert an error of the library.
+
+    A mistake in the request keeps its message and gets ``field``. Any other error is logged, and its text is not shown to the client.
+    """
     if isinstance(error, (ConfigError, InputError)):
         return invalid(str(error), field)
     log.error("%s: %s", type(error).__name__, error)
-    return ServeError(500, "engine_error", "the network could not answer; the service's log says why")
+    return ServiceError("engine_error", "the network could not answer; the service's log says why")

@@ -1,7 +1,7 @@
 """A client's generation on its way through the service: asked for on the event loop, written on the engine's thread.
 
 :class:`Job` belongs to both. The engine's thread owns what begins with ``writers``; the event loop owns the mailbox and
-everything after it. Between them go :class:`~cpm_gen.outputs.Chunk` and :class:`~cpm_gen.serving.errors.ServeError`.
+everything after it. Between them go :class:`~cpm_gen.outputs.Chunk` and :class:`~cpm_gen.serving.errors.ServiceError`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cpm_gen.config.options import TextOptions
 from cpm_gen.engine.sequence import Request
 from cpm_gen.outputs import Chunk
 from cpm_gen.runtime.text_stream import Writer
-from cpm_gen.serving.errors import ServeError
+from cpm_gen.serving.errors import ServiceError
 
 
 @dataclass(eq=False)
@@ -48,7 +48,7 @@ class Job:
 
     # the event loop
     mailbox: list[Chunk] = field(default_factory=list)
-    failure: ServeError | None = None
+    failure: ServiceError | None = None
     finished: bool = False
     left: Callable[[], None] | None = None  # what to do when its client is served
     news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -68,7 +68,7 @@ class Job:
         self.mailbox += chunks
         self.news.set()
 
-    def finish(self, failure: ServeError | None = None) -> None:
+    def finish(self, failure: ServiceError | None = None) -> None:
         """On the event loop: nothing more will arrive."""
         if not self.finished:
             self.failure, self.finished = failure, True

@@ -22,7 +22,7 @@ from cpm_gen.errors import CpmGenError
 from cpm_gen.llm import LLM
 from cpm_gen.serving.api_keys import Key, Keys
 from cpm_gen.serving.engine_client import EngineLoop
-from cpm_gen.serving.errors import ServeError, invalid, unavailable
+from cpm_gen.serving.errors import ServiceError, invalid, unavailable
 from cpm_gen.serving.generation_spec import Wanted
 from cpm_gen.serving.job import Job
 from cpm_gen.serving.metrics import Metrics
@@ -76,7 +76,7 @@ class Service:
         await self.tokenizing.start(find_tokenizer(self._model).path)
 
     def require(self) -> LLM:
-        """The loaded model; raises ServeError (503) where requests are not taken."""
+        """The loaded model; raises ServiceError (unavailable) where requests are not taken."""
         if self.draining:
             raise unavailable("shutting_down", "the service is shutting down")
         llm = self.engine.require()
@@ -100,12 +100,12 @@ class Service:
     async def _ask(self, llm: LLM) -> bool:
         try:
             await self.engine.score([llm.tokenizer.eod] * 2)
-        except (CpmGenError, ServeError):
+        except (CpmGenError, ServiceError):
             return False
         return True
 
     async def start(self, wanted: Wanted, key: Key) -> Job:
-        """Check, encode and queue. Raises ServeError, InputError or ConfigError; otherwise :meth:`finish` must follow."""
+        """Check, encode and queue. Raises ServiceError, InputError or ConfigError; otherwise :meth:`finish` must follow."""
         llm = self.require()
         self.check(wanted, self.options.max_text_tokens)
         samples = len(wanted.prompts) * wanted.text.n
@@ -163,7 +163,7 @@ class Service:
         return job
 
     async def encode(self, llm: LLM, wanted: Wanted) -> list[list[int]]:
-        """Token ids of the prompts, within the service's time for a request; raises ServeError."""
+        """Token ids of the prompts, within the service's time for a request; raises ServiceError."""
         async with in_time(self.deadline()):
             return await self._encode(llm, wanted)
 
@@ -184,7 +184,7 @@ class Service:
         return prompts
 
     def window(self, llm: LLM, wanted: Wanted) -> Window:
-        """The model's window, with what was wished of it; raises ServeError."""
+        """The model's window, with what was wished of it; raises ServiceError."""
         own = llm.window
         keep = own.keep if wanted.keep is None else wanted.keep
         if not 0 <= keep < own.limit:
@@ -195,7 +195,7 @@ class Service:
         return Window(own.limit, hop, wanted.boundary or own.boundary, keep)
 
     def check(self, wanted: Wanted, most: int | None) -> None:
-        """The limits that are settings, and at most so many tokens (None: any number); raises ServeError."""
+        """The limits that are settings, and at most so many tokens (None: any number); raises ServiceError."""
         options, text = self.options, wanted.text
         _at_most(len(wanted.prompts), options.max_prompts, "prompt", "prompts", "too_many_prompts")
         _at_most(text.n, options.max_samples, "n", "samples of a prompt", "too_many_samples")
@@ -216,13 +216,13 @@ class Service:
             raise invalid("this service runs without a cache; leave decoder out", "decoder")
 
     def check_chars(self, text: str | Sequence[int], field: str) -> None:
-        """Is a text, or what became of one, short enough to look at? Raises ServeError."""
+        """Is a text, or what became of one, short enough to look at? Raises ServiceError."""
         _at_most(len(text), self.options.max_prompt_chars, field, "characters", "prompt_too_long")
 
 
 @contextlib.asynccontextmanager
 async def in_time(deadline: float | None) -> AsyncGenerator[None, None]:
-    """For what must end by a deadline of :func:`time.monotonic`, the event loop's clock; raises ServeError (503) then."""
+    """For what must end by a deadline of :func:`time.monotonic`, the event loop's clock; raises ServiceError (unavailable) then."""
     try:
         async with asyncio.timeout_at(deadline):
             yield
@@ -243,7 +243,7 @@ def _model_id(model: str | None) -> str:
 
 
 def check_length(tokens: int | None, most: int | None) -> None:
-    """Raises ServeError for more tokens than ``most``; None: without end."""
+    """Raises ServiceError for more tokens than ``most``; None: without end."""
     if most is not None and (tokens is None or tokens > most):
         raise invalid(f"must be at most {most}", "max_new_tokens", "too_many_tokens")
 

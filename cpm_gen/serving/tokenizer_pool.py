@@ -23,7 +23,7 @@ from typing import BinaryIO
 
 from cpm_gen.config.options import StyleName
 from cpm_gen.errors import InputError
-from cpm_gen.serving.errors import ServeError, explain, invalid
+from cpm_gen.serving.errors import ServiceError, from_library, invalid, rate_limited
 from cpm_gen.text.prompt_styles import encode_prompt
 from cpm_gen.text.tokenizer import Tokenizer
 
@@ -50,13 +50,13 @@ class Tokenizing:
     async def encode(self, text: str, style: StyleName | None, field: str) -> list[int]:
         """Token ids as the style reads the text; None: of the bare text, which may be empty.
 
-        Raises ServeError, which names ``field``, for a text that cannot be encoded or takes too long.
+        Raises ServiceError, which names ``field``, for a text that cannot be encoded or takes too long.
         """
         assert self._lanes is not None
         try:
             return await self._lanes[len(text) > _SHORT].encode(text, style)
         except InputError as error:
-            raise explain(error, field) from None
+            raise from_library(error, field) from None
         except TimeoutError:
             message = f"the text takes longer than {self._timeout:g} seconds to become tokens"
             raise invalid(message, field, "prompt_too_slow") from None
@@ -72,8 +72,8 @@ class Tokenizing:
             await child.gone()
 
 
-def _failed() -> ServeError:
-    return ServeError(500, "tokenizer_failed", "the tokenizer ended; try again")
+def _failed() -> ServiceError:
+    return ServiceError("tokenizer_failed", "the tokenizer ended; try again")
 
 
 class _Child:
@@ -87,9 +87,9 @@ class _Child:
         self._killed: asyncio.subprocess.Process | None = None  # the last one
 
     async def encode(self, text: str, style: StyleName | None) -> list[int]:
-        """Raises InputError, TimeoutError or ServeError. Who leaves before their turn leaves nothing to do."""
+        """Raises InputError, TimeoutError or ServiceError. Who leaves before their turn leaves nothing to do."""
         if self._waiting >= self._queue:
-            raise ServeError(429, "queue_full", "too many texts wait to become tokens; try again later", retry_after=2)
+            raise rate_limited("queue_full", "too many texts wait to become tokens; try again later", retry_after=2)
         self._waiting += 1
         try:
             await self._lock.acquire()

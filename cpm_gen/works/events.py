@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from cpm_gen.server.sse import KEEP_ALIVE, event
-from cpm_gen.serving.errors import ServeError, unavailable
-from cpm_gen.works.live import LiveWork, Position, event_id
+from cpm_gen.serving.errors import ServiceError, unavailable
+from cpm_gen.works.live import LiveWork, Position, error_record, event_id
 from cpm_gen.works.scheduler import Desk
 
 
@@ -49,8 +49,8 @@ async def follow(desk: Desk, live: LiveWork, at: list[Position], keep_alive: flo
                         await changed.wait()
                 except TimeoutError:
                     yield KEEP_ALIVE
-    except ServeError as error:
-        yield event("error", error.body(), event_id(at))
+    except ServiceError as error:
+        yield event("error", {"error": error_record(error)}, event_id(at))
 
 
 def _summary(live: LiveWork) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from cpm_gen.outputs import Chunk
 from cpm_gen.server.schemas.generate import Usage
-from cpm_gen.serving.errors import ServeError, invalid
+from cpm_gen.serving.errors import ServiceError, conflict, invalid
 from cpm_gen.serving.job import Job
 from cpm_gen.works.storage.records import Piece, Text, Work
 
@@ -88,7 +88,7 @@ class LiveWork:
         return Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
 
     def position(self, event_id: str) -> list[Position]:
-        """What an event's id says; raises ServeError for one that no event of this work has."""
+        """What an event's id says; raises ServiceError for one that no event of this work has."""
         try:
             at = [(int(tokens), int(chars)) for tokens, chars in (p.split(":") for p in event_id.split(","))]
         except ValueError:
@@ -103,6 +103,11 @@ def event_id(at: Sequence[Position]) -> str:
     return ",".join(f"{tokens}:{chars}" for tokens, chars in at)
 
 
-def wrong_state(live: LiveWork, what: str) -> ServeError:
+def wrong_state(live: LiveWork, what: str) -> ServiceError:
     """It cannot be done now."""
-    return ServeError(409, "wrong_state", f"the work is {live.state}; {what}")
+    return conflict("wrong_state", f"the work is {live.state}; {what}")
+
+
+def error_record(error: ServiceError) -> dict[str, str | None]:
+    """An error as a work stores it and shows it."""
+    return {"code": error.code, "message": error.message, "field": error.field}

@@ -14,10 +14,10 @@ from typing import Any
 from cpm_gen.llm import LLM
 from cpm_gen.server.routes.generate import wanted
 from cpm_gen.server.schemas.works import WindowPlace, WorkAnswer, WorkBody, WorkChoice, WorkList, WorkSummary
-from cpm_gen.serving.errors import ServeError, invalid, unavailable
+from cpm_gen.serving.errors import ServiceError, conflict, invalid, not_found, unavailable
 from cpm_gen.serving.service import Service, check_length, seeded
 from cpm_gen.works.events import follow
-from cpm_gen.works.live import LiveWork, Position, event_id, wrong_state
+from cpm_gen.works.live import LiveWork, Position, error_record, event_id, wrong_state
 from cpm_gen.works.scheduler import Desk
 from cpm_gen.works.storage.records import Text, Work
 from cpm_gen.works.storage.store import Store
@@ -56,7 +56,7 @@ class Works:
         await self._desk.close()
 
     async def create(self, body: WorkBody, owner: str) -> LiveWork:
-        """A new work, queued; raises ServeError."""
+        """A new work, queued; raises ServiceError."""
         service = self._service
         llm = service.require()
         assert self._network is not None
@@ -96,7 +96,7 @@ class Works:
         )
         most = service.options.max_works
         if not await self._desk.ask(self._store.add, work, most, late=lambda: self._desk.undo(work.id)):
-            raise ServeError(409, "too_many_works", f"{most:,} works are kept already; delete some")
+            raise conflict("too_many_works", f"{most:,} works are kept already; delete some")
         if service.options.log_prompts:
             log.info("%s prompts %r", work.id, asked.prompts)
         live = self._live.setdefault(work.id, LiveWork(work))
@@ -115,7 +115,7 @@ class Works:
             raise unavailable("loading", "the model is being loaded")
 
     async def find(self, id: str, owner: str) -> LiveWork:
-        """Somebody's work; raises ServeError (404) where they have none of that id."""
+        """Somebody's work; raises ServiceError (not_found) where they have none of that id."""
         self._check_open()
         live = await self._find(id)
         if live is None or live.work.owner != owner or live.deleted:
@@ -132,19 +132,19 @@ class Works:
             self._check_model(live.work)
         return live
 
-    def _check_model(self, work: Work) -> ServeError | None:
+    def _check_model(self, work: Work) -> ServiceError | None:
         """Why the model that is loaded cannot go on with a work, which is noted in it."""
         service = self._service
         if (work.model, work.network) == (service.model_id, self._network):
             return None
         text = f"begun by {work.model}, {work.network}; this service runs {service.model_id}, {self._network}"
-        error = ServeError(409, "other_model", text)
+        error = conflict("other_model", text)
         if work.state == "queued":
-            work.error = error.body()["error"]
+            work.error = error_record(error)
         return error
 
     async def page(self, owner: str, before: str | None, limit: int) -> WorkList:
-        """Somebody's works, newest first, after the page whose ``next`` is ``before``; raises ServeError where that is none."""
+        """Somebody's works, newest first, after the page whose ``next`` is ``before``; raises ServiceError where that is none."""
         cursor = None if before is None else _CURSOR.fullmatch(before)
         if before is not None and cursor is None:
             raise invalid("before must be the `next` of a list of works", "before")
@@ -198,14 +198,14 @@ class Works:
 
     @contextlib.asynccontextmanager
     async def _held(self, live: LiveWork) -> AsyncGenerator[None, None]:
-        """While its state is changed; raises ServeError (404) where it was deleted meanwhile."""
+        """While its state is changed; raises ServiceError (not_found) where it was deleted meanwhile."""
         async with live.lock:
             if live.deleted:
                 raise _no_such_work()
             yield
 
     async def pause(self, live: LiveWork) -> None:
-        """Stop writing until :meth:`resume`; raises ServeError (409) where there is nothing to stop."""
+        """Stop writing until :meth:`resume`; raises ServiceError (conflict) where there is nothing to stop."""
         async with self._held(live):
             if live.work.state == "queued":
                 before = live.work.error
@@ -214,7 +214,7 @@ class Works:
                 self._desk.changed(live)
                 try:
                     await self._desk.flush()
-                except ServeError:
+                except ServiceError:
                     if live.work.state == "paused":  # not finished by its last words
                         live.work.state, live.work.error = "queued", before
                         self._desk.changed(live)
@@ -226,7 +226,7 @@ class Works:
                 await self._desk.flush()
 
     async def resume(self, live: LiveWork) -> None:
-        """Go on with what was paused or failed; raises ServeError (409) where there is nothing to go on with."""
+        """Go on with what was paused or failed; raises ServiceError (conflict) where there is nothing to go on with."""
         async with self._held(live):
             if live.work.state == "finished":
                 raise wrong_state(live, "continue goes on with it")
@@ -234,7 +234,7 @@ class Works:
                 await self._requeue(live)
 
     async def extend(self, live: LiveWork, tokens: int | None, as_first: bool) -> None:
-        """Go on with a finished work for so many tokens, or as many as the first time; raises ServeError (409, 422)."""
+        """Go on with a finished work for so many tokens, or as many as the first time; raises ServiceError (conflict, invalid)."""
         async with self._held(live):
             if live.work.state != "finished":
                 raise wrong_state(live, "only a finished one can be continued")
@@ -249,7 +249,7 @@ class Works:
                 text.now.most = None if more is None else text.now.tokens + more
             try:
                 await self._requeue(live)
-            except ServeError:
+            except ServiceError:
                 for text, reason, most in ends:
                     text.now.finish_reason, text.now.most = reason, most
                 raise
@@ -265,7 +265,7 @@ class Works:
         self._desk.changed(live)
         try:
             await self._desk.flush()
-        except ServeError:
+        except ServiceError:
             live.work.state, live.work.error = before
             self._desk.changed(live)
             raise
@@ -279,7 +279,7 @@ class Works:
             self._desk.forget(live)
             try:
                 await self._desk.ask(self._store.delete, live.id, late=lambda: self._drop(live))
-            except ServeError:  # it is still there, and goes on
+            except ServiceError:  # it is still there, and goes on
                 live.deleted = False
                 self._desk.changed(live)
                 if live.work.state == "queued":
@@ -294,8 +294,8 @@ class Works:
         live.notify()
 
 
-def _no_such_work() -> ServeError:
-    return ServeError(404, "not_found", "there is no such work")
+def _no_such_work() -> ServiceError:
+    return not_found("there is no such work")
 
 
 def _head(work: Work, live: LiveWork | None) -> dict[str, Any]:

@@ -22,10 +22,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from cpm_gen.errors import ConfigError
 from cpm_gen.server.routes.generate import wanted
 from cpm_gen.server.schemas.works import WorkBody
-from cpm_gen.serving.errors import ServeError, unavailable
+from cpm_gen.serving.errors import ServiceError, unavailable
 from cpm_gen.serving.job import Job
 from cpm_gen.serving.service import Service
-from cpm_gen.works.live import LiveText, LiveWork, Position
+from cpm_gen.works.live import LiveText, LiveWork, Position, error_record
 from cpm_gen.works.storage.records import Piece
 from cpm_gen.works.storage.store import Store
 
@@ -59,7 +59,7 @@ class Desk:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def ask(self, call: Callable[..., T], *arguments: object, late: Callable[[], None] | None = None) -> T:
-        """The answer of one of the store's methods; raises ServeError (503) where the database fails, or takes too long.
+        """The answer of one of the store's methods; raises ServiceError (unavailable) where the database fails, or takes too long.
 
         late: called where it was done all the same, after it was said that it was not.
         """
@@ -99,7 +99,7 @@ class Desk:
         self._waiting.clear()
         self._cancel_jobs()
         await asyncio.gather(*self._writing.values())
-        with contextlib.suppress(ServeError):
+        with contextlib.suppress(ServiceError):
             await self.flush()
         for task in self._tasks:
             task.cancel()
@@ -144,7 +144,7 @@ class Desk:
         return pieces
 
     async def flush(self) -> None:
-        """Commit what is not in the database yet; raises ServeError (503) where that fails. Cannot be cancelled halfway."""
+        """Commit what is not in the database yet; raises ServiceError (unavailable) where that fails. Cannot be cancelled halfway."""
         await asyncio.shield(asyncio.ensure_future(self._flush()))
 
     async def _flush(self, again: bool = False) -> None:
@@ -165,7 +165,7 @@ class Desk:
                 return
             try:
                 await self.ask(self._store.save, changes)
-            except ServeError:
+            except ServiceError:
                 self._dirty |= {live for live in dirty if not live.deleted}
                 self._keeps = False
                 self._cancel_jobs()  # what cannot be kept is not written
@@ -178,7 +178,7 @@ class Desk:
         while True:
             await asyncio.sleep(_COMMIT if self._keeps else _RETRY)
             if self._dirty or not self._keeps:
-                with contextlib.suppress(ServeError):
+                with contextlib.suppress(ServiceError):
                     if not self._keeps:
                         await self.ask(self._store.check)
                     await self._flush(again=True)
@@ -212,11 +212,11 @@ class Desk:
         patience = 0.0
         try:
             await self._run(live, text)
-        except ServeError as error:
+        except ServiceError as error:
             patience = self._lost(live, text, error)
         except Exception as error:
             log.error("%s cannot be written", live.id, exc_info=error)
-            self._fail(live, ServeError(500, "internal", "something broke; the service's log says what"))
+            self._fail(live, ServiceError("internal", "something broke; the service's log says what"))
         finally:
             text.job = None
             live.settle()
@@ -271,9 +271,9 @@ class Desk:
         options = dataclasses.replace(asked.text, n=1)
         return Job(f"{live.id}.{now.place}", [request], options, shown=now.chars)
 
-    def _lost(self, live: LiveWork, text: LiveText, error: ServeError) -> float:
+    def _lost(self, live: LiveWork, text: LiveText, error: ServiceError) -> float:
         """What to do about a text that was not finished; returns after how many seconds to look for work again."""
-        if (error.status < 500 and error.status != 429) or error.code == "engine_error":
+        if error.kind not in ("rate_limited", "unavailable", "internal") or error.code == "engine_error":
             self._fail(live, error)
         elif error.code == "engine_failed" and self._service.engine.state == "ready":
             text.losses += 1
@@ -281,9 +281,9 @@ class Desk:
                 self._fail(live, error)
         return _RETRY
 
-    def _fail(self, live: LiveWork, error: ServeError) -> None:
+    def _fail(self, live: LiveWork, error: ServiceError) -> None:
         if live.work.state == "queued":
-            live.work.state, live.work.error = "failed", error.body()["error"]
+            live.work.state, live.work.error = "failed", error_record(error)
         self._end(live)
 
     def _end(self, live: LiveWork) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from cpm_gen.errors import ConfigError
 from cpm_gen.serving.api_keys import VARIABLE, Key, Keys, make_key
-from cpm_gen.serving.errors import ServeError
+from cpm_gen.serving.errors import ServiceError
 from tests.service_process import PATIENCE, Server, error, until
 from tests.works_client import create, follow
 
@@ -196,17 +196,17 @@ def test_a_rate_fills_up_again(monkeypatch):
     key = Key("ann", b"", 0, 60)
     for _ in range(60):
         key.count()
-    with pytest.raises(ServeError):
+    with pytest.raises(ServiceError):
         key.count()
     now += 2.0
     key.count()
     key.count()
-    with pytest.raises(ServeError):
+    with pytest.raises(ServiceError):
         key.count()
     now += 1e6
     for _ in range(60):
         key.count()
-    with pytest.raises(ServeError):
+    with pytest.raises(ServiceError):
         key.count()
 
 

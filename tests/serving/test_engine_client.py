@@ -11,7 +11,7 @@ from cpm_gen.config.options import ModelOptions
 from cpm_gen.engine.model_runner import SCORINGS
 from cpm_gen.llm import LLM
 from cpm_gen.serving.engine_client import EngineLoop
-from cpm_gen.serving.errors import ServeError
+from cpm_gen.serving.errors import ServiceError
 from cpm_gen.serving.metrics import Metrics
 
 STUCK = 0.4  # seconds
@@ -56,7 +56,7 @@ def test_a_scoring_is_told_that_the_engine_is_stuck_also_one_that_had_not_begun(
             first, second = (asyncio.create_task(loop.score([5, 6, 7])) for _ in range(2))
             await reached(loop, "stuck")
             for scoring in (first, second):
-                with pytest.raises(ServeError) as caught:
+                with pytest.raises(ServiceError) as caught:
                     await scoring
                 assert caught.value.code == "engine_stuck"
             assert loop.busy == 0

@@ -9,7 +9,7 @@ from cpm_gen.engine.sequence import Request
 from cpm_gen.engine.window import Window
 from cpm_gen.outputs import Chunk
 from cpm_gen.server.routes.generate import check_begun
-from cpm_gen.serving.errors import ServeError, unavailable
+from cpm_gen.serving.errors import ServiceError, unavailable
 from cpm_gen.serving.job import Job
 
 
@@ -76,7 +76,7 @@ def test_a_failure_comes_after_what_came_before_it_and_the_first_one_counts():
         it.finish(unavailable("second", "x"))
         it.finish()
         assert [c.text for c in await it.chunks()] == ["a"]
-        with pytest.raises(ServeError) as failure:
+        with pytest.raises(ServiceError) as failure:
             await it.chunks()
         assert failure.value.code == "first"
 
@@ -92,6 +92,6 @@ def test_our_impatience_is_a_refusal_the_clients_is_an_answer():
     ours, clients = job(), job(own_deadline=True)
     ours.timed_out = clients.timed_out = True
     check_begun(clients, [])
-    with pytest.raises(ServeError) as refused:
+    with pytest.raises(ServiceError) as refused:
         check_begun(ours, [])
-    assert (refused.value.status, refused.value.code) == (503, "timeout")
+    assert (refused.value.kind, refused.value.code) == ("unavailable", "timeout")

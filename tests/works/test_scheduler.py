@@ -18,7 +18,7 @@ from cpm_gen.outputs import Chunk
 from cpm_gen.server.routes.generate import wanted
 from cpm_gen.server.schemas.works import WorkAnswer, WorkBody
 from cpm_gen.serving.api_keys import Keys
-from cpm_gen.serving.errors import ServeError
+from cpm_gen.serving.errors import ServiceError
 from cpm_gen.serving.job import Job
 from cpm_gen.serving.service import Service
 from cpm_gen.works.events import follow
@@ -103,8 +103,8 @@ async def recovered(works: Works, store: Moody) -> None:
     await until(lambda: works._desk._keeps and not works._desk._dirty)
 
 
-async def refused(asked: Awaitable[Any]) -> ServeError:
-    with pytest.raises(ServeError) as caught:
+async def refused(asked: Awaitable[Any]) -> ServiceError:
+    with pytest.raises(ServiceError) as caught:
         await asked
     return caught.value
 
@@ -151,7 +151,7 @@ def test_a_work_that_ended_as_it_was_paused_is_finished(tmp_path: Path, monkeypa
                 await until(lambda: pausing)
                 try:
                     await pausing.pop()
-                except ServeError:  # its reader was awake already, and first
+                except ServiceError:  # its reader was awake already, and first
                     continue
                 break
             assert (await works.answer(live)).state == "finished"
@@ -168,7 +168,7 @@ def test_resumed_while_its_other_texts_still_end_each_is_written_once(tmp_path: 
             live = await works.create(body(**asked), "anonymous")
             await until(lambda: all(text.job and text.now.tokens > 20 for text in live.texts))
             store.slow["save"] = 0.05
-            works._desk._fail(live, ServeError(500, "engine_error", "as the test wants it"))
+            works._desk._fail(live, ServiceError("engine_error", "as the test wants it"))
             await works.resume(live)
             answer = await settled(works, live)
             assert [choice.token_ids for choice in answer.choices] == await undisturbed(service, **asked)

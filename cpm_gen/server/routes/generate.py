@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from cpm_gen.outputs import Completion
+from cpm_gen.server import errors
 from cpm_gen.server.authentication import authorised
 from cpm_gen.server.schemas.generate import (
     Choice,
@@ -23,7 +24,7 @@ from cpm_gen.server.schemas.generate import (
 )
 from cpm_gen.server.sse import EVENT, KEEP_ALIVE, EventStream, event, unless_gone
 from cpm_gen.serving.api_keys import Key
-from cpm_gen.serving.errors import ServeError, unavailable
+from cpm_gen.serving.errors import ServiceError, unavailable
 from cpm_gen.serving.generation_spec import Wanted
 from cpm_gen.serving.job import Job
 from cpm_gen.serving.service import Service
@@ -94,7 +95,7 @@ def finish_reason(job: Job, completion: Completion) -> str:
 
 
 async def collect(job: Job) -> list[Completion]:
-    """All texts, when all are done. Raises ServeError where there will be none."""
+    """All texts, when all are done. Raises ServiceError where there will be none."""
     done: dict[int, Completion] = {}
     while (chunks := await job.chunks()) is not None:
         done |= {chunk.place: chunk.completion for chunk in chunks if chunk.completion}
@@ -103,7 +104,7 @@ async def collect(job: Job) -> list[Completion]:
 
 
 def check_begun(job: Job, completions: list[Completion]) -> None:
-    """Raises ServeError where our time was up before anything was written."""
+    """Raises ServiceError where our time was up before anything was written."""
     if job.timed_out and not job.own_deadline and not any(c.token_ids for c in completions):
         raise unavailable("timeout", "time was up before the first token; the service is busy")
 
@@ -172,5 +173,5 @@ async def _events(service: Service, job: Job) -> AsyncGenerator[str, None]:
         for choice in summary["choices"]:
             del choice["text"], choice["token_ids"]
         yield event("done", summary)
-    except ServeError as error:
-        yield event("error", error.body())
+    except ServiceError as error:
+        yield event("error", errors.body(error))

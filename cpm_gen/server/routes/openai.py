@@ -11,6 +11,7 @@ from fastapi.responses import Response
 
 import cpm_gen
 from cpm_gen.outputs import Completion
+from cpm_gen.server import errors
 from cpm_gen.server.authentication import authorised
 from cpm_gen.server.routes.generate import check_begun, usage
 from cpm_gen.server.routes.openai_logprobs import Piece, Text, prompt_texts, reader
@@ -26,7 +27,7 @@ from cpm_gen.server.schemas.openai import (
 )
 from cpm_gen.server.sse import EVENT, KEEP_ALIVE, EventStream, event, unless_gone
 from cpm_gen.serving.api_keys import Key
-from cpm_gen.serving.errors import ServeError, invalid
+from cpm_gen.serving.errors import ServiceError, invalid, not_found
 from cpm_gen.serving.generation_spec import Wanted
 from cpm_gen.serving.job import Job
 from cpm_gen.serving.service import Service, in_time
@@ -93,7 +94,7 @@ def router(service: Service) -> APIRouter:
 
 def _check_model(service: Service, model: str) -> None:
     if model != service.model_id:
-        raise ServeError(404, "model_not_found", f"the model here is {service.model_id!r}", "model")
+        raise not_found(f"the model here is {service.model_id!r}", "model", "model_not_found")
 
 
 def _check(service: Service, body: CompletionBody) -> None:
@@ -195,5 +196,5 @@ class _Answer:
             if wants_usage:
                 yield event(None, self._body_of([], self._usage()).model_dump())
             yield event(None, "[DONE]")
-        except ServeError as error:
-            yield event(None, error.body(openai=True))
+        except ServiceError as error:
+            yield event(None, errors.body(error, openai=True))

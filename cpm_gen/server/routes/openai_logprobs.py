@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from cpm_gen.errors import CpmGenError
 from cpm_gen.outputs import Chunk
 from cpm_gen.server.schemas.openai import CompletionBody, Logprobs
-from cpm_gen.serving.errors import explain, invalid
+from cpm_gen.serving.errors import from_library, invalid
 from cpm_gen.serving.job import Job
 from cpm_gen.serving.service import Service
 from cpm_gen.text.prompt_styles import detokenizer
@@ -120,7 +120,7 @@ async def prompt_texts(service: Service, job: Job, body: CompletionBody) -> list
             try:
                 scores = await service.engine.score(request.prompt)
             except CpmGenError as error:
-                raise explain(error, "prompt") from None
+                raise from_library(error, "prompt") from None
             offsets, at = [], 0
             for token in tokens:
                 offsets.append(at)

@@ -21,7 +21,7 @@ from cpm_gen.server.schemas.generate import (
 )
 from cpm_gen.server.sse import unless_gone
 from cpm_gen.serving.api_keys import Key
-from cpm_gen.serving.errors import explain, invalid
+from cpm_gen.serving.errors import from_library, invalid
 from cpm_gen.serving.service import Service, in_time
 from cpm_gen.text.prompt_styles import detokenizer
 
@@ -49,7 +49,7 @@ def router(service: Service) -> APIRouter:
             try:
                 return ids, await service.engine.score(ids)
             except CpmGenError as error:
-                raise explain(error, field) from None
+                raise from_library(error, field) from None
 
         with key.held():
             service.engine.reserve(1)
@@ -79,13 +79,13 @@ def router(service: Service) -> APIRouter:
             text = await asyncio.to_thread(lambda: "".join(map(reader.push, body.token_ids)))
             return DetokenizeAnswer(text=text)
         except CpmGenError as error:
-            raise explain(error, "token_ids") from None
+            raise from_library(error, "token_ids") from None
 
     return routes
 
 
 async def _encode(service: Service, text: str, style: StyleName | None) -> list[int]:
-    """Token ids of a field called ``text``; raises ServeError."""
+    """Token ids of a field called ``text``; raises ServiceError."""
     service.require()
     service.check_chars(text, "text")
     return await service.tokenizing.encode(text, style, "text")

@@ -8,7 +8,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from cpm_gen.serving.errors import ServeError
+from cpm_gen.serving.errors import not_found
 
 _FOLDER = Path(__file__).parents[1] / "static"
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -40,7 +40,7 @@ def router() -> APIRouter:
     @routes.get("/page/{name}")
     async def file(name: str, request: Request) -> Response:
         if name not in files:
-            raise ServeError(404, "not_found", "there is nothing at this address")
+            raise not_found("there is nothing at this address")
         return answer(name, request)
 
     return routes
