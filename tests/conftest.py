@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.processes import restore_signals, with_death_signal
+
 pytest_plugins = ["tests.service_process"]
 
 
@@ -19,6 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("--gpu"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    restore_signals()
 
 
 @pytest.fixture(scope="session")
@@ -31,12 +34,12 @@ def reference() -> Path:
 
 
 @pytest.fixture
-def begin() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Start a process, as ``subprocess.Popen`` does; it is dead when the test ends, however that ends."""
+def begin() -> Iterator[Callable[..., subprocess.Popen[Any]]]:
+    """Start a process as ``subprocess.Popen`` does. It is killed when the test ends, also when the test fails."""
     with contextlib.ExitStack() as stack:
 
-        def begin(words: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-            process = stack.enter_context(subprocess.Popen(words, **options))
+        def begin(words: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+            process = stack.enter_context(subprocess.Popen(with_death_signal(words), **options))
             stack.callback(process.kill)
             return process
 
@@ -45,7 +48,7 @@ def begin() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No setting of the machine's own leaks into a test."""
+    """Remove the settings of this machine from the environment of a test."""
     for name in os.environ:
         if name.startswith("CPM_GEN_") and name != "CPM_GEN_REFERENCE":
             monkeypatch.delenv(name)

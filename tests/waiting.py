@@ -1,4 +1,4 @@
-"""Waiting for what other processes do."""
+"""Wait for what other processes do."""
 
 import time
 from collections.abc import Callable
@@ -8,9 +8,9 @@ PATIENCE = 120.0  # seconds; the machine may be busy with something else
 
 
 def until(condition: Callable[[], Any], patience: float = PATIENCE, every: float = 0.02) -> Any:
-    """The first true value of ``condition``."""
+    """Wait for ``condition`` to return a true value, and return it. Fails after ``patience`` seconds."""
     deadline = time.monotonic() + patience
     while not (value := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, f"still not true after {patience:g} seconds"
         time.sleep(every)
     return value

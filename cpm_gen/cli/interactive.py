@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import signal
 import sys
-from pathlib import Path
 from typing import Any
 
 from prompt_toolkit import PromptSession
@@ -15,6 +13,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 from cpm_gen.cli.write import write
 from cpm_gen.config.resolve import Settings, convert
+from cpm_gen.config.user_folders import user_folder
 from cpm_gen.errors import ConfigError, CpmGenError, RankError
 from cpm_gen.llm import LLM
 
@@ -82,11 +81,10 @@ def _keys() -> KeyBindings:
 
 def _history() -> History:
     try:
-        root = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-        folder = Path(root) / "cpm-gen"
+        folder = user_folder("state")
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         (folder / "history").touch(mode=0o600)
-    except (OSError, RuntimeError):
+    except (OSError, ConfigError):
         return InMemoryHistory()
     return FileHistory(folder / "history")
 

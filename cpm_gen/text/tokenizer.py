@@ -18,7 +18,8 @@ from typing import Any
 
 import sentencepiece
 
-from cpm_gen.errors import InputError, TokenizerError
+from cpm_gen.config.user_folders import user_folder
+from cpm_gen.errors import ConfigError, InputError, TokenizerError
 
 VOCABULARY_FILE = "chinese_vocab.model"
 
@@ -155,11 +156,10 @@ def _jieba() -> Any:
 
 
 def _cache_dir() -> str:
-    """A folder of the user's own for jieba's dictionary cache: the shared temporary folder could hold anybody's file."""
+    """Return the user's folder for jieba's dictionary cache. In the shared temporary folder another user could replace the file."""
     try:
-        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(root) / "cpm-gen"
+        folder = user_folder("cache")
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return str(folder)
-    except (OSError, RuntimeError):  # RuntimeError: a user without a home
-        return os.devnull  # no folder: jieba builds its dictionary anew, a second's work
+    except (OSError, ConfigError):
+        return os.devnull  # without a cache jieba builds its dictionary at each start, which takes a second

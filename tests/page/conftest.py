@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, Route, expect, sync_playwright
 
-from tests.service_process import Server, direct, start, until  # noqa: F401
+from tests.service_process import Server, direct, serving, start, until  # noqa: F401
 
 # a machine that is busy with something else takes its time
 PATIENCE = 60_000
@@ -38,11 +38,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="package")
 def served() -> Iterator[Server]:
-    """One service for all tests that leave it as it was; its window is small, so it moves soon."""
-    server = Server("--window-limit", "64", "--keep-alive", "1")
-    yield server
-    server.close()
-    assert "Traceback" not in server.log, server.log
+    """A server that tests share and leave empty. Its window is small, so that it slides early."""
+    with serving("--window-limit", "64", "--keep-alive", "1") as server:
+        yield server
 
 
 class Desk:

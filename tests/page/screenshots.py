@@ -7,7 +7,7 @@ from typing import Any
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.page.conftest import Desk, launch
-from tests.service_process import Server
+from tests.service_process import Server, serving
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 WIDE: dict[str, Any] = {"viewport": {"width": 1120, "height": 760}, "device_scale_factor": 1.5}
@@ -65,8 +65,7 @@ def works(desk: Desk) -> None:
 
 
 def main() -> None:
-    server = Server("--window-limit", "270", "--window-hop", "50")
-    with sync_playwright() as playwright:
+    with serving("--window-limit", "270", "--window-hop", "50") as server, sync_playwright() as playwright:
         browser = launch(playwright)
         try:
             take(browser, server, "page-light", light, **WIDE)
@@ -77,7 +76,6 @@ def main() -> None:
             take(browser, server, "page-phone-candidates", candidates, color_scheme="dark", **PHONE)
         finally:
             browser.close()
-            server.close()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tests.processes import with_death_signal
+
 _PASSED_ON = re.compile(r"PIP_.*|(https?|no)_proxy|SSL_CERT_.*|REQUESTS_CA_BUNDLE", re.IGNORECASE)
 _PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -87,7 +89,9 @@ class Builder:
         self._stages: dict[str, Image] = {}
         # its mounts last as long as it does
         self._holder = subprocess.Popen(
-            ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec sleep infinity"],
+            with_death_signal(
+                ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec sleep infinity"]
+            ),
             stdout=subprocess.PIPE,
         )
         assert self._holder.stdout is not None

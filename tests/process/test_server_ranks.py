@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.process.test_shutdown import begin
-from tests.service_process import Server, error, until
+from tests.service_process import Server, error, serving, until
 
 BODY = {"prompt": "从前", "max_new_tokens": 20, "seed": 1}
 
@@ -32,10 +32,8 @@ def pair(start):
 
 @pytest.fixture(scope="module")
 def restarting():
-    server = Server("--tensor-parallel", "2", "--stuck-after", "3", "--probe-after", "1", "--restart-workers")
-    yield server
-    server.close()
-    assert "Traceback" not in server.log, server.log
+    with serving("--tensor-parallel", "2", "--stuck-after", "3", "--probe-after", "1", "--restart-workers") as server:
+        yield server
 
 
 def expect_loss(server: Server, harm, code: str) -> None:

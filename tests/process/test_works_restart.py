@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -239,9 +240,9 @@ def test_postgresql_keeps_them_as_well(start, postgres: str, tmp_path: Path):
         assert client.delete(f"/works/{id}").status_code == 204
 
 
-def test_ctrl_c_ends_it_and_the_work_is_kept(tmp_path: Path):
-    """Not through the fixture: the shell's way, a signal to the whole group."""
-    process = subprocess.Popen(
+def test_ctrl_c_ends_it_and_the_work_is_kept(begin: Callable[..., subprocess.Popen[str]], tmp_path: Path):
+    """As a shell does, send the signal to the whole process group."""
+    process = begin(
         [sys.executable, "-m", "cpm_gen", "serve", "--port", "0", "--database", str(tmp_path / "works.db")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-import os
 import time
 from array import array
 from collections.abc import Iterable, Sequence
@@ -24,6 +23,7 @@ from alembic.util.exc import CommandError
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
+from cpm_gen.config.user_folders import user_folder
 from cpm_gen.errors import ConfigError
 from cpm_gen.works.storage.records import Piece, State, Summary, Text, Work
 from cpm_gen.works.storage.tables import pieces, texts, works
@@ -221,8 +221,7 @@ def _url(database: str | None) -> URL:
         except ArgumentError:
             raise ConfigError("database must be a file or a URL such as postgresql+psycopg://user@host/name") from None
     if database is None:
-        data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-        database = f"{data}/cpm-gen/works.db"
+        return URL.create("sqlite", database=str(user_folder("data") / "works.db"))
     return URL.create("sqlite", database=str(Path(database).expanduser()))
 
 
