@@ -26,7 +26,7 @@ def test_the_two_commands_stand_first_and_ci_runs_them() -> None:
     assert len(blocks) == 2
     assert blocks[0].startswith("python3 -m venv .venv && .venv/bin/pip install -c constraints.txt")
     assert " && .venv/bin/cpm-gen lyric " in blocks[0]
-    assert blocks[1] == ".venv/bin/python -m pytest"
+    assert blocks[1] == ".venv/bin/pip install -c constraints.txt -e '.[test]' && .venv/bin/python -m pytest"
     ci = (ROOT / ".ci" / "run").read_text()
     assert "readme 1" in ci
     assert "readme 2" in ci
