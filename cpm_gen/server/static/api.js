@@ -1,9 +1,9 @@
-// Talking to the service: its refusals as Refusal, a line that is down as Lost, a key where one is asked for.
+// Requests to the service. An error response raises Refusal, a lost connection raises Lost; a key is asked for if one is needed.
 
 import { visit } from "./kept.js";
 
 const KEY = "cpm-gen:key";
-const SILENCE = 45_000; // ms; the service says something every fifteen seconds
+const SILENCE = 45_000; // ms; the service sends something every fifteen seconds
 
 export class Refusal extends Error {
   constructor(status, error, retryAfter) {
@@ -19,7 +19,7 @@ async function refusal(response) {
   try {
     error = (await response.json()).error || error;
   } catch {
-    // not ours: a proxy's
+    // a proxy's response, not the service's
   }
   const after = Number(response.headers.get("Retry-After"));
   return new Refusal(response.status, error, after > 0 ? after : null);
@@ -32,7 +32,7 @@ export class Api {
     this.asking = null;
   }
 
-  // A response that is not an error; raises Refusal or Lost, and AbortError where `signal` says so.
+  // A response that is not an error. Raises Refusal or Lost, and AbortError if `signal` aborts.
   async open(method, path, body, { signal, headers } = {}) {
     for (;;) {
       const key = visit.get(KEY);
@@ -53,7 +53,7 @@ export class Api {
     }
   }
 
-  // Whether there is another key to try; several requests ask once.
+  // Whether there is another key to try. Several requests share one dialog.
   async renewed(tried, code) {
     if (visit.get(KEY) !== tried) return true;
     this.asking ??= this.askKey(code).finally(() => (this.asking = null));
@@ -74,7 +74,7 @@ export class Api {
   }
 }
 
-// The server-sent events of a response: {id, name, data}. Raises Lost when the line breaks, or is silent for long.
+// The server-sent events of a response: {id, name, data}. Raises Lost if the connection breaks or is silent for too long.
 export async function* events(response) {
   const reader = response.body.getReader();
   const decoder = new TextDecoder();
@@ -121,7 +121,7 @@ function parse(block) {
   return event.data ? { ...event, data: JSON.parse(event.data) } : null;
 }
 
-// Until `ms` have passed, or the machine is on line again, or `signal` says to stop.
+// Wait until `ms` have passed, the machine is online again, or `signal` aborts.
 export function pause(ms, signal) {
   return new Promise((resolve) => {
     const end = () => {

@@ -1,4 +1,4 @@
-// Three ways to go on, side by side.
+// Three continuations side by side.
 
 import { events, Lost, Refusal } from "./api.js";
 import { endOf, promptOf } from "./store.js";
@@ -31,7 +31,7 @@ export class Candidates {
     const prompt = endOf(promptOf(string, rest.style));
     const tokens = Math.min(length ?? LENGTH, LENGTH);
     const body = { ...rest, prompt, truncate_prompt: true, n: COUNT, stream: true, max_new_tokens: tokens };
-    if (body.seed !== undefined) body.seed += 1; // not what Write writes
+    if (body.seed !== undefined) body.seed += 1; // so that it differs from what Write writes
     try {
       const response = await this.api.open("POST", "/generate", body, { signal: line.signal });
       let done = false;

@@ -1,4 +1,4 @@
-// The document on the desk: its text, who wrote what, what was done to it, and which work of the service writes it.
+// The open document: its text, who wrote which part, its history, and the work of the service that writes it.
 
 import { unseen } from "./edge.js";
 import { History } from "./history.js";
@@ -26,7 +26,7 @@ export class Desk {
     return this.document.work;
   }
 
-  // Nobody edited the text since its work wrote.
+  // The text was not edited since its work wrote.
   get inStep() {
     return Boolean(this.work) && this.work.shown === this.text.string;
   }
@@ -48,7 +48,7 @@ export class Desk {
     this.writing.arrive();
   }
 
-  // Another tab has this document on its desk, too, and changed it: who did so last is right.
+  // Another tab has this document open and changed it. The last change wins.
   renew() {
     if (this.timer || this.history.held || this.writing.active) return;
     const document = store.load(this.document.id);
@@ -59,7 +59,7 @@ export class Desk {
     this.show(document);
   }
 
-  // Another document takes its place: the service has this one whole, or this browser keeps it.
+  // Open another document. The service has this one whole, or this browser keeps it.
   leave() {
     if (!this.document) return;
     this.writing.cut();
@@ -67,7 +67,7 @@ export class Desk {
     if (this.inStep && !this.work.part) store.forget(this.document.id);
   }
 
-  // The document is gone, its work with it.
+  // The document was deleted together with its work.
   discard() {
     this.writing.cut();
     store.forget(this.document.id);
@@ -88,7 +88,7 @@ export class Desk {
   keep() {
     clearTimeout(this.timer);
     this.timer = null;
-    if (this.history.held) return; // half a syllable is nothing to keep
+    if (this.history.held) return; // an unfinished composition is not stored
     const kept = store.save(this.document);
     if (!kept && !this.full) this.on.said("not_kept");
     this.full = !kept;
@@ -100,14 +100,14 @@ export class Desk {
     else this.settle();
   }
 
-  // An input method composes, or has done so.
+  // An input method begins or ends a composition.
   compose(begins) {
     if (begins) return this.history.hold();
     this.history.release();
     return this.settle();
   }
 
-  // After any change that is not its work's: what is the text to its work?
+  // After any change that did not come from its work: does the text still match the work?
   settle() {
     this.range = null;
     this.changed();
@@ -135,7 +135,7 @@ export class Desk {
     else this.editor.reveal();
   }
 
-  // The last run again, by other dice. Undoing it twice brings the former one back.
+  // Write the last run again with another seed. Undoing twice restores the first one.
   async retry() {
     this.writing.abandon();
     const run = this.history.lastRun;
@@ -155,7 +155,7 @@ export class Desk {
     this.editor.toEnd();
   }
 
-  // Where does the window begin?
+  // Find where the window begins.
   async look() {
     const { document: seen, work } = this;
     if (!this.inStep || !work.window) return;
@@ -170,7 +170,7 @@ export class Desk {
       this.range = range;
       this.paint();
     } catch {
-      // the line is lost: the window's next move asks again
+      // the connection is lost: the next slide asks again
     }
   }
 }

@@ -1,10 +1,10 @@
-// Questions: a key, a yes or no.
+// Dialogs: for a key, for yes or no.
 
 import { t } from "./language.js";
 
 const find = (id) => document.getElementById(id);
 
-// Show a dialog; resolves when it is closed, to what `finish` was given, or to null.
+// Show a dialog. Resolves when it is closed: to the value passed to `finish`, or to null.
 function ask(dialog, prepare) {
   return new Promise((resolve) => {
     let answer = null;
@@ -39,7 +39,7 @@ export function confirmed(title, text, yes) {
 for (const button of document.querySelectorAll("dialog .close")) {
   button.addEventListener("click", () => button.closest("dialog").close());
 }
-// a touch beside a dialog closes it
+// a click beside a dialog closes it
 for (const dialog of document.querySelectorAll("dialog")) {
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
 }

@@ -1,4 +1,4 @@
-// Works of the service, and drafts of this browser.
+// The list: works of the service, and drafts in this browser.
 
 import { confirmed } from "./dialogs.js";
 import { number, t, when } from "./language.js";
@@ -104,7 +104,7 @@ export class Drawer {
     const [keep, drop] = [button("plain", () => this.tried(save)), button("plain", () => this.tried(sure))];
     const sure = async () => {
       if (!(await confirmed(t("remove_title", { title: name }), t("remove_text"), t("remove")))) return;
-      await remove(); // where that fails, the text is still here
+      await remove(); // if this fails, the text is still here
       if (current) this.on.removed();
       await this.show();
     };

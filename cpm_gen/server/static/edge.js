@@ -1,13 +1,13 @@
-// Where the window begins: what stands before it the model does not see any more.
+// Where the window begins. The model does not see the text before it.
 
 import { letterAt, unitsOf } from "./text.js";
 
-const AHEAD = 6; // letters that a token may be away: the vocabulary writes some of them its own way
-const REACH = 8_000; // characters at either end of a prompt in which an edge is looked for; a window holds about a thousand tokens
+const AHEAD = 6; // characters that a token may be off: the vocabulary normalises some characters
+const REACH = 8_000; // characters at each end of a prompt that are searched; a window holds about a thousand tokens
 
 const plain = (letter) => letter.normalize("NFKC").toLowerCase();
 
-// For each token, where it begins in `string`.
+// For each token, its beginning in `string`.
 export function beginnings(pieces, string) {
   let at = 0;
   return pieces.map((piece) => {
@@ -23,7 +23,7 @@ export function beginnings(pieces, string) {
   });
 }
 
-// [from, to) of a document that its work's model does not see; null where it sees all. `pieces` gives the tokens of a text.
+// The part [from, to) of a document outside its work's window; null if all of it is inside. `pieces` gives the tokens of a text.
 export async function unseen(document, pieces) {
   const { work, text } = document;
   const { start = 0, text_start: written = 0 } = work.window || {};
@@ -45,7 +45,7 @@ export async function unseen(document, pieces) {
   return to > from ? [from, to] : null;
 }
 
-// The line at the edge, a step where the edge is inside a line.
+// The line that marks the edge; it has a step if the edge is inside a line of text.
 export class EdgeLine {
   constructor(element, editor) {
     Object.assign(this, { element, editor, at: null });

@@ -1,18 +1,18 @@
-// The editor: one text node in a contenteditable element, so that input methods, selection and speech find plain text.
-// Who wrote what is painted over it with the CSS Custom Highlight API, which leaves the document as it is; 200,000 characters
+// The editor: one text node in a contenteditable element, so that input methods, selection and screen readers find plain text.
+// The CSS Custom Highlight API colours who wrote what without changing the document; 200,000 characters
 // cost a few milliseconds more than two hundred.
 
 import { difference, MODEL } from "./text.js";
 
-const NEAR = 60; // px below the frame within which the text's end is still followed
-const ROOM = 0.2; // of the frame that stays free below the text's end
+const NEAR = 60; // px below the frame within which the view still follows the end of the text
+const ROOM = 0.2; // part of the frame that stays free below the end of the text
 
 export class Editor {
   // on: edit(from, to, string), compose(begins), history(-1 | 1), locked()
   constructor(element, scroller, on) {
     Object.assign(this, { element, scroller, on, composing: false, locked: false, following: true, reached: 0 });
     this.node = document.createTextNode("");
-    this.end = document.createElement("br"); // an empty last line has a place for the caret
+    this.end = document.createElement("br"); // gives the caret a place in an empty last line
     this.highlights = {};
     for (const name of ["model", "unseen", "unseen-model"]) {
       if (!globalThis.Highlight) break; // an older browser shows the text alone
@@ -28,7 +28,7 @@ export class Editor {
       this.on.compose(true);
     });
     element.addEventListener("compositionend", () => {
-      // some browsers tell the last letters only after this
+      // some browsers report the last characters only after this event
       setTimeout(() => this.settle());
     });
     element.addEventListener("paste", (event) => {
@@ -48,7 +48,7 @@ export class Editor {
     return this.node.data;
   }
 
-  // What an input method has so far is what was meant.
+  // Accept what an input method has composed so far.
   settle() {
     if (!this.composing) return;
     this.composing = false;
@@ -56,14 +56,14 @@ export class Editor {
     this.on.compose(false);
   }
 
-  // What the browser must not do its own way.
+  // Prevent the browser's own handling of some edits.
   before(event) {
     const kind = event.inputType;
     if (kind === "historyUndo" || kind === "historyRedo") {
       event.preventDefault();
       this.on.history(kind === "historyUndo" ? -1 : 1);
     } else if (this.composing) {
-      return; // an input method's own, which read() takes as it comes
+      return; // from an input method; read() takes the result
     } else if (kind === "insertParagraph" || kind === "insertLineBreak") {
       event.preventDefault();
       this.insert("\n");
@@ -77,7 +77,7 @@ export class Editor {
     }
   }
 
-  // Take what the browser or the input method made of the text.
+  // Read the text as the browser or the input method changed it.
   read() {
     if (this.locked) return;
     const plain = this.element.firstChild === this.node && this.node.nextSibling === this.end && !this.end.nextSibling;
@@ -94,7 +94,7 @@ export class Editor {
     }
   }
 
-  // Put a string where the selection is, as the writer.
+  // Replace the selection with a string written by the user.
   insert(string) {
     if (this.locked) return;
     const [from, to] = this.selection();
@@ -114,7 +114,7 @@ export class Editor {
     this.element.classList.toggle("empty", !string);
   }
 
-  // The model writes on.
+  // Append the model's text.
   append(string) {
     this.node.appendData(string);
     this.known = this.node.data;
@@ -128,13 +128,13 @@ export class Editor {
     this.reached = this.scroller.scrollTop;
   }
 
-  // To the end, unless the reader is elsewhere; the event that says so may still be on its way.
+  // Scroll to the end, unless the reader has scrolled away. That scroll event may not have arrived yet.
   follow() {
     if (this.scroller.scrollTop < this.reached - 1) this.following = false;
     if (this.following) this.toEnd();
   }
 
-  // Paint: what the model wrote, and [from, to) that it does not see any more.
+  // Colour what the model wrote, and the part [from, to) outside the window.
   paint(spans, unseen) {
     this.element.classList.toggle("empty", !this.node.data);
     if (!this.highlights.model) return;
@@ -157,7 +157,7 @@ export class Editor {
     if (unseen) add("unseen", ...unseen);
   }
 
-  // While the model writes the text can be read and copied, not changed.
+  // While the model writes, the text can be read and copied but not changed.
   lock(locked) {
     if (this.locked === locked) return;
     this.locked = locked;
@@ -195,7 +195,7 @@ export class Editor {
     else if (box && box.top < frame.top) this.scroller.scrollTop -= frame.top - box.top + 60;
   }
 
-  // Where the character at `at` stands on the screen.
+  // The screen position of the character at `at`.
   box(at) {
     if (at < 0) return null;
     const range = document.createRange();

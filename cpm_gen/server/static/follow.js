@@ -1,15 +1,15 @@
-// Following a work's events, over lost lines and restarts of the server, until it is done or at rest.
+// Follow a work's events across lost connections and restarts of the server, until it is finished, paused or failed.
 
 import { events, Lost, pause, Refusal } from "./api.js";
 
-const FIRST = 400; // ms until the line is tried again, twice as long each time
+const FIRST = 400; // ms until the first reconnection; doubled each time
 const MOST = 5_000;
 export const RESTING = ["paused", "failed"]; // states
-const AGAIN = [429, 502, 503, 504]; // a proxy says some of these while the service is started again
+const AGAIN = [429, 502, 503, 504]; // a proxy sends some of these while the service restarts
 
-// `work.event` is where to go on. `on` hears: connected(), lost(), state(data), token(data, id), window(data), done(data),
-// and rest(work) with the whole work where it came to rest: its last words may follow that news late.
-// Returns when the work is done, paused or failed; raises Refusal where the work is not to be had.
+// `work.event` is the position to continue from. `on` receives connected(), lost(), state(data), token(data, id), window(data), done(data),
+// and rest(work) with the whole work when it paused or failed, because its last tokens may arrive after that event.
+// Returns when the work is finished, paused or failed. Raises Refusal if the work cannot be read.
 export async function follow(api, work, on, signal) {
   let wait = FIRST;
   while (!signal.aborted) {

@@ -1,8 +1,8 @@
-// Undo and redo of a text: the writer's edits, joined into words, and whole runs of the model.
+// Undo and redo: the user's edits, joined into words, and whole runs of the model.
 
 import { difference, sizeOf, Text, WRITER } from "./text.js";
 
-const PAUSE = 1200; // ms without a key after which the next one begins a new edit
+const PAUSE = 1200; // ms without a key press after which a new edit begins
 
 export class History {
   constructor(text) {
@@ -20,21 +20,21 @@ export class History {
     return this.future.length > 0;
   }
 
-  // The run that stands at the end of the text, if nothing was done since.
+  // The run at the end of the text, if nothing was changed since.
   get lastRun() {
     const last = this.past[this.past.length - 1];
     return last && last.run ? last : null;
   }
 
-  // The writer puts `string` in place of [from, to).
+  // The user replaces [from, to) with `string`.
   edit(from, to, string) {
     const inserted = string ? [{ who: WRITER, text: string }] : [];
     const removed = this.text.replace(from, to, inserted);
-    if (this.held) return; // a composition is one edit, whatever passes on the way
+    if (this.held) return; // a composition is one edit, whatever its intermediate states
     this.record({ at: from, removed, inserted, time: Date.now() }, true);
   }
 
-  // An input method composes; release() makes one edit of everything between.
+  // An input method begins a composition; release() records everything since as one edit.
   hold() {
     this.held = new Text(this.text.spans.map((span) => ({ ...span })));
   }
@@ -50,12 +50,12 @@ export class History {
     );
   }
 
-  // A run of the model begins at the end of the text, or what `spans` holds is taken as one.
+  // Begin a run of the model at the end of the text, or record `spans` as one.
   begin() {
     this.record({ at: this.text.length, removed: [], inserted: [], run: true });
   }
 
-  // The run goes on.
+  // Append to the run.
   grow(who, string) {
     const run = this.past[this.past.length - 1];
     this.text.replace(this.text.length, this.text.length, [{ who, text: string }]);
@@ -64,12 +64,12 @@ export class History {
     else run.inserted.push({ who, text: string });
   }
 
-  // After a reload: the end of the text from `at` on was one run.
+  // After a reload: record the text from `at` on as one run.
   recall(at) {
     this.past.push({ at, removed: [], inserted: this.text.slice(at, this.text.length), run: true });
   }
 
-  // A run that wrote nothing leaves nothing to undo.
+  // Drop a run that wrote nothing: there is nothing to undo.
   end() {
     const run = this.lastRun;
     if (run && !sizeOf(run.inserted)) this.past.pop();
@@ -102,7 +102,7 @@ export class History {
   }
 }
 
-// Typing goes on where it was, and so does deleting; a finished sentence is an edit of its own.
+// Whether an edit extends the previous one: typing or deleting that continues there. A finished sentence ends an edit.
 function joins(last, next) {
   const end = last.at + sizeOf(last.inserted);
   const typed = sizeOf(next.inserted);

@@ -1,4 +1,4 @@
-// The browser's stores. One that is full, or forbidden, holds what is put into it for as long as the page is open.
+// The browser's storage. If it is full or forbidden, values are held in memory while the page is open.
 
 class Kept {
   constructor(name) {
@@ -14,7 +14,7 @@ class Kept {
     }
   }
 
-  // Whether it outlives the page.
+  // Whether values survive the page.
   set(key, value) {
     try {
       globalThis[this.name].setItem(key, value);
@@ -47,4 +47,4 @@ class Kept {
 }
 
 export const forever = new Kept("localStorage");
-export const visit = new Kept("sessionStorage"); // of one tab
+export const visit = new Kept("sessionStorage"); // for one tab

@@ -1,4 +1,4 @@
-// Words of the page in the reader's language.
+// The page's texts in the user's language.
 
 import { en } from "./en.js";
 import { forever } from "./kept.js";
@@ -10,7 +10,7 @@ const KEPT = "cpm-gen:language";
 let language = forever.get(KEPT) || (navigator.language.startsWith("zh") ? "zh" : "en");
 if (!TABLES[language]) language = "en";
 
-// The words called `name`, `{value}`s filled in; the name where there are none.
+// The text named `name` with its `{value}`s filled in; the name itself if there is none.
 export function t(name, values = {}) {
   const words = TABLES[language][name] ?? name;
   return words.replace(/\{(\w+)\}/g, (_, value) => values[value] ?? "");
@@ -18,7 +18,7 @@ export function t(name, values = {}) {
 
 export const has = (name) => name in TABLES[language];
 
-// An element whose text is words that follow the language.
+// An element whose text changes with the language.
 export function say(element, name) {
   element.dataset.say = name;
   element.textContent = t(name);

@@ -1,4 +1,4 @@
-// The page: what belongs to what.
+// The page: connects its parts.
 
 import { Api } from "./api.js";
 import { Candidates } from "./candidates.js";
@@ -23,7 +23,7 @@ const notices = new Notices(find("notice"));
 const settings = new Settings(find("settings"), () => desk.writing.settle());
 const editor = new Editor(find("text"), find("scroll"), {
   edit: (from, to, string) => {
-    candidates.dismiss(); // they went on from another text
+    candidates.dismiss(); // they continue another text
     desk.edited(from, to, string);
   },
   compose: (begins) => desk.compose(begins),
@@ -59,7 +59,7 @@ const candidates = new Candidates(find("candidates"), api, {
     find("said").textContent = t("chosen", { n });
     find("text").focus({ preventScroll: true });
   },
-  refused: (error) => refused(error, act.three), // of the text as it is then
+  refused: (error) => refused(error, act.three), // for the text at that time
   ended: state,
 });
 
@@ -106,7 +106,7 @@ function refused(error, again) {
   notices.refused(error, again);
 }
 
-// What was asked for the text on the desk is not for another one.
+// Pending requests for the open document do not apply to another one.
 function leave() {
   candidates.dismiss();
   notices.clear();
@@ -162,7 +162,7 @@ const act = {
   },
 };
 
-// Whether there was something to press.
+// Whether there was a button to press.
 function press(name) {
   if (name === "stop" && find("more").open) {
     find("more").open = false;
@@ -196,7 +196,7 @@ listen(press, (n) => {
 document.addEventListener("pointerdown", (event) => {
   if (!find("more").contains(event.target)) find("more").open = false;
 });
-// a phone's keyboard leaves less than the window
+// a phone's keyboard leaves less height than the window has
 function fit() {
   document.documentElement.style.setProperty("--height", `${visualViewport.height}px`);
   document.body.classList.toggle("low", visualViewport.height < 480);

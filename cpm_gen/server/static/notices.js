@@ -1,10 +1,10 @@
-// What went wrong, in words, and what can be done about it.
+// Notices: what went wrong and what to do about it.
 
 import { Lost, Refusal } from "./api.js";
 import { fieldName } from "./settings.js";
 import { has, say, t } from "./language.js";
 
-const SHOWN = 9_000; // ms that a word in passing stays
+const SHOWN = 9_000; // ms that a short notice stays
 
 export class Notices {
   constructor(element) {
@@ -14,14 +14,14 @@ export class Notices {
     addEventListener("online", () => this.named === "error.offline" && this.clear());
   }
 
-  // A word in passing.
+  // Show a short notice.
   tell(name, values) {
     this.show(t(name, values), []);
     this.named = name;
     this.timer = setTimeout(() => this.clear(), SHOWN);
   }
 
-  // A refusal or a lost line. With `again`, it is tried again by itself where waiting helps.
+  // Show an error response or a lost connection. With `again`, retry automatically if waiting helps.
   refused(error, again) {
     const words = wordsFor(error);
     const waits = again && (error instanceof Lost || error.status === 429 || error.status === 503);
@@ -60,7 +60,7 @@ export class Notices {
   }
 
   clear() {
-    clearTimeout(this.timer); // an interval's, too
+    clearTimeout(this.timer); // also clears intervals
     this.named = null;
     this.element.replaceChildren();
   }

@@ -1,16 +1,16 @@
-// Works that are to pause. The service is told as soon as it can hear, whatever is on the desk by then, also by the next page.
+// Pending pauses of works. Each is sent as soon as the service can be reached, whatever document is open then, also by the next page.
 
 import { Lost, pause } from "./api.js";
 import { loadPauses, savePauses } from "./store.js";
 
 export class Pauses {
-  // heard(id, state): the service was told; `state` is how the work stands by now, null where there is none to pause
+  // heard(id, state): the pause was sent; `state` is the work's state now, null if there is no work to pause
   constructor(api, heard) {
     Object.assign(this, { api, heard, telling: false });
     this.repeat();
   }
 
-  // Now. Returns what the service answered; null where it did not hear: then it is told later.
+  // Pause now. Returns the service's response; null if it could not be reached, then the pause is sent later.
   async ask(id) {
     this.note(id);
     const now = await this.tell(id);
@@ -23,7 +23,7 @@ export class Pauses {
     this.repeat();
   }
 
-  // Whether the service has yet to be told.
+  // Whether a pause is still to be sent.
   late(id) {
     return this.telling && loadPauses().includes(id);
   }

@@ -1,7 +1,7 @@
 // Tokens per second over the last few seconds.
 
 const SPAN = 3_000; // ms
-const SETTLE = 250; // ms after connecting in which what was written before may arrive at once
+const SETTLE = 250; // ms after connecting in which earlier text may arrive at once
 
 export class Rate {
   constructor() {

@@ -1,4 +1,4 @@
-// The keyboard. Every shortcut presses what a finger could press.
+// Keyboard shortcuts. Each one presses a visible button.
 
 import { say } from "./language.js";
 
@@ -32,13 +32,13 @@ export function fillTable(body) {
   }
 }
 
-// `press`: what each does, by the id of its button; `choose(n)` says whether there was a candidate to take.
+// `press`: the action of each shortcut, by the id of its button. `choose(n)` returns whether there was a candidate to take.
 export function listen(press, choose) {
   document.addEventListener("keydown", (event) => {
-    if (event.isComposing || event.keyCode === 229) return; // an input method's key
+    if (event.isComposing || event.keyCode === 229) return; // this key belongs to an input method
     const name = named(event);
     const typing = event.target.closest?.("input, textarea, select, [contenteditable=plaintext-only]");
-    const field = event.target.closest?.("input[type=number], textarea, select"); // takes digits itself
+    const field = event.target.closest?.("input[type=number], textarea, select"); // a field that takes digits itself
     if (document.querySelector("dialog[open]")) return;
     const digit = /^[1-3]$/.test(event.key) && !event.ctrlKey && !event.altKey && !event.metaKey;
     if (digit && !field && choose(Number(event.key) - 1)) {

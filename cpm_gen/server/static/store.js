@@ -1,4 +1,4 @@
-// Documents and settings in this browser. A document and the event its work has reached are kept in one write.
+// Documents and settings in this browser. A document and the event id that its work has reached are stored in one write.
 
 import { forever, visit } from "./kept.js";
 import { letterAt, MODEL, Text, title } from "./text.js";
@@ -18,7 +18,7 @@ function read(key) {
   }
 }
 
-// Whether it could be kept: a browser has room for some millions of characters, or forbids it.
+// Whether it could be stored: a browser has room for some millions of characters, or forbids storage.
 function write(key, value) {
   return forever.set(key, JSON.stringify(value));
 }
@@ -33,7 +33,7 @@ export function save(document) {
     forget(id);
     return true;
   }
-  // `shown` is the text itself as long as nobody edited it
+  // `shown` is the text itself until it is edited
   const kept = work && { ...work, shown: undefined, inStep: work.shown === text.string };
   const marks = text.marks();
   visit.set(CURRENT, id); // each tab has its own
@@ -42,13 +42,13 @@ export function save(document) {
 
 export function load(id) {
   const kept = read(DOCUMENT + id);
-  if (typeof kept?.string !== "string") return null; // nothing, or not ours
+  if (typeof kept?.string !== "string") return null; // nothing, or not written by this page
   const text = Text.marked(kept.string, kept.marks);
   const { inStep, ...rest } = kept.work || {};
   return { id, text, work: kept.work && { ...rest, shown: inStep ? text.string : null } };
 }
 
-// Calls `on` when another tab has kept the document `id()`.
+// Calls `on` when another tab has stored the document `id()`.
 export function watch(id, on) {
   addEventListener("storage", ({ key, newValue }) => newValue && key === DOCUMENT + id() && on());
 }
@@ -62,7 +62,7 @@ export function forget(id) {
   forever.remove(DOCUMENT + id);
 }
 
-// Those of this browser, newest first: what has no work yet, or was edited since.
+// This browser's documents that have no work yet or were edited since, newest first.
 export function drafts() {
   const out = [];
   for (const key of forever.keys()) {
@@ -87,7 +87,7 @@ export const saveSettings = (settings) => write(SETTINGS, settings);
 export const loadPauses = () => read(PAUSES) || [];
 export const savePauses = (ids) => write(PAUSES, ids);
 
-// A document from what the service knows of a work.
+// Make a document from a work's JSON.
 export function fromWork(work) {
   const lyric = work.parameters.style === "lyric";
   const prompt = shownPrompt(typeof work.prompt === "string" ? work.prompt : work.prompt[0], lyric);
@@ -108,7 +108,7 @@ export function fromWork(work) {
       window: choice.window,
       slides: choice.window_slides,
       tokens: work.usage.completion_tokens,
-      prompted: several ? null : work.usage.prompt_tokens, // those of all prompts together
+      prompted: several ? null : work.usage.prompt_tokens, // counts all prompts together
       keep: work.parameters.window?.keep || 0,
       seed: work.parameters.seed,
       own: Boolean(work.metadata.desk),
@@ -117,13 +117,13 @@ export function fromWork(work) {
   };
 }
 
-// In the lyric style a line ends in <eod>, which a text shows as a newline; a blank line is a space of its own.
+// In the lyric style a line ends with <eod>, which a text shows as a newline; a blank line is a single space.
 export function promptOf(string, style) {
   if (style !== "lyric") return string;
   return string.split("\n").map((line) => line || " ").join(EOD);
 }
 
-// As much of a prompt as is sent: its end, which begins with a whole letter and not inside an <eod>.
+// The part of a prompt that is sent: its end, beginning at a whole character and not inside an <eod>.
 export function endOf(prompt) {
   const cut = prompt.length - MOST;
   if (cut <= 0) return prompt;
@@ -137,7 +137,7 @@ function shownPrompt(prompt, lyric) {
   return prompt.split(EOD).map((line) => (line === " " ? "" : line)).join("\n");
 }
 
-// A lyric's prompt is whole lines: the model begins on the next one.
+// A lyric's prompt consists of whole lines; the model begins on the next one.
 export function glueOf(string, lyric) {
   return lyric && !string.endsWith("\n") ? "\n" : "";
 }

@@ -1,9 +1,9 @@
-// A text and who wrote which part of it: runs of {who, text}, the writer's and the model's.
+// A text and who wrote which part: spans {who, text} of the user and of the model.
 
 export const WRITER = "w";
 export const MODEL = "m";
 
-// Neighbours of one hand become one, empty ones vanish.
+// Join neighbouring spans of the same author and drop empty ones.
 function joined(spans) {
   const out = [];
   for (const { who, text } of spans) {
@@ -21,7 +21,7 @@ export class Text {
     this.string = this.spans.map((span) => span.text).join("");
   }
 
-  // From a string and what marks() said of it; where they do not agree, all of it is the writer's.
+  // Restore from a string and its marks(). If they do not match, the whole text counts as the user's.
   static marked(string, marks) {
     const spans = [];
     let at = 0;
@@ -34,7 +34,7 @@ export class Text {
     return at === string.length ? new Text(spans) : new Text([{ who: WRITER, text: string }]);
   }
 
-  // Who wrote how much, in the order of the text: "w12,m340".
+  // Lengths by author in the order of the text: "w12,m340".
   marks() {
     return this.spans.map((span) => span.who + span.text.length).join(",");
   }
@@ -56,11 +56,11 @@ export class Text {
     return out;
   }
 
-  // Put spans in place of [from, to); returns the spans that stood there.
+  // Replace [from, to) with spans; returns the replaced spans.
   replace(from, to, spans) {
     const removed = this.slice(from, to);
     if (from === this.length && to === from) {
-      const last = this.spans[this.spans.length - 1]; // a model's run grows at the end, piece by piece
+      const last = this.spans[this.spans.length - 1]; // a model's run grows at the end, chunk by chunk
       for (const { who, text } of spans) {
         if (last && last.who === who && spans.length === 1) last.text += text;
         else this.spans = joined([...this.spans, { who, text }]);
@@ -86,8 +86,8 @@ export function sizeOf(spans) {
   return spans.reduce((sum, span) => sum + span.text.length, 0);
 }
 
-// The smallest change that makes `after` of `before`: {from, to, text}, text in place of [from, to).
-// `caret` is where it ends in `after`, which decides between equal letters ("aa|" or "a|a").
+// The smallest change from `before` to `after`: {from, to, text}, where text replaces [from, to).
+// `caret` is where the change ends in `after`; it decides between equal characters ("aa|" or "a|a").
 export function difference(before, after, caret = after.length) {
   const tail = after.length - Math.min(Math.max(caret, 0), after.length);
   let end = 0;
@@ -99,7 +99,7 @@ export function difference(before, after, caret = after.length) {
   return { from, to: before.length - end, text: after.slice(from, after.length - end) };
 }
 
-// The first words, as a name for the text.
+// The first words, as the text's name.
 export function title(string) {
   const line = string.split("\n").find((one) => one.trim()) || "";
   const words = line.replaceAll("<eod>", " ").trim();
@@ -109,13 +109,13 @@ export function title(string) {
   return letters.length > 22 ? letters.slice(0, 22).join("") + "…" : first;
 }
 
-// The place itself, or the next one where it is in the middle of a letter, which may be two of UTF-16.
+// The index itself, or the next one if it is inside a surrogate pair.
 export function letterAt(string, at) {
   const code = string.charCodeAt(at);
   return code >= 0xdc00 && code <= 0xdfff ? at + 1 : at;
 }
 
-// Where the n-th character begins: the service counts characters, a string here counts UTF-16.
+// The index of the n-th character: the service counts characters, JavaScript counts UTF-16 units.
 export function unitsOf(string, from, characters) {
   let at = from;
   for (let n = 0; n < characters && at < string.length; n++) at += string.codePointAt(at) > 0xffff ? 2 : 1;

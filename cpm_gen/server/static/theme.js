@@ -1,4 +1,4 @@
-// Light, dark, or as the system has it.
+// Light, dark, or the system's choice.
 
 import { forever } from "./kept.js";
 
@@ -7,7 +7,7 @@ const WAYS = ["auto", "light", "dark"];
 
 let chosen = WAYS.includes(forever.get(KEPT)) ? forever.get(KEPT) : "auto";
 
-// What next() will choose.
+// What next() would choose.
 export const following = () => WAYS[(WAYS.indexOf(chosen) + 1) % WAYS.length];
 
 export function next() {

@@ -1,10 +1,10 @@
-// Works as the service keeps them.
+// Requests about works.
 
 import { Lost, pause } from "./api.js";
 
-const marks = new Set(); // of works whose making was given up while the service may have heard of it
+const marks = new Set(); // of works whose creation was abandoned although the service may have received it
 
-// A work is made once, though the line be lost before its answer came: it is looked for by its mark before it is made again.
+// Create a work exactly once. If the connection is lost before the response, look for its mark before creating it again.
 export async function make(api, body, signal, lost) {
   const mark = crypto.getRandomValues(new Uint32Array(2)).join("-");
   const marked = { ...body, metadata: { ...body.metadata, desk: mark } };
@@ -40,7 +40,7 @@ function unlessRefused(error) {
   throw error;
 }
 
-// Delete the works that nobody waits for any more.
+// Delete the works whose creation was abandoned.
 export async function sweep(api) {
   for (let tries = 0; marks.size && tries < 8; tries++) {
     await pause(500 * 2 ** tries);

@@ -1,4 +1,4 @@
-// The work that writes the document on the desk: begun, followed, stopped, gone on with.
+// The work that writes the open document: create, follow, stop, resume.
 
 import { pause, Refusal } from "./api.js";
 import { follow, RESTING } from "./follow.js";
@@ -8,7 +8,7 @@ import { endOf, glueOf, promptOf } from "./store.js";
 import { MODEL, title, unitsOf } from "./text.js";
 import { make, sweep } from "./works.js";
 
-const SPANS = 24_000; // bytes that the marks may take of a work's metadata
+const SPANS = 24_000; // bytes of a work's metadata that the marks may take
 const MOVING = ["queued", "running"]; // states
 
 export class Writing {
@@ -27,7 +27,7 @@ export class Writing {
     this.desk.on.state();
   }
 
-  // A document came onto the desk.
+  // A document was opened.
   arrive() {
     this.settle();
     const { work, inStep } = this.desk;
@@ -36,11 +36,11 @@ export class Writing {
     else this.compare();
   }
 
-  // What this browser remembers of a work at rest may be old: it may have gone on elsewhere.
+  // Refresh a paused or finished work: another browser may have continued it.
   async compare() {
     const { desk } = this;
     const { work } = desk;
-    const now = await this.api.json("GET", `/works/${work.id}`).catch(() => null); // then the next run finds out
+    const now = await this.api.json("GET", `/works/${work.id}`).catch(() => null); // the next run finds out
     if (!now || this.active || desk.history.held || work !== desk.work || !desk.inStep) return;
     work.state = now.state;
     if (!ahead(now, work) && !MOVING.includes(now.state)) {
@@ -58,7 +58,7 @@ export class Writing {
     else this.setState(this.pauses.late(work.id) ? "lost" : work.state);
   }
 
-  // Go on at the end of the text. `dice`: a seed that is not the settings'.
+  // Continue at the end of the text. `dice`: a seed other than the settings'.
   async write(dice = null) {
     const { desk } = this;
     if (this.active) return;
@@ -74,11 +74,11 @@ export class Writing {
     this.editor.lock(true);
     this.setState("connecting");
     this.resumes = goesOn;
-    this.asking = true; // the service has not answered yet
+    this.asking = true; // the service has not responded yet
     try {
       await (goesOn ? this.goOn(asked) : this.begin(asked, dice));
     } catch (error) {
-      if (this.line !== line) return; // stopped meanwhile
+      if (this.line !== line) return; // stopped while waiting
       if (goesOn && error.status === 404) work.shown = null;
       this.rest();
       desk.on.refused(error, () => this.write(dice));
@@ -95,7 +95,7 @@ export class Writing {
     const ask = (method, what, body) => this.api.json(method, `/works/${work.id}${what}`, body, { signal });
     let now = await ask("GET", "");
     this.pauses.drop(work.id);
-    // else it goes on already, or did: elsewhere, or because it was asked before and the answer was lost
+    // otherwise it is or was already continued: elsewhere, or by an earlier request whose response was lost
     if (RESTING.includes(now.state)) now = await ask("POST", "/resume");
     else if (now.state === "finished" && !ahead(now, work)) now = await ask("POST", "/continue", { max_new_tokens: asked.max_new_tokens });
     Object.assign(work, { state: now.state, asked: JSON.stringify(asked), run: desk.text.length });
@@ -133,10 +133,10 @@ export class Writing {
     desk.changed();
     desk.keep();
     if (part) desk.on.said("part");
-    else if (old?.own && !old.part) this.api.json("DELETE", `/works/${old.id}`).catch(() => {}); // else it stays in the list
+    else if (old?.own && !old.part) this.api.json("DELETE", `/works/${old.id}`).catch(() => {}); // otherwise it stays in the list
   }
 
-  // Follow the work until it rests.
+  // Follow the work until it is finished, paused or failed.
   async run() {
     const { desk } = this;
     const { work } = desk;
@@ -150,9 +150,9 @@ export class Writing {
       connected: () => this.rate.reset(),
       lost: () => this.setState("lost"),
       state: ({ state, error }) => {
-        if (state === "deleted") return; // the line ends, and the next one says that there is no such work
+        if (state === "deleted") return; // the connection ends, and the next one gets 404
         work.state = state;
-        if (this.state !== "stopping" && !RESTING.includes(state)) this.setState(state); // it rests with its last words
+        if (this.state !== "stopping" && !RESTING.includes(state)) this.setState(state); // else shown with its last tokens
         if (state === "failed" && error) desk.on.refused(new Refusal(500, error, null), null);
       },
       token: (data, id) => {
@@ -173,13 +173,13 @@ export class Writing {
       await follow(this.api, work, on, line.signal);
     } catch (error) {
       if (this.line !== line) return;
-      if (error.status === 404) work.shown = null; // deleted elsewhere: the text stays, the next run is another work
+      if (error.status === 404) work.shown = null; // deleted elsewhere: the text stays, and the next run creates another work
       desk.on.refused(error, null);
     }
     if (this.line === line) this.rest();
   }
 
-  // Text arrives in pieces; the page takes them as often as it can draw them.
+  // Text arrives in chunks; the page applies them once per frame.
   take(string, event) {
     this.pending.text += string;
     this.pending.event = event;
@@ -205,26 +205,26 @@ export class Writing {
     this.slow = performance.now() - began;
   }
 
-  // The work as the service has it: what the line did not bring yet comes onto the desk.
+  // Add the text that the service has and the connection has not delivered yet.
   complete({ event_id: event, choices: [{ text, window, window_slides: slides }] }) {
     this.flush();
     const { desk } = this;
     const { work } = desk;
     const [tokens, characters] = (work.event ?? "0:0").split(":").map((number) => parseInt(number));
     const more = parseInt(event) - tokens;
-    if (more < 0) return; // the process died after it told more than it had kept
+    if (more < 0) return; // the process died after sending more than it had committed
     Object.assign(work, { window, slides, tokens: work.tokens + more });
     this.take(text.slice(unitsOf(text, 0, characters)), event);
     this.flush();
     desk.look();
   }
 
-  // No line any more; what came is on the desk.
+  // Close the connection and show what arrived.
   cut() {
     this.flush();
     this.line?.abort();
     this.line = null;
-    if (this.asking && !this.resumes) sweep(this.api); // the service may make it all the same
+    if (this.asking && !this.resumes) sweep(this.api); // the service may create it anyway
     this.asking = false;
     this.desk.history.end();
     this.editor.lock(false);
@@ -237,7 +237,7 @@ export class Writing {
     this.desk.on.changed();
   }
 
-  // The work pauses; its last words are in the answer.
+  // The work was paused; its last tokens are in the response.
   async stop() {
     const { line, desk, state } = this;
     const { work } = desk;
@@ -250,11 +250,11 @@ export class Writing {
     const now = await this.pauses.ask(work.id);
     if (this.line !== line) return;
     if (now?.choices) this.complete(now);
-    else if (now) await pause(3_000, line.signal); // it had ended: until the line says so
+    else if (now) await pause(3_000, line.signal); // it had already ended: wait for the event that says so
     if (this.line === line) this.rest();
   }
 
-  // The service was told to pause a work.
+  // The pause of a work was sent.
   paused(id, state) {
     const { work } = this.desk;
     if (work?.id !== id) return;
@@ -262,13 +262,13 @@ export class Writing {
     this.settle();
   }
 
-  // What was asked for may have reached the service or not: it is told to let it be.
+  // The request may or may not have reached the service: ask it to pause.
   giveUp() {
     if (this.resumes) this.pauses.later(this.desk.work.id);
     this.rest();
   }
 
-  // Whose text is about to change: its work need not go on.
+  // The text is about to change: its work need not continue.
   abandon() {
     if (!this.active) return;
     const { work } = this.desk;
@@ -282,12 +282,12 @@ export class Writing {
   }
 }
 
-// Whether a work has words that have not come to the desk. An event's id begins with the tokens up to it.
+// Whether a work has text that has not arrived here. An event's id begins with the number of tokens up to it.
 function ahead(now, work) {
   return parseInt(now.event_id) > parseInt(work.event ?? "0");
 }
 
-// What was asked for; a finished work may go on by another length, a paused one keeps its own.
+// The request's parameters. A finished work may be continued by another length; a paused one keeps its own.
 function key(asked, work) {
   if (work.state !== "finished") return JSON.stringify(asked);
   const { max_new_tokens: length } = work.asked ? JSON.parse(work.asked) : {};
