@@ -1,7 +1,7 @@
-"""How fast this machine reads memory now, with all threads: the roof over a decode step.
+"""Memory bandwidth of this machine now, with all threads: the upper bound for a decode step.
 
-Every thread takes the maximum of its part of an array too large for any cache; numpy does that with vector instructions and without
-the interpreter's lock. Checked against a loop of AVX-512 loads in C++: the same within the machine's noise.
+Every thread computes the maximum of its part of an array too large for any cache. numpy does that with vector instructions and
+without the interpreter lock. A loop of AVX-512 loads in C++ gives the same result within the machine's noise.
 
     python benchmarks/bandwidth.py
 """
@@ -19,13 +19,13 @@ SIZE = 1 << 30  # bytes
 
 
 class Memory:
-    """An array to read, and the readers."""
+    """An array and the threads that read it."""
 
     def __init__(self, threads: int) -> None:
         self._parts = np.array_split(np.ones(SIZE // 4, np.uint32), threads)
 
     def bandwidth(self, passes: int = 5) -> float:
-        """Bytes per second, the median of some passes."""
+        """Bytes per second: the median of ``passes`` passes."""
         return statistics.median(self._read() for _ in range(passes))
 
     def _read(self) -> float:

@@ -1,10 +1,10 @@
-"""Many texts at once: continuous batching against fixed batches of eight, and throughput against batch size. Ours only.
+"""Continuous batching against fixed batches of eight, and throughput against batch size. cpm-gen only.
 
     python benchmarks/batch.py --model cpm-distill --dtype float32 --batch 16 [--json FILE] [--scale 0.1]
 
-64 requests, all there at the beginning: prompts of 20 to 500 tokens, texts of 50 to 1,500, so many slide past the window. "continuous"
-hands all of them to the engine; "fixed 8" hands it eight and waits until the longest of them has ended. The two take turns.
-``--scale`` shrinks prompts, texts and the window alike, to try it quickly.
+64 requests, all queued at the start: prompts of 20 to 500 tokens, texts of 50 to 1,500, so that many windows slide. "continuous" gives
+all of them to the engine. "fixed 8" gives it eight and waits for the longest of them. The two run in turns. ``--scale`` scales prompts,
+texts and the window, for a quick trial.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SAMPLED = SamplingParams(temperature=0.95, top_k=50, top_p=0.95)
 
 @dataclass
 class Run:
-    """How a set of requests fared. All times in seconds from its beginning."""
+    """Measurements of a set of requests. All times in seconds from its start."""
 
     seconds: float = 0.0
     tokens: int = 0
@@ -51,7 +51,7 @@ class Run:
 
 
 def requests(ours: Ours, count: int, scale: float) -> list[Request]:
-    """The same every time."""
+    """The requests; the same in every run."""
     dice = random.Random(3)
     most = ours.llm.size.vocabulary - 1
 
@@ -72,7 +72,7 @@ def requests(ours: Ours, count: int, scale: float) -> list[Request]:
 
 
 def run(ours: Ours, groups: list[list[Request]]) -> Run:
-    """Hand the engine a group at a time."""
+    """Give the engine one group after the other, and measure."""
     engine = ours.llm._engine
     before = counts(ours)
     result = Run()
@@ -98,12 +98,12 @@ def run(ours: Ours, groups: list[list[Request]]) -> Run:
 
 
 def counts(ours: Ours) -> dict[str, int]:
-    """What the decoder has done so far."""
+    """The scheduler's counters so far."""
     return dataclasses.asdict(ours.llm._engine._decoder.counts)
 
 
 def mixed(ours: Ours, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows of both ways."""
+    """One row for each way of batching."""
     todo = requests(ours, args.requests, args.scale)
     ways = {
         f"continuous, up to {args.batch}": [todo],
@@ -138,7 +138,7 @@ def mixed(ours: Ours, args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def throughput(ours: Ours, size: ModelSize, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows of decoding at each batch size, all sizes in turn."""
+    """One row for each batch size; the sizes run in turns."""
     memory = Memory(args.threads)
     jobs = works(size, [b for b in args.batches if b <= args.batch], [], args.tokens, args.seconds)
     done: list[list[dict[str, Any]]] = [[] for _ in jobs]

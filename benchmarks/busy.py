@@ -1,9 +1,9 @@
-"""How fast a text is written beside other programs that want the same cores.
+"""Speed of one text beside other programs that use the same cores.
 
     python benchmarks/busy.py [--models embedded cpm-distill] [--others 0 1 2 4] [--json FILE]
 
-``--others``: programs that do nothing but take a core. Each is run with one thread and with one for each core, by turns; a thread for
-each core should be faster where the cores are free, and no slower than one where they are not.
+``--others``: the number of programs that keep a core busy. Each case runs with one thread and with one thread per core, in turns. One
+thread per core should be faster if the cores are free, and not slower if they are busy.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cpm_gen.engine.sequence import Request
 
 @contextlib.contextmanager
 def others(count: int) -> Iterator[None]:
-    """Programs that never rest."""
+    """Run ``count`` programs that keep a core busy."""
     running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         time.sleep(0.5)
@@ -45,7 +45,7 @@ def rate(folder: Path | None, threads: int, seconds: float) -> float:
     with cpm_gen.load(folder, threads=threads) as llm:
         engine = llm._engine
         engine.add(Request(prompt=(8,), window=llm.window, ends=None, params=SamplingParams(), seed=0))
-        until, tokens = time.perf_counter() + 1.0, 0  # to warm up
+        until, tokens = time.perf_counter() + 1.0, 0  # warm-up
         while time.perf_counter() < until:
             engine.step()
         began = time.perf_counter()
@@ -56,7 +56,7 @@ def rate(folder: Path | None, threads: int, seconds: float) -> float:
 
 
 def measure(folder: Path | None, name: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Rows of a model."""
+    """The rows of one model."""
     cores = len(os.sched_getaffinity(0))
     for count in args.others:
         found: dict[int, list[float]] = {1: [], cores: []}

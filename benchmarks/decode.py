@@ -1,15 +1,14 @@
-"""Ours and the peers side by side: decoding at several batch sizes, and encoding a prompt, on the same weights and threads.
+"""cpm-gen against peer engines: decoding at several batch sizes, and prefill, with the same weights and threads.
 
     python benchmarks/decode.py --models cpm-distill cpm-medium --dtypes float32 bfloat16 int8 --batches 1 8 32 --prefill 960 \\
         --rounds 3 --peer-python PEERS/bin/python --json FILE
 
-The peers' Python is one in which ``benchmarks/requirements-peers.txt`` is installed. Each engine has a process of its own, which
-sleeps while another is measured. For every peer the two take turns, and the memory's bandwidth is measured before and after each
-round; ratios are of one round, medians of all. Before that every engine shows on a tiny network that it computes the same;
-``--check-only`` ends there.
+The peers' Python needs the packages of ``benchmarks/requirements-peers.txt``. Each engine runs in its own process, which sleeps while
+another one is measured. cpm-gen and a peer run in turns. Memory bandwidth is measured before and after each round. Ratios are taken within
+a round; the tables show medians. First, every engine is checked on a tiny network; ``--check-only`` stops after that.
 
-"of the roof" is the time that the least bytes a step must read would take at that bandwidth, over the step's time
-(:func:`models.bytes_per_step`).
+"of the roof" is the shortest possible time of a step (its least bytes, :func:`models.bytes_per_step`, at that bandwidth) divided by the
+step's time.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def say(line: str) -> None:
 
 
 class Comparison:
-    """Runs pairs and collects their rows."""
+    """Runs pairs of engines and collects their rows."""
 
     def __init__(self, store: Store, args: argparse.Namespace) -> None:
         self.store = store
@@ -52,7 +51,7 @@ class Comparison:
         self.lines: list[str] = []
 
     def checked(self, dtype: str) -> list[str]:
-        """The engines that have this precision and compute the same network."""
+        """The engines that support this precision and compute the same network."""
         fit = []
         for engine in self.args.engines:
             try:
@@ -66,7 +65,7 @@ class Comparison:
         return fit
 
     def run(self, name: str, dtype: str, engines: list[str]) -> None:
-        """Ours beside every other engine; alone where there is no other, the others alone where ours is not among them."""
+        """Run cpm-gen beside every other engine; alone if there is no other, and the others alone without cpm-gen."""
         network, size = self.store.network(name)
         jobs = works(size, self.args.batches, self.args.prefill, self.args.tokens, self.args.seconds)
         with contextlib.ExitStack() as stack:
@@ -149,7 +148,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peer-python", default=sys.executable, help="the Python that the peers are installed in")
     parser.add_argument("--store", type=Path, help="keep the networks, in all formats, in this folder")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as a JSON list")
-    parser.add_argument("--no-check", action="store_true", help="trust that all engines run the same network")
+    parser.add_argument(
+        "--no-check", action="store_true", help="do not check that all engines compute the same network"
+    )
     parser.add_argument("--check-only", action="store_true")
     return parser.parse_args()
 

@@ -1,10 +1,10 @@
-"""Tokens per second of both decoders, inside the window and past it.
+"""Tokens per second of cached and recomputing decoding, inside the window and past it.
 
     python benchmarks/decoders.py [--json FILE] [--models embedded cpm-distill] [--rounds 3]
 
-"inside" writes from half a window to a full one; "past" writes as many tokens from there on, over the same context lengths, the
-window's move included. The recomputing decoder is timed on a few tokens in the middle of either stretch. All four are measured in
-turn, several times; the table shows medians, and ratios within one round.
+"inside" runs from half a window to a full one. "past" writes as many tokens after that, over the same context lengths, the slide
+included. Recomputing is timed on a few tokens in the middle of each stretch. The four are measured in turns, several times. The
+table shows medians; ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ORACLE_TOKENS = 6
 
 
 def begin(llm: LLM, length: int) -> Sequence:
-    """A sequence with a prompt of ``length`` tokens, encoded already."""
+    """A sequence whose prompt of ``length`` tokens is already encoded."""
     prompt = tuple((7919 * i) % (llm.size.vocabulary - 16) + 11 for i in range(length))
     request = Request(prompt=prompt, window=llm.window, ends=None, params=SamplingParams(top_k=20), seed=0)
     sequence = llm._engine.add(request)
@@ -51,7 +51,7 @@ def cached(llm: LLM) -> dict[str, float]:
     sequence = begin(llm, limit - hop)
     inside = rate(llm, limit - len(sequence.tokens))
     past = rate(llm, hop)
-    assert sequence.slides == 1, "the stretch past the window holds one move of it"
+    assert sequence.slides == 1, "the stretch past the window has one slide"
     llm._engine.cancel(sequence)
     return {"inside": inside, "past": past}
 

@@ -1,12 +1,12 @@
-"""The GPU's path on one GPU: is it right, how near is it to the memory's speed, what do slides, prompts and company cost.
+"""The CUDA graphs backend on one GPU: correctness, distance from memory bandwidth, cost of slides, prompts and batching.
 
-    python benchmarks/gpu.py --json FILE                       # 2.6 B parameters, bfloat16; --dtype int8: weights, the rest in bfloat16
+    python benchmarks/gpu.py --json FILE                       # 2.6 B parameters, bfloat16; --dtype int8: weights only
     python benchmarks/gpu.py --model tiny --positions 64 --device cpu --batches 1 4       # tries the script out
 
-Random weights are made on the device, so nothing is read or written. First the graphs' texts and logits are compared with the plain
-network's on the same device; a difference ends it. "of the copy": the time in which a large copy moves (reads and writes) the
-bytes that a step must read (:func:`models.bytes_per_step`), over the step's time. "GPU" beside a step: its passes alone, replayed without
-a host between them; what the step takes more is Python, the head and sampling. Hugging Face is measured where it is installed.
+Random weights are created on the device, so no file is read. First the texts and logits of the graphs are compared with the torch
+network's on the same device; a difference stops the benchmark. "of the copy": the time in which a large copy moves (reads and writes) the
+bytes that a step must read (:func:`models.bytes_per_step`), divided by the step's time. "gpu_ms": the passes alone, replayed without
+the host; the rest of a step is Python, the head and sampling. Hugging Face is measured if it is installed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from cpm_gen.networks.interface import Segment
 
 
 class Bench:
-    """A loaded network and what was measured of it."""
+    """A loaded network and its measurements."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
@@ -51,21 +51,21 @@ class Bench:
         self.plain = made(self.size, dtype, self.device, quantized)
         most = max(args.batches)
         began = time.perf_counter()
-        slots = max(3, most + -(-most // 2))  # three: of the text past its window and the one inside it
+        slots = max(3, most + -(-most // 2))  # at least two for the text past its window and one for the other
         self.runner = Runner(GraphedModel(self.plain, kernels(self.device)), slots)
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.say("loaded", seconds_to_capture=time.perf_counter() - began, gib=self.memory())
         self.copied = self.copy()
 
     def say(self, work: str, **numbers: float) -> None:
-        """A row: printed and kept."""
+        """Print a row and keep it."""
         shown = {name: float(f"{value:.4g}") for name, value in numbers.items()}
         self.rows.append({"model": self.args.model, "dtype": self.args.dtype, "work": work, **shown})
         print(f"{work:32s}", "  ".join(f"{name} {value:g}" for name, value in shown.items()), flush=True)
         save(self.rows, self.args.json)
 
     def memory(self) -> float:
-        """GiB that torch has taken from the device so far."""
+        """GiB that torch has reserved on the device so far (peak)."""
         return torch.cuda.max_memory_reserved(self.device) / 2**30 if self.device.type == "cuda" else 0.0
 
     def wait(self) -> None:
@@ -74,7 +74,7 @@ class Bench:
 
     @torch.inference_mode()
     def seconds(self, function: Callable[[], object], times: int = 20) -> float:
-        """Of one call, the device's work included: the median of five runs of some calls in a row."""
+        """Seconds of one call, the device's work included: the median of five runs of ``times`` calls."""
         function()
         spent = []
         for _ in range(5):
@@ -87,7 +87,7 @@ class Bench:
         return statistics.median(spent)
 
     def copy(self) -> float:
-        """Bytes per second, read and written."""
+        """Measure a copy: bytes per second, read and written."""
         source = torch.ones(2**28 if self.device.type == "cuda" else 2**22, device=self.device)
         target = torch.empty_like(source)
         speed = 2 * source.nbytes / self.seconds(lambda: target.copy_(source))
@@ -103,7 +103,7 @@ class Bench:
         return Request(prompt, self.window, None, params, seed, max_new_tokens=tokens)
 
     def near(self) -> None:
-        """Logits of the graphs beside the plain network's, in this precision."""
+        """Compare the logits of the graphs with the torch network's, in this precision."""
         whole = Segment(self.request(self.window.limit // 2, 1, GREEDY).prompt)
         want = self.plain.next_logits([whole], None)
         got = self.runner.next_logits([Segment(whole.ids, 0, 0)])
@@ -113,7 +113,7 @@ class Bench:
 
     @torch.inference_mode()
     def matrices(self) -> None:
-        """One kind of matrix in all layers, ours beside torch's."""
+        """Each kind of matrix over all layers, the kernels against torch."""
         layers: Any = self.plain.transformer.layers
         kinds = {
             "gelu(h -> 4h)": lambda ops, x, n: ops.gelu(x, layers[n].mlp.dense_h_to_4h),
@@ -143,7 +143,7 @@ class Bench:
             self.say(f"{name}, {'ours' if '(' in name or 'parts' in name else 'torch'}", **speeds)
 
     def decode(self, batch: int, params: SamplingParams, name: str) -> None:
-        """Steps at a batch size, with contexts around half a window."""
+        """Decode steps at a batch size, with contexts around half a window."""
         tokens, length = self.args.tokens, self.window.limit // 2 - self.args.tokens // 2
         engine = self.engine(batch, budget=1 << 20)  # all prompts in the first step
         texts = [engine.add(self.request(length, tokens + 8, params, n)) for n in range(batch)]
@@ -169,7 +169,7 @@ class Bench:
 
     @torch.inference_mode()
     def where_time_goes(self, batch: int) -> None:
-        """The kernels of a pass, as torch's profiler sees them."""
+        """Print the kernels of a pass as torch's profiler reports them."""
         kind = (
             torch.profiler.ProfilerActivity.CUDA if self.device.type == "cuda" else torch.profiler.ProfilerActivity.CPU
         )
@@ -182,7 +182,7 @@ class Bench:
         print(profile.key_averages().table(sort_by=order, row_limit=12, max_name_column_width=40))
 
     def graph(self, batch: int) -> Graphed:
-        """The pass that a decode step of that batch runs."""
+        """The pass that a decode step of this batch runs."""
         return self.runner.cache._graphs[next(n for n in ROWS if n >= batch)]
 
     def past_the_window(self) -> None:
@@ -205,7 +205,7 @@ class Bench:
         self.say(f"first token after {length}", ms=1e3 * statistics.median(spent), worst_ms=1e3 * max(spent))
 
     def mixed(self, batch: int, budget: int) -> None:
-        """A new request every few steps, prompts up to half a window: how even are the gaps between a text's tokens."""
+        """ITL of a mixed load: a new request every few steps, prompts of up to half a window."""
         dice, engine = random.Random(1), self.engine(batch, budget)
         todo = [
             self.request(dice.randint(4, self.window.limit // 2), dice.randint(8, self.args.tokens), NOVEL, n)

@@ -1,4 +1,4 @@
-"""What ``benchmarks/gpu.py`` runs: networks of random weights made on the device, and the proof that graphs compute the same."""
+"""Random networks for ``benchmarks/gpu.py``, created on the device, and the check that graphs compute the same."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHECKED = ModelSize(layers=2, hidden=120, heads=3, vocabulary=1200, positions=80
 
 
 def made(size: ModelSize, dtype: torch.dtype, device: torch.device, quantized: bool = False) -> Model:
-    """A network of random weights: norms and biases not trivial, greedy texts not one word over and over."""
+    """A network of random weights with nontrivial norms and biases, whose greedy texts do not repeat one token."""
     torch.manual_seed(0)
     model = Model(size, TensorParallel(), dtype=dtype, device=device, quantized=quantized)
     for name, parameter in model.named_parameters():
@@ -48,7 +48,7 @@ def kernels(device: torch.device) -> RowOps:
 
 
 def check(device: torch.device, quantized: bool) -> None:
-    """Texts in float32 over several slides, eight at once: the oracle's, greedy and sampled; raises AssertionError."""
+    """Check eight texts in float32, greedy and sampled, over several slides against the oracle; raises AssertionError."""
     model = made(CHECKED, torch.float32, device, quantized)
     window = Window(CHECKED.positions - 1, 30, "token", 2)
 
@@ -66,4 +66,4 @@ def check(device: torch.device, quantized: bool) -> None:
     got = write(GraphedModel(model, kernels(device)), Cached(8, 12, 64), 12, 8)
     assert got == want, "the texts differ"
     assert len({token for text in want for token in text}) > 100
-    print("texts in float32, eight at once, over several slides: the oracle's")
+    print("texts in float32, eight at once, over several slides: equal to the oracle's")

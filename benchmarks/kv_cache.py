@@ -1,9 +1,9 @@
-"""What keys and values in 8 bits give: decode steps with ``--kv-cache int8`` and without, taking turns. Ours only.
+"""Speed of 8-bit keys and values: decode steps with ``--kv-cache int8`` and without, in turns. cpm-gen only.
 
     python benchmarks/kv_cache.py --models cpm-distill cpm-medium --dtypes float32 bfloat16 int8 [--json FILE]
 
-Every text of a batch has a prompt of ``--contexts`` random tokens; ``--steps`` greedy steps follow, a few at a time for either way.
-What it costs in quality: ``benchmarks/perplexity.py``.
+Every text of a batch has a prompt of ``--contexts`` random tokens; ``--steps`` greedy steps follow, a few at a time for each way. For
+the cost in quality see ``benchmarks/perplexity.py``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TURN = 8  # steps
 
 
 def start(ours: Ours, batch: int, context: int) -> list[Sequence]:
-    """Texts with their prompts encoded."""
+    """Sequences whose prompts are encoded."""
     dice = random.Random(5)
     most = ours.llm.size.vocabulary - 1
     texts = [ours.add([dice.randint(11, most) for _ in range(context)], context) for _ in range(batch)]
@@ -34,7 +34,7 @@ def start(ours: Ours, batch: int, context: int) -> list[Sequence]:
 
 
 def compare(ways: dict[str, Ours], batch: int, context: int, steps: int) -> dict[str, float]:
-    """Tokens/s of each way, medians."""
+    """Median tokens per second of each way."""
     texts = {name: start(ours, batch, context) for name, ours in ways.items()}
     times: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(max(2, steps // TURN)):

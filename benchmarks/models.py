@@ -1,4 +1,4 @@
-"""Random-weight networks of CPM-1's published sizes, written as checkpoints; and the benchmarks' rows, written as JSON."""
+"""Checkpoints with random weights in CPM-1's published sizes, and saving of result rows as JSON."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from cpm_gen.checkpoints.formats.megatron import save_checkpoint
 from cpm_gen.config.files import shipped
 from cpm_gen.config.model_sizes import ModelSize, read_size
 
-TINY = ModelSize(layers=3, hidden=256, heads=4, vocabulary=3000, positions=1024)  # for trying the benchmarks out
+TINY = ModelSize(layers=3, hidden=256, heads=4, vocabulary=3000, positions=1024)  # for trying out the benchmarks
 
 
 def size_of(name: str) -> ModelSize:
-    """The sizes in ``configs/NAME.yaml``, or of "tiny"."""
+    """The sizes in ``configs/NAME.yaml``, or those of "tiny"."""
     return TINY if name == "tiny" else read_size(shipped(f"{name}.yaml"))
 
 
 def random_checkpoint(
     folder: Path, name: str, *, degree: int = 1, dtype: torch.dtype = torch.float16, varied: bool = False
 ) -> ModelSize:
-    """Write a network of that name's sizes to ``folder``; the same weights every time.
+    """Write a network of the named size to ``folder``, with the same weights in every run.
 
-    Biases are zero and norms one, as in a new network, unless ``varied``: then they differ, and layers outweigh the embedding, so that
-    greedy texts are not one word over and over. What an engine does otherwise shows in such a network.
+    Biases are zero and norms one, as in a new network. With ``varied`` they differ, and layers outweigh the embedding, so that
+    greedy texts do not repeat one token and a deviation of an engine becomes visible.
     """
     size = size_of(name)
     generator = torch.Generator().manual_seed(0)
@@ -55,8 +55,8 @@ def random_checkpoint(
 def bytes_per_step(size: ModelSize, dtype: str, batch: int, length: float) -> float:
     """Bytes that a decode step must read: every weight once, and keys and values of ``batch`` texts of ``length`` tokens.
 
-    The least that a precision allows, the same for all engines: int8 has one fp32 scale per row; norms and biases are in the precision
-    of the activations, as keys and values are, which int8 leaves in 16 bits.
+    This is the minimum for a precision, the same for all engines. int8 has one fp32 scale per row. Norms, biases, keys and values have
+    the precision of the activations, which int8 leaves at 16 bits.
     """
     h = size.hidden
     matrices = size.layers * 12 * h * h + size.vocabulary * h
@@ -68,12 +68,12 @@ def bytes_per_step(size: ModelSize, dtype: str, batch: int, length: float) -> fl
 
 
 def percentile(times: list[float], share: float) -> float:
-    """The value below which that share of the others lies."""
+    """The value below which the given share of ``times`` lies."""
     return sorted(times)[min(len(times) - 1, int(share * len(times)))]
 
 
 def save(rows: list[dict[str, Any]], path: Path | None) -> None:
-    """Write a benchmark's rows to ``path`` as a JSON list, if it was given."""
+    """Write a benchmark's rows to ``path`` as a JSON list, if ``path`` is given."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -1,9 +1,9 @@
-"""What a format of weights, keys and values costs in quality: perplexity on held-out text, against float32.
+"""Quality of formats of weights, keys and values: perplexity on held-out text, against float32.
 
     python benchmarks/perplexity.py --tokens model.tokens.npz [--model DIR] [--count 12000] [--json FILE]
 
-The token file is the one that ``training/train.py`` keeps beside its model: streams ``held_tang``, ``held_ci``, ``held_prose`` that the
-embedded model was not trained on. Each is scored in consecutive full windows; unknown characters (id 0) are not counted.
+``training/train.py`` writes the token file beside its model. It holds the streams ``held_tang``, ``held_ci`` and ``held_prose``, on which
+the embedded model was not trained. Each is scored in consecutive full windows; unknown characters (id 0) are not counted.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Draws what the other benchmarks measured; needs matplotlib, which nothing else here does.
+"""Plot the results of the other benchmarks. Needs matplotlib.
 
     python benchmarks/plots.py --times window-times.json --decode decode.json --batch batch.json --out docs/plots [--format svg]
 
 - ``--times`` (``window.py --times``, ``--model`` for one of its models): speed against position over all slides, beside a text that stays
-  inside its window, and a histogram of the time between two tokens
-- ``--decode`` (``decode.py --json``): throughput against batch size, ours and the peers, a panel per model and precision
-- ``--batch`` (``batch.py --json``): the same of ours alone
+  inside its window, and a histogram of the inter-token latency
+- ``--decode`` (``decode.py --json``): throughput against batch size, cpm-gen and the peers, a panel per model and precision
+- ``--batch`` (``batch.py --json``): the same for cpm-gen alone
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
-# one colour an engine wherever it appears (Okabe and Ito's, which colour-blind people tell apart); ours is the black one
+# one colour per engine in all plots (Okabe and Ito's palette for colour-blind readers); cpm-gen is black
 COLOURS = {
     "ours": "#000000",
     "hf-eager": "#999999",
@@ -72,7 +72,7 @@ def share_legend(figure: Figure, all_axes: list[Axes]) -> None:
 
 
 def runs_of(times: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The runs of ``window.py`` by what they have in common: model, precision and hop."""
+    """The runs of ``window.py``, grouped by model, precision and hop."""
     grouped: dict[str, list[dict[str, Any]]] = {}
     for run in times:
         share = round(run["limit"] / run["hop"])
@@ -81,7 +81,7 @@ def runs_of(times: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def speed(times: list[dict[str, Any]]) -> Figure:
-    """Tokens per second against position, averaged over short stretches; a line where the window moves."""
+    """Tokens per second against position, averaged over short stretches, with a line at each slide."""
     grouped = runs_of(times)
     figure, all_axes = panels(list(grouped))
     for axes, runs in zip(all_axes, grouped.values(), strict=True):
@@ -105,7 +105,7 @@ def speed(times: list[dict[str, Any]]) -> Figure:
 
 
 def histogram(times: list[dict[str, Any]]) -> Figure:
-    """How often two tokens are how far apart, past the window; logarithmic both ways, so that a pause shows."""
+    """Histogram of the inter-token latency past the window; both axes logarithmic, so that single pauses are visible."""
     grouped = runs_of(times)
     figure, all_axes = panels(list(grouped))
     for axes, runs in zip(all_axes, grouped.values(), strict=True):
@@ -130,7 +130,7 @@ def histogram(times: list[dict[str, Any]]) -> Figure:
 
 
 def throughput(rows: list[dict[str, Any]]) -> Figure:
-    """Tokens per second against batch size; of an engine measured beside several others, the median."""
+    """Tokens per second against batch size; the median if an engine was measured beside several others."""
     decodes = [row for row in rows if row["work"] == "decode"]
     grouped: dict[str, dict[str, dict[int, list[float]]]] = {}
     for row in decodes:

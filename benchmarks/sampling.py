@@ -1,11 +1,11 @@
-"""What choosing a token costs: microseconds per row, and milliseconds for a batch of 32 rows.
+"""Cost of sampling: microseconds per row, and milliseconds for a batch of 32 rows.
 
     python benchmarks/sampling.py [--json FILE] [--rows 32] [--repeats 50]
 
-Logits are of a vocabulary of 30,000. "trained": the token of rank r has a logit of -1.5 log r, plus noise, so that 50 tokens
-or so hold 0.9; "random": independent normal numbers, as random weights give them, of which 18,000 hold 0.9. The context is full:
-1,000 tokens, 500 of them written. Times are the least of many repeats of the same draw,
-averaged over rows, as the machine may be busy otherwise.
+The vocabulary has 30,000 tokens. "trained": the token of rank r has a logit of -1.5 log r, plus noise, so that about 50 tokens have a
+probability of 0.9 together. "random": independent normal numbers, as random weights produce, of which 18,000 have 0.9 together. The
+context is full: 1,000 tokens, 500 of them generated. Times are the minimum over many repeats of the same draw, averaged over rows,
+because other programs may use the machine.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def some_logits(kind: str, rows: int) -> NDArray[np.float32]:
 
 
 def measure(logits: NDArray[np.float32], params: SamplingParams, repeats: int) -> float:
-    """Seconds to choose the token of a row: the mean of the rows' least times."""
+    """Seconds to sample one row: the mean of the rows' minimum times."""
     context = array("q", np.random.default_rng(1).integers(0, 5000, 1000).tobytes())
     looks_back = params.repetition_penalty != 1.0 or params.no_repeat_ngram > 0
     counts = params.presence_penalty != 0 or params.frequency_penalty != 0
     least = [math.inf] * len(logits)
-    for _ in range(repeats):  # of the same work: whether float64 must decide depends on the random number
+    for _ in range(repeats):  # repeat the same draw: whether float64 must decide depends on the random number
         for index, row in enumerate(logits):
             began = time.perf_counter()
             sample.sample(

@@ -1,23 +1,23 @@
-"""A real service under load, over its port: throughput, time to the first token, time between tokens, failures.
+"""A running service under load, over its port: throughput, time to first token, inter-token latency, failures.
 
     python benchmarks/serve.py [--clients 1 8 32 128] [--lengths llmperf mixed] [--json FILE] [-- --batch 32 --quantize int8 …]
     python benchmarks/serve.py --rate 0.5 2 8 --allow-429 -- --queue 16
     python benchmarks/serve.py --soak 600
 
-What follows ``--`` goes to ``cpm-gen serve``, which is started, measured and ended; ``--url`` takes one that runs. This process only asks,
-over a client of its own (``load/http.py``), and its share of the processor is printed, as it is taken from the server's.
+Flags after ``--`` are passed to ``cpm-gen serve``, which is started, measured and stopped; ``--url`` uses a service that already runs. This
+process only sends requests, with its own client (``load/http.py``). Its CPU use is printed, because it competes with the server.
 
-Closed loops: each of ``--clients`` sends its next request when the last is answered. Open loops: requests arrive as a Poisson process of
-``--rate`` a second, and their times run from when they were due. Lengths: "llmperf" as in LLMPerf's published runs (prompts of 550
-tokens, deviation 150; texts of 150, deviation 10), "mixed" from 20 to 500 and from 50 to 1,500. Prompts are cut from prose that the
-service wrote, to exactly so many tokens; every level asks for the same.
+Closed loops: each of ``--clients`` sends its next request when the previous response is complete. Open loops: requests arrive as a Poisson
+process of ``--rate`` per second, and their times count from the scheduled arrival. Lengths: "llmperf" as in LLMPerf's published runs
+(prompts of 550 tokens, deviation 150; texts of 150, deviation 10); "mixed" from 20 to 500 and from 50 to 1,500. Prompts are taken from
+prose that the service wrote, with exactly the drawn number of tokens. Every level uses the same requests.
 
-ITL is the time between two events of a stream, of which each may hold several tokens ("tokens an event"); tokens are counted from their
-ids. Tokens per second are all of a level's over all of its time, its end included, when fewer clients are left. Exit status 1
-where anything failed: an answer that is no 200, is not whole or has another number of tokens than was asked for. ``--allow-429``
-excuses refusals of a service that is meant to have too much to do.
+ITL is the time between two events of a stream; an event may hold several tokens ("tokens an event"). Tokens are counted by their ids.
+Tokens per second are all tokens of a level over its whole time, including its end, when fewer clients are left. The exit status is 1 if
+any response is not 200, is incomplete, or has another number of tokens than requested. ``--allow-429`` accepts refusals, for
+overload tests.
 
-``--soak`` mixes everything for so many seconds and then looks for what stayed behind (``load/soak.py``).
+``--soak`` runs a mix of all requests for the given number of seconds and then looks for leaks (``load/soak.py``).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ OPENING = Path(__file__).parents[1] / "examples" / "novel.txt"
 
 
 def spent() -> float:
-    """Seconds of processor that this process has used."""
+    """CPU seconds that this process has used."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 
@@ -54,7 +54,7 @@ def spent() -> float:
 async def level(
     args: argparse.Namespace, target: Target, process: Process | None, asked: list[Request], clients: int, rate: float
 ) -> dict[str, Any]:
-    """One row: a closed loop of ``clients``, or an open one where there is a ``rate``."""
+    """Run one level: a closed loop of ``clients``, or an open loop if ``rate`` is set. Returns its row."""
     ours, theirs = spent(), process.cpu_seconds() if process else 0.0
     began = time.perf_counter()
     if rate:
@@ -73,7 +73,7 @@ async def level(
 
 
 async def measure(args: argparse.Namespace, url: str, process: Process | None) -> list[dict[str, Any]]:
-    """All rows, printed as they come."""
+    """Run all levels and print their rows."""
     server = Server(url)
     model = (await server.json("GET", "/health/ready"))["model"]
     target = Target(server, args.route, model)
@@ -98,7 +98,7 @@ async def measure(args: argparse.Namespace, url: str, process: Process | None) -
 
 
 def report(row: dict[str, Any]) -> None:
-    """What a soak found, and a twentieth of what it saw of the process."""
+    """Print the result of a soak, and every twentieth of its readings of the process."""
     print(
         f"{row['model']}, {row['seconds']:g} s: {row['requests']} requests, {row['texts']} texts, {row['tokens']} tokens"
     )
@@ -108,7 +108,7 @@ def report(row: dict[str, Any]) -> None:
     for at in sorted({round(part * (len(series) - 1) / 20) for part in range(21)}):
         r = series[at]
         print(f"| {at / (len(series) - 1):.0%} | {r['rss_mb']:.1f} | {r['threads']} | {r['files']} |")
-    print("\n" + ("\n".join(row["problems"]) or "nothing stayed behind, and everything was counted"))
+    print("\n" + ("\n".join(row["problems"]) or "no leaks, and all counters agree"))
 
 
 def main() -> None:
@@ -118,11 +118,11 @@ def main() -> None:
     parser.add_argument("--lengths", nargs="+", default=list(LENGTHS), choices=list(LENGTHS))
     parser.add_argument("--requests", type=int, default=48, help="of a level; at least two for each client")
     parser.add_argument("--route", default="/generate", choices=["/generate", "/v1/completions"])
-    parser.add_argument("--allow-429", action="store_true", help="refusals for want of room are no failures")
+    parser.add_argument("--allow-429", action="store_true", help="do not count refusals (429) as failures")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--source-tokens", type=int, default=6000, help="of the prose that prompts are cut from")
-    parser.add_argument("--soak", type=float, metavar="SECONDS", help="mix everything and look for what stays behind")
-    parser.add_argument("--url", help="a service that runs already")
+    parser.add_argument("--source-tokens", type=int, default=6000, help="of the prose that prompts are taken from")
+    parser.add_argument("--soak", type=float, metavar="SECONDS", help="run a mix of all requests and look for leaks")
+    parser.add_argument("--url", help="use a service that already runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as a JSON list")
     parser.add_argument("flags", nargs="*", help="of cpm-gen serve, after --")
     args = parser.parse_args()

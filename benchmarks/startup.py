@@ -1,10 +1,9 @@
-"""Cold starts: the command line to its first token with the embedded model, what is slow to import, and opening a big checkpoint.
+"""Startup: time to the first token on the command line, slow imports, and opening a large checkpoint.
 
     python benchmarks/startup.py [--runs 10] [--model cpm-medium] [--json FILE]
 
-CPU seconds are user and system time of the whole process, whatever thread spent them: at the moment its first token arrives, and when
-it has ended. A checkpoint is opened twice, with its pages dropped from the page cache first and with them in it, and set against
-reading the same files from the disk and doing nothing with them.
+CPU seconds are user and system time of all threads, at the first token and at the end of the process. A checkpoint is opened with its
+pages dropped from the page cache and again with them in it. Both are compared with only reading the same files from the disk.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def first_token() -> dict[str, float]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a running process has spent so far, all threads; NaN where the system has no /proc."""
+    """CPU seconds of a running process so far, all threads; NaN if the system has no /proc."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -82,7 +81,7 @@ def imports(runs: int) -> list[tuple[str, float, int]]:
 
 
 def drop_pages(files: list[Path]) -> None:
-    """Forget what the page cache holds of these files."""
+    """Drop these files from the page cache."""
     for file in files:
         with file.open("rb") as f:
             os.fsync(f.fileno())
@@ -90,7 +89,7 @@ def drop_pages(files: list[Path]) -> None:
 
 
 def read_speed(files: list[Path]) -> float:
-    """Bytes per second of reading them from the disk in order."""
+    """Bytes per second when reading the files from the disk in order."""
     drop_pages(files)
     buffer = bytearray(8 << 20)
     count = 0
@@ -103,18 +102,18 @@ def read_speed(files: list[Path]) -> float:
 
 
 def opened(folder: Path, size: ModelSize, dtype: str) -> dict[str, float]:
-    """Load a checkpoint in a fresh process: seconds, and memory before and at most."""
+    """Load a checkpoint in a new process: seconds, memory before, and peak memory."""
     command = [sys.executable, __file__, "--open", str(folder), "--dtype", dtype, "--heads", str(size.heads)]
     answer: dict[str, float] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     return answer
 
 
 def open_here(folder: str, dtype: str, heads: int) -> None:
-    """The other end of :func:`opened`."""
+    """The child process of :func:`opened`."""
     import cpm_gen
 
     precision: Any = {"quantize": "int8"} if dtype == "int8" else {"dtype": dtype}
-    cpm_gen.load  # noqa: B018  # imports torch: no part of opening
+    cpm_gen.load  # noqa: B018  # import torch first: not part of opening
     before = peak_rss_mb(reset=True)
     began = time.perf_counter()
     with cpm_gen.load(folder, heads=heads, batch=1, **precision):

@@ -1,11 +1,11 @@
-"""What a sliding window costs: speed and inter-token latency inside the window and over several slides.
+"""Cost of slides: speed and inter-token latency inside the window and over several slides.
 
     python benchmarks/window.py [--json FILE] [--times FILE] [--models embedded cpm-distill] [--dtypes float32 int8] [--slides 4]
 
-For a hop of half and of a quarter of the window, with second slots (the next window is encoded beside decoding) and without (it is
-encoded at once when the window moves). "inside" is another text that takes turns with it, some steps each: contexts of the
-same lengths, and no work for a window. ITL is the time between two tokens of one sequence. ``--times`` keeps the
-microseconds of every step, for ``benchmarks/plots.py``.
+The hop is half and a quarter of the window, with second slots (the next window is encoded beside decoding) and without (it is encoded
+at once at the slide). "inside" is another text with the same context lengths and no next window; the two run in turns, some steps
+each. ITL is the time between two tokens of one sequence. ``--times`` stores the microseconds of every step, for
+``benchmarks/plots.py``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TURN = 16  # steps
 
 
 class Writing:
-    """A text, and the seconds of its steps since the one that brought its first token."""
+    """A sequence, and the seconds of each of its steps after the first token."""
 
     def __init__(self, runner: Runner, window: Window, slots: Sequence[int]) -> None:
         size = runner.model.size
@@ -65,7 +65,7 @@ class Writing:
 
 
 def stretch(runner: Runner, window: Window, slots: int, slides: int) -> dict[str, Any]:
-    """Seconds of the steps over ``slides`` moves of a window ("past"), and of as many inside one that took turns with them.
+    """Seconds of the steps over ``slides`` slides ("past"), and of as many steps of a text inside its window, run in turns.
 
     The runner has one slot more than ``slots``.
     """
@@ -74,7 +74,7 @@ def stretch(runner: Runner, window: Window, slots: int, slides: int) -> dict[str
     past.times.clear()
     inside: list[float] = []
     for _ in range(slides):
-        # contexts of limit - hop + 1 .. limit tokens, like those between two moves
+        # contexts of limit - hop + 1 .. limit tokens, like those between two slides
         control = Writing(runner, window, [slots])
         todo = window.hop
         while todo:
@@ -93,7 +93,7 @@ def stretch(runner: Runner, window: Window, slots: int, slides: int) -> dict[str
 def measure(
     folder: Path, name: str, heads: int, dtype: str, slides: int, steps: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Rows of the table; the times of every step are added to ``steps``."""
+    """Rows of the table; the times of all steps are appended to ``steps``."""
     options: Any = {"quantize": "int8"} if dtype == "int8" else {"dtype": dtype}
     model = ModelOptions(model=str(folder), **options)
     threads = useful_threads(open_checkpoint(folder).hidden, native=computes_natively(model, torch.device("cpu")))

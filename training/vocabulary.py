@@ -2,10 +2,10 @@
 
     python training/vocabulary.py TEXT_DIR OUT_DIR [--pieces 8000]
 
-The result holds CPM-1's special ids (``<unk>`` 0, ``<s>`` 1, ``</s>`` 2, ``▃`` 3, ``<sep>`` 4, ``<pad>`` 5, ``<mask>`` 6,
-``<eod>`` 7, bare ``▁`` 8, ``▂`` 10). One thing differs on purpose: a normaliser rule maps the space that joins jieba's
-pieces to nothing, so no token is spent on word boundaries (about a fifth more characters fit the same window). The
-calling convention stays the original's: jieba, join by spaces, SentencePiece; decode, drop spaces.
+The result has CPM-1's special ids (``<unk>`` 0, ``<s>`` 1, ``</s>`` 2, ``▃`` 3, ``<sep>`` 4, ``<pad>`` 5, ``<mask>`` 6,
+``<eod>`` 7, bare ``▁`` 8, ``▂`` 10). One thing is different on purpose: a normaliser rule removes the space that joins jieba's
+words, so no token is spent on word boundaries, and a window holds about a fifth more characters. The calling convention is the
+original's: jieba, join by spaces, SentencePiece; decode, drop spaces.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sentencepiece import sentencepiece_model_pb2 as spm_proto
 
 SPECIALS = {0: "<unk>", 1: "<s>", 2: "</s>", 3: "▃", 4: "<sep>", 5: "<pad>", 6: "<mask>", 7: "<eod>", 8: "▁", 10: "▂"}
 
-# What a keyboard in half-width mode types, mapped to what the books hold. Digits and letters stay as they are.
+# Half-width punctuation as typed, mapped to the full-width punctuation of the books. Digits and letters are unchanged.
 NORMALISER = {
     " ": "",
     ",": "，",
@@ -78,7 +78,7 @@ def train(text_dir: Path, out_dir: Path, pieces: int) -> None:
     for i in range(pieces):
         if name := SPECIALS.get(i):
             kind = kinds.get(name, Piece.CONTROL)
-            # low enough that a written "<eod>" becomes its characters, as with the original vocabulary
+            # low enough that the string "<eod>" becomes its characters, as with the original vocabulary
             score = -1000.0 if kind == Piece.NORMAL else 0.0
             ordered.append(Piece(piece=name, score=score, type=kind))
         else:
@@ -87,7 +87,7 @@ def train(text_dir: Path, out_dir: Path, pieces: int) -> None:
     model.pieces.extend(ordered)
     t = model.trainer_spec
     t.vocab_size, t.unk_id, t.bos_id, t.eos_id, t.pad_id = pieces, 0, 1, 2, 5
-    for field in ("input", "model_prefix", "self_test_sample_size"):  # nothing of the training machine
+    for field in ("input", "model_prefix", "self_test_sample_size"):  # no traces of the training machine
         t.ClearField(field)
     out_dir.mkdir(parents=True, exist_ok=True)
     (out_dir / "chinese_vocab.model").write_bytes(model.SerializeToString())

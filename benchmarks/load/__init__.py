@@ -1,1 +1,1 @@
-"""Load on a real service: what to ask for, how to ask for it, what came back."""
+"""Load on a running service: requests, clients, results."""

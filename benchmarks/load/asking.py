@@ -1,4 +1,4 @@
-"""What is asked for: how long prompts and texts are, when requests arrive, and prompts of exactly so many tokens."""
+"""Requests: lengths of prompts and texts, arrival times, and prompts with an exact number of tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TRIES = 200
 
 @dataclass(frozen=True)
 class Request:
-    """One of a level's requests."""
+    """One request of a level."""
 
     prompt: str
     prompt_tokens: int
@@ -22,7 +22,7 @@ class Request:
     seed: int
 
     def body(self, route: str, model: str) -> dict[str, Any]:
-        """As a route takes it; a prompt longer than the window is taken, its beginning out of sight."""
+        """The body for a route. A prompt longer than the window is truncated at its beginning."""
         shared = {"prompt": self.prompt, "seed": self.seed, "stream": True, "truncate_prompt": True}
         sampling = {"temperature": 0.95, "top_k": 50, "top_p": 0.95}
         if route == "/generate":
@@ -32,7 +32,7 @@ class Request:
 
 
 def llmperf(dice: random.Random) -> tuple[int, int]:
-    """Tokens of a prompt and of its text as in LLMPerf's published runs: normal, 550 by 150 and 150 by 10, drawn until positive."""
+    """Tokens of a prompt and its text as in LLMPerf's published runs: normal, 550 by 150 and 150 by 10, redrawn until positive."""
     return _positive(dice, 550, 150), _positive(dice, 150, 10)
 
 
@@ -43,7 +43,7 @@ def _positive(dice: random.Random, mean: float, deviation: float) -> int:
 
 
 def mixed(dice: random.Random) -> tuple[int, int]:
-    """Tokens of a prompt and of its text as in ``batch.py``: 20 to 500 and 50 to 1,500, all equally likely."""
+    """Tokens of a prompt and its text as in ``batch.py``: uniform from 20 to 500 and from 50 to 1,500."""
     return dice.randint(20, 500), dice.randint(50, 1500)
 
 
@@ -51,7 +51,7 @@ LENGTHS: dict[str, Callable[[random.Random], tuple[int, int]]] = {"llmperf": llm
 
 
 def arrivals(rate: float, count: int, dice: random.Random) -> list[float]:
-    """Seconds at which a Poisson process of ``rate`` a second brings its first ``count`` requests."""
+    """The first ``count`` arrival times of a Poisson process of ``rate`` per second, in seconds."""
     at, times = 0.0, []
     for _ in range(count):
         at += dice.expovariate(rate)
@@ -60,10 +60,10 @@ def arrivals(rate: float, count: int, dice: random.Random) -> list[float]:
 
 
 async def cut(text: str, tokens: int, dice: random.Random, count: Callable[[str], Awaitable[int]]) -> str:
-    """A piece of ``text``, from anywhere in it, of exactly ``tokens`` tokens.
+    """A random part of ``text`` with exactly ``tokens`` tokens.
 
-    Tokens do not end where characters do, so a piece that misses the number has its end moved, and where the end alone
-    cannot meet it another one is taken.
+    Tokens do not end where characters do. If a part has another number of tokens, its end is moved; if no end fits, another
+    part is tried.
     """
     per_token = len(text) / await count(text)
     for _ in range(_TRIES):
@@ -79,14 +79,14 @@ async def cut(text: str, tokens: int, dice: random.Random, count: Callable[[str]
 
 
 async def source(server: Server, opening: str, tokens: int) -> str:
-    """Chinese prose to cut prompts from: the service writes it, the same for the same model."""
+    """Chinese prose to take prompts from. The service writes it; the same model writes the same prose."""
     body = {"prompt": opening, "style": "novel", "max_new_tokens": tokens, "seed": 1, "top_p": 0.95}
     answer = await server.json("POST", "/generate", body)
     return "".join(str(answer["choices"][0]["text"]).split())
 
 
 async def requests(server: Server, text: str, lengths: str, count: int, seed: int) -> list[Request]:
-    """The first ``count`` requests of a seed; fewer of them are the first of more."""
+    """The first ``count`` requests of a seed. A smaller count gives the first of them."""
 
     async def tokens_of(piece: str) -> int:
         return int((await server.json("POST", "/tokenize", {"text": piece, "style": "plain"}))["count"])

@@ -1,4 +1,4 @@
-"""What came back, in figures."""
+"""Statistics of the results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEADER = """
 
 
 def row(outcomes: list[Outcome], seconds: float, *, allow_429: bool) -> dict[str, Any]:
-    """A level's row. Times are those of whole answers only; tokens are those of every event that came."""
+    """The row of a level. Times come from complete responses only; tokens from every event received."""
     whole = [o for o in outcomes if o.failure is None]
     gaps = [gap for o in whole for gap in o.gaps]
     codes = Counter(o.failure for o in outcomes if o.failure is not None)
@@ -45,7 +45,7 @@ def _percentiles(name: str, unit: str, values: list[float]) -> dict[str, float |
 
 
 def line(r: dict[str, Any]) -> str:
-    """A row of the table under HEADER."""
+    """One line of the table under HEADER."""
 
     def three(name: str, unit: str, digits: int) -> str:
         values = [r[f"{name}_{key}_{unit}"] for key in _SHARES]

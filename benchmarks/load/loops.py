@@ -1,4 +1,4 @@
-"""How it is asked for: a stream and its times; closed loops, whose clients wait for their answers, and open ones, where nobody does."""
+"""Clients: one stream and its times, closed loops (clients wait for their responses) and open loops (they do not)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from load.http import Broken, Server
 
 @dataclass
 class Outcome:
-    """What became of a request. Times by :func:`time.perf_counter`; ``failure`` is a status with its code, or a word."""
+    """Result of a request. Times from :func:`time.perf_counter`; ``failure`` is a status with its code, or a word."""
 
-    due: float  # when it was sent, or should have been
+    due: float  # when it was sent, or scheduled
     first: float | None = None
     gaps: list[float] = field(default_factory=list)
     ended: float = 0.0
@@ -27,7 +27,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Target:
-    """Where requests go."""
+    """Where requests are sent."""
 
     server: Server
     route: str
@@ -35,7 +35,7 @@ class Target:
 
 
 async def stream(target: Target, request: Request, due: float) -> Outcome:
-    """Read a request's stream to its end. Anything but the whole text is a failure."""
+    """Read a request's stream to its end. An incomplete text is a failure."""
     outcome = Outcome(due)
     try:
         async with target.server.ask("POST", target.route, request.body(target.route, target.model)) as reply:
@@ -62,7 +62,7 @@ async def stream(target: Target, request: Request, due: float) -> Outcome:
                         outcome.gaps.append(now - last)
                     last = now
                     outcome.tokens += len(event.get("token_ids", ()))
-                if target.route != "/generate":  # OpenAI's chunks do not say how many tokens they hold
+                if target.route != "/generate":  # OpenAI's chunks do not report their number of tokens
                     outcome.tokens = told or 0
                 if not outcome.failure and not outcome.tokens == told == request.tokens:
                     outcome.failure = "incomplete"
@@ -73,7 +73,7 @@ async def stream(target: Target, request: Request, due: float) -> Outcome:
 
 
 async def closed(target: Target, requests: list[Request], clients: int) -> list[Outcome]:
-    """So many clients; each sends its next request when it has the answer to the one before."""
+    """Run ``clients`` clients; each sends its next request when the previous response is complete."""
     todo: Iterator[Request] = iter(requests)
     outcomes: list[Outcome] = []
 
@@ -87,7 +87,7 @@ async def closed(target: Target, requests: list[Request], clients: int) -> list[
 
 
 async def opened(target: Target, requests: list[Request], times: list[float]) -> list[Outcome]:
-    """Requests at given seconds, however many are open; their times run from when they were due, not from when we got round to it."""
+    """Send requests at the given seconds, however many are open. Times count from the scheduled time, not the actual one."""
     began = time.perf_counter()
 
     async def later(request: Request, at: float) -> Outcome:

@@ -1,4 +1,4 @@
-"""Clients that do whatever clients do: they read to the end, err, leave when they like, and remember what they saw."""
+"""Clients for the soak: they read responses, send errors, disconnect at random, and count what they saw."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ _BAD: list[tuple[int, str, str, Any]] = [
 
 @dataclass
 class Tally:
-    """What the clients know: their requests, what must have been written for them, and what was not as it should be."""
+    """Counts by the clients: requests, texts and tokens that the service must have written, and errors found."""
 
     sent: int = 0  # requests
     begun: int = 0  # texts
-    perhaps: int = 0  # texts whose client left before it could know
+    perhaps: int = 0  # texts whose client left before it knew whether they began
     tokens: int = 0  # of texts read to their end
-    seen: int = 0  # of texts that were left
-    most: int = 0  # that those may have had
+    seen: int = 0  # of texts whose client left
+    most: int = 0  # upper bound for those
     done: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
 
 class Mix:
-    """What a client may do, each a method of one turn; ``turns`` says how often."""
+    """The actions of a client, one method each; ``turns`` has their weights."""
 
     def __init__(self, server: Server, model: str, text: str, dice: random.Random) -> None:
         self.server = server
@@ -62,7 +62,7 @@ class Mix:
         }  # fmt: skip
 
     async def client(self, until: float) -> None:
-        """One of them, until it is time to go."""
+        """Run one client until ``until`` (monotonic seconds)."""
         while time.monotonic() < until:
             turn = self.dice.choices(list(self.turns), list(self.turns.values()))[0]
             try:
@@ -73,12 +73,12 @@ class Mix:
             self.tally.done[turn.__name__] += 1
 
     def prompt(self) -> str:
-        """Some of the text."""
+        """A random part of the text."""
         start = self.dice.randrange(len(self.text) - 300)
         return self.text[start : start + self.dice.randint(1, 300)]
 
     def body(self, **more: Any) -> dict[str, Any]:
-        """A generation of one to six texts of up to 300 tokens."""
+        """The body of a request for one to six texts of up to 300 tokens."""
         body = {"prompt": [self.prompt() for _ in range(self.dice.randint(1, 2))], "n": self.dice.randint(1, 3)}
         body |= {"max_new_tokens": self.dice.randint(1, 300), "style": self.dice.choice(["novel", "lyric", "plain"])}
         if self.dice.random() < 0.3:
@@ -89,7 +89,7 @@ class Mix:
 
     @contextlib.asynccontextmanager
     async def ask(self, method: str, path: str, body: Any = None, *expected: int) -> Any:
-        """An answer of an expected status; None where there was no room."""
+        """Send a request and check its status; yields None after a 429."""
         async with self.server.ask(method, path, body) as reply:
             if reply.status == 429:
                 self.tally.done["no room"] += 1
@@ -112,7 +112,7 @@ class Mix:
                 self.written(body, await reply.json())
 
     def written(self, body: dict[str, Any], answer: Any) -> None:
-        """Count texts that were read to their end."""
+        """Count texts that were received completely."""
         assert len(answer["choices"]) == _samples(body), "not as many texts as asked for"
         self.tally.begun += _samples(body)
         self.tally.tokens += answer["usage"]["completion_tokens"]
@@ -196,14 +196,14 @@ class Mix:
         await works.live(self)
 
     async def endless(self, until: float) -> None:
-        """Beside all turns, one work that is written from the first moment to the last."""
+        """Run one endless work beside all turns."""
         try:
             await works.endless(self, until)
         except (Broken, OSError, AssertionError, KeyError, ValueError) as error:
             self.tally.wrong.append(f"endless: {type(error).__name__} {error}")
 
     async def half(self) -> None:
-        """Some of a request, and then no more."""
+        """Send part of a request, then nothing."""
         await self.raw(b'POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 90\r\n\r\n{"prompt": "')
         self.server.sent += 1
 
@@ -211,7 +211,7 @@ class Mix:
         await self.raw(self.dice.randbytes(200) + b"\r\n\r\n")
 
     async def raw(self, content: bytes) -> None:
-        """Send bytes and leave."""
+        """Send bytes and disconnect."""
         _, writer = await asyncio.open_connection(self.server.host, self.server.port)
         writer.write(content)
         await asyncio.sleep(self.dice.uniform(0, 0.3))

@@ -1,4 +1,4 @@
-"""The service as a process: started, watched from outside, ended."""
+"""The service as a child process: start, measure, stop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from startup import cpu_seconds
 
 @dataclass(frozen=True)
 class Reading:
-    """What the system says of a process and its children."""
+    """What the system reports about a process and its children."""
 
     rss_mb: float
     threads: int
@@ -24,7 +24,7 @@ class Reading:
 
 
 class Process:
-    """``cpm-gen serve`` with these flags, on a port of its own, ready on return."""
+    """``cpm-gen serve`` with the given flags, on a free port, ready on return."""
 
     def __init__(self, flags: list[str]) -> None:
         self._folder = tempfile.TemporaryDirectory()
@@ -48,7 +48,7 @@ class Process:
         return found
 
     def read(self) -> Reading:
-        """Memory of it and its children; threads and open files of itself."""
+        """Memory of the process and its children; threads and open files of the process."""
         pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self._pids)
         own = Path(f"/proc/{self._process.pid}")
         return Reading(
@@ -58,16 +58,16 @@ class Process:
         )
 
     def cpu_seconds(self) -> float:
-        """What it and its children have spent so far."""
+        """CPU seconds of the process and its children so far."""
         return sum(map(cpu_seconds, self._pids))
 
     def log(self) -> str:
-        """What it has said so far."""
+        """Standard error so far."""
         self._log.seek(0)
         return self._log.read()
 
     def close(self) -> int:
-        """Ask it to end; its exit status."""
+        """Stop the process; returns its exit status."""
         self._process.terminate()
         try:
             status = self._process.wait(60)

@@ -1,4 +1,4 @@
-"""Everything at once, for a while; then a look at what stayed behind."""
+"""Soak: a mix of all requests for a while, then a check for leaks."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from load.mix import Mix, Tally
 from load.process import Process, Reading
 
 CLIENTS = 20
-SETTLE = 60.0  # most seconds until a service that nobody asks is idle
+SETTLE = 60.0  # maximum seconds until a service without requests is idle
 IDLE = {
     "cpm_queue_depth": 0,
     "cpm_running_sequences": 0,
     "cpm_kv_slots_used": 0,
     "cpm_open_requests": 1,
-}  # the one that asks
+}  # the request for the metrics
 
 
 def parse(exposition: str) -> Counter[str]:
@@ -34,7 +34,7 @@ def parse(exposition: str) -> Counter[str]:
 
 
 async def settled(server: Server) -> Counter[str]:
-    """The metrics once the service is idle, or when it should have been."""
+    """The metrics once the service is idle, or after ``SETTLE`` seconds."""
     deadline = time.monotonic() + SETTLE
     while True:
         async with server.ask("GET", "/metrics") as reply:
@@ -45,7 +45,7 @@ async def settled(server: Server) -> Counter[str]:
 
 
 async def rest(process: Process) -> Reading:
-    """What an idle process holds; the connection that told it is idle takes a moment to go."""
+    """A reading of the idle process. The connection of the last metrics request takes a moment to close."""
     readings = []
     for _ in range(10):
         await asyncio.sleep(0.1)
@@ -54,7 +54,7 @@ async def rest(process: Process) -> Reading:
 
 
 def verdict(tally: Tally, before: Counter[str], after: Counter[str], series: list[Reading], log: str) -> list[str]:
-    """What is not as it should be, between two moments at which the service was idle."""
+    """Problems found between two moments at which the service was idle."""
     grown = {name: after[name] - before[name] for name in after}
     found = list(dict.fromkeys(tally.wrong))
     for when, metrics in (("warm", before), ("at the end", after)):
@@ -69,7 +69,7 @@ def verdict(tally: Tally, before: Counter[str], after: Counter[str], series: lis
     between("cpm_generated_tokens_total", tally.tokens + tally.seen, tally.tokens + tally.most)
     if "Traceback" in log:
         found.append("a traceback in the log:\n" + log[log.index("Traceback") :][:2000])
-    # asyncio's own pool grows to this many and keeps them, one at a time as it is busy
+    # asyncio's thread pool grows up to this size under load and keeps its threads
     if series[-1].threads > series[0].threads + min(32, (os.cpu_count() or 1) + 4):
         found.append(f"{series[0].threads} threads when it was warm and idle, {series[-1].threads} at the end")
     if series[-1].files > series[0].files:
@@ -86,7 +86,7 @@ def _memory(series: list[Reading], start: float, end: float) -> float:
 
 
 async def soak(process: Process, seconds: float, opening: str, seed: int) -> dict[str, Any]:
-    """Warm up for a quarter of the time, then all of it; returns a row whose ``problems`` should be none."""
+    """Warm up for a quarter of the time, then run for all of it. Returns a row; its ``problems`` should be empty."""
     server = Server(process.url)
     model = (await server.json("GET", "/health/ready"))["model"]
     mix = Mix(server, model, await source(server, opening, 2000), random.Random(seed))
@@ -97,7 +97,7 @@ async def soak(process: Process, seconds: float, opening: str, seed: int) -> dic
 
     await go(seconds / 4)
     before = await settled(server)
-    # a look at the metrics is counted after it: from here on this one is, and the last one not
+    # a metrics request is counted after its response: this one counts from here on, the last one does not
     mix.tally, sent = Tally(wrong=mix.tally.wrong), server.sent
     series = [await rest(process)]
 

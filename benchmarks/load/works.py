@@ -1,4 +1,4 @@
-"""The life of a work as a client leads it: it begins one, follows, loses the line, follows on, pauses, goes on, reads it, deletes it."""
+"""A work from the client's side: create, follow, lose the connection, follow again, pause, resume, read, delete."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from load.mix import Mix
 
-_LOST = 100  # tokens of a text that may have been written and not kept when it was stopped; they are written again
-_TURN = 60  # seconds that a text of a work keeps its place while others wait
-_ENDLESS = 20_000  # more than anything without an end writes until it is deleted
+_LOST = 100  # tokens of a text that may be written but not committed when it is stopped; they are written again
+_TURN = 60  # seconds that a text of a work stays in the batch while others wait
+_ENDLESS = 20_000  # more than an endless text writes before it is deleted
 
 
 class Follower:
-    """What somebody who follows has of a work, over all the lines that broke."""
+    """What a client has received of a work, over all its connections."""
 
     def __init__(self, texts: int) -> None:
         self.texts = [""] * texts
@@ -26,7 +26,7 @@ class Follower:
         self.done = False
 
     async def follow(self, mix: Mix, id: str, seconds: float) -> None:
-        """Read on from the last event, for so long, or to the end."""
+        """Read from the last event on, for ``seconds`` or to the end."""
         headers = {"Last-Event-ID": self.last} if self.last else {}
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds), mix.server.ask("GET", f"/works/{id}/events", None, headers) as reply:
@@ -42,7 +42,7 @@ class Follower:
 
 
 async def live(mix: Mix) -> None:
-    """From its beginning to its end; its text must be what its events said."""
+    """Run one work from creation to deletion. Its text must equal the text of its events."""
     dice, tally = mix.dice, mix.tally
     body = mix.body(n=1, max_new_tokens=dice.choice([dice.randint(1, 150), dice.randint(1, 150), None]))
     texts = len(body["prompt"])
@@ -92,7 +92,7 @@ async def live(mix: Mix) -> None:
 
 
 async def endless(mix: Mix, until: float) -> None:
-    """Written, unless others have their turn, until the time has come."""
+    """Run one endless work until ``until``, then pause and delete it."""
     body = {"prompt": mix.prompt(), "max_new_tokens": None, "stop_at_eod": False}
     id, began = None, time.monotonic()
     while id is None:
@@ -111,7 +111,7 @@ async def endless(mix: Mix, until: float) -> None:
 
 
 def _same(follower: Follower, work: dict[str, Any]) -> None:
-    """What came over all lines is the text: nothing twice, nothing missing."""
+    """Check that the events of all connections give the text: nothing twice, nothing missing."""
     assert work["state"] == "finished", f"a work that is done is {work['state']}"
     for choice, text, ids in zip(work["choices"], follower.texts, follower.ids, strict=True):
         assert choice["text"] == text, f"{work['id']}: events said another text"

@@ -1,7 +1,7 @@
-"""Peer engines for ``benchmarks/decode.py``: one adapter each, all holding the same weights.
+"""Peer engines for ``benchmarks/decode.py``: one adapter each, all with the same weights.
 
-An adapter needs its engine and numpy, nothing of cpm_gen: the weights reach it as plain ``.npy`` files (:mod:`peers.weights`), the
-work as token ids over a pipe (:mod:`peers.worker`, :mod:`peers.client`).
+An adapter needs its engine and numpy, but not cpm_gen. It gets the weights as ``.npy`` files (:mod:`peers.weights`) and token ids over a
+pipe (:mod:`peers.worker`, :mod:`peers.client`).
 """
 
 # name -> (module, class); imported only in the process that runs the engine

@@ -1,4 +1,4 @@
-"""What every engine of the comparison can do, and how its time is taken: the same loop for all that can be stepped."""
+"""Interface of the compared engines, and the timing loop that all steppable engines share."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Logits = NDArray[np.float32]
 
 
 class Unsupported(Exception):
-    """This engine has no such precision; the comparison goes on without it."""
+    """This engine does not support the precision; the comparison continues without it."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Seconds to the first tokens, seconds of every step after that, and what was written (one list per prompt)."""
+    """Seconds to the first tokens, seconds of each later step, and the generated ids (one list per prompt)."""
 
     first: float
     times: list[float]
@@ -32,7 +32,7 @@ class Decoded:
 class Engine(abc.ABC):
     """Greedy decoding of prompts of equal length.
 
-    An engine that can be stepped has :meth:`first` and :meth:`step`; one that cannot replaces :meth:`decode` and :meth:`logits`.
+    A steppable engine implements :meth:`first` and :meth:`step`; any other overrides :meth:`decode` and :meth:`logits`.
     """
 
     dtypes: ClassVar[tuple[str, ...]]
@@ -40,32 +40,32 @@ class Engine(abc.ABC):
     @property
     @abc.abstractmethod
     def version(self) -> str:
-        """The engine's version, with what matters for its speed."""
+        """The engine's version, with features that affect its speed."""
 
     @classmethod  # noqa: B027
     def convert(cls, weights: Weights, dtype: str, target: Path) -> None:
-        """Write the engine's own format to the folder ``target``. Runs in a process of its own: no part of memory or time."""
+        """Write the engine's own format to the folder ``target``. Runs in its own process and is not measured."""
 
     @abc.abstractmethod
     def load(self, target: Path, dtype: str, threads: int, batch: int) -> None:
-        """Make ready for up to ``batch`` texts at once. ``target`` is what :meth:`convert` wrote."""
+        """Load the folder ``target`` that :meth:`convert` wrote, for up to ``batch`` texts at once."""
 
     def room(self, batch: int, length: int) -> None:  # noqa: B027
-        """Make room for ``batch`` texts of up to ``length`` tokens; not timed."""
+        """Allocate for ``batch`` texts of up to ``length`` tokens; not timed."""
 
     def first(self, prompts: list[list[int]]) -> Logits:
-        """Encode prompts; logits ``[batch, vocabulary]`` after each."""
+        """Encode prompts; returns logits ``[batch, vocabulary]`` after each."""
         raise NotImplementedError
 
     def step(self, ids: list[int]) -> Logits:
-        """Logits after one token more for each text."""
+        """Logits ``[batch, vocabulary]`` after one more token for each text."""
         raise NotImplementedError
 
     def end(self) -> None:  # noqa: B027
-        """Forget the texts."""
+        """Drop the texts."""
 
     def logits(self, ids: list[int]) -> Logits:
-        """Logits ``[vocabulary]`` after a prompt: what the comparison of networks looks at."""
+        """Logits ``[vocabulary]`` after a prompt, for the check that the networks are equal."""
         self.room(1, len(ids) + 1)
         row = np.array(self.first([ids])[0], dtype=np.float32)
         self.end()
@@ -76,7 +76,7 @@ class Engine(abc.ABC):
         return self.decode([ids], 1, 0.0).first
 
     def decode(self, prompts: list[list[int]], tokens: int, seconds: float) -> Decoded:
-        """Write ``tokens`` tokens to each prompt, or fewer when ``seconds`` have passed."""
+        """Generate ``tokens`` tokens for each prompt, or fewer if ``seconds`` have passed."""
         self.room(len(prompts), len(prompts[0]) + tokens)
         began = time.perf_counter()
         chosen = choose(self.first(prompts))

@@ -1,4 +1,4 @@
-"""Does an engine run the same network? On a tiny one, whose biases and norms are all different, against cpm_gen in float32."""
+"""Check that an engine computes the same network: a tiny one with varied biases and norms, against cpm_gen in float32."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from peers.client import Peer
 
 PROMPTS = [[(7919 * i + 31 * p) % 2900 + 11 for i in range(19)] for p in range(3)]
 TOKENS = 24
-# largest difference as a share of the logits' spread; llama.cpp looks GELU up in a table of fp16 numbers, the others differ by 1e-5
+# largest difference over the logits' standard deviation; llama.cpp uses a table of fp16 numbers for GELU, the others differ by 1e-5
 LIMITS = {"float32": 1e-2, "bfloat16": 0.15, "int8": 0.5}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What an engine said: logits after each prompt, less their mean, and greedy tokens of all prompts written together."""
+    """Results of an engine: logits after each prompt less their mean, and greedy tokens of all prompts in one batch."""
 
     logits: np.ndarray
     ids: list[list[int]]
@@ -33,7 +33,7 @@ def answer(peer: Peer, target: Path, dtype: str, threads: int) -> Answer:
 
 @dataclass(frozen=True)
 class Verdict:
-    """error: largest difference of a logit over the logits' standard deviation; same: greedy tokens until the first other one."""
+    """error: largest difference of a logit over the logits' standard deviation; same: equal greedy tokens from the beginning."""
 
     dtype: str
     error: float
@@ -57,5 +57,5 @@ def judge(found: Answer, reference: Answer, dtype: str) -> Verdict:
 
 
 def _alike(one: list[int], other: list[int]) -> int:
-    """How many tokens from the beginning are the same."""
+    """How many tokens from the beginning are equal."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b), len(one))

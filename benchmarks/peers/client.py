@@ -1,4 +1,4 @@
-"""The near end of :mod:`peers.worker`: starts an engine's process and gives it jobs."""
+"""The parent's side of :mod:`peers.worker`: starts an engine's process and sends it jobs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from types import TracebackType
 from typing import Any
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
-SETTLE = 0.3  # seconds until the threads of most OpenMP runtimes stop spinning after their last loop
+SETTLE = 0.3  # seconds until the threads of most OpenMP runtimes stop spinning after a loop
 
 
 class PeerError(Exception):
-    """The engine cannot do it: not installed, no such precision, or it broke. The message says which."""
+    """The engine failed, is not installed, or does not support the precision. The message says which."""
 
 
 class Peer:
-    """An engine in its own process, alive until closed, asleep unless asked."""
+    """An engine in its own process, which sleeps between jobs and runs until :meth:`close`."""
 
     def __init__(self, name: str, python: str = sys.executable, threads: int = 1) -> None:
         self.name = name
@@ -39,7 +39,7 @@ class Peer:
         )
 
     def ask(self, do: str, **job: Any) -> dict[str, Any]:
-        """Give it a job and wait for the answer; raises PeerError."""
+        """Send a job and wait for the result; raises PeerError."""
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             self._process.stdin.write(json.dumps({"do": do, **job}) + "\n")
@@ -67,7 +67,7 @@ class Peer:
         return f"its process ended with status {status}: {lines[-1] if lines else 'no message'}"
 
     def measure(self, do: str, **job: Any) -> dict[str, Any]:
-        """The same; returns when the engine's threads sleep again."""
+        """Like :meth:`ask`, but returns when the engine's threads sleep again."""
         answer = self.ask(do, **job)
         time.sleep(SETTLE)
         return answer

@@ -1,4 +1,4 @@
-"""CTranslate2: a decoder-only model, one batch over all threads. Its generator has no single steps, so times come from its callback."""
+"""CTranslate2: a decoder-only model, one batch over all threads. Its generator has no single steps; times come from its callback."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from peers.base import Decoded, Engine, Logits
 from peers.weights import Linear, Weights
 
 COMPUTE = {"float32": "float32", "int8": "int8_float32"}
-END = "<end>"  # a token that the network does not know, so nothing ends early
+END = "<end>"  # a token outside the vocabulary, so that no text ends early
 
 
 class CTranslate2(Engine):
-    """Its ``int8`` quantises activations too, as its own users get it."""
+    """Its ``int8`` also quantises activations, which is its default."""
 
     dtypes = ("float32", "int8")
 
@@ -61,7 +61,7 @@ class CTranslate2(Engine):
         return np.array(rows)[0, -1]
 
     def decode(self, prompts: list[list[int]], tokens: int, seconds: float) -> Decoded:
-        ends: list[float] = []  # when the last text of a step had its token
+        ends: list[float] = []  # time at which the last text of a step got its token
         began = time.perf_counter()
 
         def done(result: ctranslate2.GenerationStepResult) -> bool:

@@ -26,12 +26,12 @@ NAMES = {
     "up": "ffn_up",
     "down": "ffn_down",
 }
-SILENT = api.llama_log_callback(lambda level, text, data: None)  # it is called as long as the process lives
-CHUNK = 512  # tokens in one pass of a prompt: llama.cpp's own default
+SILENT = api.llama_log_callback(lambda level, text, data: None)  # must stay alive as long as the process
+CHUNK = 512  # prompt tokens in one pass: llama.cpp's default
 
 
 class LlamaCpp(Engine):
-    """Keys and values in fp32 for float32, else in fp16, its default."""
+    """Keys and values are fp32 for float32, otherwise fp16, its default."""
 
     dtypes = ("float32", "bfloat16", "int8")
 

@@ -1,7 +1,7 @@
-"""onnxruntime: the network in ONNX with its fused CPU operators; keys and values stay in place in one buffer per layer.
+"""onnxruntime: the network in ONNX with fused CPU operators; keys and values stay in one buffer per layer.
 
-int8 is dynamic quantisation: weights with one scale per row, activations with one scale per product, as ``quantize_dynamic`` writes
-it after fusing. The embedding stays fp32, as there.
+int8 is dynamic quantisation as ``quantize_dynamic`` produces it after fusing: weights with one scale per row, activations with one
+scale per product. The embedding stays fp32.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FUSED = "com.microsoft"
 
 
 class OnnxRuntime(Engine):
-    """One session, its inputs and outputs bound."""
+    """One session with bound inputs and outputs."""
 
     dtypes = ("float32", "int8")
 
@@ -83,7 +83,7 @@ class OnnxRuntime(Engine):
 
 
 class Graph:
-    """Builds the network, node by node."""
+    """Builds the network's ONNX graph."""
 
     def __init__(self, weights: Weights, int8: bool) -> None:
         self.weights = weights
@@ -131,7 +131,7 @@ class Graph:
         return self.node("GroupQueryAttention", inputs, FUSED, outputs, num_heads=heads, kv_num_heads=heads)
 
     def model(self) -> onnx.ModelProto:
-        """``ids [batch, new]`` and what is kept -> ``logits [batch, vocabulary]`` of the last tokens."""
+        """``ids [batch, new]`` and the KV cache -> ``logits [batch, vocabulary]`` after the last tokens."""
         weights, size = self.weights, self.weights.size
         words = weights.words
         embedded = self.node("Gather", [self.constant(words), "ids"])

@@ -1,4 +1,4 @@
-"""cpm_gen itself, through its engine on token ids, as the command line and the Python interface run it."""
+"""cpm_gen through its engine on token ids, as the command line and the Python interface run it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GREEDY = SamplingParams(temperature=0.0)
 
 
 class Ours(Engine):
-    """Reads our checkpoint directly: ``target`` is the checkpoint's folder, with the heads in its ``config.json``."""
+    """Reads the checkpoint directly: ``target`` is its folder, with the number of heads in ``config.json``."""
 
     dtypes = ("float32", "bfloat16", "int8")
 
@@ -38,7 +38,7 @@ class Ours(Engine):
         )
 
     def logits(self, ids: list[int]) -> Logits:
-        """In float32: what every other engine is checked against."""
+        """Logits ``[vocabulary]`` after a prompt; in float32 the reference for every other engine."""
         row: Logits = self.llm._runner.next_logits([Segment(ids)])[0].numpy()
         return row
 
@@ -54,7 +54,7 @@ class Ours(Engine):
             before = now
             advanced = engine.step()
             now = time.perf_counter()
-            if len(advanced) == len(texts):  # texts that began a step earlier end so, too
+            if len(advanced) == len(texts):  # texts that began a step earlier also end a step earlier
                 times.append(now - before)
         for text in texts:
             engine.cancel(text)

@@ -1,7 +1,7 @@
-"""OpenVINO: the network as a stateful graph, in the form that its CPU plugin fuses (keys and values stay inside it).
+"""OpenVINO: the network as a stateful graph in the form that its CPU plugin fuses (keys and values stay inside it).
 
-In int8 only weights are quantised beforehand (nncf, one scale per row), which is what OpenVINO recommends for language models; its
-plugin quantises activations by itself where that is faster on the processor.
+In int8 only weights are quantised beforehand (nncf, one scale per row), as OpenVINO recommends for language models. Its plugin
+quantises activations itself if that is faster on the processor.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class OpenVino(Engine):
             "INFERENCE_PRECISION_HINT": "f32" if dtype == "float32" else "bf16",
         }
         if dtype == "float32":
-            settings["KV_CACHE_PRECISION"] = "f32"  # else 8 bits; below float32 its default stands
+            settings["KV_CACHE_PRECISION"] = "f32"  # otherwise 8 bits; for the other precisions the default is used
         compiled = ov.Core().compile_model(target / "model.xml", "CPU", settings)
         self._request = compiled.create_infer_request()
 
@@ -71,7 +71,7 @@ class OpenVino(Engine):
 
 
 def graph(weights: Weights) -> ov.Model:
-    """``ids [batch, new]``, ``positions [new]``, ``beams [batch]`` (0, 1, …) -> ``logits [batch, vocabulary]`` of the last tokens."""
+    """``ids [batch, new]``, ``positions [new]``, ``beams [batch]`` (0, 1, …) -> ``logits [batch, vocabulary]`` after the last tokens."""
     size = weights.size
     ids = op.parameter([-1, -1], np.int64, name="ids")
     positions = op.parameter([-1], np.int64, name="positions")
@@ -84,7 +84,7 @@ def graph(weights: Weights) -> ov.Model:
     assigned = []
 
     def keep(new: ov.Node, name: str) -> ov.Node:
-        """What was kept and ``new``, ``[batch, heads, all, head]``; the two together are kept again."""
+        """The cache with ``new`` appended, ``[batch, heads, all, head]``; the result becomes the cache."""
         old = op.read_value(empty, name, np.float32, [-1, size.heads, -1, head])
         both = op.concat([op.gather(old, beams, 0), new], 2)
         assigned.append(op.assign(both, name))

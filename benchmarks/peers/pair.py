@@ -1,4 +1,4 @@
-"""Two engines side by side: the same work, in turn, several rounds, and the memory's bandwidth around each round."""
+"""Two engines side by side: the same work in turns, over several rounds, with memory bandwidth measured around each."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ class Work:
         return "decode" if self.kind == "decode" else f"prefill {len(self.prompts[0])}"
 
     def run(self, peer: Peer) -> dict[str, Any]:
-        """Let an engine do it once."""
+        """Run it once on an engine."""
         if self.kind == "prefill":
             done = peer.measure("prefill", ids=self.prompts[0])
             return {"first": done["seconds"], "times": [], "peak_rss_mb": done["peak_rss_mb"]}
         return peer.measure("decode", prompts=self.prompts, tokens=self.tokens, seconds=self.seconds)
 
     def warm(self, peer: Peer) -> None:
-        """A little of it, not measured."""
+        """Warm up: a short run, not measured."""
         if self.kind == "prefill":
             self.run(peer)
         else:
             peer.measure("decode", prompts=self.prompts, tokens=min(8, self.tokens), seconds=self.seconds)
 
     def rate(self, done: dict[str, Any]) -> float:
-        """Tokens per second: of the prompt, or of the steps after the first tokens."""
+        """Tokens per second: of the prompt, or of the decode steps after the first tokens."""
         if self.kind == "prefill":
             return len(self.prompts[0]) / done["first"]
         return len(self.prompts) * len(done["times"]) / sum(done["times"])
 
 
 def works(size: ModelSize, batches: list[int], prefills: list[int], tokens: int, seconds: float) -> list[Work]:
-    """Decoding after prompts of 32 tokens, at each batch size; and encoding one prompt of each length."""
+    """Decoding after prompts of 32 tokens at each batch size, and prefill of one prompt of each length."""
 
     def prompt(length: int, seed: int) -> list[int]:
         return [(7919 * i + 104_729 * seed) % (size.vocabulary - 16) + 11 for i in range(length)]
@@ -62,7 +62,7 @@ def works(size: ModelSize, batches: list[int], prefills: list[int], tokens: int,
 def compare(
     peers: list[Peer], work: Work, rounds: int, memory: Memory
 ) -> tuple[list[list[dict[str, Any]]], list[float]]:
-    """What each engine did in each round, and bytes per second of memory in each round."""
+    """Results of each engine in each round, and memory bandwidth in each round, in bytes per second."""
     for peer in peers:
         work.warm(peer)
     done: list[list[dict[str, Any]]] = [[] for _ in peers]
@@ -77,7 +77,7 @@ def compare(
 
 
 def row(work: Work, size: ModelSize, dtype: str, done: list[dict[str, Any]], bandwidths: list[float]) -> dict[str, Any]:
-    """Medians over the rounds of one engine."""
+    """The row of one engine: medians over its rounds."""
     rates = [work.rate(d) for d in done]
     result: dict[str, Any] = {
         "work": work.name,
@@ -104,5 +104,5 @@ def row(work: Work, size: ModelSize, dtype: str, done: list[dict[str, Any]], ban
 
 
 def ratio(work: Work, ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> float:
-    """How many times as fast we are, the median over rounds."""
+    """Speed of cpm-gen over the peer's: the median over rounds."""
     return round(statistics.median(work.rate(a) / work.rate(b) for a, b in zip(ours, theirs, strict=True)), 3)

@@ -1,4 +1,4 @@
-"""Networks on disk, in every engine's format, each written once."""
+"""Networks on disk in every engine's format, each written once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OURS = "ours"
 
 @dataclass
 class Store:
-    """A folder of networks. ``python`` is the one that peers are installed in."""
+    """A folder of networks. ``python`` is the Python in which the peers are installed."""
 
     folder: Path
     python: str
@@ -29,7 +29,7 @@ class Store:
     _reference: Answer | None = None
 
     def network(self, name: str, *, varied: bool = False) -> tuple[Path, ModelSize]:
-        """Our checkpoint in a folder, with the peers' copy of the weights beside it."""
+        """A folder with the checkpoint and the peers' copy of its weights; and the network's size."""
         folder = self.folder / (f"{name}-varied" if varied else name)
 
         def write(folder: Path) -> None:
@@ -40,7 +40,7 @@ class Store:
         return folder, size_of(name)
 
     def converted(self, network: Path, engine: str, dtype: str) -> Path:
-        """The network in an engine's format; raises PeerError."""
+        """The folder of the network in an engine's format; raises PeerError."""
         if engine == OURS:
             return network / OURS
 
@@ -53,11 +53,11 @@ class Store:
         return target
 
     def start(self, engine: str) -> Peer:
-        """The engine's process."""
+        """Start the engine's process."""
         return Peer(engine, sys.executable if engine == OURS else self.python, self.threads)
 
     def check(self, engine: str, dtype: str) -> Verdict:
-        """Whether the engine computes what cpm_gen does in float32; raises PeerError."""
+        """Check whether the engine computes the same network as cpm_gen in float32; raises PeerError."""
         network, _ = self.network("tiny", varied=True)
         if self._reference is None:
             with self.start(OURS) as peer:
@@ -67,12 +67,12 @@ class Store:
             return judge(answer(peer, target, dtype, self.threads), self._reference, dtype)
 
     def drop(self, network: Path) -> None:
-        """Delete a network and what became of it."""
+        """Delete a network in all its formats."""
         shutil.rmtree(network)
 
 
 def _once(folder: Path, write: Callable[[Path], None]) -> None:
-    """Have ``folder`` written, unless that was done before; what was left half done is written anew."""
+    """Write ``folder`` unless it is complete; an incomplete one is written again."""
     if not (folder / "made").exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

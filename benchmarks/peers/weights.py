@@ -1,6 +1,6 @@
-"""A network's weights on their way from our checkpoint to a peer's own format: a folder of ``.npy`` files, uncut, fp16.
+"""A network's weights as a folder of ``.npy`` files (whole tensors, fp16), from which a peer's format is made.
 
-:func:`export` needs cpm_gen and runs in its Python; reading needs numpy alone.
+:func:`export` needs cpm_gen and runs in its Python; reading needs only numpy.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Linear:
 
 
 class Weights:
-    """The exported folder; every access reads from the disk and gives fp32."""
+    """The exported folder. Every access reads from the disk and returns fp32."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -49,7 +49,7 @@ class Weights:
 
     @property
     def words(self) -> NDArray[np.float32]:
-        """``[vocabulary, hidden]``: embedding and, tied, the head."""
+        """``[vocabulary, hidden]``: the embedding, which is also the output head."""
         return self["word_embeddings.weight"]
 
     @property
@@ -57,7 +57,7 @@ class Weights:
         return self["position_embeddings.weight"]
 
     def layer(self, n: int) -> dict[str, Linear]:
-        """The tensors of one layer by their short names."""
+        """The tensors of one layer, by short name."""
         return {short: self._pair(f"transformer.layers.{n}.{name}") for short, name in LAYER.items()}
 
     @property

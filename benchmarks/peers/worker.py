@@ -1,8 +1,8 @@
-"""The process that one engine runs in: reads jobs as JSON lines, answers each with a line, and is blocked in between.
+"""The process of one engine: reads jobs as JSON lines, writes one line per result, and blocks in between.
 
     python -m peers.worker NAME
 
-Libraries print what they like; the answers go out through a copy of standard output, whose own number becomes standard error.
+Libraries may print to standard output. Results are written to a copy of it; its own file descriptor is redirected to standard error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from peers.base import Engine, Unsupported
 
 
 def peak_rss_mb(*, reset: bool = False) -> float:
-    """Most memory this process had resident (since the last reset, where the system can reset it), in MB."""
+    """Peak resident memory of this process in MB (since the last reset, if the system supports it)."""
     if reset:
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
@@ -33,7 +33,7 @@ def peak_rss_mb(*, reset: bool = False) -> float:
 
 
 class Worker:
-    """Carries out jobs; a job's name is a method's."""
+    """Runs jobs; a job's name is the name of a method."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
