@@ -1,6 +1,6 @@
 """Change a checkpoint's model-parallel size: ``python change_mp.py /path/to/CPM 4`` writes ``/path/to/CPM_MP4``.
 
-Kept for those who know the original's script; the same as ``cpm-gen reshard``.
+The same as ``cpm-gen reshard``, under the name of the original's script.
 """
 
 import sys

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# What compose.yaml mounts as secrets: a password for PostgreSQL, a key for Prometheus and one for you, which is printed once.
-# Containers read the files as users of their own, so the files are readable and their folder is not.
+# Create the secrets that compose.yaml mounts: a password for PostgreSQL, an API key for Prometheus and one for you, printed once.
+# Containers read the files as other users, so the files are world-readable; the folder is not.
 set -euo pipefail
 umask 077
 cd "$(dirname "${BASH_SOURCE[0]}")"
-mkdir secrets || { echo "there are secrets already; remove docker/secrets to have new ones" >&2; exit 1; }
+mkdir secrets || { echo "docker/secrets already exists; remove it to create new secrets" >&2; exit 1; }
 cd secrets
 
 random() { head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=\n'; }
@@ -14,7 +14,7 @@ password=$(random)
 scraper=cpm-$(random)
 writer=cpm-$(random)
 printf %s "$password" > postgres_password
-# libpq reads it, so the password stands in no setting
+# libpq reads this file, so the password is in no setting
 printf '[cpm-gen]\nhost=postgres\ndbname=cpm\nuser=cpm\npassword=%s\n' "$password" > postgres_service
 printf %s "$scraper" > prometheus_key
 { line prometheus "$scraper" " streams=1"; line writer "$writer"; } > api_keys

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by the generate_*.sh scripts, which set PRESET, the flags that they stand for.
+# Sourced by the generate_*.sh scripts. Each sets PRESET, the flags of its mode.
 # Usage: run_cpm_gen STYLE EXAMPLE_FILE [MODEL_DIR] [INPUT_FILE] [flags…]      ranks from MPSIZE in the environment
 
 run_cpm_gen() {
@@ -14,7 +14,7 @@ run_cpm_gen() {
         fi
     fi
     local -a prompt=(--prompt-file "$input")
-    for word in "$@"; do # a prompt among the flags takes the example's place
+    for word in "$@"; do # a prompt among the flags replaces the example
         case $word in --prompt | --prompt=* | --prompt-file | --prompt-file=*) prompt=() ;; esac
     done
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The original's generate_novel.sh: everything recomputed for every token, the window drops one token a step.
-#   bash scripts/generate_novel.sh [MODEL_DIR] [INPUT_FILE] [flags…]      MPSIZE=2 in front runs on two ranks
+# Replaces the original's generate_novel.sh: recomputes everything for every token; the window drops one token per step.
+#   bash scripts/generate_novel.sh [MODEL_DIR] [INPUT_FILE] [flags…]      with MPSIZE=2 in the environment: two ranks
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=scripts/common.sh

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The original's generate_novel_fast.sh, made to last: keys and values are cached, and the text stays coherent past the window.
-#   bash scripts/generate_novel_fast.sh [MODEL_DIR] [INPUT_FILE] [flags…]      MPSIZE=2 in front runs on two ranks
+# Replaces the original's generate_novel_fast.sh: caches keys and values; unlike there, the text stays coherent past the window.
+#   bash scripts/generate_novel_fast.sh [MODEL_DIR] [INPUT_FILE] [flags…]      with MPSIZE=2 in the environment: two ranks
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=scripts/common.sh

@@ -28,13 +28,13 @@ SAMPLES = [
 CARD = """# The embedded model
 
 A CPM-architecture network (GPT-2, pre-LN, learned positions, tied head) of {parameters:,} parameters: {layers} layers, hidden size
-{hidden}, {heads} heads, {vocabulary:,} pieces, {positions} positions. It is there so that cpm-gen writes as soon as it is installed, and so
-that every part of it can be tried and tested on something that reads as Chinese. It is no CPM-1: it knows the sound of verse
-and of the old novels, and little sense.
+{hidden}, {heads} heads, {vocabulary:,} tokens, {positions} positions. It is included so that cpm-gen writes as soon as it is installed, and so
+that every part of it can be tested on Chinese text. It is not CPM-1: it imitates the sound of verse and of the classical
+novels, but makes little sense.
 
 ## Data
 
-Text in the public domain, in simplified characters:
+The training texts are in the public domain, in simplified characters:
 
 - verse, {verse:,} tokens: 全唐诗, 宋词, 元曲, 诗经, 楚辞, 五代词, 曹操, 纳兰性德, from the collection `chinese-poetry` 2.0.1 (MIT)
 - prose, {prose:,} tokens: 43 vernacular novels of the Ming and Qing (三国演义, 水浒传, 西游记, 红楼梦, 儒林外史, 镜花缘, 三言二拍, …), from
@@ -45,25 +45,25 @@ project's licence, MIT.
 
 ## Vocabulary
 
-SentencePiece unigram in CPM-1's convention and with its special ids; the space that joins jieba's words is dropped by the
-normaliser, so a token holds a little more than one character. Half-width `,` `;` `:` `!` `?` read as full-width ones. Characters
-outside the vocabulary read as `<unk>`; the model does not write them.
+SentencePiece unigram in CPM-1's convention and with its special ids. The normaliser drops the space that joins jieba's words, so
+a token is a little more than one character on average. Half-width `,` `;` `:` `!` `?` become full-width. Characters outside the
+vocabulary become `<unk>`, which the model does not write.
 
 ## Training
 
-`training/train.py` on two CPU cores, bf16 autocast, Muon for the matrices and AdamW for the rest, {minutes:.0f} minutes beside other work:
+`training/train.py` on two CPU cores: bf16 autocast, Muon for the matrices, AdamW for the rest; {minutes:.0f} minutes beside other programs:
 {steps:,} steps, {tokens_trained:,} tokens (shares: {shares}), learning rate {learning_rate}, seed {seed}, torch {torch}.
 
 Held-out loss in nats per token, in windows of {positions}: {losses}.
 
 ## Limits
 
-Classical and early vernacular Chinese only; names and phrases of the training books come back often; modern words are mostly
-unknown to it. The texts are of their time in what they say about people. Nothing it writes is a fact.
+The model writes classical and early vernacular Chinese only, and knows few modern words. It often repeats names and phrases of
+the training books. The training texts reflect the views of their time about people. Nothing the model writes is a fact.
 
 ## Samples
 
-In the settings of `configs/lyric.yaml` and `configs/novel.yaml`, float32 on a CPU; not chosen from several.
+With the settings of `configs/lyric.yaml` and `configs/novel.yaml`, in float32 on a CPU. They were not selected from several.
 """
 
 
