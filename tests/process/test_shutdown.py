@@ -37,7 +37,7 @@ def begin(server, found, **body):
         except httpx.HTTPError as broken:
             found.append(broken)
 
-    thread = threading.Thread(target=main)
+    thread = threading.Thread(target=run)
     thread.start()
     until(lambda: found)
     return thread
