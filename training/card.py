@@ -28,8 +28,8 @@ SAMPLES = [
 CARD = """# The embedded model
 
 A CPM-architecture network (GPT-2, pre-LN, learned positions, tied head) of {parameters:,} parameters: {layers} layers, hidden size
-{hidden}, {heads} heads, {vocabulary:,} tokens, {positions} positions. It is included so that cpm-gen writes as soon as it is installed, and so
-that every part of it can be tested on Chinese text. It is not CPM-1: it imitates the sound of verse and of the classical
+{hidden}, {heads} heads, {vocabulary:,} tokens, {positions} positions. It is included so that cpm-gen writes as soon as it is
+installed, and so that every part of it can be tested on Chinese text. It is not CPM-1: it imitates the sound of verse and of the classical
 novels, but makes little sense.
 
 ## Data
