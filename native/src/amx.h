@@ -1,10 +1,10 @@
-// Products by AMX: 16 rows times 16 outputs times 64 bytes of inputs in one instruction. A packed tile's 64 outputs are four
-// of its tiles side by side, as they lie. Included by gemm.h.
+// Products by AMX: 16 rows times 16 outputs times 64 bytes of inputs in one instruction. The 64 outputs of a packed tile are four
+// adjacent AMX tiles in memory. Included by gemm.h.
 //
-// All row counts go this way, one row too (memory is slower than the tiles), so that a row's bits do not depend on how many
-// others there are. `x` and `out` must be readable and writable up to a multiple of 16 rows, beyond FEW_TILED of 32.
+// All row counts are computed this way, even one row (memory is slower than the tiles), so that a row's bits do not depend on the
+// number of rows. `x` must be readable and `out` writable up to a multiple of 16 rows; of 32 with more than FEW_AMX_ROWS.
 
-constexpr long FEW_TILED = 64;  // rows up to which the weights' way from memory is what takes time
+constexpr long FEW_AMX_ROWS = 64;  // up to this many rows, loading weights from memory takes most of the time
 
 struct alignas(64) TileShape {
     uint8_t palette = 1, start = 0, reserved[14] = {};
@@ -12,7 +12,7 @@ struct alignas(64) TileShape {
     uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-// the compiler does not know that tiles read and write memory
+// the compiler does not know that tile instructions read and write memory
 #define CPM_FENCE() asm volatile("" ::: "memory")
 #define CPM_DOT(c, a, b)                                             \
     do {                                                             \
@@ -20,20 +20,20 @@ struct alignas(64) TileShape {
         else _tile_dpbssd(c, a, b);                                  \
     } while (0)
 
-// What will be the tile at `column` of outputs when the walk is there: as many lines at a time as it takes itself.
-inline void prefetch_tile(const Walk& a, long line, long column) {
-    const char* next = a.next + line * 16 * TILE_BYTES;
-    if (next < a.until)
+// Prefetch an AMX tile's worth of lines, at the same `line` and `column` of the weights to come.
+inline void prefetch_tile(const GemmArgs& a, long line, long column) {
+    const char* next = a.prefetch + line * 16 * TILE_BYTES;
+    if (next < a.prefetch_end)
         for (int g = 0; g < 16; g++) __builtin_prefetch(next + g * TILE_BYTES + column * 4, 0, 3);
 }
 
 // 32 rows (tiles 4, 5) times 32 outputs (tiles 6, 7) into tiles 0-3.
 template <Format F>
-inline void two_by_two(const Walk& a, long column) {
+inline void two_by_two(const GemmArgs& a, long column) {
     float* out = a.out + column;
     const long row = a.out_stride * 4;
     float* low = out + 16 * a.out_stride;
-    if (a.more) {
+    if (a.accumulate) {
         _tile_loadd(0, out, row);
         _tile_loadd(1, out + 16, row);
         _tile_loadd(2, low, row);
@@ -48,7 +48,7 @@ inline void two_by_two(const Walk& a, long column) {
         const char* x = a.x + line * a.x_stride;
         const char* b = a.w + line * 16 * a.w_stride + column * 4;
         prefetch_tile(a, line, column);
-        if (a.rows_ahead) a.rows_ahead->turn();
+        if (a.row_prefetch) a.row_prefetch->advance();
         _tile_loadd(4, x, LINE);
         _tile_loadd(6, b, a.w_stride);
         CPM_DOT(0, 4, 6);
@@ -67,9 +67,9 @@ inline void two_by_two(const Walk& a, long column) {
 
 // 16 rows (tile 4) times up to 64 outputs (tiles 5-7) into tiles 0-3.
 template <Format F>
-inline void one_by_four(const Walk& a, long columns) {
+inline void one_by_four(const GemmArgs& a, long columns) {
     const long row = a.out_stride * 4;
-    if (a.more) {
+    if (a.accumulate) {
         _tile_loadd(0, a.out, row);
         if (columns > 16) _tile_loadd(1, a.out + 16, row);
         if (columns > 32) _tile_loadd(2, a.out + 32, row);
@@ -106,21 +106,21 @@ inline void one_by_four(const Walk& a, long columns) {
 }
 
 template <Format F>
-inline void amx_rows(Walk a, long rows, long columns) {
+inline void amx_gemm(GemmArgs a, long rows, long columns) {
     CPM_FENCE();
-    if (rows <= FEW_TILED) {
+    if (rows <= FEW_AMX_ROWS) {
         for (long r = 0; r < rows; r += 16) {
             one_by_four<F>(a, columns);
-            a.until = a.next;
+            a.prefetch_end = a.prefetch;
             a.x += 16 * LINE;
             a.out += 16 * a.out_stride;
         }
-    } else {  // only matrices meet so many rows: 64 columns, half of whose weights stay in the first cache while all rows pass
+    } else {  // only weights, with all 64 columns: half of them stay in the L1 cache during the pass over the rows
         for (long column = 0; column < TILE; column += 32) {
-            Walk part = a;
+            GemmArgs part = a;
             for (long r = 0; r < rows; r += 32) {
                 two_by_two<F>(part, column);
-                part.until = part.next;
+                part.prefetch_end = part.prefetch;
                 part.x += 32 * LINE;
                 part.out += 32 * a.out_stride;
             }

@@ -1,4 +1,4 @@
-// The C interface: checks, choice of kernels, exceptions turned into a status.
+// The C interface: checks the arguments, selects the kernels, and turns exceptions into a status.
 
 #include <cstring>
 #include <new>
@@ -7,6 +7,7 @@
 #include "cpm_native.h"
 #include "isa.h"
 #include "model.h"
+#include "pack.h"
 
 struct cpm_model : cpm::Model {
     using Model::Model;
@@ -22,17 +23,18 @@ int cpm_abi(void) { return CPM_ABI; }
 const char* cpm_kernels(void) {
     static const std::string names = [] {
         std::string all;
-        for (const cpm::Ops* ops : cpm::runnable()) all += (all.empty() ? "" : " ") + std::string(ops->name);
+        for (const cpm::Ops* ops : cpm::supported_ops()) all += (all.empty() ? "" : " ") + std::string(ops->name);
         return all;
     }();
     return names.c_str();
 }
 
 cpm_model* cpm_create(const cpm_sizes* sizes, const char* kernels) {
+    if (sizes->threads > CPM_MAX_THREADS) return nullptr;  // before any thread is started
     try {
-        for (const cpm::Ops* ops : cpm::runnable())
+        for (const cpm::Ops* ops : cpm::supported_ops())
             if (!kernels || std::strcmp(kernels, ops->name) == 0) return new cpm_model(*sizes, *ops);
-    } catch (const std::exception&) {  // no memory, or no threads
+    } catch (const std::exception&) {  // no memory, or no more threads
     }
     return nullptr;
 }

@@ -1,17 +1,18 @@
-// Products of packed matrices. Included inside the instruction set's own namespace, after vec.h.
+// Products of packed matrices. Included inside the namespace of the instruction set, after vec.h.
 //
-// A register block is R rows times S vectors of outputs; each output of each row is one accumulator that walks its inputs in
-// order. So a row's result is the same bits whatever R, S, the number of rows, and how the walk is cut into blocks.
+// A register block is R rows times S vectors of outputs. Each output of each row has one accumulator, to which its inputs are added
+// in order. So a row's result has the same bits whatever R, S and the number of rows are, and however the inputs are divided into
+// blocks.
 
-// Rows to fetch into the second cache beside the arithmetic: `runs` stretches of `run` bytes, `jump` bytes from one to the next,
-// `lines` cache lines a turn.
-struct Fetch {
+// Rows to prefetch into the L2 cache during the arithmetic: `runs` runs of `run` bytes, `jump` bytes from one to the next, `lines`
+// cache lines at each advance().
+struct RowPrefetch {
     const char* at = nullptr;
     long run = 0, jump = 0, runs = 0;
     int lines = 0;
-    long done = 0;  // bytes of this run
+    long done = 0;  // bytes of the current run
 
-    void turn() {
+    void advance() {
         for (int n = 0; n < lines && runs > 0; n++) {
             __builtin_prefetch(at + done, 0, 2);
             done += LINE;
@@ -24,9 +25,9 @@ struct Fetch {
     }
 };
 
-// The walk over `lines` lines of 64 bytes of inputs, sixteen groups each. A row's next line is `x_stride` bytes on, the next
-// row's 64. Weights of the next group are `w_stride` bytes on.
-struct Walk {
+// Operands of a product over `lines` lines of 64 bytes of inputs, sixteen groups each. `x_stride`: bytes from one line of a row to
+// its next; the same line of the next row is 64 bytes on (i8: 128). `w_stride`: bytes from one group's weights to the next group's.
+struct GemmArgs {
     long lines;
     const char* x;
     long x_stride;
@@ -34,16 +35,17 @@ struct Walk {
     long w_stride;
     float* out;  // i8 with AMX: int32_t
     long out_stride;
-    bool more;         // go on from what `out` holds
-    const char* next = nullptr;  // what to prefetch: with each group `ahead` lines, then `next_step` bytes on
-    const char* until = nullptr;
-    int ahead = 4, next_step = TILE_BYTES;
-    Fetch* rows_ahead = nullptr;  // AMX with many rows, which is faster than they come from the third cache
+    bool accumulate;  // add to the sums in `out`
+    // With each group `prefetch_lines` lines are prefetched from `prefetch`, which then advances by `prefetch_step` bytes.
+    const char* prefetch = nullptr;
+    const char* prefetch_end = nullptr;
+    int prefetch_lines = 4, prefetch_step = TILE_BYTES;
+    RowPrefetch* row_prefetch = nullptr;  // AMX with many rows: it computes faster than they arrive from the L3 cache
 };
 
 #define UNROLL _Pragma("GCC unroll 24")
 
-// How each format adds one group of inputs (four bytes of `x`) times four bytes of W outputs to W accumulators.
+// For each format: add the product of one group of inputs (four bytes of `x`) with four bytes of each of W outputs to W accumulators.
 template <Format F>
 struct Dot;
 
@@ -51,7 +53,7 @@ template <>
 struct Dot<Format::f32> {
     typedef vf Sum;
     typedef vf Input;
-    static Input input(const char* x) { return all(load<float>(x)); }
+    static Input input(const char* x) { return broadcast(load<float>(x)); }
     static Sum add(Sum sum, Input x, const char* w) { return sum + x * load<vf>(w); }
 };
 
@@ -60,7 +62,7 @@ template <>
 struct Dot<Format::bf16> {
     typedef vf Sum;
     typedef vi Input;
-    static Input input(const char* x) { return all_int(load<int32_t>(x)); }
+    static Input input(const char* x) { return broadcast_int(load<int32_t>(x)); }
     static Sum add(Sum sum, Input x, const char* w) {
         return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)load<vi>(w));
     }
@@ -73,7 +75,7 @@ struct Dot<Format::bf16> {
         vf even, odd;
     };
     static Input input(const char* x) {
-        return {all(from_bf16(load<uint16_t>(x))), all(from_bf16(load<uint16_t>(x + 2)))};
+        return {broadcast(from_bf16(load<uint16_t>(x))), broadcast(from_bf16(load<uint16_t>(x + 2)))};
     }
     static Sum add(Sum sum, Input x, const char* w) {
         const vu pair = load<vu>(w);
@@ -84,19 +86,19 @@ struct Dot<Format::bf16> {
 #endif
 
 #if defined(__AMX_BF16__) && defined(__AMX_INT8__)
-constexpr bool TILED = true;  // bf16 and i8 go through AMX
+constexpr bool HAS_AMX = true;  // bf16 and i8 are multiplied by AMX
 #else
-constexpr bool TILED = false;
+constexpr bool HAS_AMX = false;
 #endif
 
-// Signed bytes times signed bytes, exact.
+// Signed bytes times signed bytes, exactly.
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
-constexpr int UNSIGNED = 128;  // VNNI wants one side unsigned: weights are w + 128, and sums begin at -128 times the sum of x
+constexpr int WEIGHT_OFFSET = 128;  // VNNI needs one unsigned operand: w + 128; sums start at -128 times the sum of x
 template <>
 struct Dot<Format::i8> {
     typedef vi Sum;
     typedef vi Input;
-    static Input input(const char* x) { return all_int(load<int32_t>(x)); }
+    static Input input(const char* x) { return broadcast_int(load<int32_t>(x)); }
     static Sum add(Sum sum, Input x, const char* w) {
         const vi weights = load<vi>(w) ^ (int32_t)0x80808080;
 #if defined(__AVX512VNNI__)
@@ -107,13 +109,13 @@ struct Dot<Format::i8> {
     }
 };
 #elif defined(__AVX512BW__) || defined(__AVX2__)
-constexpr int UNSIGNED = 0;
+constexpr int WEIGHT_OFFSET = 0;
 template <>
 struct Dot<Format::i8> {
     typedef vi Sum;
     typedef vi Input;
-    static Input input(const char* x) { return all_int(load<int32_t>(x)); }
-    // |x| and |w| <= 127, so a pair of products stays within 16 bits
+    static Input input(const char* x) { return broadcast_int(load<int32_t>(x)); }
+    // |x| and |w| <= 127, so the sum of two products fits in 16 bits
     static Sum add(Sum sum, Input x, const char* w) {
 #if defined(__AVX512BW__)
         const __m512i weights = (__m512i)load<vi>(w), xs = (__m512i)x;
@@ -128,18 +130,18 @@ struct Dot<Format::i8> {
     }
 };
 #elif defined(__ARM_FEATURE_DOTPROD)
-constexpr int UNSIGNED = 0;
+constexpr int WEIGHT_OFFSET = 0;
 template <>
 struct Dot<Format::i8> {
     typedef vi Sum;
     typedef vi Input;
-    static Input input(const char* x) { return all_int(load<int32_t>(x)); }
+    static Input input(const char* x) { return broadcast_int(load<int32_t>(x)); }
     static Sum add(Sum sum, Input x, const char* w) {
         return (vi)vdotq_s32((int32x4_t)sum, (int8x16_t)x, (int8x16_t)load<vi>(w));
     }
 };
 #else
-constexpr int UNSIGNED = 0;
+constexpr int WEIGHT_OFFSET = 0;
 template <>
 struct Dot<Format::i8> {
     typedef vi Sum;
@@ -147,10 +149,10 @@ struct Dot<Format::i8> {
         vi x[4];
     };
     static Input input(const char* x) {
-        return {{all_int((int8_t)x[0]), all_int((int8_t)x[1]), all_int((int8_t)x[2]), all_int((int8_t)x[3])}};
+        return {{broadcast_int((int8_t)x[0]), broadcast_int((int8_t)x[1]), broadcast_int((int8_t)x[2]), broadcast_int((int8_t)x[3])}};
     }
     static Sum add(Sum sum, const Input& x, const char* w) {
-        const vi four = load<vi>(w);  // sign-extended one after the other
+        const vi four = load<vi>(w);  // each byte is sign-extended below
         sum += x.x[0] * ((four << 24) >> 24);
         sum += x.x[1] * ((four << 16) >> 24);
         sum += x.x[2] * ((four << 8) >> 24);
@@ -159,26 +161,26 @@ struct Dot<Format::i8> {
 };
 #endif
 
-// From one row to the next in a line of inputs.
+// Bytes from one row to the next in a line of inputs.
 template <Format F>
 constexpr long ROW = F == Format::i8 ? 2 * LINE : LINE;
 
-// What a sum over a line of i8 inputs begins with, and what it is multiplied with.
-inline vi start_of(const char* x) { return UNSIGNED ? all_int(load<int32_t>(x + LINE + 4)) : vi{}; }
-inline vf scale_of(const char* x) { return all(load<float>(x + LINE)); }
+// The start value of a sum over a line of i8 inputs, and the scale that the sum is multiplied by.
+inline vi sum_start(const char* x) { return WEIGHT_OFFSET ? broadcast_int(load<int32_t>(x + LINE + 4)) : vi{}; }
+inline vf line_scale(const char* x) { return broadcast(load<float>(x + LINE)); }
 
-// A line of inputs: R rows times S vectors of outputs added to `sums`.
+// Add one line of inputs of R rows times S vectors of outputs to `sums`.
 template <Format F, int R, int S>
-inline void line_of(const Walk& a, const char* x, const char* w, const char*& next, typename Dot<F>::Sum (&sums)[R][S]) {
-    // too far from line to line for the machine to foresee
+inline void add_line(const GemmArgs& a, const char* x, const char* w, const char*& next, typename Dot<F>::Sum (&sums)[R][S]) {
+    // the distance between lines is too large for the hardware prefetcher
     UNROLL for (int r = 0; r < R; r++) {
         __builtin_prefetch(x + a.x_stride + r * ROW<F>, 0, 3);
         if (ROW<F> > LINE) __builtin_prefetch(x + a.x_stride + r * ROW<F> + LINE, 0, 3);
     }
     for (int g = 0; g < 16; g++, w += a.w_stride) {
-        if (next < a.until)
-            for (int n = 0; n < a.ahead; n++) __builtin_prefetch(next + n * LINE, 0, 3);
-        next += a.next_step;
+        if (next < a.prefetch_end)
+            for (int n = 0; n < a.prefetch_lines; n++) __builtin_prefetch(next + n * LINE, 0, 3);
+        next += a.prefetch_step;
         UNROLL for (int r = 0; r < R; r++) {
             const typename Dot<F>::Input input = Dot<F>::input(x + r * ROW<F> + g * 4);
             UNROLL for (int s = 0; s < S; s++) sums[r][s] = Dot<F>::add(sums[r][s], input, w + s * W * 4);
@@ -186,28 +188,29 @@ inline void line_of(const Walk& a, const char* x, const char* w, const char*& ne
     }
 }
 
-// R rows times S vectors of outputs. i8: a line's sum is exact, and its scale makes it a part of the row's.
+// R rows times S vectors of outputs. i8: the sum over a line is an exact integer; multiplied by the line's scale it is added to the
+// row's sum.
 template <Format F, int R, int S>
-inline void block(const Walk& a, const char* w, float* out) {
+inline void block(const GemmArgs& a, const char* w, float* out) {
     vf totals[R][S];
     UNROLL for (int r = 0; r < R; r++) {
-        UNROLL for (int s = 0; s < S; s++) totals[r][s] = a.more ? load<vf>(out + r * a.out_stride + s * W) : vf{};
+        UNROLL for (int s = 0; s < S; s++) totals[r][s] = a.accumulate ? load<vf>(out + r * a.out_stride + s * W) : vf{};
     }
     const char* x = a.x;
-    const char* next = a.next;
+    const char* next = a.prefetch;
     for (long line = 0; line < a.lines; line++, x += a.x_stride, w += 16 * a.w_stride) {
         if constexpr (F == Format::i8) {
             vi sums[R][S];
             UNROLL for (int r = 0; r < R; r++) {
-                UNROLL for (int s = 0; s < S; s++) sums[r][s] = start_of(x + r * ROW<F>);
+                UNROLL for (int s = 0; s < S; s++) sums[r][s] = sum_start(x + r * ROW<F>);
             }
-            line_of<F, R, S>(a, x, w, next, sums);
+            add_line<F, R, S>(a, x, w, next, sums);
             UNROLL for (int r = 0; r < R; r++) {
-                const vf scale = scale_of(x + r * ROW<F>);
+                const vf scale = line_scale(x + r * ROW<F>);
                 UNROLL for (int s = 0; s < S; s++) totals[r][s] += __builtin_convertvector(sums[r][s], vf) * scale;
             }
         } else {
-            line_of<F, R, S>(a, x, w, next, totals);
+            add_line<F, R, S>(a, x, w, next, totals);
         }
     }
     UNROLL for (int r = 0; r < R; r++) {
@@ -215,33 +218,33 @@ inline void block(const Walk& a, const char* w, float* out) {
     }
 }
 
-// Vectors of outputs that R rows can keep in registers beside the inputs and weights.
+// Accumulators that fit in registers beside the inputs and weights.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int REGISTERS = 24;
 #else
 constexpr int REGISTERS = 12;
 #endif
-constexpr int MOST_ROWS = 6;
+constexpr int MAX_BLOCK_ROWS = 6;
 
 template <Format F, int R>
-inline void rows_times_columns(Walk a, long columns) {
+inline void rows_times_columns(GemmArgs a, long columns) {
     constexpr int FITS = REGISTERS / R < TILE / W ? REGISTERS / R : TILE / W;
     constexpr int S = FITS >= 16 ? 16 : FITS >= 8 ? 8 : FITS >= 4 ? 4 : 2;
     long done = 0;
     for (; done + S * W <= columns; done += S * W) {
         block<F, R, S>(a, a.w + done * 4, a.out + done);
-        a.until = a.next;  // once is enough
+        a.prefetch_end = a.prefetch;  // the first columns have prefetched everything
     }
-    constexpr int ONE = 16 / W;  // columns come in sixteens
+    constexpr int ONE = 16 / W;  // columns are a multiple of 16
     for (; done < columns; done += 16) {
         block<F, R, ONE>(a, a.w + done * 4, a.out + done);
-        a.until = a.next;
+        a.prefetch_end = a.prefetch;
     }
 }
 
-// Up to MOST_ROWS rows times `columns` (a multiple of 16, at most TILE) outputs.
+// Up to MAX_BLOCK_ROWS rows times `columns` (a multiple of 16, at most TILE) outputs.
 template <Format F>
-inline void few_rows(const Walk& a, int rows, long columns) {
+inline void row_block(const GemmArgs& a, int rows, long columns) {
     switch (rows) {
         case 1: return rows_times_columns<F, 1>(a, columns);
         case 2: return rows_times_columns<F, 2>(a, columns);
@@ -252,28 +255,28 @@ inline void few_rows(const Walk& a, int rows, long columns) {
     }
 }
 
-// Any number of rows.
+// Any number of rows, in registers.
 template <Format F>
-inline void vector_rows(Walk a, long rows, long columns) {
-    // as equal as can be; never three, which do not share a group's four lines well
-    const long least = (rows + MOST_ROWS - 1) / MOST_ROWS;
+inline void simd_gemm(GemmArgs a, long rows, long columns) {
+    // blocks of nearly equal size; never three, which cannot share the prefetch of a group's four lines evenly
+    const long least = (rows + MAX_BLOCK_ROWS - 1) / MAX_BLOCK_ROWS;
     const long blocks = least == 3 ? 4 : least;
     for (long b = 0; b < blocks; b++) {
         const long from = rows * b / blocks, to = rows * (b + 1) / blocks;
-        Walk part = a;
+        GemmArgs part = a;
         part.x += from * ROW<F>;
         part.out += from * a.out_stride;
-        if (blocks == 2) {  // each prefetches half of each group's lines
-            part.next += b * 2 * LINE;
-            part.ahead = 2;
-        } else if (blocks > 2) {  // each a stretch of its own, one stream beside the arithmetic
-            const long stretch = (a.until - a.next) / LINE;
-            part.next = a.next + stretch * b / blocks * LINE;
-            part.until = a.next + stretch * (b + 1) / blocks * LINE;
-            part.ahead = 1;
-            part.next_step = LINE;
+        if (blocks == 2) {  // each block prefetches half of each group's lines
+            part.prefetch += b * 2 * LINE;
+            part.prefetch_lines = 2;
+        } else if (blocks > 2) {  // each block prefetches its own part, as one stream
+            const long part_lines = (a.prefetch_end - a.prefetch) / LINE;
+            part.prefetch = a.prefetch + part_lines * b / blocks * LINE;
+            part.prefetch_end = a.prefetch + part_lines * (b + 1) / blocks * LINE;
+            part.prefetch_lines = 1;
+            part.prefetch_step = LINE;
         }
-        few_rows<F>(part, (int)(to - from), columns);
+        row_block<F>(part, (int)(to - from), columns);
     }
 }
 
@@ -281,15 +284,15 @@ inline void vector_rows(Walk a, long rows, long columns) {
 #include "amx.h"
 #endif
 
-inline void multiply(Format format, const Walk& a, long rows, long columns) {
+inline void gemm(Format format, const GemmArgs& a, long rows, long columns) {
     switch (format) {
-        case Format::f32: return vector_rows<Format::f32>(a, rows, columns);
+        case Format::f32: return simd_gemm<Format::f32>(a, rows, columns);
 #if defined(__AMX_BF16__) && defined(__AMX_INT8__)
-        case Format::bf16: return amx_rows<Format::bf16>(a, rows, columns);
-        case Format::i8: return amx_rows<Format::i8>(a, rows, columns);
+        case Format::bf16: return amx_gemm<Format::bf16>(a, rows, columns);
+        case Format::i8: return amx_gemm<Format::i8>(a, rows, columns);
 #else
-        case Format::bf16: return vector_rows<Format::bf16>(a, rows, columns);
-        case Format::i8: return vector_rows<Format::i8>(a, rows, columns);
+        case Format::bf16: return simd_gemm<Format::bf16>(a, rows, columns);
+        case Format::i8: return simd_gemm<Format::i8>(a, rows, columns);
 #endif
     }
 }

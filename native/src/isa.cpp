@@ -15,7 +15,7 @@ namespace {
 #if defined(__x86_64__)
 bool has_amx() {
 #if defined(__linux__)
-    // the kernel hands out the registers' state on demand only (arch_prctl ARCH_REQ_XCOMP_PERM of XFEATURE_XTILEDATA)
+    // a process must request the tile registers from Linux (arch_prctl ARCH_REQ_XCOMP_PERM of XFEATURE_XTILEDATA)
     unsigned a = 7, b = 0, c = 0, d = 0;
     asm volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
     const bool bf16 = d >> 22 & 1, tile = d >> 24 & 1, int8 = d >> 25 & 1;
@@ -34,10 +34,10 @@ bool has_avx_vnni() {
 
 }  // namespace
 
-std::vector<const Ops*> runnable() {
+std::vector<const Ops*> supported_ops() {
     std::vector<const Ops*> found;
 #if defined(__x86_64__)
-    // __builtin_cpu_supports also asks whether the operating system saves the registers
+    // __builtin_cpu_supports also checks that the operating system saves the registers
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
@@ -63,7 +63,7 @@ std::vector<const Ops*> runnable() {
 #endif
 #elif defined(__aarch64__) && defined(__APPLE__)
 #if defined(CPM_HAVE_DOTPROD)
-    found.push_back(ops_dotprod());  // every Mac of this kind has it
+    found.push_back(ops_dotprod());  // every Apple processor has the instruction
 #endif
 #endif
     found.push_back(ops_generic());

@@ -6,7 +6,7 @@
 
 namespace cpm {
 
-// The kernels in this library that this machine can run, best first.
-std::vector<const Ops*> runnable();
+// The kernels of this library that this machine can run, best first. Throws std::bad_alloc.
+std::vector<const Ops*> supported_ops();
 
 }  // namespace cpm

@@ -1,32 +1,16 @@
-// A rank's packed weights, its cache, and the buffers of a step.
+// A rank's packed weights, and its KV cache.
 #pragma once
 
-#include <cstddef>
-#include <memory>
 #include <vector>
 
 #include "cpm_native.h"
+#include "memory.h"
 #include "ops.h"
-#include "threads.h"
+#include "thread_pool.h"
 
 namespace cpm {
 
-// Zeroed memory from the system, in huge pages where it has them; throws std::bad_alloc.
-class Memory {
-public:
-    Memory() = default;
-    explicit Memory(size_t bytes);
-    ~Memory();
-    Memory(Memory&& other) noexcept { *this = static_cast<Memory&&>(other); }
-    Memory& operator=(Memory&& other) noexcept;
-
-    char* data() const { return data_; }
-    size_t size() const { return size_; }
-
-private:
-    char* data_ = nullptr;
-    size_t size_ = 0;
-};
+class Arena;
 
 struct Layer {
     float *norm1_w, *norm1_b, *norm2_w, *norm2_b;
@@ -34,27 +18,32 @@ struct Layer {
     Matrix qkv, dense, up, down;
 };
 
+// Weights are zero until they are packed (pack.h).
 struct Model {
     Model(const cpm_sizes& sizes, const Ops& ops);
 
     cpm_sizes sizes;
     const Ops& ops;
     Format format;     // of weights
-    Format kv_format;
+    Format kv_format;  // of keys and values
     Matrix words;      // the word embedding, also the output head
     float *positions, *final_norm_w, *final_norm_b;
     std::vector<Layer> layers;
-    double seconds[5] = {};
+    double seconds[5] = {};  // of cpm_profile
 
     long hidden() const { return sizes.hidden; }
-    long attended() const { return (long)sizes.heads * sizes.head_dim; }  // local
+    long attended() const { return (long)sizes.heads * sizes.head_dim; }  // width of the local heads together
 
-    Memory arena;
+    Memory weights;
     Memory buffers;  // of a step, grown as needed
     Memory scratch;  // keys and values of segments without a slot, grown as needed
-    Pool pool;
+    ThreadPool pool;
+
+private:
+    void lay_out(Arena& arena);
 };
 
+// Keys and values: [layer][slot][head], a head's as in ops.h.
 struct Cache {
     Cache(const Model& model, int slots);
     long slot_bytes;  // of one layer
@@ -62,14 +51,10 @@ struct Cache {
     Memory memory;
 };
 
-// Pack one tensor of the checkpoint; false where sizes disagree.
-bool pack(Model& model, int tensor, int layer, const void* data, int dtype, long rows, long columns, long stride);
-
-// One row of the word embedding as floats.
-void embedding_row(const Matrix& words, long row, float* out);
-
+// Run one step; as cpm_step.
 int run_step(Model& model, Cache* cache, const cpm_segment* segments, int count, const int32_t* ids,
              cpm_all_reduce all_reduce, float* hidden);
+// Compute logits; as cpm_head.
 void run_head(Model& model, const float* hidden, long rows, float* logits);
 
 }  // namespace cpm

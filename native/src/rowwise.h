@@ -1,8 +1,8 @@
-// What is done to one row: layer norm, conversion to a format. Included inside the instruction set's own namespace.
+// Kernels of one row: layer norm, conversion to a format. Included inside the namespace of the instruction set, after vec.h.
 
-// n floats as columns `from` .. of a row of a product's inputs, f32 or bf16. `from` and n: whole fours of bytes.
-inline void put_columns(const float* x, long n, Format format, const Rows& out, long row, long from) {
-    const long size = element(format);
+// Write n floats as columns from .. from + n of a row of a product's inputs, f32 or bf16. `from` and n: multiples of group(format).
+inline void store_columns(const float* x, long n, Format format, const Rows& out, long row, long from) {
+    const long size = element_bytes(format);
     char* to = out.row(row, 1);
     uint16_t narrow[LINE / 2];
     for (long i = 0; i < n;) {
@@ -19,85 +19,89 @@ inline void put_columns(const float* x, long n, Format format, const Rows& out, 
     }
 }
 
-// W of n floats, zeros after the last.
-inline vf some_of(const float* x, long n, long at) {
+// W floats at `at` of n, zeros after the last.
+inline vf load_padded(const float* x, long n, long at) {
     if (at + W <= n) return load<vf>(x + at);
     float rest[W] = {};
     if (at < n) memcpy(rest, x + at, (n - at) * 4);
     return load<vf>(rest);
 }
 
-// What n numbers are multiplied with so that the largest becomes `most`, and what undoes that: NaN where one of
-// them is NaN or infinite. Both 0 where they are too small.
+// `quantize`: the factor that makes the largest absolute value of a group of numbers `limit`. `dequantize`: its inverse, NaN if one of
+// the numbers is NaN or infinite. Both are 0 if all numbers are too small.
 struct Scale {
-    float up, down;
+    float quantize, dequantize;
 };
-inline Scale scale_for(const float* x, long n, float most) {
-    vi top = {};  // as whole numbers absolute values have the same order, and infinity and NaN come after all others
-    for (long i = 0; i < n; i += W) top = larger((vi)some_of(x, n, i) & all_int(0x7fffffff), top);
-    const int32_t bits = highest(top);
-    float highest_;
-    memcpy(&highest_, &bits, 4);
+inline Scale scale_for(const float* x, long n, float limit) {
+    vi top = {};  // as integers, absolute values have the same order; infinity and NaN are the largest
+    for (long i = 0; i < n; i += W) top = maximum((vi)load_padded(x, n, i) & broadcast_int(0x7fffffff), top);
+    const int32_t bits = max_lane(top);
+    float largest;
+    memcpy(&largest, &bits, 4);
     if (bits >= 0x7f800000) return {0, __builtin_nanf("")};
-    if (highest_ <= 1e-30f) return {0, 0};  // the quotient would be infinite
-    return {most / highest_, highest_ / most};
+    if (largest <= 1e-30f) return {0, 0};  // the quotient would be infinite
+    return {limit / largest, largest / limit};
 }
-inline vi whole(vf x, float most) {
-    const vf y = smaller(larger(x, all(-most)), all(most));
+// Round to the nearest integer and clamp to [-limit, limit].
+inline vi to_int(vf x, float limit) {
+    const vf y = minimum(maximum(x, broadcast(-limit)), broadcast(limit));
     return __builtin_convertvector((y + 12582912.0f) - 12582912.0f, vi);
 }
 
-// n floats as bytes in [-127, 127], zeros up to a multiple of W
-inline void to_bytes(const float* x, long n, float up, char* out) {
-    for (long i = 0; i < n; i += W) store(out + i, __builtin_convertvector(whole(some_of(x, n, i) * up, 127), vb));
+// Write n floats times `factor` as bytes in [-127, 127], with zeros up to a multiple of W.
+inline void quantize(const float* x, long n, float factor, char* out) {
+    for (long i = 0; i < n; i += W) store(out + i, __builtin_convertvector(to_int(load_padded(x, n, i) * factor, 127), vb));
 }
 
-// AMX: as two planes of bytes, high in [-127, 127], low in [-128, 127], with one scale: 16 bits.
+// AMX: quantize a row to 16 bits with one scale, as two planes of bytes, high in [-127, 127] and low in [-128, 127].
 inline void to_planes(const float* x, long n, const Rows& out, long row) {
-    constexpr float MOST = 32639;  // 127 * 256 + 127
-    const Scale scale = scale_for(x, n, MOST);
+    constexpr float LIMIT = 32639;  // 127 * 256 + 127
+    const Scale scale = scale_for(x, n, LIMIT);
     char* line = out.row(row, 2);
     for (long at = 0; at < n; at += LINE, line += out.line_stride) {
         for (long i = 0; i < LINE; i += W) {
-            const vi q = whole(some_of(x, n, at + i) * scale.up, MOST);
+            const vi q = to_int(load_padded(x, n, at + i) * scale.quantize, LIMIT);
             const vi low = ((q + 128) & 255) - 128;
             store(line + i, __builtin_convertvector((q - low) >> 8, vb));
             store(line + LINE + i, __builtin_convertvector(low, vb));
         }
     }
-    out.scale[row] = scale.down;
+    out.scale[row] = scale.dequantize;
 }
 
-// Elsewhere, where a second product for more bits is no cheaper than another, and in attention: bytes in [-127, 127], and behind each 64 of them their
-// scale and what a sum of their products begins with (see Dot). Up to 64 of n floats, those after the last are zeros.
+// Other instruction sets, where a second plane would double the work, and attention: quantize up to 64 of n floats to bytes in
+// [-127, 127] with one scale, with zeros after the last. The scale and the start value of a sum of their products (see Dot) follow
+// the 64 bytes.
 inline void to_group(const float* x, long n, char* line) {
-    constexpr float MOST = 127;
-    const Scale scale = scale_for(x, n < LINE ? n : LINE, MOST);
+    constexpr float LIMIT = 127;
+    const Scale scale = scale_for(x, n < LINE ? n : LINE, LIMIT);
     vi total = {};
     for (long i = 0; i < LINE; i += W) {
-        const vi q = whole(some_of(x, n, i) * scale.up, MOST);
+        const vi q = to_int(load_padded(x, n, i) * scale.quantize, LIMIT);
         store(line + i, __builtin_convertvector(q, vb));
         total += q;
     }
-    const int32_t start = -UNSIGNED * sum(total);
-    memcpy(line + LINE, &scale.down, 4);
+    const int32_t start = -WEIGHT_OFFSET * sum(total);
+    memcpy(line + LINE, &scale.dequantize, 4);
     memcpy(line + LINE + 4, &start, 4);
 }
 
+// Quantize a row as the products of this instruction set read it.
 inline void to_groups(const float* x, long n, const Rows& out, long row) {
-    if (TILED) return to_planes(x, n, out, row);
+    if (HAS_AMX) return to_planes(x, n, out, row);
     char* line = out.row(row, 2);
     for (long at = 0; at < n; at += LINE, line += out.line_stride) to_group(x + at, n - at, line);
 }
 
+// Write n floats as a row of a product's inputs, padded with zeros to a multiple of 64.
 inline void convert(const float* x, long n, Format format, const Rows& out, long row) {
     if (format == Format::i8) return to_groups(x, n, out, row);
-    put_columns(x, n, format, out, row, 0);
+    store_columns(x, n, format, out, row, 0);
     static const float zeros[LINE] = {};
-    put_columns(zeros, round_up(n, 64) - n, format, out, row, n);
+    store_columns(zeros, round_up(n, 64) - n, format, out, row, n);
 }
 
-// Mean and variance in two passes, eps 1e-5 (CPM's), sums of W lanes.
+// Layer norm: mean and variance in two passes, sums in W lanes, eps 1e-5 as in CPM.
 inline void norm(const float* x, long n, const float* weight, const float* bias, float* out) {
     const long whole = n / W * W;
     vf lanes = {};

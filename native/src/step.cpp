@@ -1,51 +1,18 @@
-// One step of the network: the same function on all threads, phase after phase, with barriers between.
+// One step of the network: all threads run the same function, phase after phase, with a barrier after each.
 
 #include <time.h>
 
 #include <algorithm>
-#include <cstring>
 
-#include "model.h"
+#include "pack.h"
+#include "step_state.h"
 
 namespace cpm {
 namespace {
 
-constexpr long TILES_BYTES = 1 << 20;  // of weights in a core's second cache, beside rows
+constexpr long CACHED_TILE_BYTES = 1 << 20;  // of weights that fit in a core's L2 cache, beside the rows
 
-enum Spent { WEIGHTS, ATTENTION, HEAD, COMMUNICATION, REST };
-
-// Where a segment's rows begin, and its keys and values.
-struct Place {
-    const cpm_segment* segment;
-    long row;
-    char* store;       // of layer 0; head after head
-    long layer_bytes;  // 0: of segments without a slot, which keep one layer at a time
-    long positions;    // that it has room for
-};
-
-struct Step {
-    Model& m;
-    std::vector<Place> places = {};
-    const int32_t* ids = nullptr;
-    cpm_all_reduce all_reduce = nullptr;
-    float* hidden = nullptr;
-    long rows = 0;
-    // activations: [rows, ...], rows padded for AMX
-    float *x = nullptr, *qkv = nullptr, *wide = nullptr, *part = nullptr;
-    Rows narrow = {}, inner = {};  // inputs of products, in the format of weights
-    float* inner_wide = nullptr;   // i8 in whole rows: the MLP's hidden layer before it is converted
-    float* row_scratch = nullptr;  // hidden floats for each thread
-    float* product_scratch = nullptr;
-    char* attention_scratch_ = nullptr;
-    long attention_bytes = 0;
-    std::vector<long> queue = {};  // of phases: the next piece of work
-    bool aborted = false;
-
-    long x_stride() const { return round_up(m.hidden(), TILE); }
-    long qkv_stride() const { return round_up(3 * m.attended(), TILE); }
-    long wide_stride() const { return round_up(std::max(m.hidden(), m.attended()), TILE); }
-    long inner_stride() const { return round_up(m.sizes.inner, TILE); }
-};
+enum ProfilePart { WEIGHTS, ATTENTION, HEAD, COMMUNICATION, OTHER };  // in the order of cpm_profile
 
 double now() {
     timespec t;
@@ -53,60 +20,96 @@ double now() {
     return t.tv_sec + t.tv_nsec * 1e-9;
 }
 
-// A thread's way through a step.
-struct Thread {
-    Step& s;
-    int number;
-    size_t phase = 0;
-    double since = 0;
+// One thread's run through a step.
+class StepThread {
+public:
+    StepThread(StepState& state, int number) : s(state), number(number) {}
+
+    // The transformer, from ids to the rows that `hidden` receives.
+    void run_layers() {
+        start();
+        embed();
+        for (size_t n = 0; n < m().layers.size() && !s.aborted; n++) {
+            const Layer& l = m().layers[n];
+            norm(l.norm1_w, l.norm1_b);
+            product(l.qkv, s.product_input, l.qkv_b, Epilogue::store, s.qkv, s.qkv_stride(), s.qkv_stride(), WEIGHTS);
+            attention(n);
+            add_product(l.dense, s.product_input, l.dense_b);
+            if (s.aborted) break;
+            norm(l.norm2_w, l.norm2_b);
+            product(l.up, s.product_input, l.up_b, Epilogue::gelu, s.inner_f32, s.inner_stride(), s.inner_stride(), WEIGHTS,
+                    s.inner_input);
+            if (s.inner_f32) convert(s.inner_f32, m().sizes.inner, s.inner_stride(), s.inner_input, OTHER);
+            add_product(l.down, s.inner_input, l.down_b);
+        }
+        if (!s.aborted) final_norm();
+        m().ops.end();
+    }
+
+    // The output head, from hidden rows to `logits`.
+    void run_head(const float* hidden, float* logits) {
+        start();
+        convert(hidden, m().hidden(), m().hidden(), s.product_input, HEAD);
+        const long vocabulary = m().sizes.vocabulary;
+        product(m().words, s.product_input, nullptr, Epilogue::store, logits, vocabulary, vocabulary, HEAD);
+        m().ops.end();
+    }
+
+private:
+    StepState& s;
+    const int number;
+    long phase = 0;
+    double phase_start = 0;  // thread 0 only
 
     Model& m() const { return s.m; }
 
-    // Rows that a thread takes at once, where each is little work.
-    long some_rows() const { return std::max(1L, s.rows / (4L * s.m.pool.size())); }
-
-    // All threads share pieces 0 .. pieces - 1, `some` at a time, whoever is free first; then wait for each other.
-    template <class Work>
-    void share(Spent spent, long pieces, long some, Work work) {
-        long& queue = s.queue[phase++];
-        for (;;) {
-            const long from = __atomic_fetch_add(&queue, some, __ATOMIC_RELAXED);
-            if (from >= pieces) break;
-            for (long i = from; i < std::min(from + some, pieces); i++) work(i);
-        }
-        meet(spent);
+    void start() {
+        m().ops.begin();
+        if (number == 0) phase_start = now();
     }
 
-    void meet(Spent spent) {
+    // One phase: all threads take pieces 0 .. pieces - 1, `grain` at a time, then wait for each other.
+    template <class Work>
+    void phase_for(ProfilePart part, long pieces, long grain, Work work) {
+        parallel_for(s.counters.enter(phase++, number), pieces, grain, work);
+        barrier(part);
+    }
+
+    // Wait for the other threads; add the time since the last barrier to `part`.
+    void barrier(ProfilePart part) {
         m().pool.barrier(number);
         if (number == 0) {
             const double t = now();
-            m().seconds[spent] += t - since;
-            since = t;
+            m().seconds[part] += t - phase_start;
+            phase_start = t;
         }
     }
 
-    void reduce(float* values, long count) {
+    // Rows that a thread takes at once where one row is little work.
+    long row_grain() const { return std::max(1L, s.rows / (4L * m().pool.size())); }
+
+    void all_reduce(float* values, long count) {
         if (m().sizes.ranks == 1) return;
-        if (number == 0 && m().pool.outside([&] { return s.all_reduce(values, count); }) != 0) s.aborted = true;
-        meet(COMMUNICATION);
+        if (number == 0 && m().pool.run_blocking([&] { return s.all_reduce(values, count); }) != 0) s.aborted = true;
+        barrier(COMMUNICATION);
     }
 
-    // into `out` [rows, stride], `columns` of each; where that is null into `next`
-    void product(const Matrix& matrix, const Rows& in, const float* bias, After after, float* out, long stride, long columns,
-                 Spent spent, const Rows& next = {}) {
-        // tiles side by side are one stream of memory, and share a trip of the rows; few enough that threads end together
-        const long fair = matrix.tiles() / (4L * m().pool.size());
-        const long some = std::max(1L, std::min({8L, fair, TILES_BYTES / matrix.tile_bytes()}));
-        share(spent, (matrix.tiles() + some - 1) / some, 1, [&](long i) {
+    // A product into `out` [rows, stride], `columns` of each row; into `next` if `out` is null.
+    void product(const Matrix& matrix, const Rows& in, const float* bias, Epilogue epilogue, float* out, long stride, long columns,
+                 ProfilePart part, const Rows& next = {}) {
+        // Adjacent tiles are one stream of memory and share one pass over the rows; few enough at a time that the threads finish
+        // together.
+        const long balanced = matrix.tiles() / (4L * m().pool.size());
+        const long grain = std::max(1L, std::min({8L, balanced, CACHED_TILE_BYTES / matrix.tile_bytes()}));
+        phase_for(part, (matrix.tiles() + grain - 1) / grain, 1, [&](long i) {
             Product p;
             p.matrix = &matrix;
-            p.tile = i * some;
-            p.tiles = std::min(some, matrix.tiles() - p.tile);
+            p.tile = i * grain;
+            p.tiles = std::min(grain, matrix.tiles() - p.tile);
             p.rows = s.rows;
             p.x = in;
             p.bias = bias;
-            p.after = after;
+            p.epilogue = epilogue;
             p.out = out;
             p.out_stride = stride;
             p.next = next;
@@ -117,223 +120,143 @@ struct Thread {
     }
 
     void norm(const float* w, const float* b) {
-        float* row = s.row_scratch + number * s.wide_stride();
-        share(REST, s.rows, some_rows(), [&](long r) {
+        float* row = s.norm_scratch + number * s.attended_stride();
+        phase_for(OTHER, s.rows, row_grain(), [&](long r) {
             m().ops.norm(s.x + r * s.x_stride(), m().hidden(), w, b, row);
-            m().ops.convert(row, m().hidden(), m().format, s.narrow, r);
+            m().ops.convert(row, m().hidden(), m().format, s.product_input, r);
         });
     }
 
-    void convert(const float* from, long n, long stride, const Rows& to) {
-        share(REST, s.rows, some_rows(), [&](long r) { m().ops.convert(from + r * stride, n, m().format, to, r); });
+    void convert(const float* from, long n, long stride, const Rows& to, ProfilePart part) {
+        phase_for(part, s.rows, row_grain(), [&](long r) { m().ops.convert(from + r * stride, n, m().format, to, r); });
     }
 
-    // x += what the ranks' parts of a row-parallel product sum to, and its bias, once
+    // x += a row-parallel product, summed over the ranks, and its bias, added once.
     void add_product(const Matrix& matrix, const Rows& in, const float* bias) {
         if (m().sizes.ranks == 1) {
-            product(matrix, in, bias, After::add, s.x, s.x_stride(), s.x_stride(), WEIGHTS);
+            product(matrix, in, bias, Epilogue::add, s.x, s.x_stride(), s.x_stride(), WEIGHTS);
             return;
         }
         const long h = m().hidden();
-        product(matrix, in, nullptr, After::store, s.part, h, h, WEIGHTS);
-        reduce(s.part, s.rows * h);
-        share(REST, s.rows, some_rows(), [&](long r) {
+        product(matrix, in, nullptr, Epilogue::store, s.partial, h, h, WEIGHTS);
+        all_reduce(s.partial, s.rows * h);
+        phase_for(OTHER, s.rows, row_grain(), [&](long r) {
             float* x = s.x + r * s.x_stride();
-            for (long i = 0; i < h; i++) x[i] += s.part[r * h + i] + bias[i];
+            for (long i = 0; i < h; i++) x[i] += s.partial[r * h + i] + bias[i];
         });
     }
 
+    // Piece i is head i % heads of segment i / heads.
     void attention(long layer) {
         const long heads = m().sizes.heads, d = m().sizes.head_dim, a = m().attended();
-        const long pieces = (long)s.places.size() * heads;
+        const long pieces = (long)s.segments.size() * heads;
         const auto keys_of = [&](long i) {
-            const Place& place = s.places[i / heads];
-            return place.store + layer * place.layer_bytes + i % heads * head_bytes(m().kv_format, place.positions, d);
+            const PlacedSegment& placed = s.segments[i / heads];
+            return placed.kv + layer * placed.layer_bytes + i % heads * head_bytes(m().kv_format, placed.positions, d);
         };
-        share_ahead(s.queue[phase++], pieces, m().pool.size(), [&](long i, long after) {
-            const Place& place = s.places[i / heads];
+        parallel_for_prefetch(s.counters.enter(phase++, number), pieces, m().pool.size(), [&](long i, long next) {
+            const PlacedSegment& placed = s.segments[i / heads];
             const long head = i % heads;
             Attention t;
             t.format = m().kv_format;
-            t.rows = place.segment->count;
-            t.start = place.segment->start;
+            t.rows = placed.segment->count;
+            t.start = placed.segment->start;
             t.head_dim = d;
             t.stride = s.qkv_stride();
-            t.q = s.qkv + place.row * t.stride + head * d;
+            t.q = s.qkv + placed.row * t.stride + head * d;
             t.k = t.q + a;
             t.v = t.k + a;
             t.keys = keys_of(i);
-            t.values = t.keys + key_bytes(m().kv_format, place.positions, d);
-            if (after < pieces) {
-                t.then = keys_of(after);
-                t.then_bytes = key_bytes(m().kv_format, s.places[after / heads].segment->start, d);
+            t.values = t.keys + key_bytes(m().kv_format, placed.positions, d);
+            if (next < pieces) {
+                t.prefetch = keys_of(next);
+                t.prefetch_bytes = key_bytes(m().kv_format, s.segments[next / heads].segment->start, d);
             }
-            // f32 and bf16 go where the product reads; i8 is converted when all heads are there
-            t.out = m().format == Format::i8 ? s.wide + place.row * s.wide_stride() + head * d : nullptr;
-            t.out_stride = s.wide_stride();
-            t.next = s.narrow;
+            // f32 and bf16 are written as the product's inputs; i8 is converted when all heads are complete
+            t.out = m().format == Format::i8 ? s.attended + placed.row * s.attended_stride() + head * d : nullptr;
+            t.out_stride = s.attended_stride();
+            t.next = s.product_input;
             t.next_format = m().format;
-            t.row = place.row;
+            t.row = placed.row;
             t.column = head * d;
-            t.scratch = s.attention_scratch_ + number * s.attention_bytes;
+            t.scratch = s.attention_scratch + number * s.attention_bytes;
             m().ops.attend(t);
         });
-        meet(ATTENTION);
-        if (m().format == Format::i8) convert(s.wide, a, s.wide_stride(), s.narrow);
+        barrier(ATTENTION);
+        if (m().format == Format::i8) convert(s.attended, a, s.attended_stride(), s.product_input, OTHER);
     }
 
+    // x = word embedding, summed over the ranks, + position embedding
     void embed() {
         const long h = m().hidden(), stride = m().sizes.ranks == 1 ? s.x_stride() : h;
-        float* words = m().sizes.ranks == 1 ? s.x : s.part;
-        share(REST, s.rows, 1, [&](long r) {
+        float* words = m().sizes.ranks == 1 ? s.x : s.partial;
+        phase_for(OTHER, s.rows, 1, [&](long r) {
             const long row = s.ids[r] - m().sizes.first_row;
             if (row >= 0 && row < m().sizes.vocabulary) embedding_row(m().words, row, words + r * stride);
             else std::fill_n(words + r * stride, h, 0.0f);
         });
-        reduce(words, s.rows * h);
-        share(REST, (long)s.places.size(), 1, [&](long p) {
-            const cpm_segment& segment = *s.places[p].segment;
-            for (long t = 0; t < segment.count; t++) {
-                const long r = s.places[p].row + t;
+        all_reduce(words, s.rows * h);
+        phase_for(OTHER, (long)s.segments.size(), 1, [&](long i) {
+            const PlacedSegment& placed = s.segments[i];
+            for (long t = 0; t < placed.segment->count; t++) {
+                const long r = placed.row + t;
                 float* x = s.x + r * s.x_stride();
                 const float* word = words + r * stride;
-                const float* position = m().positions + (segment.start + t) * h;
-                for (long i = 0; i < h; i++) x[i] = word[i] + position[i];
+                const float* position = m().positions + (placed.segment->start + t) * h;
+                for (long c = 0; c < h; c++) x[c] = word[c] + position[c];
                 std::fill(x + h, x + s.x_stride(), 0.0f);
             }
         });
     }
 
-    void run() {
-        m().ops.begin();
-        since = number == 0 ? now() : 0;
-        embed();
-        for (size_t n = 0; n < m().layers.size() && !s.aborted; n++) {
-            const Layer& l = m().layers[n];
-            norm(l.norm1_w, l.norm1_b);
-            product(l.qkv, s.narrow, l.qkv_b, After::store, s.qkv, s.qkv_stride(), s.qkv_stride(), WEIGHTS);
-            attention(n);
-            add_product(l.dense, s.narrow, l.dense_b);
-            if (s.aborted) break;
-            norm(l.norm2_w, l.norm2_b);
-            product(l.up, s.narrow, l.up_b, After::gelu, s.inner_wide, s.inner_stride(), s.inner_stride(), WEIGHTS, s.inner);
-            if (s.inner_wide) convert(s.inner_wide, m().sizes.inner, s.inner_stride(), s.inner);
-            add_product(l.down, s.inner, l.down_b);
-        }
-        if (!s.aborted) last_norm();
-        m().ops.end();
-    }
-
-    void last_norm() {
-        share(REST, (long)s.places.size(), 1, [&](long p) {
-            const cpm_segment& segment = *s.places[p].segment;
-            long at = 0;
-            for (long before = 0; before < p; before++) at += s.places[before].segment->wanted;
-            for (long t = segment.count - segment.wanted; t < segment.count; t++, at++) {
-                m().ops.norm(s.x + (s.places[p].row + t) * s.x_stride(), m().hidden(), m().final_norm_w, m().final_norm_b,
-                             s.hidden + at * m().hidden());
+    // The last norm, of the wanted rows only, into `hidden`.
+    void final_norm() {
+        phase_for(OTHER, (long)s.segments.size(), 1, [&](long i) {
+            const cpm_segment& segment = *s.segments[i].segment;
+            long to = 0;
+            for (long before = 0; before < i; before++) to += s.segments[before].segment->wanted;
+            for (long t = segment.count - segment.wanted; t < segment.count; t++, to++) {
+                m().ops.norm(s.x + (s.segments[i].row + t) * s.x_stride(), m().hidden(), m().final_norm_w, m().final_norm_b,
+                             s.hidden + to * m().hidden());
             }
         });
     }
 };
 
-// Pieces of the buffers, first counted, then cut.
-struct Cutter {
-    char* base;
-    long used = 0;
-    char* take(long bytes) {
-        char* piece = base ? base + used : nullptr;
-        used += round_up(bytes, 64);
-        return piece;
-    }
-    float* floats(long n) { return reinterpret_cast<float*>(take(n * 4)); }
-    Rows rows(Format f, long rows, long n) {
-        const long line_stride = (rows * planes(f) + 1) * LINE;  // one more: a power of two would crowd a few sets of the cache
-        return {take(round_up(n, 64) * element(f) / LINE * line_stride), line_stride, floats(rows)};
-    }
-};
-
-// Threads' scratch is first, so that it is the same whatever the rows.
-void grow(Memory& memory, long bytes) {
-    if ((long)memory.size() >= bytes) return;
-    memory = Memory();  // before its successor, not beside it
-    memory = Memory(bytes);
-}
-
-long lay_out(Step& s, char* base, long room) {
-    const Model& m = s.m;
-    const long threads = m.pool.size(), rows = round_up(s.rows, ROW_BLOCK);
-    Cutter cut{base};
-    s.product_scratch = cut.floats(threads * SCRATCH_ROWS * TILE);
-    s.attention_bytes = round_up(attention_scratch(room, m.sizes.head_dim), 64);
-    s.attention_scratch_ = cut.take(threads * s.attention_bytes);
-    s.row_scratch = cut.floats(threads * s.wide_stride());
-    s.x = cut.floats(rows * s.x_stride());
-    s.qkv = cut.floats(rows * s.qkv_stride());
-    s.wide = cut.floats(rows * s.wide_stride());
-    s.part = m.sizes.ranks > 1 ? cut.floats(rows * m.hidden()) : nullptr;
-    s.narrow = cut.rows(m.format, rows, std::max(m.hidden(), m.attended()));
-    s.inner = cut.rows(m.format, rows, m.sizes.inner);
-    s.inner_wide = m.format == Format::i8 && !m.ops.groups ? cut.floats(rows * s.inner_stride()) : nullptr;
-    return cut.used;
+// Run `work(thread)` on all threads of the pool.
+template <class Work>
+void run_on_pool(StepState& s, Work work) {
+    struct Call {
+        StepState& s;
+        Work& work;
+    } call{s, work};
+    const auto body = [](void* context, int number) {
+        Call& c = *static_cast<Call*>(context);
+        StepThread thread(c.s, number);
+        c.work(thread);
+    };
+    s.m.pool.run(body, &call);
 }
 
 }  // namespace
 
 int run_step(Model& m, Cache* cache, const cpm_segment* segments, int count, const int32_t* ids, cpm_all_reduce all_reduce,
              float* hidden) {
-    Step s{m};
+    StepState s{m};
     s.ids = ids;
     s.all_reduce = all_reduce;
     s.hidden = hidden;
-    const long d = m.sizes.head_dim;
-    long scratch = 0, room = m.sizes.positions;
-    for (int i = 0; i < count; i++) {
-        Place place{&segments[i], s.rows, nullptr, 0, m.sizes.positions};
-        if (segments[i].slot < 0) {
-            place.positions = segments[i].count;
-            place.store = reinterpret_cast<char*>(scratch);
-            scratch += m.sizes.heads * head_bytes(m.kv_format, place.positions, d);
-        } else {
-            place.store = cache->memory.data() + segments[i].slot * cache->slot_bytes;
-            place.layer_bytes = cache->layer_bytes;
-        }
-        s.places.push_back(place);
-        s.rows += segments[i].count;
-    }
-    grow(m.scratch, scratch);
-    for (Place& place : s.places)
-        if (place.segment->slot < 0) place.store = m.scratch.data() + reinterpret_cast<long>(place.store);
-    grow(m.buffers, lay_out(s, nullptr, room));
-    lay_out(s, m.buffers.data(), room);
-    s.queue.assign(m.layers.size() * 12 + 8, 0);
-    m.pool.run([](void* context, int number) { Thread{*static_cast<Step*>(context), number}.run(); }, &s);
+    s.place_segments(cache, segments, count);
+    s.place_buffers();
+    run_on_pool(s, [](StepThread& thread) { thread.run_layers(); });
     return s.aborted ? CPM_ABORTED : CPM_OK;
 }
 
 void run_head(Model& m, const float* hidden, long rows, float* logits) {
-    Step s{m};
+    StepState s{m};
     s.rows = rows;
-    grow(m.buffers, lay_out(s, nullptr, m.sizes.positions));
-    lay_out(s, m.buffers.data(), m.sizes.positions);
-    s.queue.assign(2, 0);
-    struct Call {
-        Step& s;
-        const float* hidden;
-        float* logits;
-    } call{s, hidden, logits};
-    m.pool.run(
-        [](void* context, int number) {
-            Call& c = *static_cast<Call*>(context);
-            const Model& m = c.s.m;
-            Thread t{c.s, number};
-            m.ops.begin();
-            t.since = number == 0 ? now() : 0;
-            t.share(HEAD, c.s.rows, 1, [&](long r) { m.ops.convert(c.hidden + r * m.hidden(), m.hidden(), m.format, c.s.narrow, r); });
-            t.product(m.words, c.s.narrow, nullptr, After::store, c.logits, m.sizes.vocabulary, m.sizes.vocabulary, HEAD);
-            m.ops.end();
-        },
-        &call);
+    s.place_buffers();
+    run_on_pool(s, [hidden, logits](StepThread& thread) { thread.run_head(hidden, logits); });
 }
 
 }  // namespace cpm

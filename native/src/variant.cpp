@@ -1,7 +1,7 @@
-// The kernels for one instruction set. Compiled once for each, with CPM_VARIANT naming it and the compiler's flags choosing it.
+// The kernels of one instruction set. This file is compiled once for each: CPM_VARIANT names it, the compiler's flags select it.
 //
-// Everything lives in a namespace of its own and no inline function of the standard library is called: the linker keeps one
-// copy of such a function for the whole library, and it might be the one with instructions that the machine lacks.
+// All code is in a namespace of the instruction set, and calls no inline function of the standard library: the linker keeps one
+// copy of such a function for the whole library, perhaps one with instructions that the machine lacks.
 #include <string.h>
 
 #if defined(__x86_64__)
@@ -33,7 +33,7 @@ namespace {
 
 #if defined(__AMX_BF16__) && defined(__AMX_INT8__)
 void begin() {
-    static const TileShape shape;  // static: the compiler would leave out stores that only this instruction reads
+    static const TileShape shape;  // static: the compiler would remove stores that only this instruction reads
     _tile_loadconfig(&shape);
 }
 void end() { _tile_release(); }
@@ -42,7 +42,7 @@ void begin() {}
 void end() {}
 #endif
 
-const Ops ops = {CPM_NAME(CPM_VARIANT), !TILED, begin, end, product, attend, norm, convert};
+const Ops ops = {CPM_NAME(CPM_VARIANT), !HAS_AMX, begin, end, product, attend, norm, convert};
 
 }  // namespace
 }  // namespace CPM_VARIANT

@@ -1,5 +1,5 @@
-// Vectors of floats as the compiler knows them (GCC and Clang), as wide as the instruction set's registers: one source for
-// SSE, AVX2, AVX-512 and NEON. Included inside the instruction set's own namespace, after ops.h and <string.h>.
+// Vectors of floats by the vector extensions of GCC and Clang, as wide as the instruction set's registers: one source for SSE,
+// AVX2, AVX-512 and NEON. Included inside the namespace of the instruction set, after ops.h and <string.h>.
 
 #if defined(__AVX512F__)
 constexpr int W = 16;  // floats in a vector
@@ -23,50 +23,50 @@ template <class V, class T>
 inline void store(T* p, V v) {
     memcpy(p, &v, sizeof v);
 }
-inline vf all(float x) { return x - vf{}; }
-inline vi all_int(int32_t x) { return x - vi{}; }
-inline vf larger(vf a, vf b) { return a > b ? a : b; }
-inline vi larger(vi a, vi b) { return a > b ? a : b; }
-inline vf smaller(vf a, vf b) { return a < b ? a : b; }
+inline vf broadcast(float x) { return x - vf{}; }
+inline vi broadcast_int(int32_t x) { return x - vi{}; }
+inline vf maximum(vf a, vf b) { return a > b ? a : b; }
+inline vi maximum(vi a, vi b) { return a > b ? a : b; }
+inline vf minimum(vf a, vf b) { return a < b ? a : b; }
 
 template <class T, int N>
 struct Lanes {
     typedef T type __attribute__((vector_size(N * 4)));
 };
-// Half of the lanes joined with the other half until one is left: log2(N) steps, where one lane after the other takes N.
+// Join the two halves of the lanes until one lane is left: log2(N) steps instead of N.
 template <class T, int N = W, class Join>
-inline T fold(typename Lanes<T, N>::type v, Join join) {
+inline T reduce_lanes(typename Lanes<T, N>::type v, Join join) {
     if constexpr (N > 4) {
         typename Lanes<T, N / 2>::type half[2];
         memcpy(half, &v, sizeof v);
-        return fold<T, N / 2>(join(half[0], half[1]), join);
+        return reduce_lanes<T, N / 2>(join(half[0], half[1]), join);
     } else {
         return join(join(v[0], v[2]), join(v[1], v[3]));
     }
 }
 inline float sum(vf v) {
-    return fold<float>(v, [](auto a, auto b) { return a + b; });
+    return reduce_lanes<float>(v, [](auto a, auto b) { return a + b; });
 }
 inline int32_t sum(vi v) {
-    return fold<int32_t>(v, [](auto a, auto b) { return a + b; });
+    return reduce_lanes<int32_t>(v, [](auto a, auto b) { return a + b; });
 }
-inline float highest(vf v) {
-    return fold<float>(v, [](auto a, auto b) { return a > b ? a : b; });
+inline float max_lane(vf v) {
+    return reduce_lanes<float>(v, [](auto a, auto b) { return a > b ? a : b; });
 }
-inline int32_t highest(vi v) {
-    return fold<int32_t>(v, [](auto a, auto b) { return a > b ? a : b; });
+inline int32_t max_lane(vi v) {
+    return reduce_lanes<int32_t>(v, [](auto a, auto b) { return a > b ? a : b; });
 }
 
-// e^x, relative error under 2e-7, for x from -87 up (below: 0) to 88: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (the
-// minimax coefficients of Cephes' expf, S. Moshier). NaN stays NaN.
+// e^x with a relative error under 2e-7 for x in [-87, 88]; 0 below, NaN for NaN. 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]
+// (the minimax coefficients of Cephes' expf, S. Moshier).
 inline vf exp_of(vf x) {
-    const vf low = all(-87.0f), high = all(88.0f);
-    vf y = smaller(larger(x, low), high);
-    const vf magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
+    const vf low = broadcast(-87.0f), high = broadcast(88.0f);
+    vf y = minimum(maximum(x, low), high);
+    const vf magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
     const vf n = (y * 1.44269504088896341f + magic) - magic;
     y = y - n * 0.693359375f;
     y = y - n * -2.12194440e-4f;
-    vf p = all(1.9875691500e-4f);
+    vf p = broadcast(1.9875691500e-4f);
     p = p * y + 1.3981999507e-3f;
     p = p * y + 8.3334519073e-3f;
     p = p * y + 4.1665795894e-2f;
@@ -78,13 +78,13 @@ inline vf exp_of(vf x) {
     return x != x ? x : e;
 }
 
-// The tanh form of GELU, as torch's approximate="tanh": x * sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)).
+// The tanh approximation of GELU, as torch's approximate="tanh": x * sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)).
 inline vf gelu_of(vf x) {
     const vf u = 1.5957691216057308f * (x + 0.044715f * x * x * x);
     return x / (1.0f + exp_of(-u));
 }
 
-// bfloat16, rounded to the nearest, ties to even; NaN stays NaN.
+// Round to the nearest bfloat16, ties to even; NaN stays NaN.
 inline uint16_t to_bf16(float x) {
     uint32_t u;
     memcpy(&u, &x, 4);
@@ -108,15 +108,15 @@ inline vh to_bf16(vf x) {
     return __builtin_convertvector((u & 0x7fffffffu) > 0x7f800000u ? (u >> 16) | 0x40 : rounded, vh);
 }
 
-// n floats times `scale`, as bfloat16
+// Write n floats times `scale` as bfloat16.
 inline void to_bf16s(const float* x, long n, float scale, uint16_t* out) {
     const long whole = n / W * W;
     for (long i = 0; i < whole; i += W) store(out + i, to_bf16(load<vf>(x + i) * scale));
     for (long i = whole; i < n; i++) out[i] = to_bf16(x[i] * scale);
 }
 
-// W floats as f32 or bf16
-inline void put(char* out, vf x, Format format) {
+// Write W floats as f32 or bf16.
+inline void store_as(char* out, vf x, Format format) {
     if (format == Format::f32) store(out, x);
     else store(out, to_bf16(x));
 }

@@ -1,4 +1,4 @@
-// What all tests share: checks that count, random numbers that are the same everywhere, memory that a sanitizer watches.
+// Shared by all tests: checks, reproducible random numbers, and buffers whose bounds a sanitizer checks.
 #pragma once
 
 #include <cmath>
@@ -14,9 +14,9 @@
 #include "ops.h"
 
 inline int failures = 0;
-inline std::string where;  // what is being tested, for the message
+inline std::string where;  // the current case, for the message
 
-// A failure does not end the program: the other kernels' results say where to look. The first few are printed.
+// A failed check is counted and does not end the program, so that the other kernels are still tested. The first 20 are printed.
 #define CHECK(condition, ...)                                                              \
     do {                                                                                   \
         if (!(condition) && ++failures <= 20) {                                            \
@@ -26,9 +26,9 @@ inline std::string where;  // what is being tested, for the message
         }                                                                                  \
     } while (0)
 
-constexpr double UNIT = 1.0 / (1 << 24);       // rounding to float: at most this, relative
-constexpr double BF16_UNIT = 1.0 / (1 << 8);   // rounding to bfloat16
-constexpr double TINY = 1e-36;                 // bf16 instructions take subnormal numbers for zero
+constexpr double UNIT = 1.0 / (1 << 24);      // largest relative error of rounding to float
+constexpr double BF16_UNIT = 1.0 / (1 << 8);  // of rounding to bfloat16
+constexpr double TINY = 1e-36;                // bf16 instructions flush subnormal numbers to zero
 
 inline const char* name_of(cpm::Format f) {
     return f == cpm::Format::f32 ? "f32" : f == cpm::Format::bf16 ? "bf16" : "i8";
@@ -46,23 +46,23 @@ inline float as_float(uint32_t u) {
 }
 inline float from_bf16(uint16_t h) { return as_float((uint32_t)h << 16); }
 
-// To the nearest of the two neighbours, to the even one where both are as near: said otherwise than the code under test.
+// Round to the nearest bfloat16, ties to even; computed in another way than the code under test.
 inline uint16_t nearest_bf16(float x) {
     if (x != x) return 0x7fc0;
     const uint16_t down = (uint16_t)(bits(x) >> 16);
     if (std::isinf(x)) return down;
-    // beyond the largest is the next power of two, as if the exponent had room
+    // above the largest value the next neighbour is the next power of two, as if the exponent had more bits
     const double low = from_bf16(down), high = down % 0x8000 == 0x7f7f ? std::copysign(std::ldexp(1.0, 128), x) : from_bf16(down + 1);
     const double below = std::fabs(x - low), above = std::fabs(high - x);
     return below < above || (below == above && down % 2 == 0) ? down : (uint16_t)(down + 1);
 }
 
-// std::normal_distribution differs between standard libraries
+// Not std::normal_distribution, which differs between standard libraries.
 struct Random {
     std::mt19937 engine;
     explicit Random(uint32_t seed) : engine(seed) {}
     float uniform() { return (float)((engine() >> 8) * 0x1p-23 - 1.0); }  // [-1, 1)
-    float normal() { return uniform() + uniform() + uniform(); }          // near enough, variance 1
+    float normal() { return uniform() + uniform() + uniform(); }          // roughly normal, variance 1
     long below(long n) { return (long)(engine() % (uint32_t)n); }
     std::vector<float> normals(long n, float scale = 1.0f) {
         std::vector<float> v(n);
@@ -71,7 +71,7 @@ struct Random {
     }
 };
 
-// `count` elements at a multiple of 64 bytes and of exactly that size, full of what must not be read: 0xff, NaN.
+// Exactly `count` elements at a multiple of 64 bytes, filled with bytes 0xff (NaN), so that a read of uninitialized data shows.
 template <class T>
 class Buffer {
 public:
@@ -97,7 +97,7 @@ private:
     T* data_ = nullptr;
 };
 
-// Activations for at most `rows` rows of `n` inputs, and room for those that kernels touch beyond.
+// Activations of at most `count` rows of `n` inputs, padded to the rows that kernels access.
 struct Activations {
     cpm::Format format;
     long padded;
@@ -109,12 +109,12 @@ struct Activations {
         : format(f), padded(cpm::round_up(n, 64)) {
         const long room = cpm::round_up(count, cpm::ROW_BLOCK);
         const long line_stride = room * cpm::planes(f) * cpm::LINE;
-        lines = Buffer<char>(padded * cpm::element(f) / cpm::LINE * line_stride);
+        lines = Buffer<char>(padded * cpm::element_bytes(f) / cpm::LINE * line_stride);
         scales = Buffer<float>(room);
         rows = {lines.data(), line_stride, scales.data()};
     }
     const char* at(long row, long i, int plane = 0) const {
-        const long byte = i * cpm::element(format);
+        const long byte = i * cpm::element_bytes(format);
         return lines.data() + byte / cpm::LINE * rows.line_stride + (row * cpm::planes(format) + plane) * cpm::LINE +
                byte % cpm::LINE;
     }
@@ -126,7 +126,7 @@ struct Activations {
         else std::memcpy(&h, at(row, i), 2), x = from_bf16(h);
         return x;
     }
-    // i8: with AMX two planes of bytes and a scale for the row, elsewhere bytes and a scale for each 64
+    // i8 with AMX: two planes of bytes and one scale for each row; else bytes, and a scale for each 64
     bool planes = false;
     int high(long row, long i) const { return (signed char)*at(row, i, 0); }
     int low(long row, long i) const { return (signed char)*at(row, i, 1); }
@@ -139,13 +139,13 @@ struct Activations {
     double most() const { return planes ? 32639 : 127; }  // of whole()
 };
 
-inline bool in_planes(const cpm::Ops& ops) { return !ops.groups; }
+inline bool in_planes(const cpm::Ops& ops) { return !ops.grouped_scales; }
 
-// Between these two a thread may multiply: AMX wants its tiles' shape.
-struct Ready {
+// The scope in which a thread may call kernels: AMX needs its tile configuration.
+struct KernelScope {
     const cpm::Ops& ops;
-    explicit Ready(const cpm::Ops& o) : ops(o) { ops.begin(); }
-    ~Ready() { ops.end(); }
+    explicit KernelScope(const cpm::Ops& o) : ops(o) { ops.begin(); }
+    ~KernelScope() { ops.end(); }
 };
 
 void test_pack();
@@ -153,4 +153,4 @@ void test_rows();
 void test_product();
 void test_attention();
 void test_step();
-void test_pool();
+void test_thread_pool();

@@ -1,4 +1,4 @@
-// cpm_tests [name ...]: the tests of these names, or all. Exit status 1 where a check failed.
+// cpm_tests [name ...]: run the tests of these names, or all. Exit status 1 if a check failed or no test ran.
 #include "check.h"
 
 int main(int count, char** names) {
@@ -6,7 +6,7 @@ int main(int count, char** names) {
         const char* name;
         void (*run)();
     } tests[] = {{"pack", test_pack},           {"rows", test_rows}, {"product", test_product},
-                 {"attention", test_attention}, {"step", test_step}, {"pool", test_pool}};
+                 {"attention", test_attention}, {"step", test_step}, {"thread_pool", test_thread_pool}};
     int ran = 0;
     for (const auto& test : tests) {
         bool wanted = count == 1;
@@ -17,7 +17,7 @@ int main(int count, char** names) {
         ran++;
     }
     std::string kernels;
-    for (const cpm::Ops* ops : cpm::runnable()) kernels += std::string(" ") + ops->name;
+    for (const cpm::Ops* ops : cpm::supported_ops()) kernels += std::string(" ") + ops->name;
     std::printf("%d tests on%s: %d failures\n", ran, kernels.c_str(), failures);
     return failures > 0 || ran == 0;
 }

@@ -1,29 +1,29 @@
-// A packed matrix in memory of exactly its size, and what it holds as numbers.
+// A packed matrix in buffers of exactly its size, and its numbers.
 #pragma once
 
 #include "check.h"
-#include "model.h"
+#include "pack.h"
 
 struct Packed {
     cpm::Matrix matrix;
     Buffer<char> data;
     Buffer<float> scales;
 
-    // `weights` [outputs, inputs], by way of the model's own packing: as the word embedding of a network that has little else
+    // `weights` [outputs, inputs], packed by the library as the word embedding of a minimal network
     Packed(cpm::Format format, long outputs, long inputs, const std::vector<float>& weights) {
         const cpm_sizes sizes = {1, (int)inputs, 1, 1, 1, (int)outputs, 0, 1, 1, (int)format, (int)format, 1, -1};
-        cpm::Model model(sizes, *cpm::runnable().back());
+        cpm::Model model(sizes, *cpm::supported_ops().back());
         const bool fits = cpm::pack(model, CPM_WORDS, 0, weights.data(), CPM_FROM_F32, outputs, inputs, inputs);
         CHECK(fits);
         copy(model.words);
     }
     explicit Packed(const cpm::Matrix& from) { copy(from); }
 
-    // whole numbers with an i8 scale to be applied
+    // without the scale of i8
     double stored(long output, long input) const {
         const long g = cpm::group(matrix.format);
         const char* at = matrix.tile(output / cpm::TILE) + (input / g * cpm::TILE + output % cpm::TILE) * 4 +
-                         input % g * cpm::element(matrix.format);
+                         input % g * cpm::element_bytes(matrix.format);
         float x;
         uint16_t h;
         switch (matrix.format) {

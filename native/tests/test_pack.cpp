@@ -1,11 +1,11 @@
-// Packing: what a checkpoint's numbers become, from every dtype, with rows apart and addresses that are not even.
+// Packing of a checkpoint's tensors, from every dtype, with strided rows and unaligned addresses.
 #include "packed.h"
 
 using namespace cpm;
 
 namespace {
 
-// A half, by its definition.
+// A float16, by its definition.
 double half(uint16_t h) {
     const int exponent = h >> 10 & 31, fraction = h & 0x3ff;
     const double sign = h & 0x8000 ? -1 : 1;
@@ -14,10 +14,10 @@ double half(uint16_t h) {
 }
 
 Model small(Format format, int hidden, int vocabulary, int threads = 1) {
-    return {cpm_sizes{2, hidden, 1, hidden, 4 * hidden, vocabulary, 0, 7, 1, (int)format, (int)format, threads, -1}, *runnable().back()};
+    return {cpm_sizes{2, hidden, 1, hidden, 4 * hidden, vocabulary, 0, 7, 1, (int)format, (int)format, threads, -1}, *supported_ops().back()};
 }
 
-// All 65536 patterns of 16 bits as the word embedding [250, 263], rows 300 apart, at an odd address.
+// All 65536 patterns of 16 bits as the word embedding [250, 263], with a stride of 300, at an odd address.
 void all_patterns(int dtype) {
     const long rows = 250, columns = 263, stride = 300;
     Buffer<char> data((rows * stride - stride + columns) * 2 + 1);
@@ -55,8 +55,8 @@ void rounding() {
     Random random(8);
     const long rows = 70, columns = 130;
     std::vector<float> x(rows * columns);
-    for (float& v : x) do v = as_float(random.engine()); while (v != v);  // of every size, subnormal too
-    for (long i = 0; i < 64; i++) x[i] = as_float(0x3f7f8000u + (uint32_t)i * 0x4000);  // halfway, and a step beside
+    for (float& v : x) do v = as_float(random.engine()); while (v != v);  // of every exponent, subnormal too
+    for (long i = 0; i < 64; i++) x[i] = as_float(0x3f7f8000u + (uint32_t)i * 0x4000);  // ties, and values beside them
     const Packed packed(Format::bf16, rows, columns, x);
     for (long i = 0; i < rows * columns; i++) {
         const double got = packed.stored(i / columns, i % columns);
@@ -95,9 +95,9 @@ void bytes() {
         CHECK(packed.matrix.scale[r] == 0, "padding");
 }
 
-// Every tensor goes where its name says, and only in its own size.
-void places() {
-    where = "pack: places";
+// Every tensor is packed into its own field, and only in the right size.
+void tensors() {
+    where = "pack tensors";
     Model m = small(Format::f32, 20, 30);
     std::vector<float> x(80 * 20 + 10);
     for (size_t i = 0; i < x.size(); i++) x[i] = (float)i;
@@ -123,7 +123,7 @@ void places() {
             const auto at = [&](const Layer& l) {
                 return part.vector ? (l.*part.vector)[i] : (float)Packed(l.*part.matrix).stored(i / part.columns, i % part.columns);
             };
-            if (part.matrix && i % 97) continue;  // each copies the matrix
+            if (part.matrix && i % 97) continue;  // Packed copies the matrix
             CHECK(at(m.layers[1]) == i + 1 && at(m.layers[0]) == 0, "tensor %d, %ld", part.tensor, i);
         }
     }
@@ -133,7 +133,7 @@ void places() {
     CHECK(pack(m, CPM_FINAL_NORM_B, 0, x.data() + 3, CPM_FROM_F32, 1, 20, 20) && m.final_norm_b[19] == 22);
     CHECK(!pack(m, CPM_DOWN_B + 1, 0, x.data(), CPM_FROM_F32, 1, 20, 20));
     CHECK(!pack(m, -1, 0, x.data(), CPM_FROM_F32, 1, 20, 20));
-    // rows that begin before those they follow: a transposed or reversed view is the caller's to make contiguous, a step of 0 is not
+    // a stride of 0 repeats the row
     CHECK(pack(m, CPM_WORDS, 0, x.data(), CPM_FROM_F32, 30, 20, 0) && Packed(m.words).stored(29, 19) == 19);
 }
 
@@ -144,5 +144,5 @@ void test_pack() {
     all_patterns(CPM_FROM_BF16);
     rounding();
     bytes();
-    places();
+    tensors();
 }

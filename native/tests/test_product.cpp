@@ -1,13 +1,13 @@
-// Products of packed matrices against fp64 sums of the very numbers that the kernels read.
+// Products of packed matrices against sums in double of the numbers that the kernels read.
 #include "packed.h"
 
 using namespace cpm;
 
 namespace {
 
-constexpr long MOST = 200;  // rows; more than SCRATCH_ROWS, so that all formats cut them into chunks
+constexpr long MOST = 200;  // rows; more than SCRATCH_ROWS, so that every format divides them into chunks
 
-// What a product should give, and what is multiplied.
+// The operands of a product, and its expected sums.
 struct Case {
     Format format;
     long outputs, inputs, columns;  // columns: outputs, padded to whole tiles
@@ -45,7 +45,7 @@ struct Case {
         p.tiles = weights.matrix.tiles();
         p.rows = rows;
         p.x = x.rows;
-        p.after = After::store;
+        p.epilogue = Epilogue::store;
         p.out = out;
         p.out_stride = stride;
         p.columns = wide;
@@ -57,28 +57,28 @@ struct Case {
         return format == Format::i8 ? weights.matrix.scale[c] : 1.0;
     }
     double exact(long r, long c) const { return sums[r * outputs + c] * scale(c); }
-    // each addition rounds once, relative to at most the sum of sizes; i8 only rounds in the end, or at each line's
+    // each addition rounds once, relative to at most the sum of absolute values; i8 rounds once at the end, or once for each line
     double bound(long r, long c) const {
         const double roundings = format == Format::i8 ? 6 + (x.planes ? 0 : inputs / 64) : inputs + 2;
         return roundings * UNIT * sizes[r * outputs + c] * scale(c) + TINY;
     }
 };
 
-// the tanh form, written so that far below 0 nothing cancels
+// the tanh approximation, in a form without cancellation for very negative x
 double gelu(double x) { return x / (1 + std::exp(-2 * std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))); }
-// its slope is below 1.13; beyond that exp's own error, and that of its argument, which its size multiplies
+// The slope of GELU is below 1.13; to this come the error of exp, and the error of its argument, times the argument's size.
 double gelu_bound(double x, double bound) {
     const double u = std::fmin(90, 1.6 * (std::fabs(x) + 0.045 * std::fabs(x * x * x)));
     return 1.13 * bound + std::fabs(gelu(x)) * (1e-6 + 6 * UNIT * u) + TINY;
 }
 
-// All that may follow a product, on `rows` rows, against fp64.
+// Every epilogue on `rows` rows, against double.
 void values(const Ops& ops, const Case& c, long rows) {
     const long stride = c.columns + 3;
     Buffer<float> scratch(SCRATCH_ROWS * TILE);
     const Random seed(9);
     for (const bool biased : {false, true})
-        for (const After after : {After::store, After::add, After::gelu}) {
+        for (const Epilogue epilogue : {Epilogue::store, Epilogue::add, Epilogue::gelu}) {
             Random random = seed;
             Buffer<float> out(rows * stride);
             std::vector<float> before(rows * stride);
@@ -86,17 +86,17 @@ void values(const Ops& ops, const Case& c, long rows) {
             std::memcpy(out.data(), before.data(), out.bytes());
             Product p = c.product(rows, out.data(), stride, c.outputs, scratch.data());
             p.bias = biased ? c.bias.data() : nullptr;
-            p.after = after;
+            p.epilogue = epilogue;
             ops.product(p);
             for (long r = 0; r < rows; r++) {
                 for (long i = 0; i < c.outputs; i++) {
                     const float got = out[r * stride + i], old = before[r * stride + i];
                     double want = c.exact(r, i) + (biased ? c.bias[i] : 0.0f);
                     double bound = c.bound(r, i) + 2 * UNIT * std::fabs(want);
-                    if (after == After::gelu) bound = gelu_bound(want, bound), want = gelu(want);
-                    if (after == After::add) want += old, bound += UNIT * std::fabs(want);
-                    CHECK(std::fabs(got - want) <= bound, "row %ld output %ld: %.9g, not %.9g +- %.2g (after %d, bias %d)", r, i,
-                          got, want, bound, (int)after, biased);
+                    if (epilogue == Epilogue::gelu) bound = gelu_bound(want, bound), want = gelu(want);
+                    if (epilogue == Epilogue::add) want += old, bound += UNIT * std::fabs(want);
+                    CHECK(std::fabs(got - want) <= bound, "row %ld output %ld: %.9g, not %.9g +- %.2g (epilogue %d, bias %d)", r, i,
+                          got, want, bound, (int)epilogue, biased);
                 }
                 for (long i = c.outputs; i < stride; i++)
                     CHECK(out[r * stride + i] == before[r * stride + i], "row %ld, beyond the columns: %ld", r, i);
@@ -104,7 +104,7 @@ void values(const Ops& ops, const Case& c, long rows) {
         }
 }
 
-// i8 of AMX: sums are whole numbers, so what a float must be is known to the last bit.
+// i8 with AMX: sums are integers, so the exact float is known.
 void exact_sums(const Ops& ops, const Case& c, long rows) {
     Buffer<float> scratch(SCRATCH_ROWS * TILE), out(rows * c.columns);
     ops.product(c.product(rows, out.data(), c.columns, c.columns, scratch.data()));
@@ -123,13 +123,13 @@ void exact_sums(const Ops& ops, const Case& c, long rows) {
         }
 }
 
-// A row's bits: the same whatever the number of rows, the tiles in one call, and where they go.
+// A row's bits are the same whatever the number of rows, the tiles of one call, and the destination.
 void same_bits(const Ops& ops, const Case& c, const std::vector<long>& counts) {
     const long wide = c.columns;
     Buffer<float> scratch(SCRATCH_ROWS * TILE), whole(MOST * wide), out(MOST * wide);
     Product p = c.product(MOST, whole.data(), wide, wide, scratch.data());
     p.bias = c.bias.data();
-    p.after = After::gelu;
+    p.epilogue = Epilogue::gelu;
     ops.product(p);
     for (long r = 0; r < MOST; r++)  // padded outputs: weights and bias of zero
         for (long i = c.outputs; i < wide; i++) CHECK(whole[r * wide + i] == 0.0f, "row %ld padding %ld", r, i);
@@ -141,7 +141,7 @@ void same_bits(const Ops& ops, const Case& c, const std::vector<long>& counts) {
         CHECK(std::memcmp(out.data(), whole.data(), rows * wide * 4) == 0, "%ld rows", rows);
         for (long i = rows * wide; i < out.size(); i++) CHECK(bits(out[i]) == ~0u, "%ld rows: wrote beyond", rows);
     }
-    // rows that stand elsewhere
+    // the same rows at another place
     for (const long from : {1L, 31L, 64L, MOST - 1}) {
         p.x.data = c.x.rows.data + from * planes(c.format) * LINE;
         p.x.scale = c.x.rows.scale + from;
@@ -161,7 +161,7 @@ void same_bits(const Ops& ops, const Case& c, const std::vector<long>& counts) {
             const uint32_t want = i < p.tile * TILE ? ~0u : bits(whole[r * wide + i]);
             CHECK(bits(out[r * wide + i]) == want, "one tile: row %ld output %ld", r, i);
         }
-    if (c.format == Format::i8 && !ops.groups) return;
+    if (c.format == Format::i8 && !ops.grouped_scales) return;
     // as the next product's inputs
     p.tile = 0;
     p.tiles = c.weights.matrix.tiles();
@@ -190,7 +190,7 @@ void same_bits(const Ops& ops, const Case& c, const std::vector<long>& counts) {
     }
 }
 
-// Small whole numbers have exact sums in every format: a missing or exchanged pair shows, however many there are.
+// Small integers have exact sums in every format, so that a missing or exchanged pair shows in a long sum too.
 void whole_numbers(const Ops& ops, Format format, long outputs, long inputs) {
     Random random(3);
     std::vector<float> w(outputs * inputs), x(MOST * inputs);
@@ -205,7 +205,7 @@ void whole_numbers(const Ops& ops, Format format, long outputs, long inputs) {
     }
     const Case c(ops, format, outputs, inputs, w, x);
     Buffer<float> scratch(SCRATCH_ROWS * TILE), out(MOST * outputs);
-    std::vector<double> sums(MOST * outputs);  // of what was given, not of what was packed
+    std::vector<double> sums(MOST * outputs);  // of the original numbers, not of the packed ones
     for (long r = 0; r < MOST; r++)
         for (long o = 0; o < outputs; o++)
             for (long i = 0; i < inputs; i++) sums[r * outputs + o] += (double)x[r * inputs + i] * w[o * inputs + i];
@@ -221,7 +221,7 @@ void whole_numbers(const Ops& ops, Format format, long outputs, long inputs) {
     }
 }
 
-// gelu alone: a product with 1.
+// GELU of a product with 1.
 void gelu_values(const Ops& ops) {
     Random random(1);
     std::vector<float> x(MOST);
@@ -230,7 +230,7 @@ void gelu_values(const Ops& ops) {
     const Case c(ops, Format::f32, 1, 1, {1.0f}, x);
     Buffer<float> scratch(SCRATCH_ROWS * TILE), out(MOST);
     Product p = c.product(MOST, out.data(), 1, 1, scratch.data());
-    p.after = After::gelu;
+    p.epilogue = Epilogue::gelu;
     ops.product(p);
     for (long i = 0; i < MOST; i++) {
         if (i == 44) CHECK(std::isnan(out[i]), "gelu(NaN) is %g", out[i]);
@@ -240,7 +240,7 @@ void gelu_values(const Ops& ops) {
     }
 }
 
-// The largest bytes everywhere, with both signs: what overflows narrower sums than the real one.
+// The largest bytes with both signs, which overflow sums of fewer bits than needed.
 void largest_bytes(const Ops& ops) {
     const long outputs = 66, inputs = 10240;
     std::vector<float> w(outputs * inputs), x(MOST * inputs);
@@ -260,8 +260,8 @@ void test_product() {
     const std::vector<long> some = {1, 2, 7, 16, 17, 32, 33, 64, 65, 96, 97, 193};
     // inputs and outputs that are whole tiles, none, and beyond; the last of each so long that many rows take them in pieces
     const long shapes[][2] = {{64, 64}, {1, 1}, {70, 100}, {130, 200}, {65, 1030}, {70, 4200}};
-    for (const Ops* ops : runnable()) {
-        const Ready ready(*ops);
+    for (const Ops* ops : supported_ops()) {
+        const KernelScope scope(*ops);
         where = std::string("product ") + ops->name + " gelu";
         gelu_values(*ops);
         where = std::string("product ") + ops->name + " i8 largest";

@@ -1,4 +1,4 @@
-// What is done to one row: layer norm, conversion to the formats that products read.
+// Kernels of one row: layer norm, conversion to the formats that products read.
 #include "check.h"
 
 #include <algorithm>
@@ -25,7 +25,7 @@ void norms(const Ops& ops) {
             ops.norm(x.data(), n, w.data(), b.data(), out.data());
             for (long i = 0; i < n; i++) {
                 const double z = (x[i] - mean) * factor, want = z * w[i] + b[i];
-                // n additions in the mean, in the variance too; the mean's error is as large as x, not as its spread
+                // n additions in the mean and in the variance; the error of the mean is relative to |x|, not to its deviation
                 const double bound = ((n + 8) * UNIT * (size * factor * (1 + std::fabs(z)) + std::fabs(z)) + 4 * UNIT * std::fabs(z)) *
                                          std::fabs(w[i]) + 2 * UNIT * (std::fabs(want) + std::fabs(b[i]));
                 CHECK(std::fabs(out[i] - want) <= bound, "norm of %ld, %ld: %.9g, not %.9g +- %.2g", n, i, out[i], want, bound);
@@ -39,8 +39,8 @@ void norms(const Ops& ops) {
 std::vector<float> special(long n) {
     Random random(4);
     std::vector<float> x = random.normals(n);
-    const float odd[] = {0.0f, -0.0f, INFINITY, -INFINITY, NAN, 3.4e38f, -3.4e38f, 1.00390625f, 1.01171875f, 65504.0f};
-    for (long i = 0; i < std::min(n, 10L); i++) x[i * 7 % n] = odd[i];
+    const float values[] = {0.0f, -0.0f, INFINITY, -INFINITY, NAN, 3.4e38f, -3.4e38f, 1.00390625f, 1.01171875f, 65504.0f};
+    for (long i = 0; i < std::min(n, 10L); i++) x[i * 7 % n] = values[i];
     return x;
 }
 
@@ -58,12 +58,12 @@ void floats(const Ops& ops, Format f) {
     }
 }
 
-// Room for 17 rows; returns what row 9 stands for.
+// Quantize `x` as row 9 of 17, and return the values that it represents.
 std::vector<double> in_bytes(const Ops& ops, const std::vector<float>& x, std::vector<float>* scales = nullptr) {
     const long n = (long)x.size();
     Activations a(Format::i8, 17, n);
     a.planes = in_planes(ops);
-    Buffer<float> exact(n);  // of exactly the row's size
+    Buffer<float> exact(n);  // exactly the row's size, for the sanitizer
     std::memcpy(exact.data(), x.data(), exact.bytes());
     ops.convert(exact.data(), n, Format::i8, a.rows, 9);
     std::vector<double> y;
@@ -88,10 +88,10 @@ void bytes(const Ops& ops) {
             const std::vector<float> x = random.normals(n, size);
             const std::vector<double> y = in_bytes(ops, x);
             for (long i = 0; i < n; i++) {
-                double most = 0;  // of what shares its scale
+                double most = 0;  // of the numbers with the same scale
                 for (long j = planes ? 0 : i / 64 * 64; j < (planes ? n : std::min(n, i / 64 * 64 + 64)); j++)
                     most = std::max(most, (double)std::fabs(x[j]));
-                // half a step, and what multiplying by a rounded inverse adds
+                // half a step, and the error of multiplying by a rounded inverse
                 CHECK(std::fabs(y[i] - x[i]) <= most / (planes ? 32639 : 127) * (0.5 + 0.01), "%ld of %ld: %.9g for %.9g", i, n,
                       y[i], x[i]);
             }
@@ -99,16 +99,16 @@ void bytes(const Ops& ops) {
     std::vector<float> scales;
     for (double y : in_bytes(ops, std::vector<float>(70, 0.0f), &scales)) CHECK(y == 0, "of a row of zeros: %g", y);
     for (float scale : scales) CHECK(scale == 0, "of a row of zeros: %g", scale);
-    for (const float odd : {(float)NAN, INFINITY, -INFINITY})
+    for (const float value : {(float)NAN, INFINITY, -INFINITY})
         for (const long at : {0L, 33L, 69L}) {
             std::vector<float> x(70, 1.0f);
-            x[at] = odd;
+            x[at] = value;
             scales.clear();
             in_bytes(ops, x, &scales);
-            CHECK(std::isnan(scales[at]), "scale %g with %g in the row", scales[at], odd);
-            CHECK(planes || !std::isnan(scales[at < 64 ? 69 : 0]), "%g in a group spoils another", odd);
+            CHECK(std::isnan(scales[at]), "scale %g with %g in the row", scales[at], value);
+            CHECK(planes || !std::isnan(scales[at < 64 ? 69 : 0]), "%g in a group spoils another", value);
         }
-    // so small that 1 / top is infinite: what is zero stays zero, the rest may become zero
+    // so small that 1 / largest is infinite: zeros stay zero, the others may become zero
     std::vector<float> small(70, 0.0f);
     small[3] = 1e-36f;
     long wrong = 0;
@@ -120,7 +120,7 @@ void bytes(const Ops& ops) {
 }  // namespace
 
 void test_rows() {
-    for (const Ops* ops : runnable()) {
+    for (const Ops* ops : supported_ops()) {
         where = std::string("rows ") + ops->name + " norm";
         norms(*ops);
         for (const Format f : {Format::f32, Format::bf16}) {

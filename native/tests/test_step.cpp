@@ -1,5 +1,5 @@
-// Whole steps through the C interface. That their numbers are right is tests/test_packed.py's; here: threads, ranks, an
-// all-reduce that fails, and what becomes of memory.
+// Whole steps through the C interface: threads, ranks, a failing all-reduce, memory. tests/networks/test_native_model.py compares
+// their numbers with torch.
 #include "cpm_native.h"
 #include "check.h"
 
@@ -15,7 +15,7 @@ struct Network {
     cpm_sizes sizes;
     cpm_model* model;
 
-    // `heads` of 20, odd sizes everywhere
+    // heads of 20: no size is a multiple of a tile
     Network(const char* kernels, int format, int kv_format, int threads, int ranks = 1)
         : sizes{2, HIDDEN, 2, 20, 4 * HIDDEN, VOCABULARY, 0, POSITIONS, ranks, format, kv_format, threads, threads % 2 ? -1 : 0},
           model(cpm_create(&sizes, kernels)) {
@@ -51,12 +51,12 @@ std::vector<int32_t> ids() {
     return v;
 }
 
-// Hidden rows and logits of a few steps: prompts beside each other, a decoding step, one without a cache.
+// Hidden rows and logits of a few steps: a prefill of two sequences, a decode step, segments without a slot.
 std::vector<float> some_steps(const Network& n, cpm_all_reduce reduce = nullptr) {
     cpm_cache* cache = cpm_cache_create(n.model, 2);
     CHECK(cpm_cache_bytes(cache) > 0);
-    std::vector<int32_t> tokens = ids(), back(tokens.rbegin(), tokens.rend());
-    tokens.insert(tokens.end(), back.begin(), back.end());
+    std::vector<int32_t> tokens = ids(), reversed(tokens.rbegin(), tokens.rend());
+    tokens.insert(tokens.end(), reversed.begin(), reversed.end());
     std::vector<float> all;
     const std::vector<std::vector<cpm_segment>> steps = {
         {{20, 0, 1, 1}, {POSITIONS, 0, 0, 3}}, {{1, 20, 1, 1}}, {{10, 0, -1, 10}, {7, 21, 1, 0}, {9, 0, -1, 0}}, {{22, 28, 1, 1}}};
@@ -76,15 +76,15 @@ std::vector<float> some_steps(const Network& n, cpm_all_reduce reduce = nullptr)
 
 int calls, fail_at;
 
-// As if the other rank held zeros.
+// An all-reduce with a second rank of zeros.
 int add_nothing(float* values, int64_t count) {
     for (int64_t i = 0; i < count; i++) values[i] += 0.0f;
     return ++calls == fail_at ? -1 : 0;
 }
 
-// Threads are left out and tried again; what they would have done is done all the same.
+// The results stay the same while threads are excluded and included again.
 void test_steps_on_busy_cores() {
-    const char* kernels = cpm::runnable()[0]->name;
+    const char* kernels = cpm::supported_ops()[0]->name;
     where = std::string("step ") + kernels + " on busy cores";
     const std::vector<float> want = some_steps(Network(kernels, CPM_F32, CPM_F32, 1));
     std::atomic<bool> busy{true};
@@ -108,30 +108,36 @@ void test_step() {
     CHECK(cpm_abi() == CPM_ABI);
     const cpm_sizes tiny = {1, 4, 1, 4, 16, 8, 0, 8, 1, CPM_F32, CPM_F32, 1, -1};
     CHECK(cpm_create(&tiny, "no such kernels") == nullptr);
+    cpm_sizes many_threads = tiny;
+    many_threads.threads = CPM_MAX_THREADS + 1;
+    CHECK(cpm_create(&many_threads, nullptr) == nullptr);
+    many_threads.threads = INT32_MAX;
+    CHECK(cpm_create(&many_threads, nullptr) == nullptr);
     std::string all;
-    for (const cpm::Ops* ops : cpm::runnable()) {
+    for (const cpm::Ops* ops : cpm::supported_ops()) {
         all += (all.empty() ? "" : " ") + std::string(ops->name);
         const int formats[][2] = {{CPM_F32, CPM_F32}, {CPM_BF16, CPM_BF16}, {CPM_I8, CPM_BF16},
-                                  {CPM_F32, CPM_I8},  {CPM_BF16, CPM_I8},   {CPM_I8, CPM_I8}};  // of weights, of keys and values
+                                  {CPM_F32, CPM_I8},  {CPM_BF16, CPM_I8},   {CPM_I8, CPM_I8}};  // of weights, and of keys and values
         for (const auto& [format, kv] : formats) {
             where = std::string("step ") + ops->name + " format " + std::to_string(format) + " " + std::to_string(kv);
             const Network one(ops->name, format, kv, 1);
             CHECK(std::strcmp(cpm_model_kernels(one.model), ops->name) == 0);
             const std::vector<float> want = some_steps(one);
-            CHECK(some_steps(one) == want, "a second time");
+            CHECK(some_steps(one) == want, "repeated");
             for (const int threads : {2, 3, 5}) CHECK(some_steps(Network(ops->name, format, kv, threads)) == want, "%d threads", threads);
 
             const Network two(ops->name, format, kv, 2, 2);
             calls = fail_at = 0;
             const std::vector<float> reduced = some_steps(two, add_nothing);
             CHECK(calls == 4 * (1 + 2 * 2), "%d all-reduces", calls);
-            float most = 0, apart = 0;
+            float largest = 0, difference = 0;
             for (size_t i = 0; i < want.size(); i++) {
-                most = std::max(most, std::fabs(want[i]));
-                apart = std::max(apart, std::fabs(want[i] - reduced[i]));
+                largest = std::max(largest, std::fabs(want[i]));
+                difference = std::max(difference, std::fabs(want[i] - reduced[i]));
             }
-            // a bias is added in another order; what that moves may round differently when it is narrowed
-            CHECK(apart <= most * (format == CPM_F32 && kv == CPM_F32 ? 1e-5f : 0.03f), "%g apart, of %g", apart, most);
+            // a bias is added in another order, so a number may round differently in conversion
+            CHECK(difference <= largest * (format == CPM_F32 && kv == CPM_F32 ? 1e-5f : 0.03f), "differs by %g of %g", difference,
+                  largest);
             const std::vector<int32_t> tokens = ids();
             const cpm_segment segment = {9, 0, -1, 1};
             Buffer<float> hidden(HIDDEN);
@@ -141,7 +147,7 @@ void test_step() {
                 CHECK(calls == fail_at, "%d calls, the failing one was %d", calls, fail_at);
             }
             fail_at = 0;
-            CHECK(some_steps(two, add_nothing) == reduced, "after steps that ended early");
+            CHECK(some_steps(two, add_nothing) == reduced, "after aborted steps");
 
             double seconds[5];
             cpm_profile(two.model, seconds);

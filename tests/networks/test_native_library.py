@@ -97,6 +97,7 @@ def fields(name: str) -> list[str]:
 
 def test_abi() -> None:
     assert int(re.search(r"#define CPM_ABI (\d+)", HEADER)[1]) == library.ABI
+    assert int(re.search(r"#define CPM_MAX_THREADS (\d+)", HEADER)[1]) == library.MAX_THREADS
 
 
 @pytest.mark.parametrize(("name", "structure"), [("cpm_sizes", library.Sizes), ("cpm_segment", library.CSegment)])

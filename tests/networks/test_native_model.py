@@ -476,6 +476,12 @@ def test_kernels_that_are_not_there_are_a_mistake() -> None:
         PackedModel(SMALL, TensorParallel(), form="float32", threads=1, kernels="avx1024")
 
 
+@pytest.mark.parametrize("threads", [1025, 2**40])
+def test_more_threads_than_the_kernels_allow_are_refused(threads: int) -> None:
+    with pytest.raises(ConfigError, match=f"^threads: the native kernels use at most 1024 a rank, not {threads}$"):
+        PackedModel(SMALL, TensorParallel(), form="float32", threads=threads)
+
+
 def test_the_best_kernels_are_the_default() -> None:
     assert PackedModel(SMALL, TensorParallel(), form="float32", threads=1).kernels == KERNELS[0]
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from cpm_gen.errors import ConfigError
 
-ABI = 2  # CPM_ABI of native/include/cpm_native.h
+ABI = 3  # CPM_ABI of native/include/cpm_native.h
+MAX_THREADS = 1024  # CPM_MAX_THREADS: of one rank
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
 NO_MEMORY, ABORTED = 1, 2
 

@@ -81,6 +81,8 @@ class PackedModel:
         self.group = group
         self.form = form
         self._library = library.load_library()
+        if threads > library.MAX_THREADS:
+            raise ConfigError(f"threads: the native kernels use at most {library.MAX_THREADS} a rank, not {threads}")
         self._trouble: BaseException | None = None
         self._reduce = library.AllReduce(self._all_reduce)  # kept: the library calls it
         ranks = group.size
