@@ -73,7 +73,7 @@ def requests(ours: Ours, count: int, scale: float) -> list[Request]:
 
 def run(ours: Ours, groups: list[list[Request]]) -> Run:
     """Give the engine one group after the other, and measure."""
-    engine = ours.llm._engine
+    engine = ours.llm.engine.token_engine
     before = counts(ours)
     result = Run()
     began = time.perf_counter()
@@ -99,7 +99,7 @@ def run(ours: Ours, groups: list[list[Request]]) -> Run:
 
 def counts(ours: Ours) -> dict[str, int]:
     """The scheduler's counters so far."""
-    return dataclasses.asdict(ours.llm._engine._decoder.counts)
+    return dataclasses.asdict(ours.llm.engine.scheduler.counts)
 
 
 def mixed(ours: Ours, args: argparse.Namespace) -> list[dict[str, Any]]:

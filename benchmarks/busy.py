@@ -43,7 +43,7 @@ def others(count: int) -> Iterator[None]:
 def rate(folder: Path | None, threads: int, seconds: float) -> float:
     """Tokens per second of one text."""
     with cpm_gen.load(folder, threads=threads) as llm:
-        engine = llm._engine
+        engine = llm.engine.token_engine
         engine.add(Request(prompt=(8,), window=llm.window, ends=None, params=SamplingParams(), seed=0))
         until, tokens = time.perf_counter() + 1.0, 0  # warm-up
         while time.perf_counter() < until:

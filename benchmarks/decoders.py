@@ -33,8 +33,8 @@ def begin(llm: LLM, length: int) -> Sequence:
     """A sequence whose prompt of ``length`` tokens is already encoded."""
     prompt = tuple((7919 * i) % (llm.size.vocabulary - 16) + 11 for i in range(length))
     request = Request(prompt=prompt, window=llm.window, ends=None, params=SamplingParams(top_k=20), seed=0)
-    sequence = llm._engine.add(request)
-    llm._engine.step()
+    sequence = llm.engine.token_engine.add(request)
+    llm.engine.token_engine.step()
     return sequence
 
 
@@ -42,7 +42,7 @@ def rate(llm: LLM, count: int) -> float:
     """Tokens per second over the next ``count`` steps."""
     began = time.perf_counter()
     for _ in range(count):
-        llm._engine.step()
+        llm.engine.token_engine.step()
     return count / (time.perf_counter() - began)
 
 
@@ -51,8 +51,8 @@ def cached(llm: LLM) -> dict[str, float]:
     sequence = begin(llm, limit - hop)
     inside = rate(llm, limit - len(sequence.tokens))
     past = rate(llm, hop)
-    assert sequence.slides == 1, "the stretch past the window has one slide"
-    llm._engine.cancel(sequence)
+    assert sequence.slides == 1, "the stretch past the window holds one move of it"
+    llm.engine.token_engine.cancel(sequence)
     return {"inside": inside, "past": past}
 
 
@@ -62,7 +62,7 @@ def recompute(llm: LLM) -> dict[str, float]:
     for where, length in (("inside", limit - hop // 2), ("past", limit + hop // 2)):
         sequence = begin(llm, length)
         result[where] = rate(llm, ORACLE_TOKENS)
-        llm._engine.cancel(sequence)
+        llm.engine.token_engine.cancel(sequence)
     return result
 
 

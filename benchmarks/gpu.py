@@ -29,8 +29,8 @@ from window import stretch
 
 from cpm_gen.config.options import SamplingParams
 from cpm_gen.engine.engine import Engine
-from cpm_gen.engine.model_runner import Runner
-from cpm_gen.engine.scheduler import Cached
+from cpm_gen.engine.model_runner import ModelRunner
+from cpm_gen.engine.scheduler import CachedScheduler
 from cpm_gen.engine.sequence import Request, Sequence
 from cpm_gen.engine.window import Window
 from cpm_gen.networks.cuda_graphs.model import ROWS, Graphed, GraphedModel
@@ -51,8 +51,8 @@ class Bench:
         self.plain = made(self.size, dtype, self.device, quantized)
         most = max(args.batches)
         began = time.perf_counter()
-        slots = max(3, most + -(-most // 2))  # at least two for the text past its window and one for the other
-        self.runner = Runner(GraphedModel(self.plain, kernels(self.device)), slots)
+        slots = max(3, most + -(-most // 2))  # three: of the text past its window and the one inside it
+        self.runner = ModelRunner(GraphedModel(self.plain, kernels(self.device)), slots)
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.say("loaded", seconds_to_capture=time.perf_counter() - began, gib=self.memory())
         self.copied = self.copy()
@@ -95,7 +95,7 @@ class Bench:
         return speed
 
     def engine(self, batch: int, budget: int = 256) -> Engine:
-        return Engine(self.runner, Cached(batch, batch + -(-batch // 2), budget), batch=batch)
+        return Engine(self.runner, CachedScheduler(batch, batch + -(-batch // 2), budget), batch=batch)
 
     def request(self, length: int, tokens: int, params: SamplingParams, seed: int = 0) -> Request:
         dice = random.Random(seed)

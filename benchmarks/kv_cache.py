@@ -29,7 +29,7 @@ def start(ours: Ours, batch: int, context: int) -> list[Sequence]:
     most = ours.llm.size.vocabulary - 1
     texts = [ours.add([dice.randint(11, most) for _ in range(context)], context) for _ in range(batch)]
     while any(text.step == 0 for text in texts):
-        ours.llm._engine.step()
+        ours.llm.engine.token_engine.step()
     return texts
 
 
@@ -41,13 +41,13 @@ def compare(ways: dict[str, Ours], batch: int, context: int, steps: int) -> dict
         for name in list(ways) if turn % 2 == 0 else reversed(ways):
             for _ in range(TURN):
                 began = time.perf_counter()
-                advanced = ways[name].llm._engine.step()
+                advanced = ways[name].llm.engine.token_engine.step()
                 times[name].append(time.perf_counter() - began)
                 assert len(advanced) == batch
     for name, ours in ways.items():
         for text in texts[name]:
-            ours.llm._engine.cancel(text)
-        ours.llm._engine.step()
+            ours.llm.engine.token_engine.cancel(text)
+        ours.llm.engine.token_engine.step()
     return {name: batch / statistics.median(times[name]) for name in ways}
 
 

@@ -11,6 +11,7 @@ each. ITL is the time between two tokens of one sequence. ``--times`` stores the
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import statistics
 import sys
@@ -24,18 +25,16 @@ import torch
 from models import percentile, random_checkpoint, save
 
 import cpm_gen
-from cpm_gen.checkpoints.formats.megatron import open_checkpoint
 from cpm_gen.checkpoints.locate import EMBEDDED
 from cpm_gen.config.options import ModelOptions, SamplingParams
 from cpm_gen.engine.engine import Engine
-from cpm_gen.engine.model_runner import Runner
-from cpm_gen.engine.scheduler import Cached
+from cpm_gen.engine.model_runner import ModelRunner
+from cpm_gen.engine.scheduler import CachedScheduler
 from cpm_gen.engine.sequence import Request
 from cpm_gen.engine.window import Window
-from cpm_gen.networks.select import computes_natively
-from cpm_gen.parallel.devices import useful_threads
 from cpm_gen.parallel.group import TensorParallel
-from cpm_gen.runtime.build import make_runner
+from cpm_gen.runtime.build import build_runner
+from cpm_gen.runtime.plan import Machine, plan_load
 
 TURN = 16  # steps
 
@@ -43,10 +42,10 @@ TURN = 16  # steps
 class Writing:
     """A sequence, and the seconds of each of its steps after the first token."""
 
-    def __init__(self, runner: Runner, window: Window, slots: Sequence[int]) -> None:
-        size = runner.model.size
+    def __init__(self, runner: ModelRunner, window: Window, slots: Sequence[int]) -> None:
+        size = runner.network.size
         prompt = tuple((7919 * i) % (size.vocabulary - 16) + 11 for i in range(window.limit - window.hop))
-        self.decoder = Cached(1, len(slots), 256)
+        self.decoder = CachedScheduler(1, len(slots), 256)
         self.decoder._free = list(slots)
         self.engine = Engine(runner, self.decoder, batch=1)
         self.sequence = self.engine.add(Request(prompt, window, None, SamplingParams(top_k=20), seed=0))
@@ -64,7 +63,7 @@ class Writing:
         self.engine.cancel(self.sequence)
 
 
-def stretch(runner: Runner, window: Window, slots: int, slides: int) -> dict[str, Any]:
+def stretch(runner: ModelRunner, window: Window, slots: int, slides: int) -> dict[str, Any]:
     """Seconds of the steps over ``slides`` slides ("past"), and of as many steps of a text inside its window, run in turns.
 
     The runner has one slot more than ``slots``.
@@ -95,11 +94,11 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Rows of the table; the times of all steps are appended to ``steps``."""
     options: Any = {"quantize": "int8"} if dtype == "int8" else {"dtype": dtype}
-    model = ModelOptions(model=str(folder), **options)
-    threads = useful_threads(open_checkpoint(folder).hidden, native=computes_natively(model, torch.device("cpu")))
-    torch.set_num_threads(threads)
-    runner = make_runner(model, heads, 3, TensorParallel(), torch.device("cpu"))
-    size = runner.model.size
+    model = ModelOptions(model=str(folder), heads=heads, device="cpu", **options)
+    plan = plan_load(model, Machine.detect())
+    torch.set_num_threads(plan.threads)
+    runner = build_runner(dataclasses.replace(plan.for_rank(0), slots=3), plan.checkpoint, TensorParallel())
+    size = runner.network.size
     rows = []
     for share in (2, 4):
         window = Window(size.positions - 1, (size.positions - 1) // share)
@@ -114,7 +113,7 @@ def measure(
                     "version": cpm_gen.__version__,
                     "model": name,
                     "dtype": dtype,
-                    "threads": threads,
+                    "threads": plan.threads,
                     "work": f"decode past the window, hop 1/{share}, {slides} slides",
                     "batch": 1,
                     "tokens_per_second": round(speed["past"], 2),

@@ -1,12 +1,19 @@
 """Small random networks, saved as checkpoints."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from cpm_gen.checkpoints import tensor_table
 from cpm_gen.checkpoints.formats.megatron import save_checkpoint
 from cpm_gen.config.model_sizes import ModelSize
+from cpm_gen.config.options import ModelOptions
+from cpm_gen.engine.model_runner import ModelRunner
+from cpm_gen.parallel.group import TensorParallel
+from cpm_gen.runtime.build import build_runner
+from cpm_gen.runtime.plan import Machine, plan_load
 
 SMALL = ModelSize(layers=2, hidden=32, heads=8, vocabulary=120, positions=16)
 
@@ -37,3 +44,10 @@ def random_checkpoint(
     save_checkpoint(folder, random_state(size, seed, dtype), degree=degree, iteration=iteration)
     (folder / "config.json").write_text(f'{{"heads": {size.heads}}}\n')
     return folder
+
+
+def load_runner(folder: Path, *, slots: int, threads: int = 1, **options: Any) -> ModelRunner:
+    """A runner of one rank with that many slots, as a load with these options would build it."""
+    plan = plan_load(ModelOptions(model=str(folder), **options), Machine.detect())
+    rank = dataclasses.replace(plan.for_rank(0), slots=slots, threads=threads)
+    return build_runner(rank, plan.checkpoint, TensorParallel())

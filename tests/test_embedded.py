@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 import cpm_gen
-from cpm_gen.checkpoints.formats.megatron import open_checkpoint
-from cpm_gen.checkpoints.locate import EMBEDDED
+from cpm_gen.checkpoints.locate import EMBEDDED, open_checkpoint
 from cpm_gen.llm import LLM
 
 

@@ -71,7 +71,7 @@ def test_closing_a_stream_ends_it_and_leaves_the_model_usable(llm: LLM) -> None:
     stream = llm.stream(LINE, max_new_tokens=None, seed=2)
     first = next(stream)
     stream.close()
-    assert not llm._engine.busy
+    assert not llm.engine.token_engine.busy
     assert llm.generate(LINE, max_new_tokens=1, seed=2).token_ids == first.token_ids
 
 
@@ -152,7 +152,7 @@ def test_one_text_that_cannot_go_on_takes_nothing_from_another(llm: LLM) -> None
     with pytest.raises(cpm_gen.NumericsError, match="banned"):
         llm.generate("月", banned_ids=range(8000))
     assert text + "".join(c.text for c in stream) == alone.text
-    assert not llm._engine.busy
+    assert not llm.engine.token_engine.busy
 
 
 def test_an_interrupted_step_leaves_the_model_usable(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,9 @@ def test_an_interrupted_step_leaves_the_model_usable(llm: LLM, monkeypatch: pyte
     stream = llm.stream("春江", temperature=0.0, max_new_tokens=20)
     text = next(stream).text
     with monkeypatch.context() as patch:
-        patch.setattr(llm._runner.model, "next_logits", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            llm.engine.loaded.runner.network, "next_logits", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             llm.generate("月")
     assert text + "".join(c.text for c in stream) == alone.text
@@ -171,8 +173,8 @@ def test_bad_ids_do_not_stay_behind(llm: LLM) -> None:
 
     for ids in ([[1, 2], []], [[10**6]], [[1.5]]):
         with pytest.raises(cpm_gen.InputError):
-            list(llm.run(ids, SamplingParams(), TextOptions()))
-    assert not llm._engine.busy
+            list(llm.engine.run(ids, SamplingParams(), TextOptions()))
+    assert not llm.engine.token_engine.busy
     assert llm.generate("春", max_new_tokens=2).finish_reason == "length"
 
 
@@ -247,7 +249,7 @@ def test_scores_are_logarithms_of_probabilities(llm: LLM) -> None:
 def test_mistakes_are_named(llm: LLM, call, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         call(llm)
-    assert not llm._engine.busy
+    assert not llm.engine.token_engine.busy
 
 
 @pytest.mark.parametrize(
@@ -312,10 +314,11 @@ def test_dropped_objects_are_reported(tmp_path: Path) -> None:
 def test_padded_rows_of_the_vocabulary_are_never_written(tmp_path: Path) -> None:
     import torch
 
-    from cpm_gen.checkpoints.formats.megatron import open_checkpoint, save_checkpoint
+    from cpm_gen.checkpoints.formats.megatron import save_checkpoint
+    from cpm_gen.checkpoints.locate import open_checkpoint
 
     source = open_checkpoint(EMBEDDED)
-    state = {name: source.shards[0].tensors[name].view().clone() for name in source.shards[0].tensors}
+    state = {name: tensor.shards[0].view().clone() for name, tensor in source.tensors.items()}
     words = state["word_embeddings.weight"]
     state["word_embeddings.weight"] = torch.cat([words, 4 * words[:64]])  # tempting, and without text
     save_checkpoint(tmp_path, state, degree=1, iteration=1)

@@ -33,17 +33,17 @@ class Ours(Engine):
     def add(self, prompt: list[int], tokens: int) -> Sequence:
         """Queue a prompt to be continued by ``tokens`` tokens."""
         window = self.llm.window
-        return self.llm._engine.add(
+        return self.llm.engine.token_engine.add(
             Request(prompt=tuple(prompt), window=window, ends=None, params=GREEDY, seed=0, max_new_tokens=tokens)
         )
 
     def logits(self, ids: list[int]) -> Logits:
         """Logits ``[vocabulary]`` after a prompt; in float32 the reference for every other engine."""
-        row: Logits = self.llm._runner.next_logits([Segment(ids)])[0].numpy()
+        row: Logits = self.llm.engine.loaded.runner.next_logits([Segment(ids)])[0].numpy()
         return row
 
     def decode(self, prompts: list[list[int]], tokens: int, seconds: float) -> Decoded:
-        engine = self.llm._engine
+        engine = self.llm.engine.token_engine
         began = time.perf_counter()
         texts = [self.add(prompt, tokens) for prompt in prompts]
         while any(text.step == 0 for text in texts):

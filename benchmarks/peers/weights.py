@@ -72,7 +72,7 @@ def export(checkpoint_folder: Path, heads: int, target: Path) -> None:
     import torch
 
     from cpm_gen.checkpoints import tensor_table
-    from cpm_gen.checkpoints.formats.megatron import open_checkpoint
+    from cpm_gen.checkpoints.locate import open_checkpoint
 
     checkpoint = open_checkpoint(checkpoint_folder)
     target.mkdir(parents=True, exist_ok=True)

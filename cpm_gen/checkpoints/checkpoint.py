@@ -1,109 +1,158 @@
-"""Checkpoints of CPM-1: finding, verifying, loading a rank's slices at any degree, saving.
+"""An opened checkpoint, whatever its format: sizes, tensors, and the slice of each tensor that a rank holds.
 
-Layout: ``DIR/latest_checkpointed_iteration.txt`` names an iteration (or ``release``); the shards are
-``DIR/<iteration>/mp_rank_XX_model_states.pt``. Opening reads no tensor; :func:`load_into` copies this rank's slices, one tensor at a
-time, from the mapped shards that hold them: peak host memory is the rank's slice plus the pages of one tensor.
+A format (:mod:`cpm_gen.checkpoints.formats`) finds the files, reads their headers and returns a :class:`Checkpoint` of
+:class:`StoredTensor` objects. Nothing is read from a tensor until a slice is copied: peak host memory of loading is the rank's
+slice plus the pages of one tensor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from cpm_gen.checkpoints import tensor_table
-from cpm_gen.checkpoints.formats.torch_file import TensorRef
+from cpm_gen.checkpoints.tensor_table import Cut
 from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.errors import CheckpointError
 
 
-@dataclass
-class Shard:
-    """One rank's file. ``tensors`` are the network's, by their names in :data:`cpm_gen.checkpoints.tensor_table.TABLE`."""
+class FileTensor(Protocol):
+    """A tensor in a file, read on demand. A format whose files hold another layout converts it in :meth:`view`."""
 
-    path: Path
-    content: dict[str, Any]
-    tensors: dict[str, TensorRef]
-    notes: list[str]
+    @property
+    def path(self) -> Path:
+        """The file, for error messages."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype in the file: float32, float16 or bfloat16."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that :meth:`view` returns: that of :data:`cpm_gen.checkpoints.tensor_table.TABLE`, cut for one saved rank."""
+
+    def view(self) -> Tensor:
+        """The values, if possible without a copy. Raises CheckpointError if the file does not hold them."""
+
+    def release(self) -> None:
+        """Release the memory pages that reading the view loaded. The view stays valid."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class SlicePart:
+    """A contiguous part of a rank's slice of a tensor, and where it is stored.
+
+    stored: the tensor in a file that holds it. dim: dimension along which the slice is assembled; None: the part is the whole
+    slice and all of ``stored``. stored_start, slice_start, length: offsets along ``dim`` in the file's tensor and in the
+    slice, and the number of rows or columns.
+    """
+
+    stored: FileTensor
+    dim: int | None = None
+    stored_start: int = 0
+    slice_start: int = 0
+    length: int = 0
+
+    def view(self) -> Tensor:
+        """The part, as a view of the stored tensor."""
+        view = self.stored.view()
+        return view if self.dim is None else view.narrow(self.dim, self.stored_start, self.length)
+
+    def within(self, whole_slice: Tensor) -> Tensor:
+        """The region of a rank's slice that the part fills, as a view."""
+        return whole_slice if self.dim is None else whole_slice.narrow(self.dim, self.slice_start, self.length)
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of the network as a checkpoint stores it.
+
+    cut: how it is cut over ranks. shape: of the whole tensor. shards: the part of each rank that the checkpoint was saved
+    for, in rank order; one element if the checkpoint stores whole tensors.
+    """
+
+    cut: Cut
+    shape: tuple[int, ...]
+    shards: Sequence[FileTensor]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The stored dtype, the same in all shards."""
+        return self.shards[0].dtype
+
+    def slice_parts(self, rank: int, degree: int) -> Iterator[SlicePart]:
+        """The parts that make up the slice of ``rank`` of ``degree``."""
+        saved = len(self.shards)
+        if self.cut.dim is None:
+            yield SlicePart(self.shards[rank * saved // degree])
+            return
+        for p in tensor_table.pieces(self.cut, self.shape[self.cut.dim], saved, degree, rank):
+            yield SlicePart(self.shards[p.source], self.cut.dim, p.source_start, p.target_start, p.length)
+
+
+@dataclass(frozen=True)
 class Checkpoint:
-    """An opened, verified checkpoint. Sizes come from the tensors; heads cannot (see :mod:`cpm_gen.checkpoints.attention_heads`)."""
+    """An opened checkpoint. Sizes come from the tensors; heads do not (see :mod:`cpm_gen.checkpoints.attention_heads`).
+
+    folder: the folder that a person names, for messages and companion files. iteration: name of the saved state. degree: number
+    of ranks that it was saved for. dtype: of the word embedding. files: those that hold the weights. notes: names of objects
+    in the files that were not loaded. tensors: by the names of :func:`cpm_gen.checkpoints.tensor_table.names`.
+    """
 
     folder: Path
     iteration: str
-    shards: list[Shard]
+    degree: int
     layers: int
     hidden: int
     vocabulary: int
     positions: int
     dtype: torch.dtype
-
-    @property
-    def degree(self) -> int:
-        """How many ranks it was saved for."""
-        return len(self.shards)
-
-    @property
-    def notes(self) -> list[str]:
-        """Globals that the files named and that were dropped unseen."""
-        return sorted({note for shard in self.shards for note in shard.notes})
+    files: Sequence[Path]
+    notes: list[str]
+    tensors: Mapping[str, StoredTensor]
 
     def size(self, heads: int) -> ModelSize:
         """The network's sizes with the number of heads filled in."""
         return ModelSize(self.layers, self.hidden, heads, self.vocabulary, self.positions)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Whole shape of a tensor."""
-        return tensor_table.whole_shape(name, vocabulary=self.vocabulary, positions=self.positions, hidden=self.hidden)
-
-    def sources(self, name: str, rank: int, degree: int) -> Iterator[tuple[TensorRef, int | None, int, int, int]]:
-        """What ``rank`` of ``degree`` copies for tensor ``name``: (reference, dim, from, to, length); dim None: all of it."""
-        cut = tensor_table.cut_of(name)
-        assert cut is not None
-        if cut.dim is None:
-            yield self.shards[rank * self.degree // degree].tensors[name], None, 0, 0, 0
-            return
-        for p in tensor_table.pieces(cut, self.shape(name)[cut.dim], self.degree, degree, rank):
-            yield self.shards[p.source].tensors[name], cut.dim, p.source_start, p.target_start, p.length
-
-    def copy_slice(self, name: str, rank: int, degree: int, out: Tensor) -> None:
-        """Fill ``out`` with what ``rank`` of ``degree`` holds of ``name``, converted to its dtype and device."""
-        for ref, dim, source, target, length in self.sources(name, rank, degree):
-            view = ref.view()
-            if dim is None:
-                out.copy_(view)
-            else:
-                out.narrow(dim, target, length).copy_(view.narrow(dim, source, length))
-            ref.release()
+        """Shape of a whole tensor."""
+        return self.tensors[name].shape
 
     def slice_shape(self, name: str, degree: int) -> tuple[int, ...]:
-        """Shape that a rank of ``degree`` holds of ``name``."""
-        cut = tensor_table.cut_of(name)
-        assert cut is not None
-        return tensor_table.rank_shape(cut, self.shape(name), degree)
+        """Shape of the slice of a tensor that each rank of ``degree`` holds."""
+        tensor = self.tensors[name]
+        return tensor_table.rank_shape(tensor.cut, tensor.shape, degree)
+
+    def slice_parts(self, name: str, rank: int, degree: int) -> Iterator[SlicePart]:
+        """The stored parts that make up what ``rank`` of ``degree`` holds of a tensor."""
+        return self.tensors[name].slice_parts(rank, degree)
+
+    def copy_slice(self, name: str, rank: int, degree: int, out: Tensor) -> None:
+        """Fill ``out`` with what ``rank`` of ``degree`` holds of a tensor, converted to the dtype and device of ``out``."""
+        for part in self.slice_parts(name, rank, degree):
+            part.within(out).copy_(part.view())
+            part.stored.release()
 
 
 def verify_replicas(checkpoint: Checkpoint) -> None:
-    """Check that tensors which every rank holds are the same, bit for bit, in all shards; raises CheckpointError."""
-    for name in tensor_table.names(checkpoint.layers):
-        cut = tensor_table.cut_of(name)
-        if cut is None or cut.dim is not None:
+    """Check that tensors which every rank holds whole are equal, bit for bit, in all shards; raises CheckpointError."""
+    for name, tensor in checkpoint.tensors.items():
+        if tensor.cut.dim is not None:
             continue
-        first = checkpoint.shards[0].tensors[name]
+        first = tensor.shards[0]
         reference = bits(first.view())
-        for shard in checkpoint.shards[1:]:
-            ref = shard.tensors[name]
-            if ref.dtype != first.dtype or not torch.equal(bits(ref.view()), reference):
+        for shard in tensor.shards[1:]:
+            if shard.dtype != first.dtype or not torch.equal(bits(shard.view()), reference):
                 raise CheckpointError(
-                    f"{shard.path}: {name} differs from {checkpoint.shards[0].path.name}'s, but every rank must hold the same"
+                    f"{shard.path}: {name} differs from {first.path.name}'s, but every rank must hold the same"
                 )
-            ref.release()
+            shard.release()
         first.release()
 
 

@@ -1,12 +1,26 @@
-"""Where a model and its tokenizer lie."""
+"""Where a model lies, and the one place that opens a checkpoint."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cpm_gen.checkpoints.checkpoint import Checkpoint
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 
 
 def model_folder(model: str | None) -> Path:
-    """The folder that ``--model`` names."""
+    """The folder that ``--model`` names; None or "embedded": the embedded model."""
     return EMBEDDED if model in (None, "embedded") else Path(str(model))
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Open the checkpoint in a folder, whatever its format: headers are read and verified, tensors are not read.
+
+    Raises CheckpointError, naming file and tensor, if the folder holds no checkpoint or a damaged one.
+    """
+    from cpm_gen.checkpoints.formats import megatron  # formats import torch; the tokenizer needs only model_folder
+
+    return megatron.open_shards(path).checkpoint

@@ -20,7 +20,7 @@ from torch import Tensor
 from cpm_gen.checkpoints import tensor_table
 from cpm_gen.checkpoints.attention_heads import known_or_configured_heads, resolve_heads
 from cpm_gen.checkpoints.checkpoint import Checkpoint, bits, verify_replicas
-from cpm_gen.checkpoints.formats.megatron import TRACKER, open_checkpoint, shard_name, without_dropped
+from cpm_gen.checkpoints.formats.megatron import TRACKER, Shard, open_shards, shard_name, without_dropped
 from cpm_gen.checkpoints.formats.torch_file import TensorRef
 from cpm_gen.errors import CheckpointError, InputError
 
@@ -51,7 +51,8 @@ def reshard(
     progress is called with (what, tensors done, tensors in all). Raises CheckpointError for a damaged source or an
     impossible degree, InputError where the target exists (unless ``force``) or the disk is full. Peak memory: one output shard.
     """
-    checkpoint = open_checkpoint(source)
+    opened = open_shards(source)
+    checkpoint = opened.checkpoint
     source = checkpoint.folder
     target = Path(target) if target else default_target(source, degree)
     if heads is not None:
@@ -63,7 +64,7 @@ def reshard(
         hidden=checkpoint.hidden,
         where=str(source),
     )
-    read = {source.resolve(), *(shard.path.resolve() for shard in checkpoint.shards)}
+    read = {source.resolve(), *(path.resolve() for path in checkpoint.files)}
     if any(target.resolve() in (path, *path.parents) for path in read):
         raise InputError(f"{target}: source and target are the same folder, or the target holds the source")
     if os.path.lexists(target) and not force:
@@ -75,7 +76,7 @@ def reshard(
     except OSError as error:
         raise InputError(f"{target.parent}: {error.strerror or error}") from None
     try:
-        _write(checkpoint, degree, work, progress)
+        _write(checkpoint, opened.shards, degree, work, progress)
         _verify(checkpoint, degree, work, progress)
         work.chmod(0o755 & ~_umask())
         _replace(work, target)
@@ -86,12 +87,12 @@ def reshard(
     return target
 
 
-def _write(checkpoint: Checkpoint, degree: int, work: Path, progress: Progress) -> None:
+def _write(checkpoint: Checkpoint, shards: list[Shard], degree: int, work: Path, progress: Progress) -> None:
     directory = work / checkpoint.iteration
     directory.mkdir()
     names = list(tensor_table.names(checkpoint.layers))
     for rank in range(degree):
-        shard = checkpoint.shards[rank * checkpoint.degree // degree]
+        shard = shards[rank * checkpoint.degree // degree]
         fresh: dict[int, Tensor] = {}
         for n, name in enumerate(names):
             ref = shard.tensors[name]
@@ -128,29 +129,23 @@ def _with(value: Any, fresh: dict[int, Tensor]) -> Any:
 
 
 def _verify(checkpoint: Checkpoint, degree: int, work: Path, progress: Progress) -> None:
-    written = open_checkpoint(work)
     names = list(tensor_table.names(checkpoint.layers))
-    for rank, shard in enumerate(written.shards):
+    for rank, shard in enumerate(open_shards(work).shards):
         for n, name in enumerate(names):
             ref = shard.tensors[name]
             result = ref.view()
-            for source, dim, begin, target, length in checkpoint.sources(name, rank, degree):
-                view = source.view()
-                if dim is None:
-                    same = torch.equal(bits(result), bits(view))
-                else:
-                    same = torch.equal(bits(result.narrow(dim, target, length)), bits(view.narrow(dim, begin, length)))
-                if not same:
+            for part in checkpoint.slice_parts(name, rank, degree):
+                if not torch.equal(bits(part.within(result)), bits(part.view())):
                     raise CheckpointError(
                         f"{shard.path.name}: {name} was not written as it was read; is the disk sound?"
                     )
-                source.release()
+                part.stored.release()
             ref.release()
             progress("verifying", rank * len(names) + n + 1, degree * len(names))
 
 
 def _check_space(checkpoint: Checkpoint, folder: Path) -> None:
-    needed = sum(shard.path.stat().st_size for shard in checkpoint.shards)
+    needed = sum(path.stat().st_size for path in checkpoint.files)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(f"{folder}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free on that disk")

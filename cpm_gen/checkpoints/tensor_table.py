@@ -29,6 +29,7 @@ class Cut:
 ROWS, COLUMNS, COPIED, QKV = Cut(0), Cut(1), Cut(None), Cut(0, blocks=3)
 
 _LAYER = "transformer.layers.N."
+_LAYER_NUMBER = re.compile(r"^transformer\.layers\.(\d{1,4})\.")
 
 # name -> (cut, whole shape in terms of V vocabulary, P positions, h hidden)
 TABLE: dict[str, tuple[Cut, tuple[str, ...]]] = {
@@ -50,19 +51,23 @@ TABLE: dict[str, tuple[Cut, tuple[str, ...]]] = {
     "transformer.final_layernorm.bias": (COPIED, ("h",)),
 }
 
-_NUMBER = re.compile(r"(?<=^transformer\.layers\.)\d+(?=\.)")
+
+def split_layer(name: str) -> tuple[int | None, str]:
+    """Layer number and name within the layer of a tensor; (None, name) for a tensor outside the layers."""
+    found = _LAYER_NUMBER.match(name)
+    return (int(found[1]), name[found.end() :]) if found else (None, name)
 
 
 def cut_of(name: str) -> Cut | None:
-    """The cut of a tensor by its checkpoint name; None where the table has no such tensor."""
-    entry = TABLE.get(_NUMBER.sub("N", name))
+    """The cut of a tensor by its checkpoint name; None if the table has no such tensor."""
+    entry = TABLE.get(_LAYER_NUMBER.sub(_LAYER, name))
     return entry[0] if entry else None
 
 
 def whole_shape(name: str, *, vocabulary: int, positions: int, hidden: int) -> tuple[int, ...]:
     """Shape of the uncut tensor."""
     sizes = {"V": vocabulary, "P": positions, "h": hidden, "3h": 3 * hidden, "4h": 4 * hidden}
-    return tuple(sizes[s] for s in TABLE[_NUMBER.sub("N", name)][1])
+    return tuple(sizes[s] for s in TABLE[_LAYER_NUMBER.sub(_LAYER, name)][1])
 
 
 def names(layers: int) -> Iterator[str]:
@@ -125,17 +130,6 @@ def split(cut: Cut, whole: Tensor, degree: int) -> list[Tensor]:
         )
         for rank in range(degree)
     ]
-
-
-def merge(cut: Cut, parts: list[Tensor]) -> Tensor:
-    """The inverse of :func:`split`; of a copied tensor, the first rank's."""
-    if cut.dim is None:
-        return parts[0].clone()
-    size = sum(p.shape[cut.dim] for p in parts)
-    return torch.cat(
-        [parts[p.source].narrow(cut.dim, p.source_start, p.length) for p in pieces(cut, size, len(parts), 1, 0)],
-        dim=cut.dim,
-    )
 
 
 def possible_degrees(*, vocabulary: int, heads: int | None, hidden: int) -> list[int]:

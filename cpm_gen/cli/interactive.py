@@ -15,7 +15,7 @@ from cpm_gen.cli.write import write
 from cpm_gen.config.resolve import Settings, convert
 from cpm_gen.config.user_folders import user_folder
 from cpm_gen.errors import ConfigError, CpmGenError, RankError
-from cpm_gen.llm import LLM
+from cpm_gen.runtime.text_engine import TextEngine
 
 HELP = """Type the beginning of a text and press Enter; Alt+Enter (Esc, then Enter) begins a new line.
 Ctrl-C ends the text being written, Ctrl-D or /quit ends the session.
@@ -26,7 +26,7 @@ Ctrl-C ends the text being written, Ctrl-D or /quit ends the session.
 """
 
 
-def interact(llm: LLM, settings: Settings) -> int:
+def interact(llm: TextEngine, settings: Settings) -> int:
     """Read prompts and write texts until /quit or Ctrl-D; returns 0."""
     sys.stdout.write(f"cpm-gen, style {settings.text.style}. /help tells how, /quit ends.\n")
     session: PromptSession[str] = PromptSession(

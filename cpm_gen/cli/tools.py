@@ -16,9 +16,8 @@ from cpm_gen.errors import ConfigError, InputError
 
 def inspect(args: argparse.Namespace, settings: Settings) -> int:
     """Say what a checkpoint is."""
-    from cpm_gen.checkpoints.formats.megatron import open_checkpoint
     from cpm_gen.checkpoints.inspect import describe, to_text
-    from cpm_gen.checkpoints.locate import model_folder
+    from cpm_gen.checkpoints.locate import model_folder, open_checkpoint
 
     checkpoint = open_checkpoint(model_folder(args.dir or settings.model.model))
     description = describe(checkpoint, settings.model.heads)

@@ -20,9 +20,9 @@ from cpm_gen.cli.progress import Meter, Status, profile, signals
 from cpm_gen.config.options import ModelOptions
 from cpm_gen.config.resolve import Settings
 from cpm_gen.errors import InputError
-from cpm_gen.llm import LLM
 from cpm_gen.outputs import Chunk, Completion
 from cpm_gen.parallel.launchers import launched
+from cpm_gen.runtime.text_engine import TextEngine
 
 
 def follows(settings: Settings) -> bool:
@@ -35,7 +35,7 @@ def follows(settings: Settings) -> bool:
         "SIGTERM", "SIGHUP"
     ):  # the launcher's word: Python's handler would wait for a collective to end
         signal.signal(number, signal.SIG_DFL)
-    with LLM(_model_options(settings)) as llm:
+    with TextEngine.load(_model_options(settings)) as llm:
         llm.follow()
     return True
 
@@ -45,11 +45,11 @@ def _model_options(settings: Settings) -> ModelOptions:
     return dataclasses.replace(settings.model, batch=min(settings.model.batch, settings.text.n))
 
 
-def open_model(settings: Settings) -> LLM:
+def open_model(settings: Settings) -> TextEngine:
     """Load the model, saying so on a terminal; a rank that hangs after another died ends this process."""
     with Status(beside_text=False) as status:
         status.show("loading …", force=True)
-        llm = LLM(_model_options(settings), on_rank_death=_end_with_rank)
+        llm = TextEngine.load(_model_options(settings), on_rank_death=_end_with_rank)
     for note in llm.notes:
         sys.stderr.write(f"note: {note}\n")
     return llm
@@ -114,7 +114,9 @@ def open_output(path: str | None) -> Iterator[TextIO]:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
-def write(llm: LLM, text: str, settings: Settings, *, as_json: bool, output: str | None, profiled: bool = False) -> int:
+def write(
+    llm: TextEngine, text: str, settings: Settings, *, as_json: bool, output: str | None, profiled: bool = False
+) -> int:
     """Write the samples of one prompt to standard output or a file; returns the exit status.
 
     profiled: say at the end, on standard error, where the time of the steps went.

@@ -1,7 +1,7 @@
-"""The engine: sequences of token ids in, token ids out. ``step()`` is admit, run, sample.
+"""The engine: sequences of token ids in, token ids out. A step admits waiting sequences, runs the network, and samples.
 
-Speaks token ids only: no text, no files, no terminal. Sequences join and leave between steps; what one writes does not depend
-on which others run beside it.
+It knows token ids only: no text, no files, no terminal. Sequences join and leave between steps; the tokens of one do not depend
+on the others in the batch.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cpm_gen.engine.model_runner import Runner
-from cpm_gen.engine.scheduler import BESIDE, Decoder
+from cpm_gen.engine.model_runner import ModelRunner
+from cpm_gen.engine.scheduler import BESIDE, Scheduler
 from cpm_gen.engine.sequence import Request, Sequence
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import NumericsError
@@ -28,7 +28,7 @@ from cpm_gen.sampling.sample import Draw
 
 @dataclass
 class Spent:
-    """Where the time of the steps so far went, in seconds; where tokens are chosen on a GPU, that is part of the network's."""
+    """Seconds spent in steps so far. Sampling on a GPU counts as part of the network's time."""
 
     steps: int = 0
     network: float = 0.0
@@ -36,59 +36,67 @@ class Spent:
 
 
 class Engine:
-    """Runs up to ``batch`` sequences at once, first come, first served. Lives on rank 0."""
+    """Runs up to ``batch`` sequences at once, first come, first served. On rank 0 only.
 
-    def __init__(self, runner: Runner, decoder: Decoder, *, batch: int) -> None:
+    scheduler: decides what each step runs. spent: counters of time.
+    """
+
+    def __init__(self, runner: ModelRunner, scheduler: Scheduler, *, batch: int) -> None:
         self._runner = runner
-        self._decoder = decoder
+        self.scheduler = scheduler
         self._batch = batch
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
-        self._scoring_slots = list(runner.scoring_slots)  # free ones
+        self._scoring_slots = list(runner.scoring_slots)  # the free ones
         self.spent = Spent()
 
     @property
     def busy(self) -> bool:
-        """Whether a step would do something."""
+        """Whether any sequence runs or waits."""
         return bool(self._waiting or self._running)
 
     @property
     def running(self) -> int:
-        """Sequences that the next step continues."""
+        """Number of sequences that the next step continues."""
         return len(self._running)
 
     @property
     def waiting(self) -> int:
-        """Sequences for which there was no room yet."""
+        """Number of sequences that wait for a place in the batch."""
         return len(self._waiting)
 
+    @property
+    def free_scoring_slots(self) -> int:
+        """Number of scoring slots that no text uses."""
+        return len(self._scoring_slots)
+
     def add(self, request: Request) -> Sequence:
-        """Queue a request; the Sequence returned is updated by later steps."""
+        """Queue a request; later steps update the returned Sequence."""
         sequence = Sequence(request)
         self._waiting.append(sequence)
         return sequence
 
     def cancel(self, sequence: Sequence, reason: str = "cancelled") -> None:
-        """End a sequence before its next token; ``reason`` is "cancelled" or "stop" (its text met a stop string)."""
+        """End a sequence before its next token; ``reason`` is "cancelled" or "stop" (its text reached a stop string)."""
         if sequence.finish_reason is None:
             sequence.finish_reason = "stop" if reason == "stop" else "cancelled"
         self._retire()
 
     def step(self) -> list[Sequence]:
-        """Run one step; returns the sequences that got a token (or a ``failure``), some of them finished now."""
+        """Run one step; returns the sequences that got a token or a ``failure``. Some of them are finished now."""
         while self._waiting and len(self._running) < self._batch:
             self._running.append(self._waiting.popleft())
             self._running[-1].admitted = time.monotonic()
         try:
-            work = self._decoder.plan(self._running)
-            if not work:
+            scheduled = self.scheduler.plan(self._running)
+            if not scheduled:
                 return []
             began = time.perf_counter()
-            logits = self._runner.next_logits([w.segment for w in work])
+            logits = self._runner.next_logits([s.segment for s in scheduled])
             ran = time.perf_counter()
-            advanced = [w.sequence for w in work if w.segment.logits]
+            advanced = [s.sequence for s in scheduled if s.segment.logits]
             draws = [_draw(sequence) for sequence in advanced]
-            if self._runner.model.samples:
+            if self._runner.network.samples:
                 choices = batched.choose(logits, draws)
                 ran = time.perf_counter()
             else:
@@ -96,9 +104,9 @@ class Engine:
             self.spent.steps += 1
             self.spent.network += ran - began
             self.spent.sampling += time.perf_counter() - ran
-        except BaseException:  # an interrupt: what the slots hold is not known any more
+        except BaseException:  # after an interrupt the contents of the slots are not known
             for sequence in self._running:
-                self._decoder.release(sequence)
+                self.scheduler.release(sequence)
             raise
         for sequence, choice, row in zip(advanced, choices, logits, strict=True):
             if isinstance(choice, NumericsError):
@@ -113,15 +121,15 @@ class Engine:
     def _retire(self) -> None:
         for sequence in self._running:
             if sequence.finish_reason is not None:
-                self._decoder.release(sequence)
+                self.scheduler.release(sequence)
         self._running = [s for s in self._running if s.finish_reason is None]
         self._waiting = deque(s for s in self._waiting if s.finish_reason is None)
 
     def score(self, ids: Seq[int], window: Window, ends: frozenset[int] | None) -> Iterator[list[float]]:
         """Natural log-probability of each token given the ones before it that ``window`` shows, from the second token on.
 
-        In parts, some of them empty, each from one pass of the network; steps may come between them. Tokens that one window
-        shows are encoded once: in one pass, or, while sequences run, in passes as long as those of their prompts.
+        Yields parts, some of them empty, each from one pass of the network; steps may run between them. Tokens of one window are
+        encoded once: in one pass, or, while sequences run, in parts as long as those of prefill.
         """
         start, at = window.keep, 1  # ids[at] is the next to score, given ids[:at]
         while at < len(ids):
@@ -129,13 +137,13 @@ class Engine:
             end = at + 1
             while end < len(ids) and window.keep + end - start <= window.limit:
                 end += 1
-            # contexts of ids[at:end] are prefixes of one: run the longest, score its last rows
+            # the contexts of ids[at:end] are prefixes of each other: run the longest, score its last rows
             context = [*ids[: min(window.keep, end - 1)], *ids[max(start, window.keep) : end - 1]]
             yield from self._score_window(context, ids[at:end])
             at = end
 
     def _score_window(self, context: Seq[int], targets: Seq[int]) -> Iterator[list[float]]:
-        """The targets after the last tokens of the context."""
+        """The targets, which follow the last tokens of the context."""
         if not (self.busy and self._scoring_slots):
             yield self._runner.score(Segment(context), targets)
             return
@@ -169,7 +177,7 @@ def _draw(sequence: Sequence) -> Draw:
 
 
 def _choose(draw: Draw, logits: NDArray[np.float32]) -> int | NumericsError:
-    """The next token, or why there is none; what ails one sequence is no matter of the others."""
+    """The next token, or the error that prevents it: a numerical error ends only the sequence it occurred in."""
     try:
         return draw.choose(logits)
     except NumericsError as error:

@@ -1,14 +1,15 @@
-"""Runs the network on all ranks. Rank 0 decides; the others follow its plans.
+"""Runs the network on all ranks. Rank 0 decides; the other ranks follow its plans.
 
-A plan is a short list of integers: what to do, and for each segment its slot, position, ids, and whether its logits are wanted.
-Only new ids travel, never the history. Every rank then makes the same call on its part of the network; logits come together in
-the network's head.
+A plan is a short list of integers: the operation, and for each segment its slot, position, whether its logits are wanted, and
+its ids. Only new ids are sent, never the history. Every rank then makes the same call on its part of the network, whose head
+gathers the logits.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,36 +18,40 @@ from cpm_gen.errors import NumericsError, RankError
 from cpm_gen.networks.interface import Network, Segment
 
 _EXIT, _NEXT, _SCORE = range(3)
-MAX_TOKENS = 4096  # in one pass of the network; bounds its activations
-SCORINGS = 4  # that are encoded in parts side by side
+MAX_TOKENS = 4096  # tokens in one pass of the network; bounds its activations
+SCORINGS = 4  # scoring slots where the network makes use of them: texts scored in parts at the same time
 
 
-class Runner:
-    """A rank's network and cache. ``slots`` 0 makes no cache.
+class ModelRunner:
+    """A rank's network and KV cache.
 
-    scoring_slots: further ones, where unused memory is not taken: a GPU encodes a whole window as fast as a CPU a part of one.
+    slots: windows of the cache for the scheduler; 0: no cache. scoring_slots: further windows for scoring in parts while sequences
+    run. Public: ``network``, ``cache``, and ``scoring_slots`` as the range of their indices.
     """
 
-    def __init__(self, model: Network, slots: int) -> None:
-        self.model = model
+    def __init__(self, network: Network[Any], slots: int, scoring_slots: int = 0) -> None:
+        self.network = network
         self._halfway = False
-        self.scoring_slots = range(slots, slots + SCORINGS) if slots and not model.samples else range(0)
-        self.cache = model.make_cache(slots + len(self.scoring_slots)) if slots else None
+        self.scoring_slots = range(slots, slots + scoring_slots)
+        self.cache = network.make_cache(self.scoring_slots.stop) if self.scoring_slots.stop else None
 
     def next_logits(self, segments: Sequence[Segment]) -> Tensor:
-        """Rank 0: logits ``[wanted, vocabulary]`` (fp32, on the network's device) after each segment that wants them."""
+        """Rank 0: logits ``[wanted, vocabulary]``, float32 on the network's device, after each segment that wants them."""
         parts = []
         for batch in _batches(segments):
             with self._plan([_NEXT, *_pack(batch)]):
-                parts.append(self.model.next_logits(batch, self.cache))
-        # a copy by torch would wake its threads, which spin on for milliseconds where the native kernels' are to work
+                parts.append(self.network.next_logits(batch, self.cache))
+        # a copy by torch would wake its thread pool, which then spins for milliseconds on the native kernels' cores
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def score(self, segment: Segment, targets: Sequence[int]) -> list[float]:
-        """Rank 0: natural log-probability of each target (see :meth:`cpm_gen.networks.torch.model.Model.score`)."""
+        """Rank 0: natural log-probability of each target (see :meth:`cpm_gen.networks.interface.Network.score`).
+
+        Raises NumericsError for logits that are not finite.
+        """
         plan = [_SCORE, len(targets), *targets, *_pack([segment])]
         with self._plan(plan):
-            result = self.model.score(segment, targets, self.cache)
+            result = self.network.score(segment, targets, self.cache)
         if not bool(torch.isfinite(result).all()):
             raise NumericsError(
                 "the network's logits are NaN or infinite: the checkpoint is damaged, or float16 overflowed"
@@ -56,28 +61,28 @@ class Runner:
 
     @contextlib.contextmanager
     def _plan(self, words: list[int]) -> Iterator[None]:
-        """Send a plan and carry it out. Interrupted halfway, the ranks no longer agree what comes next: nothing runs again."""
-        if self._halfway and self.model.group.size > 1:
+        """Send a plan and run it. If that is interrupted, the ranks disagree about the next operation, and RankError follows."""
+        if self._halfway and self.network.group.size > 1:
             raise RankError("a step was interrupted halfway, so the ranks are out of step; load the model again")
         self._halfway = True
-        self.model.group.broadcast_plan(words)
+        self.network.group.broadcast_plan(words)
         yield
         self._halfway = False
 
     def follow(self) -> None:
-        """Other ranks: carry out rank 0's plans until it says to end."""
-        while (plan := self.model.group.broadcast_plan(None))[0] != _EXIT:
+        """Other ranks: run rank 0's plans until it sends the end."""
+        while (plan := self.network.group.broadcast_plan(None))[0] != _EXIT:
             if plan[0] == _NEXT:
-                self.model.next_logits(list(_unpack(plan, 1)), self.cache)
+                self.network.next_logits(list(_unpack(plan, 1)), self.cache)
             else:
                 count = plan[1]
                 (segment,) = _unpack(plan, 2 + count)
-                self.model.score(segment, plan[2 : 2 + count], self.cache)
+                self.network.score(segment, plan[2 : 2 + count], self.cache)
 
     def close(self) -> None:
-        """Rank 0: let the others end."""
-        if self.model.group.size > 1 and not self._halfway:
-            self.model.group.broadcast_plan([_EXIT])
+        """Rank 0: end the other ranks' :meth:`follow`."""
+        if self.network.group.size > 1 and not self._halfway:
+            self.network.group.broadcast_plan([_EXIT])
 
 
 def _batches(segments: Sequence[Segment]) -> Iterator[list[Segment]]:

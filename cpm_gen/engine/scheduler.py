@@ -1,12 +1,12 @@
-"""The two ways to get the next token's logits, side by side. Both ask the same window for the same context.
+"""The two schedulers: what the network runs in each step to continue the sequences. Both use the same window, so the same context.
 
-:class:`Recompute` is the oracle: short, obvious, kept for good. :class:`Cached` must equal it at every token, however long:
-when the window moves, the kept context stands at positions ``0..`` again, so no key ever carries a position it no longer has.
-(The original's ``*_fast`` scripts keep such keys; their text turns to noise past the position table.)
+:class:`RecomputeScheduler` is the reference: it runs the whole context for every token. :class:`CachedScheduler` uses the KV cache
+and must give the same tokens at any length: when the window moves, its tokens get positions ``0..`` again, so their keys are
+encoded again. (The original's ``*_fast`` scripts keep the old keys; their text turns to noise past the position table.)
 
-Moving costs no pause: a decode step at small batch reads every weight for a few rows and has rows to spare, so the next window
-is encoded in a second slot, a few tokens at a time, while the sequence writes on in the first. When the window moves, the second
-slot lacks the newest token only, and the two are exchanged.
+Moving the window causes no pause. A decode step with a small batch is bound by reading the weights and has room for more rows,
+so the next window is encoded in a second slot, a few tokens a step, while the sequence continues in the first. When the window
+moves, the second slot lacks only the newest token, and it replaces the first.
 """
 
 from __future__ import annotations
@@ -21,64 +21,64 @@ from cpm_gen.networks.interface import Segment
 
 
 @dataclass(frozen=True)
-class Work:
-    """A segment to run for a sequence; with ``segment.logits``, its next token comes of it."""
+class ScheduledSegment:
+    """A segment to run for a sequence; if ``segment.logits``, it yields the sequence's next token."""
 
     sequence: Sequence
     segment: Segment
 
 
-class Decoder(Protocol):
-    """Says what the network must run to continue sequences."""
+class Scheduler(Protocol):
+    """Decides what the network runs in each step."""
 
-    def plan(self, running: Seq[Sequence]) -> list[Work]:
-        """The work of one step; at least one segment of it has logits, or brings one nearer to having them."""
-
-    def release(self, sequence: Sequence) -> None:
-        """The sequence has ended; forget it."""
-
-
-class Recompute:
-    """The whole context for every token, no cache."""
-
-    def plan(self, running: Seq[Sequence]) -> list[Work]:
-        """Everything that each window shows."""
-        return [Work(s, Segment(s.context().tolist())) for s in running]
+    def plan(self, running: Seq[Sequence]) -> list[ScheduledSegment]:
+        """The segments of one step: each running sequence gets its next token or comes nearer to it. Empty if none runs."""
 
     def release(self, sequence: Sequence) -> None:
-        """Nothing is kept."""
+        """Free what is held for a sequence that has ended."""
+
+
+class RecomputeScheduler:
+    """Runs the whole context for every token, without a cache."""
+
+    def plan(self, running: Seq[Sequence]) -> list[ScheduledSegment]:
+        """The whole context of each sequence."""
+        return [ScheduledSegment(s, Segment(s.context().tolist())) for s in running]
+
+    def release(self, sequence: Sequence) -> None:
+        """Nothing is held."""
 
 
 @dataclass
 class Counts:
-    """What a cached decoder did. All but slides count tokens (rows through the network)."""
+    """What a cached scheduler has run. All but ``slides`` and ``slides_at_once`` count tokens (rows through the network)."""
 
-    decoded: int = 0
-    prompt: int = 0
-    ahead: int = 0  # of next windows, beside decoding
-    at_once: int = 0  # of windows that moved before they were encoded
-    slides: int = 0
-    slides_at_once: int = 0  # of those, the ones that found no second slot, or not in time
+    decoded: int = 0  # decode steps
+    prompt: int = 0  # prefill of prompts
+    ahead: int = 0  # next windows, encoded during decode steps
+    at_once: int = 0  # windows that moved before they were encoded
+    slides: int = 0  # moves of a window
+    slides_at_once: int = 0  # moves without a second slot that was ready
 
 
 @dataclass
 class _Slot:
     index: int
-    start: int  # of the window that it holds
-    cached: int = 0  # tokens of it that are encoded
+    start: int  # where the window that it holds begins
+    cached: int = 0  # number of its tokens that are encoded
 
 
-_CHUNK = 5  # tokens of a next window at a time: what it holds already is read once for all of them
-BESIDE = 64  # tokens of prompts in a step at the most, while others wait for their next token
-_ALONE = 4  # times the budget, for prompts while no sequence decodes: fewer passes over the weights
+CHUNK = 5  # tokens of a next window encoded together: its cached keys and values are read once for all of them
+BESIDE = 64  # most prefill tokens in a step that also decodes
+_ALONE = 4  # factor on the budget for prefill in a step that decodes nothing: fewer passes over the weights
 
 
-class Cached:
-    """One token a step for each sequence; prompts in chunks and next windows ahead of time with the rows to spare.
+class CachedScheduler:
+    """One token a step for each decoding sequence; chunked prefill and next windows use the rest of the step's budget.
 
-    batch: most sequences at once; slots: windows of cache, those above ``batch`` hold next windows. budget: tokens a step
-    over all sequences, tokens of windows that were not ready in time not counted. Sequences whose request says so are recomputed
-    among the others and take no slot.
+    batch: most sequences at once. slots: windows of the KV cache, at least ``batch``; those above hold next windows. budget: tokens
+    a step over all sequences, not counting windows that moved before they were encoded. Sequences whose request has
+    ``recompute`` run without a slot.
     """
 
     def __init__(self, batch: int, slots: int, budget: int) -> None:
@@ -88,26 +88,26 @@ class Cached:
         self._free = list(range(slots))[::-1]
         self._now: dict[int, _Slot] = {}  # by id of the sequence
         self._next: dict[int, _Slot] = {}
-        self._owed = 0.0  # tokens of next windows
+        self._due_tokens = 0.0  # tokens of next windows that should have been encoded by now
         self.slots = slots
         self.counts = Counts()
 
     @property
     def slots_used(self) -> int:
-        """Slots that hold a window now."""
+        """Number of slots that hold a window."""
         return self.slots - len(self._free)
 
-    def plan(self, running: Seq[Sequence]) -> list[Work]:
-        """First every sequence that lacks one token, then windows that moved unready, prompts, and next windows."""
+    def plan(self, running: Seq[Sequence]) -> list[ScheduledSegment]:
+        """Decode steps first, then windows that moved before they were encoded, prefill, and next windows."""
         cached = [s for s in running if not s.request.recompute]
-        recomputed = Recompute().plan([s for s in running if s.request.recompute])
+        recomputed = RecomputeScheduler().plan([s for s in running if s.request.recompute])
         return self._plan(cached) + recomputed
 
-    def _plan(self, running: Seq[Sequence]) -> list[Work]:
+    def _plan(self, running: Seq[Sequence]) -> list[ScheduledSegment]:
         budget = self._budget
         work, prompts, decoding = [], [], []
         for sequence in running:
-            slot, moved = self._settle(sequence)
+            slot, moved = self._current_slot(sequence)
             missing = sequence.length(slot.start) - slot.cached
             if missing == 1:
                 work.append(self._run(sequence, slot, 1, logits=True))
@@ -119,7 +119,7 @@ class Cached:
                 self.counts.at_once += missing
             else:
                 prompts.append((sequence, slot, missing))
-        # however many decode, a prompt comes nearer; where none does, nobody's next token waits for this step
+        # prefill always advances by at least one token; if no sequence decodes, the step may be longer
         room = min(max(budget, 1), BESIDE) if decoding else _ALONE * budget
         for sequence, slot, missing in prompts:
             count = min(missing, room)
@@ -128,25 +128,25 @@ class Cached:
                 self.counts.prompt += count
                 budget -= count
                 room -= count
-        # one slot stays for every sequence that may still join
+        # a slot is reserved for each sequence that may still join
         spare = len(self._free) - (self._batch - len(running))
         return work + self._plan_ahead(decoding, budget, spare)
 
-    def _plan_ahead(self, decoding: Seq[Sequence], budget: int, spare: int) -> list[Work]:
-        """Parts of next windows: together as many tokens as keep all on time, in chunks, the window that lags most first."""
+    def _plan_ahead(self, decoding: Seq[Sequence], budget: int, spare: int) -> list[ScheduledSegment]:
+        """Chunks of next windows, as many tokens as keep all of them on time; the window that is furthest behind comes first."""
         pending = []
         for steps, missing, ready, sequence in sorted(map(self._due, decoding), key=lambda due: due[0]):
             held = id(sequence) in self._next
-            if missing > 0 and (held or spare > 0):  # whose window moves first has the first slot
+            if missing > 0 and (held or spare > 0):  # the window that moves first gets the first slot
                 spare -= not held
                 pending.append((missing / steps, steps, missing, ready, sequence))
-        self._owed = min(self._owed, _CHUNK) + sum(pace for pace, *_ in pending)
+        self._due_tokens = min(self._due_tokens, CHUNK) + sum(pace for pace, *_ in pending)
         work = []
         for pace, steps, missing, ready, sequence in sorted(pending, key=lambda found: -found[0]):
-            chunk = min(missing, max(_CHUNK, math.ceil(pace)))
-            if steps == 1:  # now or never
+            chunk = min(missing, max(CHUNK, math.ceil(pace)))
+            if steps == 1:  # the last step before it moves
                 chunk = missing
-            elif ready < chunk or self._owed < min(_CHUNK, chunk):
+            elif ready < chunk or self._due_tokens < min(CHUNK, chunk):
                 continue
             count = min(chunk, budget)
             if count <= 0:
@@ -157,12 +157,12 @@ class Cached:
                 ahead = self._next[id(sequence)] = _Slot(self._free.pop(), sequence.next_start)
             work.append(self._run(sequence, ahead, count, logits=False))
             self.counts.ahead += count
-            self._owed -= count
+            self._due_tokens -= count
             budget -= count
         return work
 
-    def _settle(self, sequence: Sequence) -> tuple[_Slot, bool]:
-        """The slot of the sequence's window as it stands now, and whether it moved with no slot ready for it."""
+    def _current_slot(self, sequence: Sequence) -> tuple[_Slot, bool]:
+        """The slot of the sequence's current window, and whether the window moved before its slot was encoded."""
         key = id(sequence)
         slot = self._now.get(key)
         if slot is None:
@@ -182,22 +182,22 @@ class Cached:
         return slot, late
 
     def _due(self, sequence: Sequence) -> tuple[int, int, int, Sequence]:
-        """Steps until the window moves, and of the next one the tokens to be encoded before that and those that can be now."""
+        """(steps until the window moves, tokens of the next one not yet encoded, tokens that can be encoded now, sequence)."""
         window, start = sequence.request.window, sequence.next_start
         steps = window.limit + 1 - sequence.length(sequence.start)
         most = sequence.request.max_new_tokens
         if start is None or (most is not None and most - sequence.step < steps):
-            return steps, 0, 0, sequence  # not known yet, or it ends before the window moves
+            return steps, 0, 0, sequence  # not known yet, or the text ends before the window moves
         ahead = self._next.get(id(sequence))
         cached = ahead.cached if ahead else 0
-        # when the window moves, all but the newest of its tokens must be there
+        # when the window moves, all of its tokens but the newest must be encoded
         return steps, window.limit - (start - sequence.start) - cached, sequence.length(start) - cached, sequence
 
     @staticmethod
-    def _run(sequence: Sequence, slot: _Slot, count: int, *, logits: bool) -> Work:
+    def _run(sequence: Sequence, slot: _Slot, count: int, *, logits: bool) -> ScheduledSegment:
         segment = Segment(sequence.shown(slot.start, slot.cached, count), slot.cached, slot.index, logits)
         slot.cached += count
-        return Work(sequence, segment)
+        return ScheduledSegment(sequence, segment)
 
     def release(self, sequence: Sequence) -> None:
         """Free the sequence's slots."""

@@ -1,59 +1,84 @@
-"""Which backend computes."""
+"""Which backend computes: the one place that decides."""
 
 from __future__ import annotations
 
-import importlib.util
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from cpm_gen.config.options import ModelOptions
 from cpm_gen.errors import ConfigError
-from cpm_gen.networks.native import library
+from cpm_gen.networks.interface import Backend
+
+BackendName = Literal["native", "torch", "cuda_graphs"]
 
 
-def computes_natively(options: ModelOptions, device: torch.device) -> bool:
-    """Whether the native kernels run this model, or torch does; raises ConfigError where what is asked for cannot be."""
-    reason = None
-    if options.kernels in ("torch", "graphs"):
-        reason = f"kernels is {options.kernels}"
-    elif device.type != "cpu":
-        reason = f"the device is {device}"
-    elif options.dtype == "float16" and options.quantize == "none":
-        reason = "they compute in float32 and bfloat16, not float16"
-    else:
-        reason = library.missing()
-    if reason and options.kernels == "native":
-        raise ConfigError(f"kernels native needs the native CPU kernels, but {reason}")
-    if reason and options.kv_cache != "auto":
-        raise ConfigError(f"kv_cache {options.kv_cache} needs the native CPU kernels, but {reason}")
-    return reason is None
+@dataclass(frozen=True)
+class BackendChoice:
+    """The backend, the reason for it, and a note for a person whose CPU could be used better (None: nothing to say)."""
+
+    name: BackendName
+    reason: str
+    note: str | None = None
 
 
-def captures_graphs(options: ModelOptions, device: torch.device, degree: int) -> bool:
-    """Whether a GPU replays graphs of our own kernels, or runs torch's one by one; raises ConfigError where graphs cannot be.
+def choose_backend(
+    options: ModelOptions, device: torch.device, degree: int, *, native_missing: str | None, triton: bool
+) -> BackendChoice:
+    """The backend for these options on this device.
 
-    Only where asked for, until a GPU has run them (decision 10).
+    native_missing: why the native CPU kernels cannot be used on this machine, None if they can. triton: whether it is
+    installed. Raises ConfigError if the kernels or the KV cache that the options name cannot be had.
     """
-    if options.kernels != "graphs":
-        return False
-    reason = None
+    if options.kernels == "graphs":
+        if obstacle := _no_graphs(options, device, degree, triton):
+            raise ConfigError(f"kernels graphs needs one GPU, Triton and the cached decoder, but {obstacle}")
+        return _without_native(options, BackendChoice("cuda_graphs", "kernels is graphs"))
+    if options.kernels == "torch":
+        return _without_native(options, BackendChoice("torch", "kernels is torch"))
+    if device.type != "cpu":
+        return _without_native(options, BackendChoice("torch", f"the device is {device}"))
+    if options.dtype == "float16" and options.quantize == "none":
+        return _without_native(
+            options, BackendChoice("torch", "the native kernels compute in float32 and bfloat16, not float16")
+        )
+    if native_missing is not None:
+        note = f"{native_missing}, so torch computes, more slowly"
+        return _without_native(options, BackendChoice("torch", native_missing, note))
+    return BackendChoice("native", "the device is a CPU and the native kernels are installed")
+
+
+def _no_graphs(options: ModelOptions, device: torch.device, degree: int, triton: bool) -> str | None:
+    """Why CUDA graphs cannot be used; None if they can. They are used only on request until a GPU has run them (decision 10)."""
     if device.type != "cuda":
-        reason = f"the device is {device}"
-    elif degree > 1:
-        reason = f"there are {degree} ranks"  # collectives inside graphs wait for a machine to try them on
-    elif options.decoder != "cached":
-        reason = f"the decoder is {options.decoder}"
-    elif importlib.util.find_spec("triton") is None:
-        reason = "Triton is not installed"
-    if reason:
-        raise ConfigError(f"kernels graphs needs one GPU, Triton and the cached decoder, but {reason}")
-    return True
+        return f"the device is {device}"
+    if degree > 1:
+        return f"there are {degree} ranks"  # collectives inside graphs have not been tried on a machine yet
+    if options.decoder != "cached":
+        return f"the decoder is {options.decoder}"
+    return None if triton else "Triton is not installed"
 
 
-def fallback_note(options: ModelOptions, device: torch.device) -> str | None:
-    """What to tell a person whose CPU would be served better by kernels that were not built."""
-    reason = library.missing()
-    half = options.dtype == "float16" and options.quantize == "none"  # torch's own, wherever
-    if reason is None or device.type != "cpu" or options.kernels == "torch" or half:
-        return None
-    return f"{reason}, so torch computes, more slowly"
+def _without_native(options: ModelOptions, choice: BackendChoice) -> BackendChoice:
+    """The choice; raises ConfigError if the options need the native kernels."""
+    if options.kernels == "native":
+        raise ConfigError(f"kernels native needs the native CPU kernels, but {choice.reason}")
+    if options.kv_cache != "auto":
+        raise ConfigError(f"kv_cache {options.kv_cache} needs the native CPU kernels, but {choice.reason}")
+    return choice
+
+
+def backend(name: BackendName) -> Backend:
+    """The function that builds and loads a network of this backend. Imports only that backend."""
+    if name == "native":
+        from cpm_gen.networks.native.model import load_network as native
+
+        return native
+    if name == "torch":
+        from cpm_gen.networks.torch.load_weights import load_network as in_torch
+
+        return in_torch
+    from cpm_gen.networks.cuda_graphs.model import load_network as graphs
+
+    return graphs

@@ -1,8 +1,8 @@
-"""The tensor-parallel group: an object that is passed in, never looked up.
+"""The tensor-parallel group: an object that is passed in, not a global.
 
-:class:`TensorParallel` hides who carries the bytes: nobody (one rank), ``torch.distributed`` (our own launcher, torchrun)
-or ``deepspeed.comm`` (the deepspeed launcher). Tensors go over NCCL on GPUs and gloo on CPUs; the small integer plans of
-every step always go over gloo, whose waiting rank sleeps instead of spinning and may wait for days.
+:class:`TensorParallel` hides what transports the data: nothing (one rank), ``torch.distributed`` (local ranks, torchrun) or
+``deepspeed.comm`` (the deepspeed launcher). Tensors go over NCCL on GPUs and gloo on CPUs. The small integer plans of every step
+always go over gloo, because a rank that waits there sleeps instead of spinning and may wait for days.
 """
 
 from __future__ import annotations
@@ -18,18 +18,21 @@ from torch import Tensor
 
 from cpm_gen.errors import RankError
 
-CONNECT = datetime.timedelta(minutes=5)  # ranks must meet, and an operation end, within this
-IDLE = datetime.timedelta(days=365)  # a rank waits for its next plan while a person thinks
-_PLAN_WORDS = 256  # a plan up to this long goes in one message
+CONNECT = datetime.timedelta(minutes=5)  # limit for connecting and for a collective
+IDLE = datetime.timedelta(days=365)  # limit for the next plan: a session may be idle
+_PLAN_WORDS = 256  # a plan up to this length is one message
 
 
 class TensorParallel:
-    """One rank's place in its group. ``size`` 1 needs no communication and every operation returns its input."""
+    """One rank's place in its group. With ``size`` 1 every operation returns its input without communication.
+
+    seconds: time spent in the collectives so far; on a GPU, in launching them.
+    """
 
     def __init__(self, rank: int = 0, size: int = 1, comm: Any = None, plans: Any = None) -> None:
         self.rank = rank
         self.size = size
-        self.seconds = 0.0  # spent in the operations below; on a GPU: in handing them over
+        self.seconds = 0.0
         self._comm = comm
         self._plans = plans
 
@@ -47,7 +50,7 @@ class TensorParallel:
         return x
 
     def all_gather(self, x: Tensor) -> Tensor:
-        """Every rank's ``x`` ``[..., n]`` side by side, ``[..., n * size]``, in rank order."""
+        """Every rank's ``x`` ``[..., n]`` concatenated in rank order: ``[..., n * size]``."""
         if self.size == 1:
             return x
         parts = [torch.empty_like(x) for _ in range(self.size)]
@@ -56,7 +59,7 @@ class TensorParallel:
         return torch.cat(parts, dim=-1)
 
     def broadcast_plan(self, words: list[int] | None) -> list[int]:
-        """Rank 0's integers, on every rank; the others pass None and wait."""
+        """Rank 0's integers, on every rank; the other ranks pass None and wait."""
         if self.size == 1:
             assert words is not None
             return words
@@ -75,7 +78,7 @@ class TensorParallel:
         return rest.tolist()
 
     def barrier(self) -> None:
-        """Wait for all ranks, however long one of them takes; raises RuntimeError where one is gone."""
+        """Wait for all ranks without a time limit; raises RuntimeError if one is gone."""
         if self.size > 1:
             torch.distributed.barrier(group=self._plans)
 
@@ -87,7 +90,7 @@ class TensorParallel:
 
 
 def connect(rank: int, size: int, comm: Any) -> TensorParallel:
-    """Build the group of initialised ranks, with a gloo group of its own for plans; raises RankError."""
+    """The group of ranks that have initialised ``torch.distributed``, with a second gloo group for plans; raises RankError."""
     try:
         plans = torch.distributed.new_group(backend="gloo", timeout=IDLE)
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Outside launchers: torchrun and deepspeed."""
+"""Ranks that an outside launcher started: torchrun and deepspeed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch
 
 from cpm_gen.errors import ConfigError
 from cpm_gen.parallel.group import CONNECT, TensorParallel, connect
-from cpm_gen.parallel.local_ranks import end_with_parent
+from cpm_gen.parallel.local_ranks import exit_with_parent
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What an outside launcher (torchrun, deepspeed) told this process."""
+    """This process's place among the ranks that an outside launcher (torchrun, deepspeed) started."""
 
     rank: int
     size: int
@@ -28,9 +28,9 @@ class Launch:
 
 
 def launched() -> Launch | None:
-    """The place that a launcher gave this process; None where it was started alone.
+    """This process's place, from the launcher's environment variables; None without a launcher.
 
-    The deepspeed launcher is told apart by ``CROSS_RANK``, which its ``launch.py`` sets and torchrun does not.
+    Raises ConfigError if the variables are incomplete. ``CROSS_RANK`` is set by deepspeed's ``launch.py`` and not by torchrun.
     """
     env = os.environ
     if "RANK" not in env or env.get("WORLD_SIZE", "1") == "1":
@@ -56,11 +56,11 @@ def launched() -> Launch | None:
 
 
 def join_launched(launch: Launch, device: torch.device) -> TensorParallel:
-    """Join the group that torchrun or deepspeed made room for."""
+    """Join the group of a launcher's ranks; raises RankError or ConfigError."""
     backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    end_with_parent(os.getppid())
+    exit_with_parent(os.getppid())
     if not launch.deepspeed:
         torch.distributed.init_process_group(backend, timeout=CONNECT)
         return connect(launch.rank, launch.size, torch.distributed)
@@ -68,13 +68,13 @@ def join_launched(launch: Launch, device: torch.device) -> TensorParallel:
 
 
 def _init_deepspeed(backend: str) -> Any:
-    """``deepspeed.comm``, initialised over ``backend`` and with nothing of it on standard output, which is the text's.
+    """``deepspeed.comm``, initialised over ``backend``; its messages go to standard error, because texts go to standard output.
 
-    On a CPU, DeepSpeed 0.19 compiles a shared-memory all-reduce at start, without a fallback, that ignores group and operation;
-    our collectives are gloo's, so it is switched off.
+    On a CPU, DeepSpeed 0.19 compiles a shared-memory all-reduce at start, without a fallback, that ignores group and operation.
+    It is switched off, and the collectives are gloo's.
     """
     if backend == "gloo":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before the import, which else prints a warning
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before the import, which would print a warning
     with contextlib.redirect_stdout(sys.stderr):
         try:
             import deepspeed

@@ -1,8 +1,8 @@
-"""Starts the other ranks on this machine, and sees to it that all of them end together.
+"""Starts the other ranks on this machine and ends all of them together.
 
-Rank 0 is the process that the person started; ranks 1.. are children that run :mod:`cpm_gen.runtime.rank_worker`. They meet in a file of
-a private temporary folder. A child ends when its parent is gone, so it cannot outlive rank 0, even killed with -9; when a
-child dies, rank 0's next collective fails at once and :meth:`Ranks.failure` tells why.
+Rank 0 is the process that the person started; ranks 1 and up are child processes. They connect through a file in a private
+temporary folder. A child ends when its parent is gone, so it does not outlive rank 0, even after ``kill -9``. When a child dies,
+rank 0's next collective fails at once and :meth:`LocalRanks.failure` gives the reason.
 """
 
 from __future__ import annotations
@@ -23,46 +23,48 @@ import torch
 
 from cpm_gen.errors import ConfigError, RankError
 from cpm_gen.parallel.group import CONNECT, TensorParallel, connect
-from cpm_gen.runtime.rank_worker import Assignment
 
-# -P and a path at the end: neither the current folder nor ours stands before the standard library
-_START = "import sys; sys.path.append(sys.argv[1]); from cpm_gen.runtime.rank_worker import main; sys.exit(main())"
-_START_TIMEOUT = 120.0  # seconds for a child to import torch and find its device
+# -P and a path appended at the end: neither the current folder nor the package's comes before the standard library
+_START = "import sys; sys.path.append(sys.argv[1]); from {} import main; sys.exit(main())"
+_START_TIMEOUT = 120.0  # seconds for a child to import torch
 
 
-class Ranks:
-    """The children of one tensor-parallel group. Raises RankError when one cannot start."""
+class LocalRanks:
+    """The child processes of one tensor-parallel group. ``folder``: where the ranks connect and the children write their logs."""
 
     def __init__(
         self,
         size: int,
-        assignment: Callable[[int, str, int], Assignment],
+        module: str,
+        assignment: Callable[[int, str, int], str],
         on_death: Callable[[str], None] | None = None,
     ) -> None:
-        """Start ranks 1 to ``size - 1``.
+        """Start ranks 1 to ``size - 1``; raises RankError if one cannot start.
 
-        on_death: called from a thread when a child dies and rank 0 has not noticed within seconds (it may hang in a GPU
-        collective); the command line ends the process there.
+        module: its ``main()`` is what a child runs. assignment: called with (rank, folder, ready) and returns the line of text
+        that the child reads from its standard input; ``ready`` is a file descriptor to which the child writes a byte when it can
+        connect. on_death: called from a thread some seconds after a child died if rank 0 has not closed the ranks by then (it
+        may hang in a GPU's collective).
         """
         self.folder = tempfile.mkdtemp(prefix="cpm-gen-")
         self._closing = False
         self._on_death = on_death
         self._children: list[subprocess.Popen[bytes]] = []
-        read, write = os.pipe()  # each child writes a byte when it is ready to connect, and closes it by ending
+        read, write = os.pipe()  # each child writes a byte when it can connect
         try:
             for rank in range(1, size):
                 with self._log(rank).open("wb") as log:
                     child = subprocess.Popen(
-                        [sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2])],
+                        [sys.executable, "-P", "-c", _START.format(module), str(Path(__file__).parents[2])],
                         stdin=subprocess.PIPE,
                         stdout=log,
                         stderr=log,
                         pass_fds=(write,),
-                        start_new_session=True,  # Ctrl-C is rank 0's to handle
+                        start_new_session=True,  # rank 0 alone handles Ctrl-C
                     )
                 self._children.append(child)
                 assert child.stdin is not None
-                child.stdin.write(assignment(rank, self.folder, write).to_json().encode() + b"\n")
+                child.stdin.write(assignment(rank, self.folder, write).encode() + b"\n")
                 child.stdin.close()
             os.close(write)
             write = -1
@@ -82,7 +84,7 @@ class Ranks:
         return Path(self.folder, f"rank{rank}.log")
 
     def _await_ready(self, read: int) -> None:
-        """Wait until every child said so, or one is dead, or time is up."""
+        """Wait until every child is ready; raises RankError if one is dead or the time is up."""
         deadline = time.monotonic() + _START_TIMEOUT
         ready = 0
         while ready < len(self._children):
@@ -94,7 +96,7 @@ class Ranks:
                 ready += len(os.read(read, len(self._children)))
 
     def failure(self, wait: float = 0.0) -> str | None:
-        """What a dead child said last; None while all live. Waits up to ``wait`` seconds for one to be found dead."""
+        """Why a child died and the last line of its log; None if all are alive after ``wait`` seconds."""
         deadline = time.monotonic() + wait
         while True:
             for rank, child in enumerate(self._children, start=1):
@@ -117,13 +119,13 @@ class Ranks:
             time.sleep(0.5)
 
     def kill(self) -> None:
-        """Kill the children; what they leave is tidied up by :meth:`close`."""
+        """Kill the children; :meth:`close` removes what they leave."""
         for child in self._children:
             with contextlib.suppress(OSError):
                 child.kill()
 
     def close(self, grace: float = 5.0) -> None:
-        """Wait ``grace`` seconds for the children to end, as a plan told them; kill those that do not; tidy up."""
+        """Wait ``grace`` seconds for the children to end by themselves, kill the others, and remove the folder."""
         self._closing = True
         deadline = time.monotonic() + grace
         for child in self._children:
@@ -135,10 +137,10 @@ class Ranks:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def end_with_parent(parent: int, folder: str | None = None) -> None:
-    """End this process when its parent (``os.getppid()`` as it was) is gone: a rank must not outlive its launcher.
+def exit_with_parent(parent: int, folder: str | None = None) -> None:
+    """Exit this process when its parent is gone, so that a rank does not outlive its launcher.
 
-    ``folder`` was the parent's to remove, and is removed for it.
+    parent: its process id. folder: removed then, because the parent could not.
     """
 
     def watch() -> None:
@@ -152,9 +154,9 @@ def end_with_parent(parent: int, folder: str | None = None) -> None:
 
 
 def join_local(rank: int, size: int, device: torch.device, folder: str) -> TensorParallel:
-    """Join a group of processes on this machine that our own launcher started.
+    """Join the group of a :class:`LocalRanks`; raises ConfigError if this process is in a group already, RankError on failure.
 
-    They meet in a file of ``folder``, so nothing listens for the rendezvous; gloo and NCCL are told to listen on loopback.
+    The ranks find each other through a file in ``folder``, so no port is open for that; gloo and NCCL listen on loopback.
     """
     if torch.distributed.is_initialized():
         raise ConfigError("this process already runs a model over several ranks; close that one first")
@@ -176,7 +178,7 @@ def join_local(rank: int, size: int, device: torch.device, folder: str) -> Tenso
 
 @contextlib.contextmanager
 def _loopback() -> Iterator[None]:
-    """gloo and NCCL read from the environment where to listen; the process's own environment is put back."""
+    """Set the environment variables that make gloo and NCCL listen on loopback; restore the process's own afterwards."""
     names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "lo0" if sys.platform == "darwin" else "lo"))

@@ -1,4 +1,4 @@
-"""A network loaded over its ranks: started together, ended together."""
+"""A network loaded on all its ranks: the ranks start together and end together."""
 
 from __future__ import annotations
 
@@ -6,175 +6,176 @@ import contextlib
 import hashlib
 import os
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from cpm_gen.checkpoints.attention_heads import resolve_heads
 from cpm_gen.checkpoints.checkpoint import verify_replicas
-from cpm_gen.checkpoints.formats.megatron import open_checkpoint
-from cpm_gen.checkpoints.locate import model_folder
-from cpm_gen.config.model_sizes import ModelSize
-from cpm_gen.config.options import ModelOptions
-from cpm_gen.engine.model_runner import Runner
-from cpm_gen.errors import ConfigError, CpmGenError, RankError
-from cpm_gen.networks.select import captures_graphs, computes_natively, fallback_note
-from cpm_gen.parallel.devices import pick_device, useful_threads
+from cpm_gen.engine.model_runner import ModelRunner
+from cpm_gen.errors import CpmGenError, RankError
 from cpm_gen.parallel.group import TensorParallel
-from cpm_gen.parallel.launchers import join_launched, launched
-from cpm_gen.parallel.local_ranks import Ranks, join_local
-from cpm_gen.runtime.build import make_runner_from
-from cpm_gen.runtime.plan import choose_degree, make_window
+from cpm_gen.parallel.launchers import join_launched
+from cpm_gen.parallel.local_ranks import LocalRanks, join_local
+from cpm_gen.runtime import rank_worker
+from cpm_gen.runtime.build import build_runner
+from cpm_gen.runtime.plan import LoadPlan
 from cpm_gen.runtime.rank_worker import Assignment
 
-_SAMPLES, _SAMPLED = 64, 4096  # how many pieces of a file, and of how many bytes, stand for it
+_SAMPLES, _SAMPLE_BYTES = 64, 4096  # of each file, how many samples the digest reads, and their length
 
 
-def digest(shards: Iterable[Path]) -> str:
-    """What tells a checkpoint's weights from others of the same shape: a hash of pieces from all over its files."""
+def digest(files: Iterable[Path]) -> str:
+    """A hash of samples of the files and their lengths: tells a checkpoint's weights from others of the same shape."""
     found = hashlib.sha256()
-    for path in shards:
+    for path in files:
         data = np.memmap(path, np.uint8, "r")
         found.update(len(data).to_bytes(8, "little"))
-        for at in range(0, len(data), max(_SAMPLED, len(data) // _SAMPLES)):
-            found.update(data[at : at + _SAMPLED].tobytes())
+        for at in range(0, len(data), max(_SAMPLE_BYTES, len(data) // _SAMPLES)):
+            found.update(data[at : at + _SAMPLE_BYTES].tobytes())
     return found.hexdigest()[:16]
 
 
-class Loaded:
-    """This process's part of a loaded network, the ranks it started, and its CPU threads.
+class LoadedModel:
+    """This process's part of a loaded network, the ranks that it started, and its CPU threads.
 
-    size, window: of the network; notes: what the person who loads it should know; slots_made: windows of KV cache.
+    plan: what was loaded. runner: runs the network on all ranks. group: this rank's place.
     """
 
-    def __init__(self, options: ModelOptions, on_rank_death: Callable[[str], None] | None = None) -> None:
-        self.options = options
-        self._ranks: Ranks | None = None
-        self._group = TensorParallel()
-        self._finish: weakref.finalize[Any, Any] = weakref.finalize(self, lambda: None)
+    def __init__(
+        self, plan: LoadPlan, runner: ModelRunner, group: TensorParallel, ranks: LocalRanks | None, threads: _CpuThreads
+    ) -> None:
+        """Use :meth:`start`."""
+        self.plan = plan
+        self.runner = runner
+        self.group = group
+        self._ranks = ranks
+        self._threads = threads
         self._closed = False
-        self.notes: list[str] = []  # what the person who loads it should know
-        checkpoint = open_checkpoint(model_folder(options.model))
-        if options.hidden not in (None, checkpoint.hidden):
-            raise ConfigError(
-                f"{checkpoint.folder}: hidden size is {checkpoint.hidden}, the settings describe a network of {options.hidden}"
-            )
-        if options.threads is not None and options.threads < 1:
-            raise ConfigError(f"threads must be at least 1, not {options.threads}")
-        self._shards = [shard.path for shard in checkpoint.shards]
-        heads = resolve_heads(checkpoint, options.heads)
-        self.size: ModelSize = checkpoint.size(heads)
-        self.window = make_window(options, checkpoint.positions)
-        if options.batch < 1:
-            raise ConfigError(f"batch must be at least 1, not {options.batch}")
-        launch = launched()
-        degree = choose_degree(options, checkpoint, heads, launch)
-        device = pick_device(options.device, launch.local_rank if launch else 0)
-        native = computes_natively(options, device)  # a wish that cannot be granted is an error before ranks start
-        captures_graphs(options, device, degree)
-        slots = _slots(options, device)
-        verify_replicas(checkpoint)
-        local = launch.local_size if launch else degree
-        share = max(1, (options.threads or useful_threads(self.size.hidden, native=native)) // local)
-        self._threads = (torch.get_num_threads(), share)
-        torch.set_num_threads(share)  # torch has one number for the process; close() puts it back
+        self._finish: weakref.finalize[Any, Any] = weakref.finalize(self, _end_group, runner, group, ranks)
+
+    @staticmethod
+    def start(plan: LoadPlan, on_rank_death: Callable[[str], None] | None = None) -> LoadedModel:
+        """Start or join the other ranks and load the weights on all of them.
+
+        on_rank_death: see :class:`cpm_gen.parallel.local_ranks.LocalRanks`. Raises CheckpointError if the tensors are
+        inconsistent, RankError if a rank cannot start or load, MemoryError (or torch's error) if memory does not suffice.
+        """
+        verify_replicas(plan.checkpoint)
+        threads = _CpuThreads(plan.threads)
+        threads.take()
+        group, ranks = TensorParallel(), None
         try:
-            if launch:
-                self._group = join_launched(launch, device)
-            elif degree > 1:
-                self._ranks = Ranks(
-                    degree,
-                    lambda rank, folder, ready: Assignment(
-                        rank, degree, folder, share, options, heads, slots, os.getpid(), ready
-                    ),
-                    on_rank_death,
-                )
-                self._group = join_local(0, degree, device, self._ranks.folder)
-            runner = make_runner_from(checkpoint, heads, options, slots, self._group, device)
+            if plan.launch:
+                group = join_launched(plan.launch, plan.device)
+            elif plan.degree > 1:
+                ranks = _start_ranks(plan, on_rank_death)
+                group = join_local(0, plan.degree, plan.device, ranks.folder)
+            runner = build_runner(plan.for_rank(plan.rank), plan.checkpoint, group)
+            return LoadedModel(plan, runner, group, ranks, threads)
         except BaseException as error:
-            explained = self._explain(error) if isinstance(error, RuntimeError) else error
-            self.abandon()
+            explained = _explain(error, group, ranks) if isinstance(error, RuntimeError) else error
+            threads.restore()
+            _abandon(group, ranks)
             if explained is error:
                 raise
             raise explained from error
-        self._runner = runner
-        self._finish = weakref.finalize(self, _end_group, runner, self._group, self._ranks)
-        if checkpoint.notes:
-            dropped = ", ".join(checkpoint.notes)
-            self.notes.append(f"the checkpoint names what is not loaded, dropped unseen: {dropped}")
-        if slower := fallback_note(options, device):
-            self.notes.append(slower)
-        self.slots_made = slots
 
     @property
     def rank(self) -> int:
         """This process's rank; only rank 0 writes, the others :meth:`follow`."""
-        return self._group.rank
+        return self.group.rank
 
     def digest(self) -> str:
-        """Of its weights, as they lie in their files now (see :func:`digest`)."""
-        return digest(self._shards)
+        """The :func:`digest` of the weights in their files now."""
+        return digest(self.plan.checkpoint.files)
 
     def follow(self) -> None:
         """On ranks other than 0: work for rank 0 until it closes."""
+        with self.rank_errors():
+            self.runner.follow()
+
+    @contextlib.contextmanager
+    def rank_errors(self) -> Iterator[None]:
+        """Turn an error of the network into RankError if a dead rank is its cause; the model is then closed."""
         try:
-            self._runner.follow()
+            yield
         except RuntimeError as error:
-            raise self._explain(error) from error
+            explained = _explain(error, self.group, self._ranks)
+            if explained is error:
+                raise
+            self.abandon()
+            raise explained from error
 
-    def _explain(self, error: RuntimeError) -> CpmGenError | RuntimeError:
-        """Why a step failed: a dead rank, if there is one, otherwise the error itself."""
-        failure = self._ranks.failure(wait=3.0) if self._ranks else None
-        if failure is None and (self._group.size == 1 or "onnection" not in str(error)):
-            return error
-        self.abandon()
-        return RankError(failure or f"rank {self._group.rank} lost another rank, which says why above")
-
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise CpmGenError if the model was closed or this is not rank 0."""
         if self._closed:
             raise CpmGenError("this model was closed; load it again")
         if self.rank:
             raise CpmGenError(f"this is rank {self.rank}, which follows rank 0; only that one writes")
 
     def close(self) -> None:
-        """End the other ranks and leave the group; calling it twice does no harm. Happens by itself when the program ends."""
+        """End the other ranks and leave the group. Idempotent. Happens automatically when the program ends."""
         if not self._closed:
             self._closed = True
             self._finish()
-            self._restore_threads()
+            self._threads.restore()
 
     def abandon(self) -> None:
-        """Leave without a word to the other ranks, which end: one is dead or stuck, or they never came to listen."""
+        """Leave the group without telling the other ranks, and kill those this process started: one is dead or stuck."""
         self._closed = True
         self._finish.detach()
-        self._restore_threads()
-        if self._ranks:
-            self._ranks.close(grace=0.0)
-        self._group.close()
+        self._threads.restore()
+        _abandon(self.group, self._ranks)
 
     def kill_ranks(self) -> bool:
-        """Kill the other ranks, where this process started any; a step that waits for them then fails. From any thread."""
+        """Kill the ranks that this process started; a step that waits for them then fails. False if there are none.
+
+        Safe to call from any thread.
+        """
         if self._ranks:
             self._ranks.kill()
         return self._ranks is not None
 
-    def _restore_threads(self) -> None:
-        before, ours = self._threads
-        if torch.get_num_threads() == ours:
-            torch.set_num_threads(before)
+
+class _CpuThreads:
+    """torch's number of CPU threads, which is one for the process: taken by a model and restored after it."""
+
+    def __init__(self, count: int) -> None:
+        self._before, self._count = torch.get_num_threads(), count
+
+    def take(self) -> None:
+        torch.set_num_threads(self._count)
+
+    def restore(self) -> None:
+        if torch.get_num_threads() == self._count:
+            torch.set_num_threads(self._before)
 
 
-def _slots(options: ModelOptions, device: torch.device) -> int:
-    """Windows of KV cache: one for each text, and for next windows one more, or half of one where unused memory is taken too."""
-    if options.decoder != "cached":
-        return 0
-    return 2 * options.batch if device.type == "cpu" else options.batch + -(-options.batch // 2)
+def _start_ranks(plan: LoadPlan, on_death: Callable[[str], None] | None) -> LocalRanks:
+    def assignment(rank: int, folder: str, ready: int) -> str:
+        return Assignment(rank, plan.degree, folder, os.getpid(), ready, plan.for_rank(rank)).to_json()
+
+    return LocalRanks(plan.degree, rank_worker.__name__, assignment, on_death)
 
 
-def _end_group(runner: Runner, group: TensorParallel, ranks: Ranks | None) -> None:
+def _explain(error: RuntimeError, group: TensorParallel, ranks: LocalRanks | None) -> RuntimeError | RankError:
+    """RankError if a dead rank is the cause; otherwise the error itself."""
+    failure = ranks.failure(wait=3.0) if ranks else None
+    if failure is None and (group.size == 1 or "onnection" not in str(error)):
+        return error
+    return RankError(failure or f"rank {group.rank} lost another rank, which says why above")
+
+
+def _abandon(group: TensorParallel, ranks: LocalRanks | None) -> None:
+    if ranks:
+        ranks.close(grace=0.0)
+    group.close()
+
+
+def _end_group(runner: ModelRunner, group: TensorParallel, ranks: LocalRanks | None) -> None:
     with contextlib.suppress(RuntimeError, RankError):
         if group.rank == 0:
             runner.close()

@@ -1,4 +1,4 @@
-"""A rank other than 0, as :mod:`cpm_gen.parallel.local_ranks` starts it."""
+"""A rank other than 0 on this machine: the child process that :mod:`cpm_gen.parallel.local_ranks` starts."""
 
 from __future__ import annotations
 
@@ -8,62 +8,66 @@ import os
 import sys
 import time
 
+import torch
+
+from cpm_gen.checkpoints.locate import model_folder, open_checkpoint
 from cpm_gen.config.options import ModelOptions
-
-
-def main() -> int:
-    """Join the group, load this rank's slices, follow rank 0's plans; status 0 when told to end."""
-    line = sys.stdin.readline()
-    if not line:
-        return 1
-    import torch
-
-    from cpm_gen.errors import CpmGenError
-    from cpm_gen.parallel.devices import pick_device
-    from cpm_gen.parallel.local_ranks import end_with_parent, join_local
-    from cpm_gen.runtime.build import make_runner
-    from cpm_gen.runtime.rank_worker import Assignment
-
-    assignment = Assignment.from_json(line)
-    end_with_parent(assignment.parent, assignment.folder)
-    torch.set_num_threads(assignment.threads)
-    try:
-        device = pick_device(assignment.options.device, assignment.rank)
-        os.write(assignment.ready, b"r")
-        os.close(assignment.ready)
-        group = join_local(assignment.rank, assignment.size, device, assignment.folder)
-        runner = make_runner(assignment.options, assignment.heads, assignment.slots, group, device)
-        runner.follow()
-        group.close()
-    except RuntimeError:  # a connection broke: if it is rank 0 that is gone, the watch ends this process and tidies up
-        time.sleep(1)
-        raise
-    except CpmGenError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_status
-    return 0
+from cpm_gen.errors import CpmGenError
+from cpm_gen.parallel.local_ranks import exit_with_parent, join_local
+from cpm_gen.runtime.build import build_runner
+from cpm_gen.runtime.plan import RankPlan
 
 
 @dataclasses.dataclass(frozen=True)
 class Assignment:
-    """What a child needs to know; travels as one JSON line on its standard input."""
+    """What a child needs to know, sent as one JSON line on its standard input.
+
+    folder: where the ranks connect. parent: process id of rank 0. ready: file descriptor that takes a byte when the child can
+    connect.
+    """
 
     rank: int
     size: int
     folder: str
-    threads: int
-    options: ModelOptions
-    heads: int
-    slots: int
     parent: int
-    ready: int  # file descriptor to write a byte to
+    ready: int
+    plan: RankPlan
 
     def to_json(self) -> str:
-        """One line."""
+        """One line of JSON."""
         return json.dumps(dataclasses.asdict(self))
 
     @staticmethod
     def from_json(line: str) -> Assignment:
         """The inverse of :meth:`to_json`."""
         content = json.loads(line)
-        return Assignment(**{**content, "options": ModelOptions(**content["options"])})
+        plan = content.pop("plan")
+        options = ModelOptions(**plan.pop("options"))
+        return Assignment(**content, plan=RankPlan(options, **plan))
+
+
+def main() -> int:
+    """Join the group, load this rank's slices and follow rank 0's plans to the end; returns the exit status."""
+    line = sys.stdin.readline()
+    if not line:
+        return 1
+    assignment = Assignment.from_json(line)
+    plan = assignment.plan
+    exit_with_parent(assignment.parent, assignment.folder)
+    torch.set_num_threads(plan.threads)
+    try:
+        os.write(assignment.ready, b"r")
+        os.close(assignment.ready)
+        group = join_local(assignment.rank, assignment.size, torch.device(plan.device), assignment.folder)
+        runner = build_runner(plan, open_checkpoint(model_folder(plan.options.model)), group)
+        runner.follow()
+        group.close()
+    except (
+        RuntimeError
+    ):  # a connection broke; if rank 0 is gone, the parent watch ends this process and removes the folder
+        time.sleep(1)
+        raise
+    except CpmGenError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_status
+    return 0

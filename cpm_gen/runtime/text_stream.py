@@ -13,7 +13,7 @@ from cpm_gen.text.stop_strings import StopScanner
 from cpm_gen.text.tokenizer import Detokenizer
 
 
-class Writer:
+class TextStream:
     """Turns one generation's tokens into chunks of text, put into ``ready``; ends it at a stop string.
 
     A request that goes on after tokens ``written`` before is read from its beginning, so that its chunks join to the ``shown``

@@ -16,7 +16,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
-from cpm_gen.llm import LLM
+from cpm_gen.runtime.text_engine import TextEngine
 from cpm_gen.serving.engine_thread import EngineThread, News, State, lost
 from cpm_gen.serving.errors import ServiceError, rate_limited, unavailable
 from cpm_gen.serving.job import Job
@@ -30,7 +30,7 @@ class EngineLoop:
 
     def __init__(
         self,
-        load: Callable[[Callable[[str], None]], LLM],
+        load: Callable[[Callable[[str], None]], TextEngine],
         metrics: Metrics,
         *,
         queue: int,
@@ -38,7 +38,7 @@ class EngineLoop:
         stuck_after: float,
         restart: bool,
     ) -> None:
-        """``load`` gets a function to call when a rank dies, as :class:`LLM` takes it."""
+        """``load`` gets a function to call when a rank dies, as :class:`TextEngine` takes it."""
         self._metrics = metrics
         self._room = batch + queue
         self._batch = batch
@@ -55,7 +55,7 @@ class EngineLoop:
         """Begin to load."""
         self._thread.start()
 
-    def require(self) -> LLM:
+    def require(self) -> TextEngine:
         """The loaded model; raises ServiceError (unavailable) where there is none that answers."""
         if self.state == "ready" and self._thread.llm is not None:
             return self._thread.llm

@@ -19,8 +19,8 @@ from typing import Literal, Protocol
 from cpm_gen.config.options import SamplingParams, TextOptions
 from cpm_gen.engine.model_runner import SCORINGS
 from cpm_gen.errors import CpmGenError, InputError, NumericsError, RankError
-from cpm_gen.llm import LLM
 from cpm_gen.outputs import Chunk
+from cpm_gen.runtime.text_engine import TextEngine
 from cpm_gen.serving.errors import ServiceError, from_library, unavailable
 from cpm_gen.serving.job import Job
 from cpm_gen.serving.metrics import Metrics
@@ -60,9 +60,14 @@ class EngineThread(threading.Thread):
     """Loads the model, and again after it failed, if ``restart``."""
 
     def __init__(
-        self, load: Callable[[Callable[[str], None]], LLM], metrics: Metrics, listener: Listener, *, restart: bool
+        self,
+        load: Callable[[Callable[[str], None]], TextEngine],
+        metrics: Metrics,
+        listener: Listener,
+        *,
+        restart: bool,
     ) -> None:
-        """``load`` gets a function to call when a rank dies, as :class:`LLM` takes it. To be called on the event loop."""
+        """``load`` gets a function to call when a rank dies, as :class:`TextEngine` takes it. To be called on the event loop."""
         super().__init__(name="cpm-gen engine", daemon=True)
         self._load = load
         self._metrics = metrics
@@ -76,7 +81,7 @@ class EngineThread(threading.Thread):
         self._loads = 0
         self._turns = 0
         # for others to read
-        self.llm: LLM | None = None
+        self.llm: TextEngine | None = None
         self.answered = 0.0  # when the network last answered, by time.monotonic()
         self.turn: int | None = None  # which one it is busy with
 
@@ -143,7 +148,7 @@ class EngineThread(threading.Thread):
                 self._metrics.restarts.inc()
 
     @staticmethod
-    def _warm(llm: LLM) -> None:
+    def _warm(llm: TextEngine) -> None:
         """The first token of all takes longer; nobody shall wait for it."""
         for _ in llm.run([[llm.tokenizer.eod] * 2], SamplingParams(), TextOptions(max_new_tokens=2)):
             pass
@@ -175,7 +180,7 @@ class EngineThread(threading.Thread):
         self._turns += 1
         self.turn = self._turns
 
-    def _step(self, llm: LLM) -> None:
+    def _step(self, llm: TextEngine) -> None:
         self._expire(time.monotonic())
         began = time.perf_counter()
         llm.step()

@@ -17,7 +17,7 @@ from itertools import chain
 from cpm_gen.config.options import TextOptions
 from cpm_gen.engine.sequence import Request
 from cpm_gen.outputs import Chunk
-from cpm_gen.runtime.text_stream import Writer
+from cpm_gen.runtime.text_stream import TextStream
 from cpm_gen.serving.errors import ServiceError
 
 
@@ -38,7 +38,7 @@ class Job:
     shown: int | None = None
 
     # the engine's thread
-    writers: list[Writer] = field(default_factory=list)
+    writers: list[TextStream] = field(default_factory=list)
     ready: deque[Chunk] = field(default_factory=deque)
     last: dict[int, float] = field(default_factory=dict)  # when a sample's newest token came
     slides: list[int] = field(default_factory=list)  # how often each sample's window moved

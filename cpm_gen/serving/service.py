@@ -19,7 +19,7 @@ from cpm_gen.config.options import ModelOptions, TextOptions
 from cpm_gen.config.serve_options import ServeOptions
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import CpmGenError
-from cpm_gen.llm import LLM
+from cpm_gen.runtime.text_engine import TextEngine
 from cpm_gen.serving.api_keys import Key, Keys
 from cpm_gen.serving.engine_client import EngineLoop
 from cpm_gen.serving.errors import ServiceError, invalid, unavailable
@@ -49,7 +49,7 @@ class Service:
         self.draining = False
         self._open = False
         self.engine = EngineLoop(
-            lambda rank_died: LLM(model, rank_died),
+            lambda rank_died: TextEngine.load(model, rank_died),
             self.metrics,
             queue=options.queue,
             batch=model.batch,
@@ -75,7 +75,7 @@ class Service:
     async def _start_tokenizing(self) -> None:
         await self.tokenizing.start(find_tokenizer(self._model).path)
 
-    def require(self) -> LLM:
+    def require(self) -> TextEngine:
         """The loaded model; raises ServiceError (unavailable) where requests are not taken."""
         if self.draining:
             raise unavailable("shutting_down", "the service is shutting down")
@@ -97,7 +97,7 @@ class Service:
         except TimeoutError:
             return False
 
-    async def _ask(self, llm: LLM) -> bool:
+    async def _ask(self, llm: TextEngine) -> bool:
         try:
             await self.engine.score([llm.tokenizer.eod] * 2)
         except (CpmGenError, ServiceError):
@@ -138,7 +138,7 @@ class Service:
             self.engine.cancel(job)
             left()
 
-    async def _job(self, llm: LLM, wanted: Wanted) -> Job:
+    async def _job(self, llm: TextEngine, wanted: Wanted) -> Job:
         began, deadline = time.monotonic(), self.deadline(wanted.limit)
         text = seeded(wanted.text)
         prompts = await self.encode(llm, wanted)
@@ -162,12 +162,12 @@ class Service:
             log.info("%s prompts %r", job.id, wanted.prompts)
         return job
 
-    async def encode(self, llm: LLM, wanted: Wanted) -> list[list[int]]:
+    async def encode(self, llm: TextEngine, wanted: Wanted) -> list[list[int]]:
         """Token ids of the prompts, within the service's time for a request; raises ServiceError."""
         async with in_time(self.deadline()):
             return await self._encode(llm, wanted)
 
-    async def _encode(self, llm: LLM, wanted: Wanted) -> list[list[int]]:
+    async def _encode(self, llm: TextEngine, wanted: Wanted) -> list[list[int]]:
         prompts, style = [], wanted.text.style
         for at, prompt in enumerate(wanted.prompts):
             field = wanted.field(at)
@@ -183,7 +183,7 @@ class Service:
             prompts.append(ids)
         return prompts
 
-    def window(self, llm: LLM, wanted: Wanted) -> Window:
+    def window(self, llm: TextEngine, wanted: Wanted) -> Window:
         """The model's window, with what was wished of it; raises ServiceError."""
         own = llm.window
         keep = own.keep if wanted.keep is None else wanted.keep

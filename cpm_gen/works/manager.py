@@ -11,7 +11,7 @@ import weakref
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from cpm_gen.llm import LLM
+from cpm_gen.runtime.text_engine import TextEngine
 from cpm_gen.server.routes.generate import wanted
 from cpm_gen.server.schemas.works import WindowPlace, WorkAnswer, WorkBody, WorkChoice, WorkList, WorkSummary
 from cpm_gen.serving.errors import ServiceError, conflict, invalid, not_found, unavailable
@@ -305,7 +305,7 @@ def _head(work: Work, live: LiveWork | None) -> dict[str, Any]:
     return kept | {"state": state, "error": error}
 
 
-def _fingerprint(llm: LLM) -> str:
+def _fingerprint(llm: TextEngine) -> str:
     """What must be the same for a work to go on as it began."""
     size, options = llm.size, llm.options
     shape = f"{size.layers}x{size.hidden}x{size.heads}"

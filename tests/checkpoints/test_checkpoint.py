@@ -1,6 +1,7 @@
 """Finding, verifying and loading checkpoints; what is wrong with one is said with file and tensor."""
 
 import collections
+import dataclasses
 import random
 import re
 import subprocess
@@ -14,11 +15,12 @@ import torch
 from cpm_gen.checkpoints import tensor_table
 from cpm_gen.checkpoints.attention_heads import resolve_heads
 from cpm_gen.checkpoints.checkpoint import verify_replicas
-from cpm_gen.checkpoints.formats.megatron import TRACKER, open_checkpoint, save_checkpoint, shard_name
+from cpm_gen.checkpoints.formats.megatron import TRACKER, save_checkpoint, shard_name
+from cpm_gen.checkpoints.locate import open_checkpoint
 from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.errors import CheckpointError
 from cpm_gen.networks.torch.load_weights import load_into
-from cpm_gen.networks.torch.model import Model
+from cpm_gen.networks.torch.model import TorchModel
 from cpm_gen.parallel.group import TensorParallel
 from cpm_gen.runtime.loaded_model import digest
 from tests.random_networks import SMALL, random_checkpoint, random_state
@@ -59,8 +61,8 @@ def sliced(degree: int = 2, state: dict[str, torch.Tensor] | None = None) -> lis
     ]
 
 
-def network(rank: int, degree: int, dtype: torch.dtype = torch.float32, size: ModelSize = SMALL) -> Model:
-    model = Model(size, TensorParallel(rank, degree), dtype=dtype, device=torch.device("cpu"))
+def network(rank: int, degree: int, dtype: torch.dtype = torch.float32, size: ModelSize = SMALL) -> TorchModel:
+    model = TorchModel(size, TensorParallel(rank, degree), dtype=dtype, device=torch.device("cpu"))
     for parameter in model.parameters():
         parameter.fill_(float("nan"))
     return model
@@ -181,7 +183,7 @@ def test_ten_and_more_shards_sort_as_numbers(tmp_path: Path) -> None:
         file.rename(file.with_name(file.name.replace("rank_0", "rank_")))
     assert (folder / "7" / "mp_rank_2_model_states.pt").is_file()
     found = open_checkpoint(folder)
-    assert [int(re.search(r"rank_(\d+)", s.path.name)[1]) for s in found.shards] == list(range(12))
+    assert [int(re.search(r"rank_(\d+)", s.name)[1]) for s in found.files] == list(range(12))
     model = network(0, 1, size=size)
     load_into(model, found, rank=0, degree=1)
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
@@ -387,7 +389,7 @@ def test_heads_come_from_the_flag_then_config_json_then_the_known_sizes(tmp_path
         (folder / "config.json").write_text(f'{{"{key}": 16}}')
         assert resolve_heads(found, None) == 16
     (folder / "config.json").unlink()
-    found.hidden = 2560
+    found = dataclasses.replace(found, hidden=2560)
     assert resolve_heads(found, None) == 32
 
 
@@ -423,10 +425,11 @@ def test_the_reference_checkpoint_opens(reference: Path) -> None:
 LOAD = """
 import sys, torch
 from pathlib import Path
-from cpm_gen.checkpoint import open_checkpoint, load_into
-from cpm_gen.config import ModelSize
-from cpm_gen.model import Model
-from cpm_gen.parallel import TensorParallel
+from cpm_gen.checkpoints.locate import open_checkpoint
+from cpm_gen.config.model_sizes import ModelSize
+from cpm_gen.networks.torch.load_weights import load_into
+from cpm_gen.networks.torch.model import TorchModel
+from cpm_gen.parallel.group import TensorParallel
 
 def peak():
     status = Path("/proc/self/status").read_text()
@@ -436,7 +439,7 @@ def forget():
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from what is held now
 
 def network(size, degree):
-    return Model(size, TensorParallel(0, degree), dtype=torch.float32, device=torch.device("cpu"))
+    return TorchModel(size, TensorParallel(0, degree), dtype=torch.float32, device=torch.device("cpu"))
 
 network(ModelSize(1, 8, 1, 8, 8), 1)  # torch imports much when it makes its first
 size = ModelSize(*map(int, sys.argv[2:]))
@@ -505,7 +508,7 @@ def test_a_damaged_shard_opens_and_loads_or_is_a_checkpoint_error(tmp_path: Path
 
 def test_the_digest_tells_weights_apart(tmp_path: Path):
     digests = [
-        digest(s.path for s in open_checkpoint(random_checkpoint(tmp_path / name, seed=seed, degree=2)).shards)
+        digest(open_checkpoint(random_checkpoint(tmp_path / name, seed=seed, degree=2)).files)
         for name, seed in (("first", 1), ("again", 1), ("second", 2))
     ]
     assert digests[0] == digests[1] != digests[2]

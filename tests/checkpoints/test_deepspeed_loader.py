@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from cpm_gen.checkpoints.checkpoint import bits
-from cpm_gen.checkpoints.formats.megatron import open_checkpoint, without_dropped
+from cpm_gen.checkpoints.formats.megatron import without_dropped
 from cpm_gen.checkpoints.formats.torch_file import SavedFile
+from cpm_gen.checkpoints.locate import open_checkpoint
 from tests.random_networks import random_checkpoint
 
 # deepspeed and what it imports warn about much that is theirs
@@ -39,7 +40,7 @@ def loader_class() -> Iterator[type[Any]]:
 
 
 def theirs(loader_class: type[Any], folder: Path, degree: int, rank: int) -> dict[str, torch.Tensor]:
-    paths = [str(shard.path) for shard in open_checkpoint(folder).shards]
+    paths = [str(path) for path in open_checkpoint(folder).files]
     loader = loader_class(paths, 0, Engine())
     _, content, _ = loader.load(degree, rank)
     module = content["module"]
@@ -50,8 +51,8 @@ def theirs(loader_class: type[Any], folder: Path, degree: int, rank: int) -> dic
 def ours(folder: Path, degree: int, rank: int) -> dict[str, torch.Tensor]:
     checkpoint = open_checkpoint(folder)
     result = {}
-    for name, ref in checkpoint.shards[0].tensors.items():
-        result[name] = torch.empty(checkpoint.slice_shape(name, degree), dtype=ref.dtype)
+    for name, tensor in checkpoint.tensors.items():
+        result[name] = torch.empty(checkpoint.slice_shape(name, degree), dtype=tensor.dtype)
         checkpoint.copy_slice(name, rank, degree, result[name])
     return result
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cpm_gen.checkpoints.formats.megatron import TRACKER, open_checkpoint, shard_name
+from cpm_gen.checkpoints.formats.megatron import TRACKER, shard_name
 from cpm_gen.checkpoints.inspect import describe, to_text
+from cpm_gen.checkpoints.locate import open_checkpoint
 from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.errors import CheckpointError
 from tests.random_networks import SMALL, random_checkpoint, random_state

@@ -11,28 +11,26 @@ from hypothesis import strategies as st
 
 import cpm_gen
 from cpm_gen.config.model_sizes import ModelSize
-from cpm_gen.config.options import ModelOptions, SamplingParams
+from cpm_gen.config.options import SamplingParams
 from cpm_gen.engine.engine import Engine
-from cpm_gen.engine.model_runner import SCORINGS, Runner
-from cpm_gen.engine.scheduler import _CHUNK, BESIDE, Cached, Recompute, Work
+from cpm_gen.engine.model_runner import SCORINGS, ModelRunner
+from cpm_gen.engine.scheduler import BESIDE, CHUNK, CachedScheduler, RecomputeScheduler, ScheduledSegment
 from cpm_gen.engine.sequence import Request, Sequence
 from cpm_gen.engine.window import Window
 from cpm_gen.llm import LLM
 from cpm_gen.networks.interface import Segment
-from cpm_gen.parallel.group import TensorParallel
-from cpm_gen.runtime.build import make_runner
-from tests.random_networks import SMALL, random_checkpoint
+from tests.random_networks import SMALL, load_runner, random_checkpoint
 
 GREEDY = SamplingParams(temperature=0.0)
 ENDS = {"token": None, "sentence": frozenset(range(0, 120, 9)), "eod": frozenset({7})}
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelRunner]:
     folder = random_checkpoint(tmp_path_factory.mktemp("network"))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield make_runner(ModelOptions(model=str(folder)), SMALL.heads, 8, TensorParallel(), torch.device("cpu"))
+    yield load_runner(folder, slots=8)
     torch.set_num_threads(threads)
 
 
@@ -48,7 +46,7 @@ windows = st.integers(0, 6).flatmap(
 prompts = st.lists(st.integers(0, 119), min_size=1, max_size=40)
 
 
-def next_logits(runner: Runner, work: list[Work]) -> list[tuple[Sequence, torch.Tensor]]:
+def next_logits(runner: ModelRunner, work: list[ScheduledSegment]) -> list[tuple[Sequence, torch.Tensor]]:
     logits = runner.next_logits([w.segment for w in work])
     return list(zip([w.sequence for w in work if w.segment.logits], logits, strict=True))
 
@@ -62,10 +60,10 @@ def next_logits(runner: Runner, work: list[Work]) -> list[tuple[Sequence, torch.
     data=st.data(),
 )
 def test_logits_agree_at_every_token_over_many_slides(
-    runner: Runner, window: Window, batch: list[list[int]], spare: int, budget: int, data: st.DataObject
+    runner: ModelRunner, window: Window, batch: list[list[int]], spare: int, budget: int, data: st.DataObject
 ) -> None:
     """Any number of second slots, any budget, sequences that come and go in the middle of a slide."""
-    cached = Cached(len(batch), len(batch) + spare, budget)
+    cached = CachedScheduler(len(batch), len(batch) + spare, budget)
     running = []
     for prompt in batch:
         request = Request(prompt=tuple(prompt), window=window, ends=ENDS[window.boundary], params=GREEDY, seed=0)
@@ -98,9 +96,9 @@ def test_logits_agree_at_every_token_over_many_slides(
 
 @pytest.mark.parametrize("hop", [1, 3, 5, 7, 8, 12, 15])
 @pytest.mark.parametrize("boundary", ["token", "sentence"])
-def test_with_a_second_slot_no_window_waits(runner: Runner, hop: int, boundary: str) -> None:
+def test_with_a_second_slot_no_window_waits(runner: ModelRunner, hop: int, boundary: str) -> None:
     """After its prompt, a sequence gets a token at every step, and a slide encodes nothing that was not ready."""
-    cached = Cached(1, 2, budget=64)
+    cached = CachedScheduler(1, 2, budget=64)
     window = Window(SMALL.positions - 1, hop, boundary)
     sequence = Sequence(Request(prompt=(1, 2), window=window, ends=ENDS[boundary], params=GREEDY, seed=0))
     for _ in range(150):
@@ -117,8 +115,8 @@ def test_with_a_second_slot_no_window_waits(runner: Runner, hop: int, boundary: 
         assert cached.counts.slides_at_once < cached.counts.slides
 
 
-def test_without_a_second_slot_windows_are_encoded_at_once_and_counted(runner: Runner) -> None:
-    cached = Cached(1, 1, budget=64)
+def test_without_a_second_slot_windows_are_encoded_at_once_and_counted(runner: ModelRunner) -> None:
+    cached = CachedScheduler(1, 1, budget=64)
     window = Window(SMALL.positions - 1, 5)
     sequence = Sequence(Request(prompt=(1, 2), window=window, ends=None, params=GREEDY, seed=0))
     for _ in range(60):
@@ -129,7 +127,7 @@ def test_without_a_second_slot_windows_are_encoded_at_once_and_counted(runner: R
     assert cached.counts.ahead == 0
 
 
-def rows_of_steps(cached: Cached, running: list[Sequence], steps: int) -> list[int]:
+def rows_of_steps(cached: CachedScheduler, running: list[Sequence], steps: int) -> list[int]:
     """Rows in every step after all have moved their window once; no network, one token after the other."""
     rows = []
     for _ in range(steps):
@@ -149,36 +147,36 @@ def texts(window: Window, *prompts: int) -> list[Sequence]:
 @pytest.mark.parametrize(("hop", "pace"), [(50, 1), (25, 3), (10, 9)])
 def test_a_next_window_is_encoded_in_chunks_that_are_spread(hop: int, pace: int) -> None:
     """Its keys and values are read once for a chunk; between them are steps of one row, and none is much larger."""
-    cached = Cached(1, 2, budget=256)
+    cached = CachedScheduler(1, 2, budget=256)
     rows = rows_of_steps(cached, texts(Window(100, hop), 2), 700)
     assert cached.counts.slides_at_once == 0
     assert sum(rows) / len(rows) == pytest.approx(1 + pace, rel=0.03)
-    assert max(rows) <= 1 + max(_CHUNK, pace + 1)
-    assert sum(n > 1 for n in rows) <= len(rows) * (max(1.2 * pace, 0.2) / max(_CHUNK, pace) + 0.06)
+    assert max(rows) <= 1 + max(CHUNK, pace + 1)
+    assert sum(n > 1 for n in rows) <= len(rows) * (max(1.2 * pace, 0.2) / max(CHUNK, pace) + 0.06)
 
 
 @pytest.mark.parametrize("apart", [0, 1, 7])
 def test_the_next_windows_of_many_take_turns(apart: int) -> None:
     """Not all in the same step, not even of texts that move in the same step."""
-    cached = Cached(8, 16, budget=256)
+    cached = CachedScheduler(8, 16, budget=256)
     rows = rows_of_steps(cached, texts(Window(401, 200), *(1 + apart * n for n in range(8))), 2400)
     assert cached.counts.slides_at_once == 0
     assert sum(rows) / len(rows) == pytest.approx(16, rel=0.02)
-    assert sum(n > 16 + _CHUNK for n in rows) <= 0.03 * len(rows), "but for the last steps before a move"
-    assert max(rows) <= 8 * _CHUNK
+    assert sum(n > 16 + CHUNK for n in rows) <= 0.03 * len(rows), "but for the last steps before a move"
+    assert max(rows) <= 8 * CHUNK
 
 
 def test_second_slots_go_to_those_who_move_next() -> None:
     """So half as many serve texts whose windows do not move in the same step."""
-    cached = Cached(8, 12, budget=256)
+    cached = CachedScheduler(8, 12, budget=256)
     rows = rows_of_steps(cached, texts(Window(101, 50), *(1 + 6 * n for n in range(8))), 1500)
     assert cached.counts.slides > 200
     assert cached.counts.slides_at_once == 0
-    assert max(rows) <= 16 + 2 * _CHUNK
+    assert max(rows) <= 16 + 2 * CHUNK
 
 
 def test_a_prompt_takes_little_of_a_step_where_others_wait_and_much_where_nobody_does() -> None:
-    cached = Cached(2, 4, budget=256)
+    cached = CachedScheduler(2, 4, budget=256)
     writing, long = texts(Window(3000, 1500), 1500, 2500)
     alone = [sum(len(w.segment.ids) for w in cached.plan([writing])) for _ in range(2)]
     assert alone == [1024, 476]
@@ -192,8 +190,8 @@ def test_a_prompt_takes_little_of_a_step_where_others_wait_and_much_where_nobody
     assert len(last.segment.ids) == 1024
 
 
-def test_a_long_prompt_is_encoded_in_chunks_between_the_tokens_of_others(runner: Runner) -> None:
-    cached = Cached(2, 2, budget=4)
+def test_a_long_prompt_is_encoded_in_chunks_between_the_tokens_of_others(runner: ModelRunner) -> None:
+    cached = CachedScheduler(2, 2, budget=4)
     window = Window(SMALL.positions - 1, 8)
 
     def sequence(*prompt: int) -> Sequence:
@@ -219,7 +217,7 @@ def test_a_long_prompt_is_encoded_in_chunks_between_the_tokens_of_others(runner:
 @settings(deadline=None, max_examples=10)
 @given(window=windows, batch=st.lists(prompts, min_size=2, max_size=6), seed=st.integers(0, 2**64 - 1))
 def test_a_batch_writes_what_each_prompt_writes_alone(
-    runner: Runner, window: Window, batch: list[list[int]], seed: int
+    runner: ModelRunner, window: Window, batch: list[list[int]], seed: int
 ) -> None:
     def requests() -> list[Request]:
         return [
@@ -241,8 +239,8 @@ def test_a_batch_writes_what_each_prompt_writes_alone(
             engine.step()
         return [s.new_tokens for s in sequences]
 
-    alone = [run(Engine(runner, Recompute(), batch=1), [r])[0] for r in requests()]
-    together = Engine(runner, Cached(4, 5, budget=16), batch=4)  # fewer slots than requests: some wait
+    alone = [run(Engine(runner, RecomputeScheduler(), batch=1), [r])[0] for r in requests()]
+    together = Engine(runner, CachedScheduler(4, 5, budget=16), batch=4)  # fewer slots than requests: some wait
     assert run(together, requests()) == alone
     assert [len(tokens) for tokens in alone] == [20 + n for n in range(len(batch))]
 
@@ -265,13 +263,13 @@ PROMPTS = [[3, 5], list(range(10, 40)), [7], [1, 7, 2, 7, 3, 7]]
 
 def run_ids(llm: LLM, prompts: list[list[int]]) -> list[list[int]]:
     sequences = [
-        llm._engine.add(
+        llm.engine.token_engine.add(
             Request(prompt=tuple(p), window=llm.window, ends=None, params=GREEDY, seed=0, max_new_tokens=50)
         )
         for p in prompts
     ]
-    while llm._engine.busy:
-        llm._engine.step()
+    while llm.engine.token_engine.busy:
+        llm.engine.token_engine.step()
     return [s.new_tokens for s in sequences]
 
 
@@ -294,12 +292,12 @@ def test_scoring_in_parts_beside_texts_gives_the_same(pair: tuple[LLM, list[list
     llm, expected = pair
     several, one = [i % 120 for i in range(0, 400, 7)], [5] * 3
     alone = [llm.score(ids)[1:] for ids in (several, one)]
-    engine, window = llm._engine, llm.window
+    engine, window = llm.engine.token_engine, llm.window
     sequences = [
         engine.add(Request(prompt=tuple(p), window=window, ends=None, params=GREEDY, seed=0, max_new_tokens=50))
         for p in PROMPTS
     ]
-    running = [llm.scoring(ids) for ids in (several, several, one)]
+    running = [llm.engine.scoring(ids) for ids in (several, several, one)]
     parts: list[list[list[float]]] = [[], [], []]
     while engine.busy:
         engine.step()
@@ -315,34 +313,34 @@ def test_scoring_beside_texts_is_encoded_in_parts_as_prompts_are(tmp_path: Path)
     size = ModelSize(1, 32, 4, 120, 512)
     with cpm_gen.load(random_checkpoint(tmp_path, size), window_hop=100) as llm:
         ids = [i % 120 for i in range(0, 4200, 7)]
-        alone = list(llm.scoring(ids))
+        alone = list(llm.engine.scoring(ids))
         assert [len(part) for part in alone] == [511, 88]
         passes: list[tuple[int, int | None, int]] = []  # where it begins, its slot, how long it is
-        score = llm._runner.score
+        score = llm.engine.loaded.runner.score
 
         def noted(segment: Segment, targets: list[int]) -> list[float]:
             passes.append((segment.start, segment.slot, len(segment.ids)))
             return score(segment, targets)
 
-        llm._runner.score = noted  # type: ignore[method-assign]
-        text = llm._engine.add(Request(prompt=(5,), window=llm.window, ends=None, params=GREEDY, seed=0))
-        scoring = [llm.scoring(ids) for _ in range(SCORINGS + 1)]
+        llm.engine.loaded.runner.score = noted  # type: ignore[method-assign]
+        text = llm.engine.token_engine.add(Request(prompt=(5,), window=llm.window, ends=None, params=GREEDY, seed=0))
+        scoring = [llm.engine.scoring(ids) for _ in range(SCORINGS + 1)]
         first = [next(s) for s in scoring]
         slots = [slot for _, slot, _ in passes]
         assert [len(part) for part in first] == [BESIDE] * SCORINGS + [511]  # no slot was left for the last
-        assert sorted(slots[:-1]) == list(llm._runner.scoring_slots) and slots[-1] is None  # type: ignore[type-var]
+        assert sorted(slots[:-1]) == list(llm.engine.loaded.runner.scoring_slots) and slots[-1] is None  # type: ignore[type-var]
         del scoring[1:]  # who left gives back the slot
         parts = [first[0], *scoring[0]]
         assert list(chain(*parts)) == pytest.approx(list(chain(*alone)), abs=1e-4)
         assert max(length for _, _, length in passes[SCORINGS + 1 :]) == BESIDE
         # of the second window's 499 tokens only the last 88 are scored
         assert [len(part) for part in parts] == [64] * 7 + [63] + [0] * 6 + [37, 51]
-        assert len(llm._engine._scoring_slots) == SCORINGS
-        again = llm.scoring(ids)
+        assert llm.engine.token_engine.free_scoring_slots == SCORINGS
+        again = llm.engine.scoring(ids)
         assert len(next(again)) == BESIDE
-        llm._engine.cancel(text)
+        llm.engine.token_engine.cancel(text)
         assert [len(part) for part in again] == [511 - BESIDE, 88]  # nobody waits any more
-        assert len(llm._engine._scoring_slots) == SCORINGS
+        assert llm.engine.token_engine.free_scoring_slots == SCORINGS
 
 
 def _scores_by_hand(llm: LLM, ids: list[int]) -> list[float | None]:
@@ -350,13 +348,13 @@ def _scores_by_hand(llm: LLM, ids: list[int]) -> list[float | None]:
     result: list[float | None] = [None]
     for n in range(1, len(ids)):
         sequence = Sequence(Request(prompt=tuple(ids[:n]), window=llm.window, ends=None, params=GREEDY, seed=0))
-        (logits,) = llm._runner.next_logits([Segment(sequence.context().tolist())])
+        (logits,) = llm.engine.loaded.runner.next_logits([Segment(sequence.context().tolist())])
         result.append(float(logits.double().log_softmax(0)[ids[n]]))
     return result
 
 
-def test_cancelling_frees_the_slot_for_the_next(runner: Runner) -> None:
-    engine = Engine(runner, Cached(1, 1, budget=64), batch=1)
+def test_cancelling_frees_the_slot_for_the_next(runner: ModelRunner) -> None:
+    engine = Engine(runner, CachedScheduler(1, 1, budget=64), batch=1)
     window = Window(SMALL.positions - 1, 4)
 
     def request(n: int) -> Request:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from cpm_gen.checkpoints.formats.megatron import open_checkpoint
+from cpm_gen.checkpoints.locate import open_checkpoint
 from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.config.options import SamplingParams
 from cpm_gen.engine.engine import Engine
-from cpm_gen.engine.model_runner import Runner
-from cpm_gen.engine.scheduler import Cached, Recompute
+from cpm_gen.engine.model_runner import ModelRunner
+from cpm_gen.engine.scheduler import CachedScheduler, RecomputeScheduler
 from cpm_gen.engine.sequence import Request, Sequence
 from cpm_gen.engine.window import Window
 from cpm_gen.networks.cuda_graphs import model
@@ -20,7 +20,7 @@ from cpm_gen.networks.cuda_graphs.layer_ops import RowOps, TorchOps
 from cpm_gen.networks.cuda_graphs.model import GraphedModel
 from cpm_gen.networks.interface import Segment
 from cpm_gen.networks.torch.load_weights import load_into
-from cpm_gen.networks.torch.model import Model
+from cpm_gen.networks.torch.model import TorchModel
 from cpm_gen.parallel.group import TensorParallel
 from tests.random_networks import SMALL, random_checkpoint
 
@@ -31,15 +31,15 @@ LONG = ModelSize(
 
 def load(
     folder: Path, size: ModelSize, device: str = "cpu", dtype: torch.dtype = torch.float32, quantized: bool = False
-) -> Model:
+) -> TorchModel:
     checkpoint = open_checkpoint(folder)
-    model = Model(size, TensorParallel(), dtype=dtype, device=torch.device(device), quantized=quantized)
+    model = TorchModel(size, TensorParallel(), dtype=dtype, device=torch.device(device), quantized=quantized)
     load_into(model, checkpoint, rank=0, degree=1)
     return model
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorchModel]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield load(random_checkpoint(tmp_path_factory.mktemp("small")), SMALL)
@@ -47,7 +47,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
 
 
 @pytest.fixture(scope="module")
-def long(tmp_path_factory: pytest.TempPathFactory) -> Model:
+def long(tmp_path_factory: pytest.TempPathFactory) -> TorchModel:
     return load(random_checkpoint(tmp_path_factory.mktemp("long"), LONG), LONG)
 
 
@@ -83,15 +83,15 @@ def write(engine: Engine, wanted: list[Request]) -> list[Sequence]:
     return sequences
 
 
-def oracle(model: Model, wanted: list[Request]) -> list[list[int]]:
-    runner = Runner(model, 0)
-    return [write(Engine(runner, Recompute(), batch=1), [request])[0].new_tokens for request in wanted]
+def oracle(model: TorchModel, wanted: list[Request]) -> list[list[int]]:
+    runner = ModelRunner(model, 0)
+    return [write(Engine(runner, RecomputeScheduler(), batch=1), [request])[0].new_tokens for request in wanted]
 
 
-def check_texts(model: Model, ops: RowOps, batch: int, keep: int, count: int) -> None:
+def check_texts(model: TorchModel, ops: RowOps, batch: int, keep: int, count: int) -> None:
     wanted = requests(count, keep)
-    decoder = Cached(batch, batch + batch // 2, budget=16)
-    engine = Engine(Runner(GraphedModel(model, ops), decoder.slots), decoder, batch=batch)
+    decoder = CachedScheduler(batch, batch + batch // 2, budget=16)
+    engine = Engine(ModelRunner(GraphedModel(model, ops), decoder.slots), decoder, batch=batch)
     sequences = write(engine, wanted)
     assert [s.new_tokens for s in sequences] == oracle(model, wanted)
     assert decoder.counts.slides > 5
@@ -102,7 +102,7 @@ def check_texts(model: Model, ops: RowOps, batch: int, keep: int, count: int) ->
 
 
 @pytest.mark.parametrize("batch", range(1, 9))
-def test_texts_are_the_oracles(small: Model, batch: int) -> None:
+def test_texts_are_the_oracles(small: TorchModel, batch: int) -> None:
     check_texts(small, TorchOps(), batch, keep=3 * (batch % 2), count=10)
 
 
@@ -110,9 +110,9 @@ def test_texts_of_a_quantized_network_are_its_oracles(tmp_path: Path) -> None:
     check_texts(load(random_checkpoint(tmp_path), SMALL, quantized=True), TorchOps(), 4, keep=3, count=10)
 
 
-def test_leaving_in_the_middle_disturbs_nobody(small: Model) -> None:
+def test_leaving_in_the_middle_disturbs_nobody(small: TorchModel) -> None:
     wanted = requests(12, seed=2)
-    engine = Engine(Runner(GraphedModel(small, TorchOps()), 6), Cached(4, 6, budget=9), batch=4)
+    engine = Engine(ModelRunner(GraphedModel(small, TorchOps()), 6), CachedScheduler(4, 6, budget=9), batch=4)
     sequences = [engine.add(request) for request in wanted]
     dice, steps = random.Random(3), 0
     while engine.busy:
@@ -126,11 +126,11 @@ def test_leaving_in_the_middle_disturbs_nobody(small: Model) -> None:
         assert sequence.new_tokens == expected[: sequence.step]
 
 
-def check_logits(model: Model, ops: RowOps, bound: float) -> None:
+def check_logits(model: TorchModel, ops: RowOps, bound: float) -> None:
     """Chunks of any length in any company, passes that are cut, rows that fill up: the logits of the whole context."""
     dice = random.Random(4)
     ids = [[dice.randrange(model.size.vocabulary) for _ in range(600)] for _ in range(3)]
-    runner = Runner(GraphedModel(model, ops), 5)
+    runner = ModelRunner(GraphedModel(model, ops), 5)
     slots = dice.sample(range(5), 3)
     at = [0, 0, 0]
     for counts in ([1, 1, 1], [1, 16, 17], [550, 1, 40], [3, 0, 500], [1, 1, 42], [44, 1, 0], [0, 530, 0]):
@@ -148,22 +148,22 @@ def check_logits(model: Model, ops: RowOps, bound: float) -> None:
         assert float((got - want).abs().max() / want.std()) < bound
 
 
-def test_logits_of_any_chunks_are_those_of_the_whole_context(long: Model) -> None:
+def test_logits_of_any_chunks_are_those_of_the_whole_context(long: TorchModel) -> None:
     check_logits(long, TorchOps(), 1e-4)
 
 
-def test_a_step_that_wants_no_logits(small: Model) -> None:
-    runner = Runner(GraphedModel(small, TorchOps()), 2)
+def test_a_step_that_wants_no_logits(small: TorchModel) -> None:
+    runner = ModelRunner(GraphedModel(small, TorchOps()), 2)
     assert runner.next_logits([Segment([1, 2, 3], 0, 1, logits=False)]).shape == (0, 120)
     assert torch.allclose(
         runner.next_logits([Segment([4], 3, 1)]), small.next_logits([Segment([1, 2, 3, 4])], None), atol=1e-5
     )
 
 
-def test_what_lies_in_unused_places_is_never_seen(small: Model) -> None:
+def test_what_lies_in_unused_places_is_never_seen(small: TorchModel) -> None:
     """Not even NaN, which a sequence before may have left; rows that fill up write to the slot of nobody."""
     model = GraphedModel(small, TorchOps())
-    runner = Runner(model, 3)
+    runner = ModelRunner(model, 3)
     with torch.inference_mode():
         runner.cache._store.fill_(torch.nan)
     segments = [Segment([1, 2, 3], 0, 1), Segment([5, 6], 0, 0)]  # 5 rows in a pass of 8
@@ -174,13 +174,13 @@ def test_what_lies_in_unused_places_is_never_seen(small: Model) -> None:
     assert runner.cache._store[:, :, 3, :, 1:].isnan().all()
 
 
-def test_a_slot_comes_once_in_a_step(small: Model) -> None:
-    runner = Runner(GraphedModel(small, TorchOps()), 1)
+def test_a_slot_comes_once_in_a_step(small: TorchModel) -> None:
+    runner = ModelRunner(GraphedModel(small, TorchOps()), 1)
     with pytest.raises(AssertionError, match="twice"):
         runner.next_logits([Segment([1], 0, 0), Segment([1], 0, 0), Segment([1], 0, 0)] * 8)
 
 
-def test_scores_are_the_oracles(small: Model) -> None:
+def test_scores_are_the_oracles(small: TorchModel) -> None:
     segment, targets = Segment([1, 2, 3, 4, 5]), [3, 4, 5, 6]
     model = GraphedModel(small, TorchOps())
     assert torch.equal(model.score(segment, targets, None), small.score(segment, targets, None))
@@ -189,7 +189,7 @@ def test_scores_are_the_oracles(small: Model) -> None:
 def test_passes_hold_what_fits() -> None:
     assert list(model.ROWS) == sorted(set(model.ROWS))
     segments = [Segment(range(100), 0, 0), Segment(range(1000), 0, 1), Segment(range(3), 0, 2)]
-    passes = list(model._passes(segments))
+    passes = list(model.passes(segments))
     assert [sum(end - begin for _, begin, end in stretches) for stretches in passes] == [512, 512, 79]
     assert [(s.slot, begin, end) for stretches in passes for s, begin, end in stretches] == [
         (0, 0, 100), (1, 0, 412), (1, 412, 924), (1, 924, 1000), (2, 0, 3)

@@ -7,20 +7,19 @@ import pytest
 import torch
 
 from cpm_gen.config.model_sizes import ModelSize
-from cpm_gen.config.options import ModelOptions, SamplingParams
+from cpm_gen.config.options import SamplingParams
 from cpm_gen.engine.engine import Engine
-from cpm_gen.engine.model_runner import Runner
-from cpm_gen.engine.scheduler import Cached
+from cpm_gen.engine.model_runner import ModelRunner
+from cpm_gen.engine.scheduler import CachedScheduler
 from cpm_gen.networks.cuda_graphs.layer_ops import Rows, TorchOps
 from cpm_gen.networks.cuda_graphs.model import GraphedModel
 from cpm_gen.networks.interface import Segment
 from cpm_gen.networks.torch.layers import ColumnParallelLinear, Matrix, Place, VocabularyParallelEmbedding
 from cpm_gen.parallel.group import TensorParallel
-from cpm_gen.runtime.build import make_runner
 from cpm_gen.sampling import batched
 from cpm_gen.sampling.sample import Draw
 from tests.gpu.test_cuda_graphs import LONG, check_logits, check_texts, load, requests, write
-from tests.random_networks import SMALL, random_checkpoint
+from tests.random_networks import SMALL, load_runner, random_checkpoint
 
 CUDA = torch.cuda.is_available()
 if not CUDA:
@@ -137,18 +136,18 @@ def test_logits_and_texts_are_the_oracles(tmp_path: Path, quantized: bool) -> No
 
 @needs_gpu
 def test_a_gpu_gets_graphs_from_settings(tmp_path: Path) -> None:
-    folder, device = random_checkpoint(tmp_path), torch.device("cuda", torch.cuda.current_device())
+    folder, device = random_checkpoint(tmp_path), f"cuda:{torch.cuda.current_device()}"
     texts = []
     for kernels in ("graphs", "torch", "auto"):
-        runner = make_runner(ModelOptions(model=str(folder), kernels=kernels), SMALL.heads, 6, TensorParallel(), device)
-        assert isinstance(runner.model, GraphedModel) == (kernels == "graphs")
-        texts.append([s.new_tokens for s in write(Engine(runner, Cached(4, 6, 16), batch=4), requests(12))])
+        runner = load_runner(folder, slots=6, kernels=kernels, device=device)
+        assert isinstance(runner.network, GraphedModel) == (kernels == "graphs")
+        texts.append([s.new_tokens for s in write(Engine(runner, CachedScheduler(4, 6, 16), batch=4), requests(12))])
     assert texts[0] == texts[1] == texts[2]
 
 
 @needs_gpu
 def test_a_step_waits_for_the_device_only_to_read_its_tokens(tmp_path: Path) -> None:
-    runner = Runner(GraphedModel(load(random_checkpoint(tmp_path), SMALL, DEVICE), TritonOps()), 4)
+    runner = ModelRunner(GraphedModel(load(random_checkpoint(tmp_path), SMALL, DEVICE), TritonOps()), 4)
     params = SamplingParams(top_k=9, top_p=0.9, repetition_penalty=1.1, frequency_penalty=0.1, banned_ids=(3,))
     draws = [Draw(params, (5, 6, 5), (5,), {7}, seed=1, sample_index=0, step=step) for step in range(2)]
     torch.cuda.set_sync_debug_mode("error")
@@ -167,7 +166,7 @@ def test_half_precision_is_as_near_as_torchs(tmp_path: Path, dtype: torch.dtype)
     segments = [Segment([(7 * n) % 120 for n in range(length)], 0, slot) for slot, length in enumerate((3, 40, 570))]
     whole = [Segment(s.ids) for s in segments]
     want = exact.next_logits(whole, None)
-    got = Runner(GraphedModel(model, TritonOps()), 3).next_logits(segments)
+    got = ModelRunner(GraphedModel(model, TritonOps()), 3).next_logits(segments)
     error, torchs = ((x - want).std() / want.std() for x in (got, model.next_logits(whole, None)))
     assert error < 1.5 * torchs + 1e-3
 
@@ -177,7 +176,7 @@ def test_half_precision_is_as_near_as_torchs(tmp_path: Path, dtype: torch.dtype)
 def test_torchs_network_continues_what_its_cache_holds(tmp_path: Path, dtype: torch.dtype) -> None:
     """The path without graphs, a token at a time; with the attention that plans nothing for each length."""
     model = load(random_checkpoint(tmp_path, LONG), LONG, DEVICE, dtype)
-    runner, ids = Runner(model, 1), [(7 * n) % 120 for n in range(80)]
+    runner, ids = ModelRunner(model, 1), [(7 * n) % 120 for n in range(80)]
     runner.next_logits([Segment(ids[:40], 0, 0)])
     for at in range(40, 80):
         got = runner.next_logits([Segment(ids[at : at + 1], at, 0)])
@@ -192,7 +191,7 @@ def test_a_rows_bits_depend_on_its_own_context_only(tmp_path: Path, dtype: torch
     size = ModelSize(layers=2, hidden=192, heads=3, vocabulary=240, positions=600)
     model = load(random_checkpoint(tmp_path, size), size, DEVICE, dtype)
     ids = [(11 * n) % 240 for n in range(600)]
-    runner = Runner(GraphedModel(model, TritonOps()), 140)
+    runner = ModelRunner(GraphedModel(model, TritonOps()), 140)
     alone = runner.next_logits([Segment(ids[:300], 0, 0)])
     at = 0
     for count, others in ((1, 0), (30, 3), (40, 20), (100, 90), (128, 0), (1, 127)):

@@ -16,14 +16,15 @@ from torch import Tensor
 
 import cpm_gen
 from cpm_gen.checkpoints.checkpoint import Checkpoint
-from cpm_gen.checkpoints.formats.megatron import open_checkpoint, save_checkpoint
+from cpm_gen.checkpoints.formats.megatron import save_checkpoint
+from cpm_gen.checkpoints.locate import open_checkpoint
 from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.errors import ConfigError
 from cpm_gen.networks.interface import Segment
 from cpm_gen.networks.native import library
-from cpm_gen.networks.native.model import PackedModel
+from cpm_gen.networks.native.model import NativeModel
 from cpm_gen.networks.torch.load_weights import load_into
-from cpm_gen.networks.torch.model import Model
+from cpm_gen.networks.torch.model import TorchModel
 from cpm_gen.parallel.group import TensorParallel
 from tests.random_networks import SMALL, random_checkpoint, random_state
 
@@ -56,15 +57,15 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoin
 
 def packed(
     checkpoint: Checkpoint, heads: int, form: str, *, kernels: str | None = None, threads: int = 1
-) -> PackedModel:
+) -> NativeModel:
     model = made(checkpoint.size(heads), TensorParallel(), form, kernels=kernels, threads=threads)
     model.load(checkpoint)
     return model
 
 
-def made(size: ModelSize, group: TensorParallel, form: str, **options: Any) -> PackedModel:
+def made(size: ModelSize, group: TensorParallel, form: str, **options: Any) -> NativeModel:
     weights, _, kv = form.partition("/")
-    return PackedModel(size, group, form=weights, kv_form=kv or None, **options)
+    return NativeModel(size, group, form=weights, kv_form=kv or None, **options)
 
 
 def some_ids(size: ModelSize, seed: int = 1) -> list[int]:
@@ -133,7 +134,7 @@ class Oracle:
     ) -> None:
         group = group or TensorParallel()
         self.form = form
-        self.model = Model(checkpoint.size(heads), group, dtype=torch.float32, device=torch.device("cpu"))
+        self.model = TorchModel(checkpoint.size(heads), group, dtype=torch.float32, device=torch.device("cpu"))
         load_into(self.model, checkpoint, rank=group.rank, degree=group.size)
         if form.startswith("float32"):
             return
@@ -452,7 +453,7 @@ def test_an_all_reduce_that_raises_ends_the_step_with_its_error(
             part.copy_(x)
 
     group = TensorParallel(1, 2, SimpleNamespace(all_reduce=all_reduce, all_gather=all_gather))
-    model = PackedModel(ODD, group, form="int8", threads=2)
+    model = NativeModel(ODD, group, form="int8", threads=2)
     model.load(sharded[2])
     with pytest.raises(type(trouble)) as caught:
         model.next_logits([Segment([1, 2, 3])], None)
@@ -473,22 +474,22 @@ def test_an_all_reduce_that_raises_ends_the_step_with_its_error(
 
 def test_kernels_that_are_not_there_are_a_mistake() -> None:
     with pytest.raises(ConfigError, match=r"no kernels 'avx1024' on this machine; there are .*generic"):
-        PackedModel(SMALL, TensorParallel(), form="float32", threads=1, kernels="avx1024")
+        NativeModel(SMALL, TensorParallel(), form="float32", threads=1, kernels="avx1024")
 
 
 @pytest.mark.parametrize("threads", [1025, 2**40])
 def test_more_threads_than_the_kernels_allow_are_refused(threads: int) -> None:
     with pytest.raises(ConfigError, match=f"^threads: the native kernels use at most 1024 a rank, not {threads}$"):
-        PackedModel(SMALL, TensorParallel(), form="float32", threads=threads)
+        NativeModel(SMALL, TensorParallel(), form="float32", threads=threads)
 
 
 def test_the_best_kernels_are_the_default() -> None:
-    assert PackedModel(SMALL, TensorParallel(), form="float32", threads=1).kernels == KERNELS[0]
+    assert NativeModel(SMALL, TensorParallel(), form="float32", threads=1).kernels == KERNELS[0]
 
 
 def test_more_memory_than_there_is(checkpoints: dict[str, Checkpoint]) -> None:
     with pytest.raises(MemoryError, match="no memory for the network"):
-        PackedModel(ModelSize(64, 2**20, 16, 2**20, 16), TensorParallel(), form="float32", threads=1)
+        NativeModel(ModelSize(64, 2**20, 16, 2**20, 16), TensorParallel(), form="float32", threads=1)
     model = packed(checkpoints["odd"], ODD.heads, "float32")
     with pytest.raises(MemoryError, match="2147483647 windows of keys and values"):
         model.make_cache(2**31 - 1)

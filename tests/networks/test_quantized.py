@@ -7,11 +7,12 @@ import torch
 
 import cpm_gen
 from cpm_gen.checkpoints import tensor_table
-from cpm_gen.checkpoints.formats.megatron import open_checkpoint, save_checkpoint
+from cpm_gen.checkpoints.formats.megatron import save_checkpoint
+from cpm_gen.checkpoints.locate import open_checkpoint
 from cpm_gen.networks.interface import Segment
 from cpm_gen.networks.torch.layers import ColumnParallelLinear, Place
 from cpm_gen.networks.torch.load_weights import load_into
-from cpm_gen.networks.torch.model import Model
+from cpm_gen.networks.torch.model import TorchModel
 from cpm_gen.parallel.group import TensorParallel
 from tests.random_networks import SMALL, random_checkpoint, random_state
 
@@ -30,11 +31,11 @@ def rounded(name: str, values: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-5), (torch.bfloat16, 0.02), (torch.float16, 3e-3)])
 def test_the_network_is_the_rounded_one(tmp_path: Path, dtype: torch.dtype, bound: float) -> None:
     checkpoint = open_checkpoint(random_checkpoint(tmp_path / "plain", degree=2))
-    quantized = Model(SMALL, TensorParallel(), dtype=dtype, device=CPU, quantized=True)
+    quantized = TorchModel(SMALL, TensorParallel(), dtype=dtype, device=CPU, quantized=True)
     load_into(quantized, checkpoint, rank=0, degree=1)
     state = {name: rounded(name, values).float() for name, values in random_state().items()}
     save_checkpoint(tmp_path / "rounded", state, degree=1, iteration=1)
-    plain = Model(SMALL, TensorParallel(), dtype=torch.float32, device=CPU)
+    plain = TorchModel(SMALL, TensorParallel(), dtype=torch.float32, device=CPU)
     load_into(plain, open_checkpoint(tmp_path / "rounded"), rank=0, degree=1)
     segments = [Segment([5, 80, 3]), Segment([119])]
     want = plain.next_logits(segments, None)
@@ -44,7 +45,7 @@ def test_the_network_is_the_rounded_one(tmp_path: Path, dtype: torch.dtype, boun
 
 
 def test_every_matrix_takes_a_byte_a_weight_and_a_scale_a_row() -> None:
-    model = Model(SMALL, TensorParallel(), dtype=torch.bfloat16, device=CPU, quantized=True)
+    model = TorchModel(SMALL, TensorParallel(), dtype=torch.bfloat16, device=CPU, quantized=True)
     names = {name for name, parameter in model.named_parameters() if parameter.dtype == torch.int8}
     all_names = tensor_table.names(SMALL.layers)
     assert names == {n for n in all_names if n.endswith("weight") and "norm" not in n and not n.startswith("position")}

@@ -1,6 +1,5 @@
 """Which kernels run, what is said of it, and where --profile says that time went."""
 
-import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +13,9 @@ from cpm_gen.cli.main import main
 from cpm_gen.config.options import ModelOptions
 from cpm_gen.errors import ConfigError
 from cpm_gen.networks.native import library
-from cpm_gen.networks.native.model import PackedModel
-from cpm_gen.networks.select import captures_graphs, computes_natively
-from cpm_gen.networks.torch.model import Model
+from cpm_gen.networks.native.model import NativeModel
+from cpm_gen.networks.select import BackendChoice, choose_backend
+from cpm_gen.networks.torch.model import TorchModel
 from tests.random_networks import random_checkpoint
 
 
@@ -36,19 +35,19 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_cpu_runs_the_native_kernels_unless_told(folder: Path) -> None:
     with cpm_gen.load(folder) as llm:
-        assert isinstance(llm._runner.model, PackedModel)
-        assert llm._runner.model.kernels == library.kernels()[0]
+        assert isinstance(llm.engine.loaded.runner.network, NativeModel)
+        assert llm.engine.loaded.runner.network.kernels == library.kernels()[0]
         assert llm.notes == []
     for options in ({"kernels": "torch"}, {"dtype": "float16"}):
         with cpm_gen.load(folder, **options) as llm:
-            assert isinstance(llm._runner.model, Model)
+            assert isinstance(llm.engine.loaded.runner.network, TorchModel)
             assert llm.notes == []
 
 
 @pytest.mark.parametrize("options", [{}, {"quantize": "int8"}, {"quantize": "int8", "dtype": "float16"}])
 def test_without_the_library_torch_computes_and_says_so(no_library: None, folder: Path, options: Any) -> None:
     with cpm_gen.load(folder, **options) as llm:
-        assert isinstance(llm._runner.model, Model)
+        assert isinstance(llm.engine.loaded.runner.network, TorchModel)
         (note,) = llm.notes
         assert "not built" in note and "torch computes" in note
 
@@ -69,14 +68,15 @@ def test_keys_and_values_in_bytes_are_refused_where_torch_computes(folder: Path,
         cpm_gen.load(folder, kv_cache="int8", **options)
 
 
-def test_a_gpu_replays_graphs_where_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def choose(options: ModelOptions, device: torch.device, degree: int = 1, *, triton: bool = True) -> BackendChoice:
+    return choose_backend(options, device, degree, native_missing=None, triton=triton)
+
+
+def test_a_gpu_replays_graphs_where_asked_to() -> None:
     gpu, asked = torch.device("cuda", 0), ModelOptions(kernels="graphs")
-    triton = [object()]
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: triton[0])
-    assert captures_graphs(asked, gpu, 1)
-    assert not computes_natively(asked, gpu)
+    assert choose(asked, gpu).name == "cuda_graphs"
     for kernels in ("auto", "torch"):
-        assert not captures_graphs(ModelOptions(kernels=kernels), gpu, 1)
+        assert choose(ModelOptions(kernels=kernels), gpu).name == "torch"
     refused = [
         (asked, torch.device("cpu"), 1, "the device is cpu"),
         (asked, gpu, 2, "2 ranks"),
@@ -84,10 +84,9 @@ def test_a_gpu_replays_graphs_where_asked_to(monkeypatch: pytest.MonkeyPatch) ->
     ]
     for options, device, degree, reason in refused:
         with pytest.raises(ConfigError, match=reason):
-            captures_graphs(options, device, degree)
-    triton[0] = None
+            choose(options, device, degree)
     with pytest.raises(ConfigError, match="Triton is not installed"):
-        captures_graphs(asked, gpu, 1)
+        choose(asked, gpu, triton=False)
 
 
 def test_graphs_on_a_cpu_are_refused(folder: Path) -> None:

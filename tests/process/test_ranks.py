@@ -117,19 +117,15 @@ def test_ctrl_c_ends_all_ranks_in_order(novel: tuple[subprocess.Popen[bytes], Pa
 
 
 def test_a_rank_that_cannot_start_is_an_error_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Bent(Assignment):
-        def to_json(self) -> str:
-            return "{}"
-
-    monkeypatch.setattr("cpm_gen.runtime.loaded_model.Assignment", Bent)
-    with pytest.raises(cpm_gen.RankError, match="rank 1 ended with status 1: KeyError: 'options'"):
+    monkeypatch.setattr(Assignment, "to_json", lambda self: "{}")
+    with pytest.raises(cpm_gen.RankError, match="rank 1 ended with status 1: KeyError: 'plan'"):
         cpm_gen.load(tensor_parallel=2)
 
 
 def test_python_gets_the_error_when_a_rank_dies_and_can_load_again(tmp_path: Path) -> None:
     folder = random_checkpoint(tmp_path)
     llm = cpm_gen.load(folder, tensor_parallel=2)
-    llm._ranks._children[0].kill()
+    llm.engine.kill_ranks()
     with pytest.raises(cpm_gen.RankError, match="rank 1 was ended by signal 9"):
         for _ in range(100):
             llm.score(list(range(16)))
@@ -193,7 +189,7 @@ def test_a_prompt_longer_than_a_steps_budget_is_encoded_alike_on_two_ranks() -> 
     texts = []
     for degree in (1, 2):
         with cpm_gen.load(tensor_parallel=degree) as llm:
-            assert llm.visible(llm.encode(prompt)) > 256
+            assert llm.engine.visible(llm.encode(prompt)) > 256
             texts.append(llm.generate(prompt, temperature=0, max_new_tokens=8).token_ids)
     assert texts[0] == texts[1]
 
@@ -233,9 +229,9 @@ def test_launchers_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_degree_of_the_checkpoint_itself_is_auto(tmp_path: Path) -> None:
     folder = random_checkpoint(tmp_path, degree=2)
     with cpm_gen.load(folder, tensor_parallel="auto") as llm:
-        assert llm._group.size == 2
+        assert llm.engine.loaded.group.size == 2
     with cpm_gen.load(EMBEDDED, tensor_parallel="auto") as llm:
-        assert llm._group.size == 1
+        assert llm.engine.loaded.group.size == 1
 
 
 def test_a_program_that_forgets_to_close_ends_well_and_leaves_nothing(tmp_path: Path) -> None:

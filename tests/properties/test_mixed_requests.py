@@ -37,9 +37,9 @@ def requests(llm: LLM) -> list[Request]:
 
 
 def written(llm: LLM, batch: list[Request]) -> list[list[int]]:
-    sequences = [llm._engine.add(request) for request in batch]
-    while llm._engine.busy:
-        llm._engine.step()
+    sequences = [llm.engine.token_engine.add(request) for request in batch]
+    while llm.engine.token_engine.busy:
+        llm.engine.token_engine.step()
     assert all(s.finish_reason == "length" for s in sequences)
     return [s.new_tokens for s in sequences]
 
@@ -53,7 +53,7 @@ def test_together_as_alone(kernels: str, degree: int, precision: dict[str, str],
     with cpm_gen.load(folder, kernels=kernels, tensor_parallel=degree, batch=12, window_hop=5, **precision) as llm:
         batch = requests(llm)
         together = written(llm, batch)
-        counts = llm._decoder.counts
+        counts = llm.engine.scheduler.counts
         assert counts.slides > 50
         assert counts.ahead > counts.at_once  # most next windows were encoded beside decoding
         assert together == [written(llm, [request])[0] for request in batch]

@@ -71,7 +71,7 @@ def test_logits_are_the_originals(llm: LLM, reference: Path) -> None:
     recorded = np.load(reference / "original" / "logits.npz")
     for i in range(sum(k.startswith("ids_") for k in recorded)):
         ids = recorded[f"ids_{i}"].tolist()
-        (logits,) = llm._runner.next_logits([Segment(ids)])
+        (logits,) = llm.engine.loaded.runner.next_logits([Segment(ids)])
         np.testing.assert_allclose(logits.numpy(), recorded[f"last_logits_{i}"], atol=1e-4, rtol=0)
 
 
@@ -97,6 +97,6 @@ def test_scores_are_the_originals(llm: LLM, reference: Path) -> None:
 def test_every_segment_of_a_batch_gets_its_own_logits(llm: LLM, reference: Path) -> None:
     recorded = np.load(reference / "original" / "logits.npz")
     count = sum(k.startswith("ids_") for k in recorded)
-    logits = llm._runner.next_logits([Segment(recorded[f"ids_{i}"].tolist()) for i in range(count)])
+    logits = llm.engine.loaded.runner.next_logits([Segment(recorded[f"ids_{i}"].tolist()) for i in range(count)])
     expected = torch.from_numpy(np.stack([recorded[f"last_logits_{i}"] for i in range(count)]))
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)

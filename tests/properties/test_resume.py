@@ -27,12 +27,12 @@ def written(llm: cpm_gen.LLM, request: Request, text: TextOptions, most: int | N
     """The chunks of a run, ended after ``most`` tokens as a killed process ends it."""
     ready: deque[Chunk] = deque()
     chunks: list[Chunk] = []
-    writers = llm.begin([request], text, ready)
+    writers = llm.engine.begin([request], text, ready)
     while not writers[0].done and (most is None or len(chunks) < most):
-        llm.step()
+        llm.engine.step()
         chunks += ready
         ready.clear()
-    llm.end(writers)
+    llm.engine.end(writers)
     return chunks
 
 
@@ -42,7 +42,7 @@ def written(llm: cpm_gen.LLM, request: Request, text: TextOptions, most: int | N
 )
 def test_a_resumed_text_equals_an_undisturbed_one(llm, sampling, window):
     text = TextOptions(style="lyric", max_new_tokens=LENGTH, seed=5)
-    [request] = llm.requests([llm.encode("春江潮水连海平，", "lyric")], sampling, text, window=window)
+    [request] = llm.engine.requests([llm.encode("春江潮水连海平，", "lyric")], sampling, text, window=window)
     whole = written(llm, request, text)
     ids = [i for chunk in whole for i in chunk.token_ids]
     assert len(ids) == LENGTH
@@ -61,7 +61,7 @@ def test_a_resumed_text_equals_an_undisturbed_one(llm, sampling, window):
 def test_a_stop_string_that_began_before_the_cut_ends_the_text_after_it(llm):
     text = TextOptions(style="lyric", max_new_tokens=60, seed=5)
     prompt = llm.encode("春江潮水连海平，", "lyric")
-    [request] = llm.requests([prompt], SAMPLED, text)
+    [request] = llm.engine.requests([prompt], SAMPLED, text)
     plain = written(llm, request, text)
     stop = "".join(chunk.text for chunk in plain[20:24])
     assert len(stop) > 2
@@ -90,10 +90,10 @@ def continued(llm: cpm_gen.LLM, request: Request, text: TextOptions, most: int) 
     shown = sum(len(chunk.text) for chunk in chunks)
     longer = dataclasses.replace(request, written=ids, max_new_tokens=most)
     ready: deque[Chunk] = deque()
-    writers = llm.begin([longer], text, ready, shown)
+    writers = llm.engine.begin([longer], text, ready, shown)
     while not writers[0].done:
-        llm.step()
-    llm.end(writers)
+        llm.engine.step()
+    llm.engine.end(writers)
     return [*chunks, *ready]
 
 
@@ -104,7 +104,7 @@ def joined(chunks: list[Chunk]) -> tuple[str, list[int]]:
 def test_a_text_that_reached_its_length_goes_on_as_if_it_had_been_longer(llm):
     text = TextOptions(style="lyric", max_new_tokens=60, seed=5)
     prompt = llm.encode("春江潮水连海平，", "lyric")
-    [request] = llm.requests([prompt], SAMPLED, text)
+    [request] = llm.engine.requests([prompt], SAMPLED, text)
     whole = written(llm, request, text)
     for cut in range(20, 32):
         # its last character might have begun a stop string, and was let out when the text ended
@@ -117,7 +117,7 @@ def test_a_text_that_reached_its_length_goes_on_as_if_it_had_been_longer(llm):
 def test_a_text_goes_on_past_the_stop_string_that_ended_it(llm):
     text = TextOptions(style="lyric", max_new_tokens=60, seed=5)
     prompt = llm.encode("春江潮水连海平，", "lyric")
-    [request] = llm.requests([prompt], SAMPLED, text)
+    [request] = llm.engine.requests([prompt], SAMPLED, text)
     whole = written(llm, request, text)
     stop = "".join(chunk.text for chunk in whole[20:24])
     ended = written(llm, request, dataclasses.replace(text, stop=(stop,)))
@@ -128,7 +128,7 @@ def test_a_text_goes_on_past_the_stop_string_that_ended_it(llm):
 def test_a_text_goes_on_past_the_end_of_document_that_ended_it(llm):
     text = TextOptions(style="lyric", max_new_tokens=60, seed=5)
     prompt = llm.encode("春江潮水连海平，", "lyric")
-    [request] = llm.requests([prompt], SAMPLED, text)
+    [request] = llm.engine.requests([prompt], SAMPLED, text)
     whole = written(llm, request, text)
     eod = llm.tokenizer.eod
     first = joined(whole)[1].index(eod)
@@ -161,29 +161,29 @@ def test_slides_before_the_cut_count():
 def test_recomputed_requests_run_among_cached_ones(llm):
     text = TextOptions(max_new_tokens=90, seed=3)
     prompt = llm.encode("从前")
-    [cached] = llm.requests([prompt], SAMPLED, text)
+    [cached] = llm.engine.requests([prompt], SAMPLED, text)
     ready: deque[Chunk] = deque()
-    writers = llm.begin([cached, dataclasses.replace(cached, recompute=True)], text, ready)
+    writers = llm.engine.begin([cached, dataclasses.replace(cached, recompute=True)], text, ready)
     while not all(w.done for w in writers):
-        llm.step()
-        assert llm.slots is not None
-        assert llm.slots[0] <= 2  # of the cached one: its window and its next
-    llm.end(writers)
+        llm.engine.step()
+        assert llm.engine.slots is not None
+        assert llm.engine.slots[0] <= 2  # of the cached one: its window and its next
+    llm.engine.end(writers)
     assert writers[0].generation.tokens == writers[1].generation.tokens
     assert writers[0].generation.slides > 1
 
 
 def test_what_its_reader_keeps_is_not_kept_twice(llm):
-    [request] = llm.requests(
+    [request] = llm.engine.requests(
         [llm.encode("话说天下大势，")], GREEDY, TextOptions(max_new_tokens=LENGTH, stop_at_eod=False)
     )
     whole = written(llm, request, TextOptions())
     ready: deque[Chunk] = deque()
-    [writer] = llm.begin([request], TextOptions(), ready, shown=0)
+    [writer] = llm.engine.begin([request], TextOptions(), ready, shown=0)
     while not writer.done:
-        llm.step()
+        llm.engine.step()
         assert len(writer._ends) <= llm.window.limit
-    llm.end([writer])
+    llm.engine.end([writer])
     assert [c.text_start for c in ready] == [c.text_start for c in whole]
     assert "".join(c.text for c in ready) == whole[-1].completion.text
     assert writer._pieces is None

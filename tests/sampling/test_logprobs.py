@@ -36,10 +36,12 @@ def test_written_tokens_get_what_score_says_of_them():
         from collections import deque
 
         ready = deque()
-        writers = llm.begin(llm.requests([prompt], SamplingParams(temperature=0.7), text, logprobs=3), text, ready)
+        writers = llm.engine.begin(
+            llm.engine.requests([prompt], SamplingParams(temperature=0.7), text, logprobs=3), text, ready
+        )
         while not writers[0].done:
-            llm.step()
-        llm.end(writers)
+            llm.engine.step()
+        llm.engine.end(writers)
         known = [k for chunk in ready for k in chunk.likelihoods]
         ids = [i for chunk in ready for i in chunk.token_ids]
         assert [k.token for k in known] == ids

@@ -9,7 +9,7 @@ import pytest
 
 from cpm_gen.config.options import ModelOptions
 from cpm_gen.engine.model_runner import SCORINGS
-from cpm_gen.llm import LLM
+from cpm_gen.runtime.text_engine import TextEngine
 from cpm_gen.serving.engine_client import EngineLoop
 from cpm_gen.serving.errors import ServiceError
 from cpm_gen.serving.metrics import Metrics
@@ -20,7 +20,12 @@ STUCK = 0.4  # seconds
 @asynccontextmanager
 async def running(*, restart: bool = False, stuck_after: float = STUCK) -> AsyncGenerator[EngineLoop, None]:
     loop = EngineLoop(
-        lambda died: LLM(ModelOptions(), died), Metrics(), queue=8, batch=8, stuck_after=stuck_after, restart=restart
+        lambda died: TextEngine.load(ModelOptions(), died),
+        Metrics(),
+        queue=8,
+        batch=8,
+        stuck_after=stuck_after,
+        restart=restart,
     )
     loop.start()
     watching = asyncio.create_task(loop.watch())
@@ -39,13 +44,13 @@ async def reached(loop: EngineLoop, state: str) -> None:
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Scoring waits for it in its first pass."""
-    go_on, scoring = threading.Event(), LLM.scoring
+    go_on, scoring = threading.Event(), TextEngine.scoring
 
-    def slowly(llm: LLM, ids: list[int]) -> Iterator[list[float]]:
+    def slowly(llm: TextEngine, ids: list[int]) -> Iterator[list[float]]:
         go_on.wait(60)
         yield from scoring(llm, ids)
 
-    monkeypatch.setattr(LLM, "scoring", slowly)
+    monkeypatch.setattr(TextEngine, "scoring", slowly)
     yield go_on
     go_on.set()
 
@@ -91,13 +96,13 @@ def test_a_scoring_that_waited_for_a_model_that_is_gone_does_not_meet_the_next_o
 def test_scorings_take_turns_and_more_wait_for_one_of_them_to_end(monkeypatch: pytest.MonkeyPatch):
     go_on, order = threading.Event(), []
 
-    def three(llm: LLM, ids: list[int]) -> Iterator[list[float]]:
+    def three(llm: TextEngine, ids: list[int]) -> Iterator[list[float]]:
         for _ in range(3):
             go_on.wait(60)
             order.append(ids[0])
             yield [-1.0]
 
-    monkeypatch.setattr(LLM, "scoring", three)
+    monkeypatch.setattr(TextEngine, "scoring", three)
     ids = list(range(SCORINGS + 2))
 
     async def run() -> None:

@@ -1,10 +1,15 @@
-"""Megatron/DeepSpeed checkpoints: ``mp_rank_XX_model_states.pt`` shards, read and written."""
+"""Megatron/DeepSpeed checkpoints: one file for each rank of the run that saved them.
+
+Layout: ``DIR/latest_checkpointed_iteration.txt`` names an iteration (or ``release``); the shards are
+``DIR/<iteration>/mp_rank_XX_model_states.pt``, written by ``torch.save``.
+"""
 
 from __future__ import annotations
 
 import collections
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +18,32 @@ import torch
 from torch import Tensor
 
 from cpm_gen.checkpoints import tensor_table
-from cpm_gen.checkpoints.checkpoint import Checkpoint, Shard
+from cpm_gen.checkpoints.checkpoint import Checkpoint, StoredTensor
 from cpm_gen.checkpoints.formats.torch_file import SavedFile, TensorRef, is_plain
 from cpm_gen.errors import CheckpointError
 
 TRACKER = "latest_checkpointed_iteration.txt"
-
-
 _SHARD = re.compile(r"^mp_rank_(\d+)_model_states\.pt$")
-
-
-_LAYER = re.compile(r"^transformer\.layers\.(\d{1,4})\.")
-
-
-_ANCHOR = "word_embeddings.weight"
-
-
+_WORDS, _POSITIONS = "word_embeddings.weight", "position_embeddings.weight"
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One rank's file. content: what was saved, tensors as TensorRef. tensors: the network's, by their names in the table."""
+
+    path: Path
+    content: dict[str, Any]
+    tensors: dict[str, TensorRef]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class MegatronCheckpoint:
+    """An opened checkpoint together with its files' contents, for resharding."""
+
+    checkpoint: Checkpoint
+    shards: list[Shard]
 
 
 def shard_name(rank: int) -> str:
@@ -37,7 +51,7 @@ def shard_name(rank: int) -> str:
     return f"mp_rank_{rank:02d}_model_states.pt"
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
+def open_shards(path: str | Path) -> MegatronCheckpoint:
     """Find the shards under ``path``, read their pickles, and check that they make one network.
 
     Raises CheckpointError, naming file and tensor: nothing found, a shard missing, truncated or damaged, keys missing or
@@ -63,7 +77,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
                 f"{shard.path}: saved for {saved_for} ranks, but {directory} holds {len(shards)} shards"
                 + (f"; {shard_name(len(shards))} is missing" if saved_for > len(shards) else "")
             )
-    return _verify(folder, iteration, shards)
+    return MegatronCheckpoint(_describe(folder, iteration, shards), shards)
 
 
 def _find(folder: Path) -> tuple[Path, str, Path]:
@@ -101,11 +115,11 @@ def _read_shard(path: Path) -> Shard:
     if not isinstance(saved.content, dict):
         raise CheckpointError(f"{path}: holds a {type(saved.content).__name__}, not a checkpoint's dictionary")
     flat = dict(_flatten(saved.content))
-    anchors = sorted((n for n in flat if n == _ANCHOR or n.endswith("." + _ANCHOR)), key=lambda n: (n.count("."), n))
+    anchors = sorted((n for n in flat if n == _WORDS or n.endswith("." + _WORDS)), key=lambda n: (n.count("."), n))
     if not anchors:
-        raise CheckpointError(f"{path}: no tensor {_ANCHOR} in it, so no CPM network")
+        raise CheckpointError(f"{path}: no tensor {_WORDS} in it, so no CPM network")
     under_module = [n for n in anchors if n.startswith("module.")]
-    prefix = (under_module or anchors)[0].removesuffix(_ANCHOR)
+    prefix = (under_module or anchors)[0].removesuffix(_WORDS)
     tensors = {n.removeprefix(prefix): t for n, t in flat.items() if n.startswith(prefix)}
     if not prefix:  # a bare state dict: what DeepSpeed keeps beside the network is not part of it
         tensors = {n: t for n, t in tensors.items() if n.startswith("transformer.") or "embeddings" in n}
@@ -121,43 +135,40 @@ def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, T
             yield from _flatten(value, f"{prefix}{key}.")
 
 
-def _verify(folder: Path, iteration: str, shards: list[Shard]) -> Checkpoint:
-    first = shards[0]
-    for name in (_ANCHOR, "position_embeddings.weight"):
+def _describe(folder: Path, iteration: str, shards: list[Shard]) -> Checkpoint:
+    """The checkpoint that the shards make together; raises CheckpointError if they do not."""
+    first, degree = shards[0], len(shards)
+    for name in (_WORDS, _POSITIONS):
         ref = first.tensors.get(name)
         if ref is None:
             raise CheckpointError(f"{first.path}: tensor {name} is missing")
         if len(ref.shape) != 2:
             raise CheckpointError(f"{first.path}: {name} has shape {list(ref.shape)}, not two dimensions")
-    rows, hidden = first.tensors[_ANCHOR].shape
-    layers = 1 + max((int(m[1]) for n in first.tensors if (m := _LAYER.match(n))), default=-1)
-    checkpoint = Checkpoint(
-        folder=folder,
-        iteration=iteration,
-        shards=shards,
-        layers=layers,
-        hidden=hidden,
-        vocabulary=rows * len(shards),
-        positions=first.tensors["position_embeddings.weight"].shape[0],
-        dtype=first.tensors[_ANCHOR].dtype,
+    rows, hidden = first.tensors[_WORDS].shape
+    vocabulary, positions = rows * degree, first.tensors[_POSITIONS].shape[0]
+    numbers = [n for name in first.tensors if (n := tensor_table.split_layer(name)[0]) is not None]
+    layers = 1 + max(numbers, default=-1)
+    tensor_table.check_degree(
+        degree, vocabulary=vocabulary, heads=None, hidden=hidden, where=f"{folder}: {degree} shards"
     )
     expected = list(tensor_table.names(layers))
-    degree = len(shards)
-    tensor_table.check_degree(
-        degree, vocabulary=checkpoint.vocabulary, heads=None, hidden=hidden, where=f"{folder}: {degree} shards"
-    )
+    tensors = {}
+    for name in expected:
+        cut = tensor_table.cut_of(name)
+        assert cut is not None
+        shape = tensor_table.whole_shape(name, vocabulary=vocabulary, positions=positions, hidden=hidden)
+        tensors[name] = StoredTensor(cut, shape, [s.tensors[name] for s in shards if name in s.tensors])
     for shard in shards:
         if missing := [n for n in expected if n not in shard.tensors]:
             raise CheckpointError(f"{shard.path}: tensor {missing[0]} is missing" + _more(missing))
-        known = set(expected)
-        if unexpected := [n for n in shard.tensors if n not in known]:
+        if unexpected := [n for n in shard.tensors if n not in tensors]:
             raise CheckpointError(f"{shard.path}: unexpected tensor {unexpected[0]!a}" + _more(unexpected))
-        for name in expected:
-            ref, wanted = shard.tensors[name], checkpoint.slice_shape(name, degree)
+        for name, tensor in tensors.items():
+            ref, wanted = shard.tensors[name], tensor_table.rank_shape(tensor.cut, tensor.shape, degree)
             if ref.shape != wanted:
                 raise CheckpointError(
                     f"{shard.path}: {name} has shape {list(ref.shape)}, but {list(wanted)} is what one of {degree} ranks "
-                    f"holds with vocabulary {checkpoint.vocabulary}, positions {checkpoint.positions}, hidden {hidden}"
+                    f"holds with vocabulary {vocabulary}, positions {positions}, hidden {hidden}"
                 )
             if ref.dtype not in _FLOATS:
                 raise CheckpointError(f"{shard.path}: {name} is {ref.dtype}, not float32, float16 or bfloat16")
@@ -165,7 +176,19 @@ def _verify(folder: Path, iteration: str, shards: list[Shard]) -> Checkpoint:
                 raise CheckpointError(
                     f"{shard.path}: {name} is {ref.dtype}, but {first.tensors[name].dtype} in {first.path.name}"
                 )
-    return checkpoint
+    return Checkpoint(
+        folder=folder,
+        iteration=iteration,
+        degree=degree,
+        layers=layers,
+        hidden=hidden,
+        vocabulary=vocabulary,
+        positions=positions,
+        dtype=first.tensors[_WORDS].dtype,
+        files=[shard.path for shard in shards],
+        notes=sorted({note for shard in shards for note in shard.notes}),
+        tensors=tensors,
+    )
 
 
 def _more(names: list[str]) -> str:

@@ -60,6 +60,11 @@ class TensorRef:
     stride: tuple[int, ...]
 
     @property
+    def path(self) -> Path:
+        """The file that holds it."""
+        return self.file.path
+
+    @property
     def extent(self) -> int:
         """Elements of the storage that the layout reaches, counted from ``first``."""
         if 0 in self.shape:

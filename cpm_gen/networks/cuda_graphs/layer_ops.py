@@ -1,8 +1,8 @@
 """The operations of a layer over rows of tokens, as :mod:`cpm_gen.networks.cuda_graphs.triton_ops` implements them.
 
-A row is one token: its slot and its position say where its key and value go, and that it sees the slot's positions up to its own.
-Nothing else joins rows, so a batch, a chunk of a prompt and a part of a next window are the same thing, and rows that only fill
-a buffer disturb nobody.
+A row is one token. Its key and value are stored at its slot and position, and it attends to the slot's positions up to its own.
+Rows have nothing else in common, so a batch, a chunk of a prompt and a part of a next window are run alike, and padding rows have
+no effect on others.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TILE = 16  # rows of one slot that may be attended together
 
 @dataclass(frozen=True)
 class Rows:
-    """Where rows stand, all on the device and int64.
+    """Slots and positions of rows, all on the device and int64.
 
     slots, positions: ``[rows]``. firsts, counts: ``[tiles]``: every row lies in one run of up to ``TILE`` rows of one slot; a count
     of 0 is no run.
@@ -54,7 +54,7 @@ class RowOps(Protocol):
 
 
 class TorchOps:
-    """:class:`RowOps` as anybody would write them. Attention copies a whole window for each row: for tests."""
+    """:class:`RowOps` in plain torch: the reference for the kernels in tests and benchmarks. Attention copies a window per row."""
 
     def branch(self, x: Tensor, linear: Any) -> Any:
         """See :class:`RowOps`, here and below."""
@@ -75,7 +75,7 @@ class TorchOps:
         unseen = torch.arange(store.shape[3], device=q.device) > rows.positions[:, None]
         scores = (keys @ q[..., None])[..., 0].float() * q.shape[-1] ** -0.5
         weights = scores.masked_fill(unseen[:, None], -torch.inf).softmax(-1)
-        # what lies beyond a sequence's end may be anything, NaN too
+        # positions beyond the end of a sequence are uninitialised and may hold NaN
         values = values.masked_fill(unseen[:, None, :, None], 0)
         mixed: Tensor = weights.to(q.dtype)[..., None, :] @ values
         return mixed.flatten(1)

@@ -1,12 +1,12 @@
-"""The network as a GPU likes it: fixed buffers, and for each number of rows one CUDA graph that replays the whole of it.
+"""The network with fixed buffers and one CUDA graph for each number of rows, which replays all layers at once.
 
-A step's tokens become rows (:mod:`cpm_gen.networks.cuda_graphs.layer_ops`);
-a pass runs up to ``ROWS[-1]`` of them, filled up to the next number in ``ROWS``
-with rows that write to a slot of their own. The host sends one small array before a pass and waits for nothing: where the step's
-tokens are read, it waits, once. The head and sampling are launched while the GPU is busy with the layers, so they need no graph.
+A step's tokens become rows (:mod:`cpm_gen.networks.cuda_graphs.layer_ops`). A pass runs up to ``ROWS[-1]`` rows, padded to the next
+number in ``ROWS`` with rows that write to a slot reserved for padding. The host sends one small array before a pass and
+synchronises once a step, when the tokens are read. The head and sampling are launched while the GPU runs the layers, so they
+need no graph.
 
-For one rank. Parameters are those of the :class:`cpm_gen.networks.torch.model.Model` it is made of, which also runs what has no slot: whole
-contexts and scores. On a CPU the same code runs without graphs, which is how it is tested.
+For one rank. The parameters belong to a :class:`cpm_gen.networks.torch.model.TorchModel`, which also runs segments without a
+slot: whole contexts and scores. On a CPU the same code runs without graphs; the tests use that.
 """
 
 from __future__ import annotations
@@ -22,30 +22,35 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cpm_gen.checkpoints.checkpoint import Checkpoint
+from cpm_gen.config.model_sizes import ModelSize
+from cpm_gen.config.options import ModelOptions
 from cpm_gen.networks.cuda_graphs.layer_ops import TILE, RowOps, Rows
 from cpm_gen.networks.interface import Segment
-from cpm_gen.networks.torch.model import Model
+from cpm_gen.networks.torch import load_weights
+from cpm_gen.networks.torch.model import TorchModel
+from cpm_gen.parallel.group import TensorParallel
 from cpm_gen.sampling.batched import send
 
 ROWS = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 _IDS, _SLOTS, _POSITIONS, _FIRSTS, _COUNTS = range(5)
 
-Stretch = tuple[Segment, int, int]  # tokens from .. to of a segment
+SegmentRange = tuple[Segment, int, int]  # a segment, and the range of its tokens
 
 _log = logging.getLogger(__name__)
 
 
 class Graphed:
-    """A function that works on fixed buffers and returns nothing; on a GPU captured once and replayed.
+    """A function over fixed buffers without a result; on a GPU it is captured once and replayed.
 
-    pool, stream: memory that graphs share, as they never run at the same time, and where they are captured (None on a CPU).
+    pool: memory that the graphs share, since they never run at the same time. stream: where they are captured. Both None on a CPU.
     """
 
     def __init__(self, function: Callable[[], None], device: torch.device, pool: Any, stream: Any) -> None:
         self.run = function
         if device.type != "cuda":
             return
-        # outside of the capture first: kernels are compiled, and whatever is made at its first use is made
+        # run before the capture: compiles kernels and creates what is created on first use
         for _ in range(2):
             function()
         torch.cuda.synchronize(device)
@@ -56,15 +61,15 @@ class Graphed:
 
 
 class StaticCache:
-    """Keys and values of ``slots`` windows, the buffers of a pass, and its graphs."""
+    """Keys and values of ``slots`` windows, the buffers of a pass, and its graphs. One window more is kept for padding rows."""
 
     @torch.inference_mode()
-    def __init__(self, model: Model, ops: RowOps, slots: int) -> None:
+    def __init__(self, model: TorchModel, ops: RowOps, slots: int) -> None:
         self._model = model
         self._ops = ops
-        self._slots = slots
-        self._store = model.make_cache(slots + 1).store  # the last slot is where rows go that only fill the buffer
-        # what lies there is never seen, but a masked NaN times 0 would be
+        self.slots = slots
+        self._store = model.make_cache(slots + 1).store  # the last slot takes the padding rows
+        # masked positions are multiplied by 0, which would not hide a NaN in uninitialised memory
         self._store.zero_()
         self._plan = torch.zeros(5, ROWS[-1], dtype=torch.int64, device=model.device)
         self._plan[_SLOTS] = slots
@@ -73,17 +78,17 @@ class StaticCache:
         gpu = model.device.type == "cuda"
         pool = torch.cuda.graph_pool_handle() if gpu else None
         stream = torch.cuda.Stream(model.device) if gpu else None  # type: ignore[no-untyped-call]
-        # the largest first: its memory serves the others
+        # the largest first: the others reuse its memory
         self._graphs = {rows: Graphed(self._body(rows), model.device, pool, stream) for rows in reversed(ROWS)}
-        if gpu:  # the head is in no graph: its kernels are compiled now, not in somebody's request
+        if gpu:  # the head is in no graph: compile its kernels now, not during a request
             for rows in ROWS:
                 ops.head(self._hidden[:rows], model.word_embeddings)
         taken, seconds = _reserved(model.device) - before, time.perf_counter() - began
-        _log.info("%d graphs in %.1f s, %.0f MiB beside the cache", len(ROWS), seconds, taken / 2**20)
+        _log.info("%d graphs in %.1f s, %.0f MiB in addition to the cache", len(ROWS), seconds, taken / 2**20)
 
     def _tiles(self, rows: int) -> int:
-        """Most tiles among so many rows: a slot comes once in a pass, and one more fills it up."""
-        return min(rows, rows // TILE + self._slots + 1)
+        """Upper bound on tiles in a pass of that many rows: each slot occurs once, and padding adds one."""
+        return min(rows, rows // TILE + self.slots + 1)
 
     def _body(self, count: int) -> Callable[[], None]:
         model, ops = self._model, self._ops
@@ -109,22 +114,22 @@ class StaticCache:
         """Final hidden states ``[wanted, hidden]`` after the last token of each segment that wants logits."""
         device = self._model.device
         parts = []
-        for stretches in _passes(segments):
-            plan, ends = self._plan_of(stretches)
+        for ranges in passes(segments):
+            plan, ends = self._plan_of(ranges)
             self._plan[:, : plan.shape[1]].copy_(send(plan, device), non_blocking=True)
             self._graphs[plan.shape[1]].run()
             if ends:
                 parts.append(self._hidden[send(np.array(ends), device)])
         return torch.cat(parts) if parts else self._hidden[:0]
 
-    def _plan_of(self, stretches: Sequence[Stretch]) -> tuple[NDArray[np.int64], list[int]]:
-        """A pass's plan, filled up, and which of its rows want logits."""
-        total = sum(end - begin for _, begin, end in stretches)
+    def _plan_of(self, ranges: Sequence[SegmentRange]) -> tuple[NDArray[np.int64], list[int]]:
+        """The padded plan of a pass, int64 ``[5, rows]``, and the rows that want logits."""
+        total = sum(end - begin for _, begin, end in ranges)
         size = next(n for n in ROWS if n >= total)
         plan = np.zeros((5, size), dtype=np.int64)
-        plan[_SLOTS] = self._slots
+        plan[_SLOTS] = self.slots
         ends, tiles, at = [], [(first, min(TILE, size - first)) for first in range(total, size, TILE)], 0
-        for segment, begin, end in stretches:
+        for segment, begin, end in ranges:
             after = at + end - begin
             assert segment.slot is not None
             plan[_IDS, at:after] = segment.ids[begin:end]
@@ -143,9 +148,9 @@ def _reserved(device: torch.device) -> int:
     return torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
 
 
-def _passes(segments: Sequence[Segment]) -> Iterator[list[Stretch]]:
-    """The segments, cut where a pass is full."""
-    part: list[Stretch] = []
+def passes(segments: Sequence[Segment]) -> Iterator[list[SegmentRange]]:
+    """The segments, cut into passes of at most ``ROWS[-1]`` rows."""
+    part: list[SegmentRange] = []
     room = ROWS[-1]
     for segment in segments:
         begin, length = 0, len(segment.ids)
@@ -161,11 +166,11 @@ def _passes(segments: Sequence[Segment]) -> Iterator[list[Stretch]]:
 
 
 class GraphedModel:
-    """The network of ``model``, one rank's whole, with the same interface."""
+    """The network of ``model`` on CUDA graphs; see :class:`cpm_gen.networks.interface.Network`. For one rank."""
 
     samples = True
 
-    def __init__(self, model: Model, ops: RowOps) -> None:
+    def __init__(self, model: TorchModel, ops: RowOps) -> None:
         assert model.group.size == 1
         self.model = model
         self.group = model.group
@@ -178,7 +183,7 @@ class GraphedModel:
             return StaticCache(self.model, self._ops, slots)
 
     def _device(self) -> contextlib.AbstractContextManager[None]:
-        """Triton launches on this thread's current device, wherever the tensors are."""
+        """Make the model's device current: Triton launches on the current device, not on that of the tensors."""
         device = self.model.device
         return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
@@ -200,10 +205,24 @@ class GraphedModel:
         return torch.cat(logits)[send(order, self.model.device)]
 
     def score(self, segment: Segment, targets: Sequence[int], cache: StaticCache | None) -> Tensor:
-        """Natural log-probabilities ``[targets]``, as :meth:`cpm_gen.networks.torch.model.Model.score`; of a segment without a slot."""
+        """Natural log-probabilities ``[targets]`` of a segment without a slot (see :class:`cpm_gen.networks.interface.Network`)."""
         assert segment.slot is None
         return self.model.score(segment, targets, None)
 
     def profile(self) -> dict[str, float]:
-        """Nothing: a graph does not say what its time went into."""
+        """Empty: a graph does not measure its parts."""
         return {}
+
+
+def load_network(
+    checkpoint: Checkpoint,
+    size: ModelSize,
+    group: TensorParallel,
+    options: ModelOptions,
+    device: torch.device,
+    threads: int,
+) -> GraphedModel:
+    """See :class:`cpm_gen.networks.interface.Backend`."""
+    from cpm_gen.networks.cuda_graphs.triton_ops import TritonOps
+
+    return GraphedModel(load_weights.load_network(checkpoint, size, group, options, device, threads), TritonOps())

@@ -1,10 +1,11 @@
-"""The rows of a layer in few kernels (Triton): a decode step is the reading of weights, and every kernel more is a pause in it.
+"""The operations of a layer as few Triton kernels: a decode step is bound by reading weights, and each kernel launch is a gap in it.
 
-Eight kernels a layer: norm, query-key-value (keys and values go straight to the cache), attention in pieces, their merging, dense, norm,
-``h -> 4h`` with GELU, ``4h -> h``. Sums over ranges of inputs stay apart until the next norm adds them up, always in one order.
+Eight kernels a layer: norm, query-key-value (keys and values are written to the cache), attention in pieces, merging the pieces,
+dense, norm, ``h -> 4h`` with GELU, ``4h -> h``. Partial sums over ranges of inputs are kept until the next norm adds them in a
+fixed order.
 
-A row's numbers are summed in an order that its own context alone decides: which rows run beside it changes tiles, never a sum. (It
-rests on a matrix unit summing alike whatever the number of columns; ``tests/test_triton_ops.py`` looks at that on a GPU.)
+The order in which a row's numbers are summed depends on its own context only: other rows of the batch change tiles, never a sum.
+This requires that the matrix unit sums alike for any number of columns; ``tests/gpu/test_triton_ops.py`` checks it on a GPU.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from torch import Tensor
 
 from cpm_gen.networks.cuda_graphs.layer_ops import TILE, Rows
 
-OUTPUTS = 64  # of a matrix that a program computes
-PARTS = 4  # ranges of inputs of a branch's sum
-PIECE = 256  # positions that a program attends to
-KEYS = 64  # of them at a time
+OUTPUTS = 64  # outputs of a matrix that one program computes
+PARTS = 4  # ranges of inputs in a branch's sum
+PIECE = 256  # positions that one program attends to
+KEYS = 64  # positions loaded at a time
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -149,7 +150,7 @@ def _merge(
     sums, tops, totals, positions, out,
     HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, PIECES: tl.constexpr, PIECE: tl.constexpr, SPAN: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
-    """A row's pieces, as far as it sees."""
+    """Merge the pieces of a row up to its own position."""
     row, head = tl.program_id(0), tl.program_id(1)
     piece = tl.arange(0, SPAN)
     d = tl.arange(0, DIM)

@@ -1,14 +1,13 @@
-"""The network on the native CPU kernels: the same interface as :class:`cpm_gen.networks.torch.model.Model`, the weights packed once.
+"""The network on the native CPU kernels; the weights are packed once, when they are loaded.
 
-A row's numbers are the same bits whatever runs beside it and however a context is cut into steps (``native/src/gemm.h``), so
-cached decoding equals recomputing exactly, in every format.
+The numbers of a row have the same bits whatever else the step runs and however a context is cut into steps
+(``native/src/gemm.h``), so cached decoding equals recomputing exactly, in every format.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-import re
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -20,8 +19,9 @@ from torch import Tensor
 from cpm_gen.checkpoints import tensor_table
 from cpm_gen.checkpoints.checkpoint import Checkpoint
 from cpm_gen.config.model_sizes import ModelSize
+from cpm_gen.config.options import ModelOptions
 from cpm_gen.errors import ConfigError
-from cpm_gen.networks.interface import Segment
+from cpm_gen.networks.interface import Segment, score_targets
 from cpm_gen.networks.native import library
 from cpm_gen.parallel.group import TensorParallel
 
@@ -43,26 +43,31 @@ _TENSORS = (
     "mlp.dense_4h_to_h.weight",
     "mlp.dense_4h_to_h.bias",
 )  # in the order of cpm_tensor
-_LAYER = re.compile(r"^transformer\.layers\.(\d+)\.")
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-_HEAD_ROWS = 128  # that meet the head at once while scoring
 
 
-class PackedCache:
-    """``slots`` windows of keys and values of this rank's heads, as the kernels keep them (``native/src/ops.h``)."""
+class NativeCache:
+    """``slots`` windows of keys and values of this rank's heads, in the kernels' layout (``native/src/ops.h``).
 
-    def __init__(self, handle: int) -> None:
+    bytes: the memory that it takes.
+    """
+
+    def __init__(self, handle: int, slots: int) -> None:
         native = library.load_library()
         self.handle = handle
+        self.slots = slots
         self.bytes: int = native.cpm_cache_bytes(handle)
         self._free = weakref.finalize(self, native.cpm_cache_destroy, handle)
 
 
-class PackedModel:
-    """A rank's part of the network. ``form``: "float32", "bfloat16" or "int8"; ``kv_form``: of keys and values, ``form`` unless said.
+class NativeModel:
+    """A rank's part of the network. Raises ConfigError for unknown kernels, MemoryError if memory does not suffice.
 
-    int8: one scale for each output; activations in 8 bits, a scale for each 64, or with AMX in 16 bits; keys and values in bfloat16
-    unless said. Keys and values in int8: one scale for each position's key and value of a head.
+    form: format of the matrices, "float32", "bfloat16" or "int8". kv_form: format of keys and values; None: bfloat16 if ``form``
+    is int8, otherwise ``form``. kernels: name of the instruction set to use; None: the best one of this machine.
+
+    Matrices in int8 have one scale for each output; activations are then 8 bits with a scale for each 64 values, or with AMX
+    16 bits. Keys and values in int8 have one scale for each position's key and value of a head.
     """
 
     samples = False
@@ -83,8 +88,8 @@ class PackedModel:
         self._library = library.load_library()
         if threads > library.MAX_THREADS:
             raise ConfigError(f"threads: the native kernels use at most {library.MAX_THREADS} a rank, not {threads}")
-        self._trouble: BaseException | None = None
-        self._reduce = library.AllReduce(self._all_reduce)  # kept: the library calls it
+        self._failure: BaseException | None = None
+        self._reduce = library.AllReduce(self._all_reduce)  # a reference must stay while the library may call it
         ranks = group.size
         whole_machine = threads * ranks >= len(_allowed_cpus())
         sizes = library.Sizes(
@@ -100,7 +105,7 @@ class PackedModel:
             format=library.FORMATS[form],
             kv_format=library.FORMATS[kv_form or ("bfloat16" if form == "int8" else form)],
             threads=threads,
-            # with cores to spare the system places threads better than we do: other programs run here too
+            # threads are pinned only if they take all cores; otherwise the scheduler of the system places them better
             first_cpu=threads * group.rank if whole_machine else -1,
         )
         self._handle = self._library.cpm_create(ctypes.byref(sizes), kernels.encode() if kernels else None)
@@ -113,29 +118,27 @@ class PackedModel:
         self.kernels = name.decode()
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Pack this rank's slices, a tensor at a time, straight from the mapped shards where a slice lies in one of them."""
+        """Pack this rank's slices, one tensor at a time, without a copy if the slice lies in one file."""
         rank, degree = self.group.rank, self.group.size
-        for name in tensor_table.names(checkpoint.layers):
-            pieces = list(checkpoint.sources(name, rank, degree))
-            ref, dim, source, _, length = pieces[0]
-            if len(pieces) == 1:
-                view = ref.view()
-                self._pack(name, view if dim is None else view.narrow(dim, source, length))
-                ref.release()
+        for name, tensor in checkpoint.tensors.items():
+            parts = list(tensor.slice_parts(rank, degree))
+            if len(parts) == 1:
+                self._pack(name, parts[0].view())
+                parts[0].stored.release()
             else:
-                whole = torch.empty(checkpoint.slice_shape(name, degree), dtype=ref.dtype)
-                checkpoint.copy_slice(name, rank, degree, whole)
-                self._pack(name, whole)
+                values = torch.empty(checkpoint.slice_shape(name, degree), dtype=tensor.dtype)
+                checkpoint.copy_slice(name, rank, degree, values)
+                self._pack(name, values)
 
     def _pack(self, name: str, tensor: Tensor) -> None:
-        found = _LAYER.match(name)
+        layer, part = tensor_table.split_layer(name)
         rows, columns = tensor.shape if tensor.dim() == 2 else (1, len(tensor))
         if tensor.stride(-1) != 1:
             tensor = tensor.contiguous()
         status = self._library.cpm_pack(
             self._handle,
-            _TENSORS.index(_LAYER.sub("", name)),
-            int(found[1]) if found else 0,
+            _TENSORS.index(part),
+            layer or 0,
             tensor.data_ptr(),
             _DTYPES[tensor.dtype],
             rows,
@@ -146,42 +149,36 @@ class PackedModel:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of packed matrices: what a decode step reads besides keys and values."""
+        """Bytes of packed matrices: what a decode step reads in addition to keys and values."""
         size: int = self._library.cpm_weight_bytes(self._handle)
         return size
 
-    def make_cache(self, slots: int) -> PackedCache:
+    def make_cache(self, slots: int) -> NativeCache:
         """A cache of ``slots`` full windows for this rank's heads."""
         handle = self._library.cpm_cache_create(self._handle, slots)
         if not handle:
             raise MemoryError(f"no memory for {slots} windows of keys and values")
-        return PackedCache(handle)
+        return NativeCache(handle, slots)
 
-    def next_logits(self, segments: Sequence[Segment], cache: PackedCache | None) -> Tensor:
+    def next_logits(self, segments: Sequence[Segment], cache: NativeCache | None) -> Tensor:
         """Logits ``[wanted, vocabulary]`` (fp32) after the last token of each segment that wants them, on every rank."""
         return self._head(self._hidden(segments, [int(s.logits) for s in segments], cache))
 
-    def score(self, segment: Segment, targets: Sequence[int], cache: PackedCache | None) -> Tensor:
-        """Natural log-probabilities ``[targets]``, as :meth:`cpm_gen.networks.torch.model.Model.score`."""
-        hidden = self._hidden([segment], [len(targets)], cache)
-        wanted = torch.tensor(targets)
-        parts = []
-        for at in range(0, len(targets), _HEAD_ROWS):
-            logits = self._head(hidden[at : at + _HEAD_ROWS])
-            parts.append(logits.gather(1, wanted[at : at + _HEAD_ROWS, None])[:, 0] - logits.logsumexp(1))
-        return torch.cat(parts) if parts else torch.empty(0)
+    def score(self, segment: Segment, targets: Sequence[int], cache: NativeCache | None) -> Tensor:
+        """Natural log-probabilities ``[targets]``, float32 (see :meth:`cpm_gen.networks.interface.Network.score`)."""
+        return score_targets(self._hidden([segment], [len(targets)], cache), targets, self._head)
 
     def profile(self) -> dict[str, float]:
-        """Seconds spent in the kernels since loading, by what they were for; waiting for other ranks not counted."""
+        """Seconds spent in the kernels since loading, by purpose; waiting for other ranks is not counted."""
         seconds = (ctypes.c_double * 5)()
         self._library.cpm_profile(self._handle, ctypes.byref(seconds))
         weights, attention, head, _, other = seconds
         return {"weights": weights, "attention": attention, "head": head, "norms and embedding": other}
 
     def _hidden(
-        self, segments: Sequence[Segment], wanted: Sequence[int], cache: PackedCache | None
+        self, segments: Sequence[Segment], wanted: Sequence[int], cache: NativeCache | None
     ) -> np.ndarray[Any, Any]:
-        """The last ``wanted`` rows of each segment after the last norm, ``[sum(wanted), hidden]``."""
+        """The last ``wanted`` rows of each segment after the last norm: ``[sum(wanted), hidden]``, float32."""
         described = (library.CSegment * len(segments))()
         for at, s in enumerate(segments):
             described[at] = library.CSegment(len(s.ids), s.start, -1 if s.slot is None else s.slot, wanted[at])
@@ -207,20 +204,20 @@ class PackedModel:
         return self.group.all_gather(logits)
 
     def _all_reduce(self, values: Any, count: int) -> int:
-        """From the library, on our thread, between two phases of a step."""
+        """Called by the library on the calling thread between two phases of a step; sums ``values`` over the ranks in place."""
         try:
             flat = np.ctypeslib.as_array(values, (count,))
             self.group.all_reduce(torch.from_numpy(flat))
         except BaseException as error:
-            self._trouble = error
+            self._failure = error
             return 1
         return 0
 
     def _check(self, status: int) -> None:
         if status == library.ABORTED:
-            trouble, self._trouble = self._trouble, None
-            assert trouble is not None
-            raise trouble
+            failure, self._failure = self._failure, None
+            assert failure is not None
+            raise failure
         if status == library.NO_MEMORY:
             raise MemoryError("no memory for this step's activations")
 
@@ -229,3 +226,19 @@ def _allowed_cpus() -> Sequence[int]:
     if hasattr(os, "sched_getaffinity"):
         return list(os.sched_getaffinity(0))
     return range(os.cpu_count() or 1)
+
+
+def load_network(
+    checkpoint: Checkpoint,
+    size: ModelSize,
+    group: TensorParallel,
+    options: ModelOptions,
+    device: torch.device,
+    threads: int,
+) -> NativeModel:
+    """See :class:`cpm_gen.networks.interface.Backend`; ``device`` is always the CPU."""
+    form = "int8" if options.quantize == "int8" else options.dtype
+    kv_form = None if options.kv_cache == "auto" else options.kv_cache
+    model = NativeModel(size, group, form=form, kv_form=kv_form, threads=threads)
+    model.load(checkpoint)
+    return model

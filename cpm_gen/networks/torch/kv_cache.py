@@ -1,6 +1,6 @@
-"""Keys and values of the running sequences, in fixed slots.
+"""The KV cache of the torch network: fixed slots of one full window each.
 
-A slot holds one full window: ``positions`` tokens for every layer. For the 2.6 B network in fp16 that is 320 MiB, so slots
+A slot holds keys and values of ``positions`` tokens for every layer. For the 2.6 B network in fp16 that is 320 MiB, so slots
 need no paging.
 """
 
@@ -24,10 +24,11 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
+        self.slots = slots
         self.store = torch.empty(layers, 2, slots, heads, positions, head_dim, dtype=dtype, device=device)
 
     def extend(self, layer: int, slot: int, start: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store keys and values ``[heads, n, head_dim]`` at positions ``start..``; return all from position 0 on."""
+        """Store keys and values ``[heads, n, head_dim]`` from position ``start`` on; return ``[heads, start + n, head_dim]`` of both."""
         end = start + keys.shape[1]
         store = self.store[layer, :, slot]
         store[0, :, start:end] = keys

@@ -1,6 +1,6 @@
-"""Tensor-parallel layers. Every collective stands in a ``forward``; a row-parallel bias is added once, after the reduce.
+"""Tensor-parallel layers. Every collective is in a ``forward``; a row-parallel bias is added once, after the reduce.
 
-Parameters are created empty; :func:`cpm_gen.networks.torch.load_weights.load_into` fills them with this rank's slices.
+Parameters are created uninitialised; :func:`cpm_gen.networks.torch.load_weights.load_into` fills them with this rank's slices.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cpm_gen.parallel.group import TensorParallel
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rank's parameters live, and whose part they are."""
+    """Device, dtype and group of a rank's parameters."""
 
     group: TensorParallel
     dtype: torch.dtype  # of activations, and of parameters
@@ -24,7 +24,7 @@ class Place:
     quantized: bool = False  # matrices in 8 bits
 
     def empty(self, *shape: int) -> nn.Parameter:
-        """A parameter to be filled."""
+        """An uninitialised parameter."""
         return nn.Parameter(torch.empty(shape, dtype=self.dtype, device=self.device), requires_grad=False)
 
 
@@ -47,14 +47,14 @@ class Matrix(nn.Module):
 
     @torch.no_grad()
     def quantize(self, values: Tensor) -> None:
-        """Fill it from floats of its shape: each row rounded to 255 steps, symmetric, as wide as its largest value needs."""
+        """Fill from floats of the same shape: each row in 255 symmetric steps, scaled to its largest absolute value."""
         assert self.scale is not None
         self.scale.copy_(values.abs().amax(1) / 127)
         steps = torch.where(self.scale > 0, self.scale, 1.0)[:, None]
         self.weight.copy_((values / steps).round_())
 
     def whole(self) -> Tensor:
-        """The matrix in the activations' format."""
+        """The matrix ``[rows, columns]`` in the activations' dtype."""
         if self.scale is None:
             return self.weight
         # one kernel that reads bytes and writes halves

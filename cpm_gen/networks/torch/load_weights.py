@@ -1,25 +1,42 @@
-"""Fill the torch network from a checkpoint."""
+"""Build the torch network and fill it from a checkpoint."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from cpm_gen.checkpoints import tensor_table
 from cpm_gen.checkpoints.checkpoint import Checkpoint
+from cpm_gen.config.model_sizes import ModelSize
+from cpm_gen.config.options import ModelOptions
 from cpm_gen.errors import CheckpointError
 from cpm_gen.networks.torch.layers import Matrix
+from cpm_gen.networks.torch.model import TorchModel
+from cpm_gen.parallel.group import TensorParallel
+
+
+def load_network(
+    checkpoint: Checkpoint,
+    size: ModelSize,
+    group: TensorParallel,
+    options: ModelOptions,
+    device: torch.device,
+    threads: int,
+) -> TorchModel:
+    """See :class:`cpm_gen.networks.interface.Backend`; ``threads`` is torch's own setting."""
+    dtype = getattr(torch, options.dtype)
+    model = TorchModel(size, group, dtype=dtype, device=device, quantized=options.quantize == "int8")
+    load_into(model, checkpoint, rank=group.rank, degree=group.size)
+    return model
 
 
 def load_into(model: nn.Module, checkpoint: Checkpoint, *, rank: int, degree: int) -> None:
-    """Fill every parameter of a rank's ``model`` from the shards, whatever degree they were saved at.
+    """Fill every parameter of a rank's ``model``, whatever degree the checkpoint was saved for.
 
-    Strict: a parameter without a tensor, a tensor without a parameter, or a shape that differs raises CheckpointError.
+    Raises CheckpointError for a parameter without a tensor, a tensor without a parameter, or a shape that differs.
     """
     parameters = dict(model.named_parameters())
-    expected = set(tensor_table.names(checkpoint.layers))
-    if parameters.keys() != expected:
-        odd = sorted(parameters.keys() ^ expected)[0]
+    if parameters.keys() != checkpoint.tensors.keys():
+        odd = sorted(parameters.keys() ^ checkpoint.tensors.keys())[0]
         raise CheckpointError(f"{checkpoint.folder}: network and checkpoint do not have the same tensors ({odd})")
     with torch.no_grad():
         for name, parameter in parameters.items():

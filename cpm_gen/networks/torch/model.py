@@ -1,9 +1,9 @@
-"""CPM-1's network: GPT-2 with pre-LN, learned positions and a head tied to the word embedding; the whole of it.
+"""CPM-1's network in torch: GPT-2 with pre-LN, learned positions and a head tied to the word embedding.
 
-Module names are checkpoint names, so ``state_dict()`` keys are what :data:`cpm_gen.checkpoints.tensor_table.TABLE` lists.
+Module names are checkpoint names, so the keys of ``state_dict()`` are the names in :data:`cpm_gen.checkpoints.tensor_table.TABLE`.
 
-Tokens of several sequences run side by side, flattened: a :class:`Segment` says whose they are, where they stand and what is
-cached before them. Only attention looks at segments; everything else works on ``[tokens, hidden]``.
+Tokens of several sequences run in one flat batch: a :class:`Segment` gives the sequence's slot, positions and cached prefix.
+Only attention uses segments; everything else works on ``[tokens, hidden]``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cpm_gen.config.model_sizes import ModelSize
-from cpm_gen.networks.interface import Segment
+from cpm_gen.networks.interface import Segment, score_targets
 from cpm_gen.networks.torch.kv_cache import KVCache
 from cpm_gen.networks.torch.layers import (
     ColumnParallelLinear,
@@ -64,7 +64,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """``[heads, n, d]`` queries at the end of ``[heads, m, d]`` keys and values -> ``[n, heads * d]``."""
     n, m = q.shape[1], k.shape[1]
     mask = None
-    if 1 < n < m:  # queries n stand at positions m - n ..
+    if 1 < n < m:  # the queries are at positions m - n .. m - 1
         mask = torch.ones(n, m, dtype=torch.bool, device=q.device).tril(m - n)
     y = F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask, is_causal=1 < n == m)
     return y[0].transpose(0, 1).reshape(n, -1)
@@ -114,8 +114,8 @@ class Transformer(nn.Module):
         return y
 
 
-class Model(nn.Module):
-    """A rank's part of the network. Parameters are empty until loaded. ``quantized``: matrices in 8 bits."""
+class TorchModel(nn.Module):
+    """A rank's part of the network. Parameters are uninitialised until loaded. quantized: matrices are int8."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class Model(nn.Module):
         )
 
     def profile(self) -> dict[str, float]:
-        """Nothing: torch does not say what its time went into."""
+        """Empty: torch does not measure its parts."""
         return {}
 
     @torch.inference_mode()
@@ -161,7 +161,7 @@ class Model(nn.Module):
         ids = torch.tensor([i for s in segments for i in s.ids], device=self.device)
         positions = torch.cat([torch.arange(s.start, s.start + len(s.ids)) for s in segments]).to(self.device)
         x = self.word_embeddings(ids) + self.position_embeddings(positions)
-        # cuDNN's attention, torch's first choice on recent GPUs, plans anew for each length of keys: for every token
+        # without cuDNN's attention, torch's first choice on recent GPUs: it makes a new plan for each key length, so each token
         gpu = self.device.type == "cuda"
         with sdpa_kernel(_ATTENTION) if gpu else contextlib.nullcontext():
             x = self.transformer(x, segments, cache)
@@ -170,7 +170,7 @@ class Model(nn.Module):
 
     @torch.inference_mode()
     def next_logits(self, segments: Sequence[Segment], cache: KVCache | None) -> Tensor:
-        """Logits ``[wanted, vocabulary]`` (fp32) after the last token of each segment that wants them, on every rank."""
+        """Logits ``[wanted, vocabulary]`` (fp32) after the last token of each segment that wants them, the same on all ranks."""
         x = self.hidden(segments, cache)
         if not any(s.logits for s in segments):
             return x.new_empty((0, self.size.vocabulary), dtype=torch.float32)
@@ -179,17 +179,7 @@ class Model(nn.Module):
         return self.word_embeddings.head(x[ends.to(self.device)])
 
     @torch.inference_mode()
-    def score(self, segment: Segment, targets: Sequence[int], cache: KVCache | None, rows: int = 128) -> Tensor:
-        """Natural log-probabilities ``[targets]`` of each target after the segment's tokens at the same distance from its end.
-
-        The last ``len(targets)`` tokens of the segment (none, if it only fills its slot) are the rows scored; at most ``rows``
-        of them meet the head at a time.
-        """
-        x = self.hidden([segment], cache)[len(segment.ids) - len(targets) :]
-        wanted = torch.tensor(targets, device=self.device)
-        parts = []
-        for at in range(0, len(targets), rows):
-            logits = self.word_embeddings.head(x[at : at + rows])
-            chosen = logits.gather(1, wanted[at : at + rows, None])[:, 0]
-            parts.append(chosen - logits.logsumexp(1))
-        return torch.cat(parts) if parts else x.new_empty(0, dtype=torch.float32)
+    def score(self, segment: Segment, targets: Sequence[int], cache: KVCache | None) -> Tensor:
+        """Natural log-probabilities ``[targets]``, float32 (see :meth:`cpm_gen.networks.interface.Network.score`)."""
+        hidden = self.hidden([segment], cache)[len(segment.ids) - len(targets) :]
+        return score_targets(hidden, targets, self.word_embeddings.head)

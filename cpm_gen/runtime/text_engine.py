@@ -1,0 +1,272 @@
+"""Texts on a loaded model: requests are queued, steps write a token for each, chunks of text come out.
+
+:class:`cpm_gen.llm.LLM` and the service are built on :class:`TextEngine`. It is not safe for use from several threads at once,
+except where a method says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
+
+from cpm_gen.config.model_sizes import ModelSize
+from cpm_gen.config.options import ModelOptions, SamplingParams, StyleName, TextOptions
+from cpm_gen.engine.engine import Engine
+from cpm_gen.engine.scheduler import CachedScheduler, RecomputeScheduler
+from cpm_gen.engine.sequence import Request
+from cpm_gen.engine.window import Window
+from cpm_gen.errors import ConfigError, InputError
+from cpm_gen.outputs import Chunk
+from cpm_gen.runtime.loaded_model import LoadedModel
+from cpm_gen.runtime.plan import Machine, plan_load
+from cpm_gen.runtime.text_stream import TextStream
+from cpm_gen.text.find_tokenizer import fitting_tokenizer
+from cpm_gen.text.prompt_styles import detokenizer, encode_prompt
+from cpm_gen.text.tokenizer import Tokenizer
+
+_STEP_TOKENS = 256  # a step's budget: the longest delay that a long prompt causes for the other texts
+
+
+class TextEngine:
+    """A loaded model with an engine, a scheduler and a tokenizer.
+
+    loaded: the model and its ranks. scheduler, token_engine: what runs in each step, and the engine that speaks token ids.
+    options, size, window, notes: of the model; see :class:`cpm_gen.runtime.plan.LoadPlan`.
+    """
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        plan = loaded.plan
+        self.loaded = loaded
+        self.options: ModelOptions = plan.options
+        self.size: ModelSize = plan.size
+        self.window: Window = plan.window
+        self.notes = list(plan.notes)
+        batch = plan.options.batch
+        cached = plan.options.decoder == "cached"
+        self.scheduler = CachedScheduler(batch, plan.slots, _STEP_TOKENS) if cached else RecomputeScheduler()
+        self.token_engine = Engine(loaded.runner, self.scheduler, batch=batch)
+        self._tokenizer: Tokenizer | None = None
+        self._streams: dict[int, TextStream] = {}  # by id of their generation
+        self._step_seconds = 0.0
+
+    @staticmethod
+    def load(options: ModelOptions, on_rank_death: Callable[[str], None] | None = None) -> TextEngine:
+        """Plan the load on this machine, start the ranks and load the weights.
+
+        on_rank_death: called from a thread when a rank died and no step has noticed. Raises the children of CpmGenError.
+        """
+        return TextEngine(LoadedModel.start(plan_load(options, Machine.detect()), on_rank_death))
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, loaded on first use; raises TokenizerError if it does not fit the model."""
+        if self._tokenizer is None:
+            self._tokenizer = fitting_tokenizer(self.options, self.size.vocabulary)
+        return self._tokenizer
+
+    def encode(self, prompt: str, style: StyleName = "plain") -> list[int]:
+        """Token ids of a prompt in a style; raises InputError for an empty one."""
+        return encode_prompt(style, prompt, self.tokenizer)
+
+    def visible(self, token_ids: Sequence[int]) -> int:
+        """Number of a history's tokens that the network sees."""
+        start = self.window.advance(token_ids, self.window.keep, self._ends(self.window))
+        return len(self.window.context(tuple(token_ids), start))
+
+    def run(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: SamplingParams,
+        text: TextOptions,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Chunk]:
+        """Write ``text.n`` samples for each prompt of token ids, as chunks. Closing the iterator ends the samples.
+
+        stop: called after every step; True ends all samples, each with a last chunk whose finish_reason is "cancelled".
+        """
+        ready: deque[Chunk] = deque()
+        streams = self.begin(self.requests(prompts, sampling, text), text, ready)
+        try:
+            while True:
+                while ready:
+                    yield ready.popleft()
+                if failure := next((s.generation.failure for s in streams if s.generation.failure), None):
+                    raise failure
+                unfinished = [s for s in streams if not s.done]
+                if not unfinished:
+                    return
+                if stop():
+                    for stream in unfinished:
+                        stream.cancel()
+                else:
+                    self.step()
+        finally:
+            self.end(streams)
+
+    def requests(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: SamplingParams,
+        text: TextOptions,
+        *,
+        window: Window | None = None,
+        recompute: bool = False,
+        logprobs: int | None = None,
+    ) -> list[Request]:
+        """``text.n`` checked requests for each prompt of token ids. Safe to call from any thread.
+
+        window: replaces the model's; the rest as in :class:`Request`. Raises InputError for ids outside the vocabulary and
+        ConfigError for a window longer than the network's positions.
+        """
+        self.loaded.check_open()
+        self._check_ids(i for ids in (*prompts, sampling.banned_ids) for i in ids)
+        if window is not None and window.limit > self.size.positions:
+            raise ConfigError(f"window limit must be at most {self.size.positions}, the network's positions")
+        window = window or self.window
+        seed = secrets.randbits(63) if text.seed is None else text.seed
+        # rows of the embedding that only pad the vocabulary have no text
+        padding = range(self.tokenizer.size, self.size.vocabulary)
+        sampling = dataclasses.replace(sampling, banned_ids=(*sampling.banned_ids, *padding))
+        return [
+            Request(
+                prompt=tuple(prompt),
+                window=window,
+                ends=self._ends(window),
+                params=sampling,
+                seed=seed,
+                sample_index=index,
+                max_new_tokens=text.max_new_tokens,
+                stop_ids=frozenset({self.tokenizer.eod}) if text.stop_at_eod else frozenset(),
+                recompute=recompute,
+                logprobs=logprobs,
+            )
+            for prompt in prompts
+            for index in range(text.n)
+        ]
+
+    def begin(
+        self, requests: Sequence[Request], text: TextOptions, ready: deque[Chunk], shown: int | None = None
+    ) -> list[TextStream]:
+        """Queue requests, ``text.n`` for each prompt; steps append their chunks to ``ready``. :meth:`end` must follow.
+
+        shown: for a request that continues an earlier run, the number of characters that run returned.
+        """
+        self.loaded.check_open()
+        streams = [
+            TextStream(
+                self.token_engine,
+                request,
+                detokenizer(text.style, self.tokenizer),
+                text.stop,
+                at // text.n,
+                ready,
+                place=at,
+                shown=shown,
+            )
+            for at, request in enumerate(requests)
+        ]
+        self._streams |= {id(s.generation): s for s in streams}
+        return streams
+
+    def end(self, streams: Iterable[TextStream]) -> None:
+        """Forget streams of :meth:`begin`; unfinished ones leave the batch before the next step."""
+        for stream in streams:
+            self.token_engine.cancel(stream.generation)
+            del self._streams[id(stream.generation)]
+
+    def step(self) -> None:
+        """One step for every stream that was begun and is not done."""
+        self.loaded.check_open()
+        began = time.perf_counter()
+        with self.loaded.rank_errors():
+            advanced = self.token_engine.step()
+        for generation in advanced:
+            self._streams[id(generation)].advance()
+        self._step_seconds += time.perf_counter() - began
+
+    @property
+    def running(self) -> int:
+        """Number of samples that the next step continues."""
+        return self.token_engine.running
+
+    @property
+    def waiting(self) -> int:
+        """Number of samples that wait for a place in the batch."""
+        return self.token_engine.waiting
+
+    @property
+    def slots(self) -> tuple[int, int] | None:
+        """Slots of the KV cache in use, and their number; None without a cache."""
+        scheduler = self.scheduler
+        return (scheduler.slots_used, scheduler.slots) if isinstance(scheduler, CachedScheduler) else None
+
+    def profile(self) -> tuple[int, dict[str, float]]:
+        """Number of steps so far, and their seconds by purpose."""
+        spent, communication = self.token_engine.spent, self.loaded.group.seconds
+        parts = self.loaded.runner.network.profile() or {"network": spent.network - communication}
+        parts |= {"sampling": spent.sampling, "communication": communication}
+        return spent.steps, parts | {"Python": max(0.0, self._step_seconds - sum(parts.values()))}
+
+    def score(self, token_ids: Sequence[int]) -> list[float | None]:
+        """Natural log-probability of each token given the ones before it in the window; None for the first.
+
+        Needs no tokenizer unless the window moves to sentences or ``<eod>``. Raises InputError for ids outside the vocabulary,
+        NumericsError for logits that are not finite.
+        """
+        first: list[float | None] = [None] * min(len(token_ids), 1)
+        return first + [p for part in self.scoring(token_ids) for p in part]
+
+    def scoring(self, token_ids: Sequence[int]) -> Iterator[list[float]]:
+        """:meth:`score` from the second token on, in parts of one pass of the network each; steps may run between them."""
+        self.loaded.check_open()
+        self._check_ids(token_ids)
+        with self.loaded.rank_errors():
+            yield from self.token_engine.score(list(token_ids), self.window, self._ends(self.window))
+
+    @property
+    def rank(self) -> int:
+        """This process's rank; only rank 0 writes, the others :meth:`follow`."""
+        return self.loaded.rank
+
+    def follow(self) -> None:
+        """On ranks other than 0: work for rank 0 until it closes."""
+        self.loaded.follow()
+
+    def digest(self) -> str:
+        """A hash that tells the model's weights from others; see :func:`cpm_gen.runtime.loaded_model.digest`."""
+        return self.loaded.digest()
+
+    def close(self) -> None:
+        """End the other ranks. Idempotent. Happens automatically when the program ends."""
+        self.loaded.close()
+
+    def abandon(self) -> None:
+        """End without telling the other ranks: one is dead or stuck."""
+        self.loaded.abandon()
+
+    def kill_ranks(self) -> bool:
+        """Kill the ranks that this process started; False if there are none. Safe to call from any thread."""
+        return self.loaded.kill_ranks()
+
+    def _ends(self, window: Window) -> frozenset[int] | None:
+        return None if window.boundary == "token" else self.tokenizer.boundary_ids(window.boundary)
+
+    def _check_ids(self, ids: Iterable[int]) -> None:
+        most = self.size.vocabulary - 1
+        for i in ids:
+            if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i <= most:
+                raise InputError(f"token id {i!r} is not a whole number from 0 to {most}")
+
+    def __enter__(self) -> TextEngine:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
