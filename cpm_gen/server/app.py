@@ -1,4 +1,4 @@
-"""The ASGI application: routes, errors, and the gate in front of them."""
+"""The ASGI application: routes, error handlers and middleware."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 
 import cpm_gen
 from cpm_gen.server import errors
-from cpm_gen.server.middleware import Gate
+from cpm_gen.server.middleware import RequestMiddleware
 from cpm_gen.server.routes import generate, health, openai, score_and_tokenize, web_page
 from cpm_gen.server.routes import works as work_routes
 from cpm_gen.serving.service import Service
@@ -22,34 +22,34 @@ Errors are `{"error": {"code", "message", "field"}}`; under `/v1` they have Open
 
 
 def _drop_undocumented(app: FastAPI) -> None:
-    """FastAPI documents its own answer to what it cannot read, which ours replaces."""
-    document = app.openapi()  # made once
+    """Remove FastAPI's own 422 response from the OpenAPI document: :mod:`errors` replaces it."""
+    document = app.openapi()  # FastAPI caches this object
     for path in document["paths"].values():
         for operation in path.values():
-            answer = operation["responses"].get("422", {})
-            if "HTTPValidationError" in str(answer):
+            response = operation["responses"].get("422", {})
+            if "HTTPValidationError" in str(response):
                 del operation["responses"]["422"]
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
 
 
 class _CrossOrigin(CORSMiddleware):
-    """What it refuses is refused as everything is, by the gate."""
+    """Reports a refused preflight as an error of ours, with our JSON body."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        answer = super().preflight_response(request_headers)
-        if answer.status_code != 200:
-            raise errors.HttpError(400, "cross_origin", bytes(answer.body).decode())
-        return answer
+        response = super().preflight_response(request_headers)
+        if response.status_code != 200:
+            raise errors.HttpError(400, "cross_origin", bytes(response.body).decode())
+        return response
 
 
 def create_app(service: Service, works: Works) -> ASGIApp:
-    """Everything that answers requests for a service and its works."""
+    """The HTTP interface of a service and its works."""
     app = FastAPI(
         title="cpm-gen",
         version=cpm_gen.__version__,
         description=_ABOUT,
-        docs_url=None,  # these load scripts from elsewhere
+        docs_url=None,  # these pages load scripts from other hosts
         redoc_url=None,
     )
     errors.install(app)
@@ -67,4 +67,4 @@ def create_app(service: Service, works: Works) -> ASGIApp:
             allow_headers=["Authorization", "Content-Type", "Last-Event-ID"],
             expose_headers=["Retry-After", "X-Request-Id"],
         )
-    return Gate(served, service)
+    return RequestMiddleware(served, service)

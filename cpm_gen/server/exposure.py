@@ -1,14 +1,14 @@
-"""Who can reach the service."""
+"""Whether other machines can reach the service."""
 
 from __future__ import annotations
 
 from cpm_gen.config.serve_options import ServeOptions
 from cpm_gen.errors import ConfigError
-from cpm_gen.serving.api_keys import Keys
+from cpm_gen.serving.api_keys import ApiKeys
 
 
-def check_exposure(options: ServeOptions, keys: Keys) -> None:
-    """Whoever can reach the service can use it: beyond loopback that needs keys, or somebody who says so."""
+def check_exposure(options: ServeOptions, keys: ApiKeys) -> None:
+    """Raises ConfigError for an address that other machines can reach, unless there are API keys or ``--insecure`` is given."""
     if not is_loopback(options.host) and not keys.needed and not options.insecure:
         raise ConfigError(
             f"host {options.host} is reachable from other machines and there are no API keys; "
@@ -17,7 +17,7 @@ def check_exposure(options: ServeOptions, keys: Keys) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
+    """Whether only this machine can reach a host name or address."""
     import ipaddress
 
     try:

@@ -1,4 +1,4 @@
-"""The main program: bind, load, serve, drain, end."""
+"""The main program of ``cpm-gen serve``: bind, load, serve, drain, end."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 
 import uvicorn
@@ -19,21 +20,21 @@ from cpm_gen.errors import ConfigError, CpmGenError
 from cpm_gen.server.app import create_app
 from cpm_gen.server.exposure import check_exposure
 from cpm_gen.server.uvicorn_protocol import connections
-from cpm_gen.serving.api_keys import Keys
-from cpm_gen.serving.errors import ServiceError, unavailable
+from cpm_gen.serving.api_keys import ApiKeys
+from cpm_gen.serving.errors import ServiceError
 from cpm_gen.serving.service import Service
 from cpm_gen.works.manager import Works
 from cpm_gen.works.storage.store import Store
 
 log = logging.getLogger("cpm_gen.server")
 
-_END = 10.0  # seconds for the engine's thread and the ranks to end
-_KEEP = 10.0  # seconds for the database to take the works' last words
-_ANSWER = 2.0  # seconds for last answers to reach their clients
+END_SECONDS = 10.0  # for the engine's thread and the ranks to end
+COMMIT_SECONDS = 10.0  # for the database to commit the works at shutdown
+RESPONSE_SECONDS = 2.0  # for the last responses to reach their clients
 
 
 class _Server(uvicorn.Server):
-    """Signals are ours: the first one drains."""
+    """uvicorn without its own signal handlers: :func:`_handle_signals` installs ours."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -41,10 +42,10 @@ class _Server(uvicorn.Server):
 
 
 def serve(settings: Settings) -> int:
-    """Serve until a signal; returns the exit status. Raises the children of CpmGenError where it cannot begin."""
+    """Serve until a signal; return the exit status. Raises the children of CpmGenError if the service cannot start."""
     options = settings.serve
     _log_to_stderr()
-    keys = Keys(options.keys, os.environ, streams=options.key_streams, rate=options.key_rate)
+    keys = ApiKeys(options.keys, os.environ, streams=options.key_streams, rate=options.key_rate)
     check_exposure(options, keys)
     with _bind(options) as listener:
         return asyncio.run(_serve(settings, keys, listener, Store(options.database)))
@@ -60,7 +61,7 @@ def _log_to_stderr() -> None:
 
 
 def _bind(options: ServeOptions) -> socket.socket:
-    """The listening socket; raises ConfigError."""
+    """The listening socket. Raises ConfigError."""
     try:
         found = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
@@ -81,7 +82,7 @@ def _address(listener: socket.socket, host: str) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def _serve(settings: Settings, keys: Keys, listener: socket.socket, store: Store) -> int:
+async def _serve(settings: Settings, keys: ApiKeys, listener: socket.socket, store: Store) -> int:
     service = Service(settings.serve, settings.model, keys)
     works = Works(service, store)
     server = _Server(
@@ -93,37 +94,32 @@ async def _serve(settings: Settings, keys: Keys, listener: socket.socket, store:
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=int(_ANSWER),
+            timeout_graceful_shutdown=int(RESPONSE_SECONDS),
         )
     )
-    asked = asyncio.Event()
-    _on_signals(service, asked)
-    answering = asyncio.create_task(server.serve([listener]))
-    watching = asyncio.create_task(service.engine.watch())
-    failure = await _load(service, works, asked)
-    if service.engine.state == "loading":  # loading does not let itself be interrupted; ranks end with this process
-        service.tokenizing.close()
+    stopping = asyncio.Event()
+    _handle_signals(service, stopping)
+    serving = asyncio.create_task(server.serve([listener]))
+    failure = await _load(service, works, stopping)
+    if service.engine.state == "loading":  # loading cannot be interrupted; the ranks end with this process
+        service.kill()
         os._exit(143)
-    if failure is None and not asked.is_set():
+    if failure is None and not stopping.is_set():
         for note in service.require().notes:
             log.info("note: %s", note)
         sys.stdout.write(f"cpm-gen serves {service.model_id} on {_address(listener, settings.serve.host)}\n")
         sys.stdout.flush()
-        await asyncio.wait(
-            (answering, ending := asyncio.create_task(asked.wait())), return_when=asyncio.FIRST_COMPLETED
-        )
-        ending.cancel()
-    kept = await _drain(service, works, settings.serve.drain_timeout)
+        signalled = asyncio.create_task(stopping.wait())
+        await asyncio.wait((serving, signalled), return_when=asyncio.FIRST_COMPLETED)
+        signalled.cancel()
+    committed = await _drain(service, works, settings.serve.drain_timeout)
     server.should_exit = True
-    await answering
-    watching.cancel()
-    service.tokenizing.close()
-    await service.tokenizing.closed()
-    if not await service.engine.end(_END):
+    await serving
+    if not await service.close(END_SECONDS):
         log.error("the engine did not end; the process ends without it")
-        service.engine.kill()
+        service.kill()
         os._exit(1)
-    if not kept:
+    if not committed:
         log.error("the works' database did not answer; the process ends without it")
         os._exit(1)
     if failure is not None:
@@ -131,8 +127,8 @@ async def _serve(settings: Settings, keys: Keys, listener: socket.socket, store:
     return 0
 
 
-async def _load(service: Service, works: Works, asked: asyncio.Event) -> BaseException | None:
-    """Wait for the model and the works, or for a signal; returns why there is no model."""
+async def _load(service: Service, works: Works, stopping: asyncio.Event) -> BaseException | None:
+    """Load the model and open the works, until a signal arrives; return the error if loading failed."""
 
     async def load() -> None:
         try:
@@ -141,50 +137,45 @@ async def _load(service: Service, works: Works, asked: asyncio.Event) -> BaseExc
         except ServiceError as error:
             raise CpmGenError(error.message) from None
 
-    loading, ending = asyncio.create_task(load()), asyncio.create_task(asked.wait())
-    await asyncio.wait((loading, ending), return_when=asyncio.FIRST_COMPLETED)
-    ending.cancel()
+    loading, signalled = asyncio.create_task(load()), asyncio.create_task(stopping.wait())
+    await asyncio.wait((loading, signalled), return_when=asyncio.FIRST_COMPLETED)
+    signalled.cancel()
     if loading.done():
         return loading.exception()
     loading.cancel()
     return None
 
 
-def _on_signals(service: Service, asked: asyncio.Event) -> None:
-    """The first SIGTERM, SIGINT or SIGHUP asks to end, the second ends the process at once."""
+def _handle_signals(service: Service, stopping: asyncio.Event) -> None:
+    """The first SIGTERM, SIGINT or SIGHUP starts the shutdown; the second one ends the process at once."""
 
     def handle(number: int) -> None:
-        if asked.is_set():
+        if stopping.is_set():
             log.warning("ending at once")
-            service.engine.kill()
-            service.tokenizing.close()
+            service.kill()
             os._exit(128 + number)
         log.info("ending: new requests are refused, running ones may finish")
         service.draining = True
-        asked.set()
+        stopping.set()
 
     for name in ("SIGTERM", "SIGINT", "SIGHUP"):
         number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             with contextlib.suppress(NotImplementedError):
                 asyncio.get_running_loop().add_signal_handler(number, handle, number)
 
 
 async def _drain(service: Service, works: Works, timeout: float) -> bool:
-    """Wait for running jobs; those that do not finish in time end with an error. Works go on in the next process.
+    """Commit the works, which resume in the next process, and drain the service; both within ``timeout`` seconds.
 
-    Returns whether the database, meanwhile, took what they wrote and let go; where not, its thread waits for it still.
+    Returns False if the database did not commit within COMMIT_SECONDS; its thread then still waits for it.
     """
     service.draining = True
-    deadline = asyncio.get_running_loop().time() + timeout
-    kept = False
+    deadline = time.monotonic() + timeout
+    committed = False
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_KEEP):
+        async with asyncio.timeout(COMMIT_SECONDS):
             await works.close()
-            kept = True
-    while service.engine.busy and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(0.05)
-    if service.engine.busy:
-        log.warning("drain timeout: %d requests are cut short", service.engine.busy)
-        service.engine.fail_all(unavailable("shutting_down", "the service is shutting down"))
-    return kept
+            committed = True
+    await service.drain(deadline - time.monotonic())
+    return committed

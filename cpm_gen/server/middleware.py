@@ -1,6 +1,7 @@
-"""What every request passes before the application sees it: how many are open, for whom we answer, how large its body is.
+"""The middleware around the application.
 
-And what every answer gets: security headers, a request id, a line in the log, a count.
+Before the application it bounds the open requests, checks the Host header and reads the body. Each response gets security headers and
+a request id, and is logged and counted.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from cpm_gen.serving.service import Service
 
 log = logging.getLogger("cpm_gen.server")
 
-_DISCARD = 2**26  # bytes of a body that is too large
+_DISCARD = 2**26  # most bytes of a too large body that are read and discarded
 
 _LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
 
-HEADERS = {  # of every answer
+SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -36,8 +37,8 @@ HEADERS = {  # of every answer
 }
 
 
-class Gate:
-    """Around the application. A body is read whole before the application runs: none is larger than ``max_body``."""
+class RequestMiddleware:
+    """An ASGI application around ``app``, which gets only requests whose body is complete and at most ``max_body`` bytes."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
@@ -46,35 +47,36 @@ class Gate:
         options = service.options
         self._hosts = {h.lower() for h in options.allowed_host}
         if self._hosts or (is_loopback(options.host) and not service.keys.needed):
-            self._hosts |= _LOOPBACK  # a web page whose name points here is not one of us
+            self._hosts |= _LOOPBACK  # refuses a web page whose own host name resolves to 127.0.0.1
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             return
-        answer = _Answer(send)
+        response = _ResponseSender(send)
         began = time.monotonic()
         self._open += 1
         self._service.metrics.open.set(self._open)
-        scope.setdefault("state", {})["id"] = answer.id
+        scope.setdefault("state", {})["id"] = response.id
         try:
             self._admit(scope)
-            body = await self._whole(scope, receive) if self._known(scope) else b""
-            await self._app(scope, _replay(body, receive), answer.send)
+            body = await self._read_body(scope, receive) if self._has_key(scope) else b""
+            await self._app(scope, _replay(body, receive), response.send)
         except ServiceError as error:
-            await respond(error, scope["path"])(scope, receive, answer.send)
+            await respond(error, scope["path"])(scope, receive, response.send)
         except ClientDisconnected:
-            answer.status = answer.status or 499
-        except Exception:  # the application answered 500 already, or cannot any more
-            log.exception("%s: a bug", answer.id)
-            if answer.status == 0:
-                await respond(internal_error(), scope["path"])(scope, receive, answer.send)
+            response.status = response.status or 499
+        except Exception:  # a bug: the application has sent a 500 response, or has begun another one
+            log.exception("%s: a bug", response.id)
+            if response.status == 0:
+                await respond(internal_error(), scope["path"])(scope, receive, response.send)
         finally:
             self._open -= 1
             self._service.metrics.open.set(self._open)
-            self._record(scope, answer, time.monotonic() - began)
+            self._record(scope, response, time.monotonic() - began)
 
     def _admit(self, scope: Scope) -> None:
+        """Check the number of open requests and the Host header; raises ServiceError."""
         if self._open > self._service.options.connections and not scope["path"].startswith("/health/"):
             raise unavailable("too_many_connections", "too many requests are open", retry_after=1)
         host = Headers(scope=scope).get("host", "").lower()
@@ -82,15 +84,15 @@ class Gate:
         if self._hosts and name not in self._hosts:
             raise HttpError(421, "wrong_host", "the service does not answer to this Host", "Host")
 
-    def _known(self, scope: Scope) -> bool:
-        """Whether the body is worth reading: who has no key is refused by the route, and must not hold a place with it."""
+    def _has_key(self, scope: Scope) -> bool:
+        """Whether the request has a valid key. Without one its body is not read, and the route refuses it."""
         with contextlib.suppress(ServiceError):
             self._service.keys.find(Headers(scope=scope).get("authorization"))
             return True
         return False
 
-    async def _whole(self, scope: Scope, receive: Receive) -> bytes:
-        """The body, read; raises ServiceError for one that is too large or too slow."""
+    async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
+        """The whole body. Raises ServiceError if it is too large or arrives too slowly."""
         options = self._service.options
         length = Headers(scope=scope).get("content-length", "0")
         if not length.isdecimal():
@@ -117,17 +119,18 @@ class Gate:
             raise HttpError(413, "body_too_large", f"the body is larger than {options.max_body:,} bytes")
         return bytes(body)
 
-    def _record(self, scope: Scope, answer: _Answer, seconds: float) -> None:
+    def _record(self, scope: Scope, response: _ResponseSender, seconds: float) -> None:
+        """Count the request, and log it without its text."""
         route = getattr(scope.get("route"), "path", "other")
-        self._service.metrics.requests.labels(route, str(answer.status)).inc()
+        self._service.metrics.requests.labels(route, str(response.status)).inc()
         if self._service.options.access_log:
             user = scope["state"].get("user", "-")
             path = quote(scope["path"][:200], safe="/:-._~")
-            log.info("%s %s %s %s %d %.3f s", answer.id, user, scope["method"], path, answer.status, seconds)
+            log.info("%s %s %s %s %d %.3f s", response.id, user, scope["method"], path, response.status, seconds)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """A ``receive`` that gives a whole body at once."""
+    """A ``receive`` that returns a whole body as one message."""
     first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
@@ -137,7 +140,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 async def _discard(receive: Receive) -> None:
-    """Read on for a while: a client that is cut off while it sends does not see why."""
+    """Read and discard the rest of a body: a client that is cut off while it sends does not read the response."""
     left = _DISCARD
     with contextlib.suppress(TimeoutError):
         while left > 0:
@@ -148,8 +151,8 @@ async def _discard(receive: Receive) -> None:
             left -= len(message["body"])
 
 
-class _Answer:
-    """Sends, and knows what was sent."""
+class _ResponseSender:
+    """Sends a response with the common headers. ``status``: what was sent; 0 before the response's start."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -160,7 +163,7 @@ class _Answer:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
-            for name, value in HEADERS.items():
+            for name, value in SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
             headers["X-Request-Id"] = self.id
             if self.status in (408, 413):

@@ -1,4 +1,8 @@
-"""Answers that come in pieces, and clients that leave."""
+"""Server-sent events, and the detection of a client disconnect.
+
+``fastapi.sse`` is not used: its response class is fixed for a route, while ``/generate`` answers with JSON or with events; its keep-alive
+interval is fixed; and a generation must be cancelled at the client's disconnect, also while no event is sent.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from cpm_gen.server.errors import ClientDisconnected
 
 KEEP_ALIVE = ": keep-alive\n\n"
-EVENT = {  # one of a stream's, for the documentation
+EVENT = {  # schema of one event, for the OpenAPI document
     "type": "object",
     "properties": {"id": {"type": "string"}, "event": {"type": "string"}, "data": {"type": "string"}},
     "required": ["data"],
@@ -24,22 +28,22 @@ T = TypeVar("T")
 
 
 def event(name: str | None, data: Any, id: str | None = None) -> str:
-    """One server-sent event; text in it stays as it is, JSON makes one line of it."""
+    """One server-sent event. A string is sent as it is and must be one line; other data is sent as JSON, which is one line."""
     head = (f"id: {id}\n" if id is not None else "") + (f"event: {name}\n" if name else "")
     body = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     return f"{head}data: {body}\n\n"
 
 
-async def gone(receive: Receive) -> None:
-    """Return when the client has left."""
+async def disconnected(receive: Receive) -> None:
+    """Return when the client has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``, which is cancelled when the client leaves; raises ClientDisconnected then."""
+async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``. Cancels it and raises ClientDisconnected if the client disconnects before."""
     task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(gone(request.receive))
+    watch = asyncio.ensure_future(disconnected(request.receive))
     try:
         await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
@@ -58,9 +62,9 @@ async def _cancel(*tasks: asyncio.Future[Any]) -> None:
 
 
 class EventStream(Response):
-    """Server-sent events from ``pieces``, until their end or until the client leaves.
+    """A response of server-sent events from ``pieces``, until their end or a client disconnect.
 
-    ``close`` is called at the end in any case. Who leaves one unread for too long is cut off by the connection.
+    ``close`` is called at the end in any case. :mod:`uvicorn_protocol` aborts the connection of a client that does not read.
     """
 
     media_type = "text/event-stream"
@@ -75,9 +79,9 @@ class EventStream(Response):
         del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send until the end, or until there is nobody to send to."""
+        """Send the response."""
         sending = asyncio.ensure_future(self._send(send))
-        watch = asyncio.ensure_future(gone(receive))
+        watch = asyncio.ensure_future(disconnected(receive))
         try:
             await asyncio.wait((sending, watch), return_when=asyncio.FIRST_COMPLETED)
             if sending.done():

@@ -1,7 +1,7 @@
-"""A client's connection, and how many of them there may be.
+"""A subclass of uvicorn's HTTP protocol that bounds the number of connections and the time of each.
 
-uvicorn waits for ever for a request's head, and for an answer to be read; it takes any number of connections, and refuses in
-plain text what is not HTTP.
+uvicorn itself waits without limit for a request's head and for a response to be read, accepts any number of connections, and answers
+in plain text to what is not HTTP. The subclass overrides internals of uvicorn, so pyproject.toml caps its minor version.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cpm_gen.config.serve_options import ServeOptions
 from cpm_gen.server import errors
-from cpm_gen.server.middleware import HEADERS
+from cpm_gen.server.middleware import SECURITY_HEADERS
 
 log = logging.getLogger("cpm_gen.server")
 
-_SPARE = 64  # connections beyond the requests that may be open: for /health, and for refusals
-_FILES = 256  # open files that are no connections
-_PACE = 2**14  # bytes that a client has to take in --send-timeout, where that much is left
+_SPARE = 64  # connections beyond the most open requests, for /health and for refusals
+_FILES = 256  # open files other than connections
+_PACE = 2**14  # least bytes that a client must read in --send-timeout
 
 
 class Connection(H11Protocol):
-    """One of at most ``most``. A request has its time to arrive, and an answer its time to be read."""
+    """One of at most ``most`` connections, with a limit on the time a request takes to arrive and a response to be read."""
 
     options: ServeOptions
     most: int
@@ -43,9 +43,9 @@ class Connection(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin; where there is no room, who has waited longest without a request gives way."""
+        """Accept the connection; at the limit, close the one that has been idle longest."""
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=0)  # every byte that the client does not take pauses writing
+        transport.set_write_buffer_limits(high=0)  # pause writing as soon as the client has not read everything
         self._watch_arrival()
         if len(self.connections) > self.most:
             idle = (c for c in self.connections if isinstance(c, Connection) and c._idle)
@@ -54,23 +54,23 @@ class Connection(H11Protocol):
             longest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
+        """Stop the timers."""
         super().connection_lost(exc)
         _cancel(self._arriving)
         _cancel(self._unread)
 
     def data_received(self, data: bytes) -> None:
-        """More of a request."""
+        """Pass on a part of a request, and watch its arrival time."""
         super().data_received(data)
         self._watch_arrival()
 
     def on_response_complete(self) -> None:
-        """The answer is written, if not read."""
+        """The response is written, though possibly not read yet."""
         self._idle_since = self.loop.time()
         super().on_response_complete()
 
     def _watch_arrival(self) -> None:
-        if not self._idle:  # the gate looks after the body
+        if not self._idle:  # the middleware limits the time of the body
             _cancel(self._arriving)
             self._arriving = None
         elif self._arriving is None:
@@ -84,41 +84,41 @@ class Connection(H11Protocol):
         self.transport.close()
 
     def pause_writing(self) -> None:
-        """The client does not take what it is sent."""
+        """The client does not read as fast as the response is written."""
         super().pause_writing()
         self._watch_reader(None)
 
     def resume_writing(self) -> None:
-        """It took all."""
+        """The client has read everything."""
         super().resume_writing()
         _cancel(self._unread)
 
     def _watch_reader(self, before: int | None) -> None:
         left = self.transport.get_write_buffer_size()
         if before is not None and before - left < _PACE:
-            self.transport.abort()  # to close would be to wait for the client
+            self.transport.abort()  # close() would wait for the client
         else:
             self._unread = self.loop.call_later(self.options.send_timeout, self._watch_reader, left)
 
     def shutdown(self) -> None:
-        """The service ends: an answer may be read a little longer, but who does not read it is not waited for."""
+        """Close at shutdown: give the client a short time to read its response, then abort."""
         super().shutdown()
         self.loop.call_later(0.75 * (self.config.timeout_graceful_shutdown or 0), self.transport.abort)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP."""
+        """Refuse a request that is not valid HTTP."""
         self._refuse(errors.HttpError(400, "malformed", "the request is not valid HTTP"))
         self.transport.close()
 
     def _refuse(self, error: errors.HttpError) -> None:
-        """Answer for the application; where it has begun an answer, there is nothing to say."""
+        """Send an error response, unless the application has begun a response."""
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
         if self.cycle is not None:
             self.cycle.disconnected = True
         body = json.dumps(errors.body(error)).encode()
         own = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
-        head = h11.Response(status_code=errors.status(error), headers=list((HEADERS | own).items()))
+        head = h11.Response(status_code=errors.status(error), headers=list((SECURITY_HEADERS | own).items()))
         for event in (head, h11.Data(data=body), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event))
 
@@ -129,28 +129,28 @@ def _cancel(timer: asyncio.TimerHandle | None) -> None:
 
 
 def connections(settings: ServeOptions) -> type[Connection]:
-    """The connections of a service; the limit of open files is raised for as many as there may be."""
-    room = settings.connections + _SPARE
-    files = _open_files(room + _FILES)
-    if files < room + _FILES:
-        room = max(files // 2, files - _FILES)
-        log.warning("this process may open %d files, so there are at most %d connections", files, room)
+    """The protocol class for a service. Raises the process's limit of open files to fit its connections."""
+    limit = settings.connections + _SPARE
+    files = raise_open_files_limit(limit + _FILES)
+    if files < limit + _FILES:
+        limit = max(files // 2, files - _FILES)
+        log.warning("this process may open %d files, so there are at most %d connections", files, limit)
 
     class Limited(Connection):
         options = settings
-        most = room
+        most = limit
 
     return Limited
 
 
-def _open_files(wanted: int) -> int:
-    """How many files may be open: as many as are wanted, or as the system allows."""
+def raise_open_files_limit(wanted: int) -> int:
+    """Raise the limit of open files to ``wanted``, or as far as the system allows; return how many may be open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return wanted
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    except (OSError, ValueError):  # macOS knows a limit that it does not tell
+    except (OSError, ValueError):  # macOS enforces a limit that it does not report
         return soft
     return allowed

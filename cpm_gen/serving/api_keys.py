@@ -1,9 +1,8 @@
-"""Who may use the service: API keys, kept as hashes.
+"""API keys, stored as hashes, and the limits of each key.
 
-A key is 32 random bytes, so one round of SHA-256 is as good as many. A line of the key file is ``NAME sha256:HEX``, with
-``streams=N`` and ``rate=N`` after it where that key's limits are its own; ``#`` begins a comment. ``cpm-gen serve --new-key NAME`` makes a
-key and its line. The environment variable ``CPM_GEN_API_KEYS`` holds ``NAME:KEY`` pairs, separated by spaces; it is read
-once and removed.
+A key has 32 random bytes, so one round of SHA-256 is enough. A line of the key file is ``NAME sha256:HEX``, followed by
+``streams=N`` and ``rate=N`` if the key has limits of its own; ``#`` begins a comment. ``cpm-gen serve --new-key NAME`` makes a key and
+its line. The environment variable ``CPM_GEN_API_KEYS`` holds ``NAME:KEY`` pairs, separated by spaces; it is removed after it is read.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _LINE = re.compile(r"(\S+)\s+sha256:([0-9a-f]{64})((?:\s+(?:streams|rate)=\d+)*)
 
 
 def make_key(name: str) -> tuple[str, str]:
-    """A new key, and its line for the file; raises ConfigError for a name that a line cannot hold."""
+    """Make a key; return it and its line for the key file. Raises ConfigError for a name that a line cannot hold."""
     if not re.fullmatch(r"[^\s#:]+", name):
         raise ConfigError(f"a key's name must be one word without '#' and ':', not {name!r}")
     key = "cpm-" + secrets.token_urlsafe(32)
@@ -38,8 +37,11 @@ def _digest(key: str) -> bytes:
 
 
 @dataclass(eq=False)
-class Key:
-    """One user. streams, rate: most requests that work at once, and requests a minute; 0: no limit."""
+class ApiKey:
+    """One user and its limits.
+
+    streams: most requests that run at once; rate: most requests a minute. 0: no limit.
+    """
 
     name: str
     digest: bytes
@@ -50,7 +52,7 @@ class Key:
     _filled: float = field(default=0.0, init=False)
 
     def count(self) -> None:
-        """Count a request; raises ServiceError (rate_limited) where there were too many in the last minute."""
+        """Count a request. Raises ServiceError (rate_limited) if there were too many in the last minute."""
         if not self.rate:
             return
         now = time.monotonic()
@@ -64,18 +66,18 @@ class Key:
         self._tokens -= 1
 
     def enter(self) -> None:
-        """Begin what takes its time; raises ServiceError (rate_limited) where as much runs as the key may have."""
+        """Count a running request. Raises ServiceError (rate_limited) if the key's limit is reached."""
         if self.streams and self.open >= self.streams:
             raise rate_limited("too_many_streams", f"more than {self.streams} such requests at once", retry_after=1)
         self.open += 1
 
     def leave(self) -> None:
-        """End it."""
+        """Undo :meth:`enter`."""
         self.open -= 1
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """From :meth:`enter` to :meth:`leave`."""
+    def running(self) -> Iterator[None]:
+        """A context between :meth:`enter` and :meth:`leave`."""
         self.enter()
         try:
             yield
@@ -83,20 +85,27 @@ class Key:
             self.leave()
 
 
-class Keys:
-    """All keys. Without any everybody is ``anonymous``, bounded only by what bounds all."""
+class ApiKeys:
+    """All keys of a service. Without any, every request belongs to ``anonymous``, which has no limits of its own."""
 
-    def __init__(self, path: str | None, environment: MutableMapping[str, str], *, streams: int, rate: int) -> None:
-        """Read the file and the environment; raises ConfigError."""
-        self._keys: list[Key] = []
-        self._anonymous = Key("anonymous", b"", 0, 0)
+    def __init__(
+        self,
+        path: str | None = None,
+        environment: MutableMapping[str, str] | None = None,
+        *,
+        streams: int = 0,
+        rate: int = 0,
+    ) -> None:
+        """Read the file and the environment; ``streams`` and ``rate`` are a key's limits by default. Raises ConfigError."""
+        self._keys: list[ApiKey] = []
+        self.anonymous = ApiKey("anonymous", b"", 0, 0)
         if path is not None:
             self._read(Path(path), streams, rate)
-        for pair in environment.pop(VARIABLE, "").split():
+        for pair in (environment or {}).pop(VARIABLE, "").split():
             name, colon, key = pair.partition(":")
             if not (name and colon and key):
                 raise ConfigError(f"{VARIABLE} must hold NAME:KEY pairs, separated by spaces")
-            self._keys.append(Key(name, _digest(key), streams, rate))
+            self._keys.append(ApiKey(name, _digest(key), streams, rate))
 
     def _read(self, path: Path, streams: int, rate: int) -> None:
         try:
@@ -112,20 +121,20 @@ class Keys:
                 raise ConfigError(f"{path}, line {number}: must be NAME sha256:HEX [streams=N] [rate=N]")
             own = {k: int(v) for k, v in (item.split("=") for item in found[3].split())}
             self._keys.append(
-                Key(found[1], bytes.fromhex(found[2]), own.get("streams", streams), own.get("rate", rate))
+                ApiKey(found[1], bytes.fromhex(found[2]), own.get("streams", streams), own.get("rate", rate))
             )
         if not self._keys:
             raise ConfigError(f"{path}: holds no key; cpm-gen serve --new-key NAME makes one")
 
     @property
     def needed(self) -> bool:
-        """Whether there are any."""
+        """Whether requests need a key."""
         return bool(self._keys)
 
-    def find(self, authorization: str | None) -> Key:
-        """Whose request this is; raises ServiceError (unauthenticated). Every key is compared, in constant time."""
+    def find(self, authorization: str | None) -> ApiKey:
+        """The key of an Authorization header. Raises ServiceError (unauthenticated). Compares every key, each in constant time."""
         if not self._keys:
-            return self._anonymous
+            return self.anonymous
         scheme, _, given = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not given.strip():
             raise unauthenticated("key_missing", "this service needs an API key: Authorization: Bearer KEY")

@@ -1,12 +1,12 @@
-"""The engine as the event loop sees it: places are reserved, jobs submitted and cancelled, their chunks delivered.
+"""The event loop's side of the engine: reserve places, submit and cancel jobs, deliver their chunks.
 
-The model itself lives on a thread (:mod:`cpm_gen.serving.engine_thread`), which carries out commands between two steps and answers with one
-call into the event loop after each. Samples of different jobs share the engine's batch; a cancelled job leaves it before the next
-step. Waiting and running samples together are bounded by :meth:`EngineLoop.reserve`, and with them the commands.
+The model runs on a thread (:mod:`cpm_gen.serving.engine_thread`), which executes commands between two steps and calls into the event
+loop once after each step. Samples of different jobs share the engine's batch; a cancelled job leaves it before the next step.
+:meth:`EngineClient.reserve` bounds the waiting and running samples together, and with them the queue of commands.
 
-A job may go on where an earlier one ended, whatever became of the process in between: give its
-:class:`~cpm_gen.engine.sequence.Request` the same prompt, parameters, window, seed and ``sample_index``, and as ``written`` the tokens
-written so far. The text goes on as if it had not been interrupted.
+A job can resume where an earlier one ended, also in another process: give its :class:`~cpm_gen.engine.sequence.Request` the same
+prompt, parameters, window, seed and ``sample_index``, and the tokens generated so far as ``written``. The text continues as if it had
+not been interrupted.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 
+from cpm_gen.errors import CpmGenError
 from cpm_gen.runtime.text_engine import TextEngine
-from cpm_gen.serving.engine_thread import EngineThread, News, State, lost
+from cpm_gen.serving.engine_thread import EngineState, EngineThread, StepResults, engine_lost
 from cpm_gen.serving.errors import ServiceError, rate_limited, unavailable
 from cpm_gen.serving.job import Job
 from cpm_gen.serving.metrics import Metrics
 
-log = logging.getLogger("cpm_gen.server")
+log = logging.getLogger("cpm_gen.serving")
 
 
-class EngineLoop:
-    """One model and its thread. Lives on the event loop."""
+class EngineClient:
+    """One model and its thread. All methods run on the event loop."""
 
     def __init__(
         self,
@@ -38,59 +40,75 @@ class EngineLoop:
         stuck_after: float,
         restart: bool,
     ) -> None:
-        """``load`` gets a function to call when a rank dies, as :class:`TextEngine` takes it."""
+        """``load`` gets the function to call when a rank dies, as :class:`TextEngine` takes it."""
         self._metrics = metrics
-        self._room = batch + queue
+        self._capacity = batch + queue
         self._batch = batch
         self._stuck_after = stuck_after
         self._thread = EngineThread(load, metrics, self, restart=restart)
         self._jobs: set[Job] = set()
         self._scorings: set[asyncio.Future[None]] = set()
-        self.state: State = "loading"
+        self._probe: asyncio.Task[bool] | None = None
+        self.state: EngineState = "loading"
         self.error: BaseException | None = None  # why it failed
-        self.changed = asyncio.Event()  # set, and made anew, with every change of state
-        self.reserved = 0  # samples that wait or run, or whose prompts are being read
+        self.changed = asyncio.Event()  # set, and replaced, at every change of state
+        self.reserved = 0  # samples that wait, run, or are being encoded
 
     def start(self) -> None:
-        """Begin to load."""
+        """Start to load the model."""
         self._thread.start()
 
     def require(self) -> TextEngine:
-        """The loaded model; raises ServiceError (unavailable) where there is none that answers."""
+        """The loaded model. Raises ServiceError (unavailable) while it loads or does not answer."""
         if self.state == "ready" and self._thread.llm is not None:
             return self._thread.llm
         if self.state == "loading":
             raise unavailable("loading", "the model is being loaded")
         raise unavailable("engine_down", "the engine does not answer", retry_after=30)
 
-    @property
-    def answered(self) -> float:
-        """When the network last answered, by :func:`time.monotonic`."""
-        return self._thread.answered
+    async def answers(self, seconds: float) -> bool:
+        """Whether the network ran in the last ``seconds``; if it was idle, whether it scores a token within as many."""
+        llm = self.require()
+        if time.monotonic() - self._thread.last_answer < seconds:
+            return True
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.create_task(self._score_one(llm))
+        try:
+            async with asyncio.timeout(seconds):
+                return await asyncio.shield(self._probe)
+        except TimeoutError:
+            return False
+
+    async def _score_one(self, llm: TextEngine) -> bool:
+        try:
+            await self.score([llm.tokenizer.eod] * 2)
+        except (CpmGenError, ServiceError):
+            return False
+        return True
 
     @property
     def busy(self) -> int:
-        """Jobs and scorings that did not end yet."""
+        """Number of jobs and scorings that have not ended."""
         return len(self._jobs) + len(self._scorings)
 
     def reserve(self, samples: int) -> None:
-        """Take places for so many samples; raises ServiceError (rate_limited) where the queue is full."""
-        if self.reserved + samples > self._room:
+        """Reserve places for ``samples``. Raises ServiceError (rate_limited) if the queue is full."""
+        if self.reserved + samples > self._capacity:
             wait = min(60, 1 + self.reserved // self._batch)
             raise rate_limited("queue_full", "too many texts wait already; try again later", retry_after=wait)
         self.reserved += samples
 
     def release(self, samples: int) -> None:
-        """Give back places that :meth:`reserve` took and no job uses."""
+        """Give back places of :meth:`reserve` that no job uses."""
         self.reserved -= samples
 
     def submit(self, job: Job) -> None:
-        """Queue a job whose places are reserved; they become free when it ends."""
+        """Queue a job whose places are reserved. They are released when it ends."""
         self._jobs.add(job)
         self._thread.begin(job)
 
     def cancel(self, job: Job) -> None:
-        """Take a job out of the batch before its next token; for one that ended this does nothing."""
+        """Remove a job from the batch before its next token. Does nothing for a job that ended."""
         if job in self._jobs:
             self._thread.cancel(job)
 
@@ -107,13 +125,13 @@ class EngineLoop:
                 scoring.set_exception(failure)
 
     async def score(self, token_ids: Sequence[int]) -> list[float]:
-        """Log-probabilities of all tokens but the first, found between steps. Raises the children of CpmGenError, ServiceError."""
+        """Log-probabilities of all tokens but the first, computed between steps. Raises the children of CpmGenError, ServiceError."""
         llm = self.require()
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         parts: list[float] = []
 
         def passes() -> Iterator[None]:
-            if done.done() or llm is not self._thread.llm:  # what waited for a model that is gone was told so
+            if done.done() or llm is not self._thread.llm:  # cancelled, or failed together with its model
                 return
             for part in llm.scoring(token_ids):
                 parts.extend(part)
@@ -121,7 +139,7 @@ class EngineLoop:
                 if done.done():
                     return
 
-        def settle(error: BaseException | None) -> None:
+        def callback(error: BaseException | None) -> None:
             if done.done():
                 return
             if error is None:
@@ -129,7 +147,7 @@ class EngineLoop:
             else:
                 done.set_exception(error)
 
-        self._thread.work(passes(), settle)
+        self._thread.run_between_steps(passes(), callback)
         self._scorings.add(done)
         try:
             await done
@@ -138,53 +156,55 @@ class EngineLoop:
         return parts
 
     async def watch(self) -> None:
-        """For ever: notice a step that does not end. Ticks are counted, not time: a paused process is not stuck."""
+        """Detect a step that does not end; runs until it is cancelled. Counts ticks, not time: a suspended process is not stuck."""
         tick = min(1.0, self._stuck_after / 4)
         seen, ticks = None, 0
         while True:
             await asyncio.sleep(tick)
-            turn = self._thread.turn
-            ticks = ticks + 1 if turn is not None and turn == seen else 0
-            seen = turn
+            iteration = self._thread.iteration
+            ticks = ticks + 1 if iteration is not None and iteration == seen else 0
+            seen = iteration
             if self.state == "stuck" and not ticks:
                 log.info("the engine answers again")
-                self.become("ready")
+                self.set_state("ready")
             elif self.state == "ready" and ticks * tick >= self._stuck_after:
                 log.error("the engine does not answer: a step takes longer than %s seconds", self._stuck_after)
-                self.become("stuck")
+                self.set_state("stuck")
                 text = "the engine does not answer; what was written before is good"
                 self.fail_all(unavailable("engine_stuck", text, retry_after=30))
                 if self.kill():
                     log.error("the other ranks were killed")
 
-    async def end(self, grace: float) -> bool:
-        """End the thread and the ranks; False where it did not within ``grace`` seconds."""
+    async def end(self, timeout: float) -> bool:
+        """End the thread and the ranks; False if they did not end within ``timeout`` seconds."""
+        if self._thread.ident is None:  # never started
+            return True
         self._thread.stop()
-        await asyncio.to_thread(self._thread.join, grace)
+        await asyncio.to_thread(self._thread.join, timeout)
         return not self._thread.is_alive()
 
     def kill(self) -> bool:
-        """Kill the other ranks, where there are any."""
+        """Kill the other ranks; False if there are none."""
         with contextlib.suppress(OSError):
             return self._thread.llm is not None and self._thread.llm.kill_ranks()
         return False
 
-    # from the thread
+    # called by the thread
 
-    def become(self, state: State, error: BaseException | None = None) -> None:
-        """The engine is in another state; one that failed has lost all jobs, and one that loads again what it was to score."""
+    def set_state(self, state: EngineState, error: BaseException | None = None) -> None:
+        """Change the state. A failure ends all jobs; a failure or a new load ends all scorings."""
         self.state, self.error = state, error
         self._metrics.ready.set(state == "ready")
         self.changed.set()
         self.changed = asyncio.Event()
         if state == "failed":
-            self.deliver([(job, (), True, lost()) for job in self._jobs])
+            self.deliver([StepResults(job, (), True, engine_lost()) for job in self._jobs])
         if state in ("failed", "loading"):
-            self._fail_scorings(lost())
+            self._fail_scorings(engine_lost())
 
-    def deliver(self, news: Sequence[News]) -> None:
-        """Chunks for jobs, and the ends of jobs."""
-        for job, chunks, ended, failure in news:
+    def deliver(self, results: Sequence[StepResults]) -> None:
+        """Put chunks into the jobs' mailboxes, and finish jobs that ended."""
+        for job, chunks, ended, failure in results:
             if chunks:
                 job.deliver(chunks)
             if ended and job in self._jobs:

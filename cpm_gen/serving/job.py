@@ -1,7 +1,7 @@
-"""A client's generation on its way through the service: asked for on the event loop, written on the engine's thread.
+"""One generation on its way through the service.
 
-:class:`Job` belongs to both. The engine's thread owns what begins with ``writers``; the event loop owns the mailbox and
-everything after it. Between them go :class:`~cpm_gen.outputs.Chunk` and :class:`~cpm_gen.serving.errors.ServiceError`.
+A :class:`Job` is shared by two threads. The engine's thread owns the fields from ``writers`` on; the event loop owns the mailbox and
+the fields after it. The engine's thread sends :class:`~cpm_gen.outputs.Chunk` and :class:`~cpm_gen.serving.errors.ServiceError`.
 """
 
 from __future__ import annotations
@@ -23,79 +23,85 @@ from cpm_gen.serving.errors import ServiceError
 
 @dataclass(eq=False)
 class Job:
-    """``text.n`` samples for each prompt, of which ``requests`` says everything.
+    """``text.n`` samples for each prompt; ``requests`` has one entry for each sample.
 
-    shown: of a text that goes on, how many characters were given out before.
-    deadline: by :func:`time.monotonic`; ours, or (``own_deadline``) the client's, who then wants what there is.
+    Args:
+        id: a name for logs and results.
+        requests: what the engine runs.
+        text: style and stop strings; ``text.n`` samples of a prompt stand side by side in ``requests``.
+        deadline: when the job ends, by :func:`time.monotonic`; None: never.
+        submitted: when the request arrived, by :func:`time.monotonic`.
+        own_deadline: the client set the deadline and accepts what was generated until then; otherwise it is the service's limit.
+        shown: for a text that resumes, how many of its characters were delivered before.
     """
 
     id: str
     requests: Sequence[Request]
     text: TextOptions
     deadline: float | None = None
-    asked: float = field(default_factory=time.monotonic)
+    submitted: float = field(default_factory=time.monotonic)
     own_deadline: bool = False
     shown: int | None = None
 
-    # the engine's thread
+    # owned by the engine's thread
     writers: list[TextStream] = field(default_factory=list)
     ready: deque[Chunk] = field(default_factory=deque)
-    last: dict[int, float] = field(default_factory=dict)  # when a sample's newest token came
+    last_token: dict[int, float] = field(default_factory=dict)  # time of each sample's newest token
     slides: list[int] = field(default_factory=list)  # how often each sample's window moved
-    began: float | None = None  # when the first of its samples got a place in the batch
+    admitted: float | None = None  # when its first sample entered the batch
     first_token: float | None = None
     timed_out: bool = False
 
-    # the event loop
+    # owned by the event loop
     mailbox: list[Chunk] = field(default_factory=list)
     failure: ServiceError | None = None
     finished: bool = False
-    left: Callable[[], None] | None = None  # what to do when its client is served
-    news: asyncio.Event = field(default_factory=asyncio.Event)
+    on_close: Callable[[], None] | None = None  # called once when the client has its result, or cancels
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def samples(self) -> int:
-        """How many texts it writes."""
+        """The number of texts."""
         return len(self.requests)
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of all its prompts, each counted once."""
+        """Tokens of all prompts, each prompt counted once."""
         return sum(len(r.prompt) for r in self.requests[:: self.text.n])
 
     def deliver(self, chunks: Sequence[Chunk]) -> None:
-        """On the event loop: chunks arrive."""
+        """Add chunks to the mailbox. Event loop only."""
         self.mailbox += chunks
-        self.news.set()
+        self.arrived.set()
 
     def finish(self, failure: ServiceError | None = None) -> None:
-        """On the event loop: nothing more will arrive."""
+        """Mark the end; nothing more will arrive. The first call counts. Event loop only."""
         if not self.finished:
             self.failure, self.finished = failure, True
-            self.news.set()
+            self.arrived.set()
 
     async def chunks(self, patience: float | None = None) -> list[Chunk] | None:
-        """All that arrived since the last call, joined; [] after ``patience`` seconds of silence, None at the end.
+        """All chunks since the last call, merged; [] after ``patience`` seconds without one; None at the end.
 
-        Raises the job's failure after what arrived before it.
+        Raises the job's failure, after the chunks that arrived before it.
         """
         if not self.mailbox and not self.finished:
-            self.news.clear()
+            self.arrived.clear()
             try:
                 async with asyncio.timeout(patience):
-                    await self.news.wait()
+                    await self.arrived.wait()
             except TimeoutError:
                 return []
         chunks, self.mailbox = self.mailbox, []
         if chunks:
-            return _joined(chunks)
+            return _merged(chunks)
         if self.failure is not None:
             raise self.failure
         return None
 
 
-def _joined(chunks: Sequence[Chunk]) -> list[Chunk]:
-    """What a text wrote between two moves of its window as one chunk: a reader who is slow gets fewer, larger ones."""
+def _merged(chunks: Sequence[Chunk]) -> list[Chunk]:
+    """Merge the chunks of a text between two moves of its window, so that a slow reader gets fewer, longer ones."""
     parts: dict[tuple[int, int], list[Chunk]] = {}
     for chunk in chunks:
         parts.setdefault((chunk.place, chunk.slides), []).append(chunk)

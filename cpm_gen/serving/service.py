@@ -1,54 +1,62 @@
-"""What the routes share: the loaded model, who may ask for how much, and the way of a request into the engine.
+"""The service: load a model, check requests against the limits, tokenize, run them on the engine, drain.
 
-A route makes a :class:`Wanted` of a body; :meth:`Service.start` checks it against the limits, turns its prompts into tokens and hands
-a :class:`~cpm_gen.serving.job.Job` to the engine's thread; the route reads the job's chunks and calls :meth:`Service.finish`.
+A request is a :class:`~cpm_gen.serving.generation_spec.GenerationSpec`. :meth:`Service.start` checks it, encodes its prompts and submits a
+:class:`~cpm_gen.serving.job.Job`; :meth:`Service.generate` and :meth:`Service.stream` do that and read the job to its end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
-from cpm_gen.config.options import ModelOptions, TextOptions
+from cpm_gen.config.options import ModelOptions, StyleName
 from cpm_gen.config.serve_options import ServeOptions
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import CpmGenError
 from cpm_gen.runtime.text_engine import TextEngine
-from cpm_gen.serving.api_keys import Key, Keys
-from cpm_gen.serving.engine_client import EngineLoop
-from cpm_gen.serving.errors import ServiceError, invalid, unavailable
-from cpm_gen.serving.generation_spec import Wanted
+from cpm_gen.serving.api_keys import ApiKey, ApiKeys
+from cpm_gen.serving.engine_client import EngineClient
+from cpm_gen.serving.errors import from_library, invalid, unavailable
+from cpm_gen.serving.generation_spec import (
+    GenerationSpec,
+    check_chars,
+    check_ids,
+    check_limits,
+    resolve_window,
+    seeded,
+)
 from cpm_gen.serving.job import Job
 from cpm_gen.serving.metrics import Metrics
-from cpm_gen.serving.tokenizer_pool import Tokenizing
+from cpm_gen.serving.results import GenerationResult, ScoreResult, TokenizedText, Update, collect, updates
+from cpm_gen.serving.tokenizer_pool import TokenizerPool
 from cpm_gen.text.find_tokenizer import find_tokenizer
+from cpm_gen.text.prompt_styles import detokenizer
 
-log = logging.getLogger("cpm_gen.server")
+log = logging.getLogger("cpm_gen.serving")
 
-_MANY = 10_000  # token ids; checking more takes milliseconds and is done beside the event loop
+_MANY = 10_000  # token ids; more take milliseconds to check, so a thread does it
 
 
 class Service:
-    """One loaded model and everything around it. Lives on the event loop."""
+    """One loaded model. All methods run on one event loop; every refusal is a ServiceError."""
 
-    def __init__(self, options: ServeOptions, model: ModelOptions, keys: Keys) -> None:
+    def __init__(self, options: ServeOptions, model: ModelOptions, keys: ApiKeys | None = None) -> None:
+        """Nothing is loaded before :meth:`load`. Without ``keys`` every request is anonymous."""
         self.options = options
         self.batch = model.batch
-        self.keys = keys
+        self.keys = ApiKeys() if keys is None else keys
         self._model = model
         self.metrics = Metrics()
-        self.tokenizing = Tokenizing(options.tokenize_timeout, options.tokenize_queue)
+        self.tokenizer_pool = TokenizerPool(options.tokenize_timeout, options.tokenize_queue)
         self.model_id = _model_id(model.model)
-        self.created = int(time.time())
         self.draining = False
-        self._open = False
-        self.engine = EngineLoop(
+        self._loaded = False
+        self.engine = EngineClient(
             lambda rank_died: TextEngine.load(model, rank_died),
             self.metrics,
             queue=options.queue,
@@ -56,173 +64,243 @@ class Service:
             stuck_after=options.stuck_after,
             restart=options.restart_workers,
         )
-        self._probe: asyncio.Task[bool] | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    # life
 
     async def load(self) -> None:
-        """Start what answers; takes requests on return. Raises what the model's loading raised."""
+        """Load the model and start the tokenizers; requests are accepted on return. Raises what loading raised."""
         self.engine.start()
-        reading = asyncio.create_task(self._start_tokenizing())
+        self._watch = asyncio.create_task(self.engine.watch())
+        starting = asyncio.create_task(self._start_tokenizers())
         try:
             while self.engine.state == "loading":
                 await self.engine.changed.wait()
             if self.engine.error is not None:
                 raise self.engine.error
-            await reading
+            await starting
         finally:
-            reading.cancel()
-        self._open = True
+            starting.cancel()
+        self._loaded = True
 
-    async def _start_tokenizing(self) -> None:
-        await self.tokenizing.start(find_tokenizer(self._model).path)
+    async def _start_tokenizers(self) -> None:
+        await self.tokenizer_pool.start(find_tokenizer(self._model).path)
 
     def require(self) -> TextEngine:
-        """The loaded model; raises ServiceError (unavailable) where requests are not taken."""
+        """The loaded model. Raises ServiceError (unavailable) while requests are not accepted."""
         if self.draining:
             raise unavailable("shutting_down", "the service is shutting down")
         llm = self.engine.require()
-        if not self._open:
+        if not self._loaded:
             raise unavailable("loading", "the model is being loaded")
         return llm
 
-    async def answers(self) -> bool:
-        """Whether the network answered lately; where it had nothing to do, it is asked for a token's probability now."""
-        llm = self.engine.require()
-        if time.monotonic() - self.engine.answered < self.options.probe_after:
-            return True
-        if self._probe is None or self._probe.done():
-            self._probe = asyncio.create_task(self._ask(llm))
-        try:
-            async with asyncio.timeout(self.options.probe_after):
-                return await asyncio.shield(self._probe)
-        except TimeoutError:
-            return False
+    async def check_ready(self) -> None:
+        """Raises ServiceError (unavailable) unless requests are accepted and the network answers.
 
-    async def _ask(self, llm: TextEngine) -> bool:
-        try:
-            await self.engine.score([llm.tokenizer.eod] * 2)
-        except (CpmGenError, ServiceError):
-            return False
-        return True
+        If the network has not run for ``probe_after`` seconds, one token is scored to see that it answers.
+        """
+        self.require()
+        if not await self.engine.answers(self.options.probe_after):
+            raise unavailable("engine_down", "the engine does not answer", retry_after=30)
+        self.require()
 
-    async def start(self, wanted: Wanted, key: Key) -> Job:
-        """Check, encode and queue. Raises ServiceError, InputError or ConfigError; otherwise :meth:`finish` must follow."""
+    async def drain(self, timeout: float) -> None:
+        """Refuse new requests and wait for running ones; end those that take longer than ``timeout`` seconds with an error."""
+        self.draining = True
+        deadline = time.monotonic() + timeout
+        while self.engine.busy and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        if self.engine.busy:
+            log.warning("drain timeout: %d requests are cut short", self.engine.busy)
+            self.engine.fail_all(unavailable("shutting_down", "the service is shutting down"))
+
+    async def close(self, timeout: float = 10.0) -> bool:
+        """End the tokenizers, the engine's thread and the ranks; False if the engine did not end within ``timeout`` seconds."""
+        self.draining = True
+        if self._watch is not None:
+            self._watch.cancel()
+        self.tokenizer_pool.close()
+        await self.tokenizer_pool.closed()
+        return await self.engine.end(timeout)
+
+    def kill(self) -> None:
+        """Kill all child processes, for a process that ends at once. May be called in any state."""
+        self.engine.kill()
+        self.tokenizer_pool.close()
+
+    # generation
+
+    async def generate(self, spec: GenerationSpec, key: ApiKey | None = None) -> GenerationResult:
+        """Generate all texts. Cancelling the call cancels the generation."""
+        job = await self.start(spec, key)
+        try:
+            return await collect(job)
+        finally:
+            self.cancel(job)
+
+    async def stream(self, spec: GenerationSpec, key: ApiKey | None = None) -> AsyncGenerator[Update, None]:
+        """Generate, with an update for each piece of text; the last one is the GenerationResult.
+
+        Closing the generator, for instance by ``contextlib.aclosing``, cancels the generation.
+        """
+        job = await self.start(spec, key)
+        try:
+            async for update in updates(job):
+                yield update
+        finally:
+            self.cancel(job)
+
+    async def start(self, spec: GenerationSpec, key: ApiKey | None = None) -> Job:
+        """Check, encode and submit. Call :meth:`cancel` at the end in any case.
+
+        Raises ServiceError, or InputError or ConfigError for values that the library refuses.
+        """
+        key = key or self.keys.anonymous
         llm = self.require()
-        self.check(wanted, self.options.max_text_tokens)
-        samples = len(wanted.prompts) * wanted.text.n
+        self.check(spec, self.options.max_text_tokens)
         key.enter()
         try:
-            self.engine.reserve(samples)
+            self.engine.reserve(spec.samples)
             try:
-                job = await self._job(llm, wanted)
-                self.require()  # encoding takes its time
+                job = await self._job(llm, spec)
+                self.require()  # the state may have changed while the prompts were encoded
             except BaseException:
-                self.engine.release(samples)
+                self.engine.release(spec.samples)
                 raise
         except BaseException:
             key.leave()
             raise
-        job.left = key.leave
+        job.on_close = key.leave
         self.engine.submit(job)
         self.metrics.prompt_tokens.inc(job.prompt_tokens)
         return job
 
-    def deadline(self, limit: float | None = None) -> float:
-        """When a request that begins now must have ended, by :func:`time.monotonic`; ``limit``: the client's seconds."""
-        most = self.options.request_timeout
-        return time.monotonic() + (most if limit is None else min(limit, most))
-
-    def finish(self, job: Job) -> None:
-        """The client has its answer, or left: what still runs leaves the batch before the next step. May be called again."""
-        left, job.left = job.left, None
-        if left is not None:
+    def cancel(self, job: Job) -> None:
+        """Remove a job from the batch before the next step, if it still runs. May be called several times."""
+        on_close, job.on_close = job.on_close, None
+        if on_close is not None:
             self.engine.cancel(job)
-            left()
+            on_close()
 
-    async def _job(self, llm: TextEngine, wanted: Wanted) -> Job:
-        began, deadline = time.monotonic(), self.deadline(wanted.limit)
-        text = seeded(wanted.text)
-        prompts = await self.encode(llm, wanted)
-        window = self.window(llm, wanted)
+    async def _job(self, llm: TextEngine, spec: GenerationSpec) -> Job:
+        submitted, deadline = time.monotonic(), self.deadline(spec.timeout)
+        text = seeded(spec.text)
+        prompts = await self.encode(llm, spec)
+        window = self.window(llm, spec)
 
         def build() -> Job:
             requests = llm.requests(
                 prompts,
-                wanted.sampling,
+                spec.sampling,
                 text,
                 window=window,
-                recompute=wanted.decoder == "recompute",
-                logprobs=wanted.logprobs,
+                recompute=spec.decoder == "recompute",
+                logprobs=spec.logprobs,
             )
-            own = wanted.limit is not None and wanted.limit < self.options.request_timeout
-            return Job("gen-" + secrets.token_hex(8), requests, text, deadline, began, own)
+            own = spec.timeout is not None and spec.timeout < self.options.request_timeout
+            return Job("gen-" + secrets.token_hex(8), requests, text, deadline, submitted, own)
 
         many = sum(map(len, prompts)) > _MANY
         job = await asyncio.to_thread(build) if many else build()
         if self.options.log_prompts:
-            log.info("%s prompts %r", job.id, wanted.prompts)
+            log.info("%s prompts %r", job.id, spec.prompts)
         return job
 
-    async def encode(self, llm: TextEngine, wanted: Wanted) -> list[list[int]]:
-        """Token ids of the prompts, within the service's time for a request; raises ServiceError."""
-        async with in_time(self.deadline()):
-            return await self._encode(llm, wanted)
+    async def encode(self, llm: TextEngine, spec: GenerationSpec) -> list[list[int]]:
+        """Token ids of the prompts, within the service's time for a request."""
+        async with before(self.deadline()):
+            return [await self._encode_prompt(llm, spec, at) for at in range(len(spec.prompts))]
 
-    async def _encode(self, llm: TextEngine, wanted: Wanted) -> list[list[int]]:
-        prompts, style = [], wanted.text.style
-        for at, prompt in enumerate(wanted.prompts):
-            field = wanted.field(at)
-            ids = await self.tokenizing.encode(prompt, style, field) if isinstance(prompt, str) else list(prompt)
-            _known(ids, llm.size.vocabulary, field)
-            if len(ids) > llm.window.limit and not wanted.truncate:
-                raise invalid(
-                    f"the prompt has {len(ids):,} tokens and the network sees {llm.window.limit:,}; shorten it, or say "
-                    "truncate_prompt to have its beginning left out of sight",
-                    field,
-                    "prompt_too_long",
-                )
-            prompts.append(ids)
-        return prompts
+    async def _encode_prompt(self, llm: TextEngine, spec: GenerationSpec, at: int) -> list[int]:
+        prompt, field, limit = spec.prompts[at], spec.field(at), llm.window.limit
+        if isinstance(prompt, str):
+            ids = await self.tokenizer_pool.encode(prompt, spec.text.style, field)
+        else:
+            ids = list(prompt)
+        check_ids(ids, llm.size.vocabulary, field)
+        if len(ids) > limit and not spec.truncate:
+            raise invalid(
+                f"the prompt has {len(ids):,} tokens and the network sees {limit:,}; shorten it, or say "
+                "truncate_prompt to have its beginning left out of sight",
+                field,
+                "prompt_too_long",
+            )
+        return ids
 
-    def window(self, llm: TextEngine, wanted: Wanted) -> Window:
-        """The model's window, with what was wished of it; raises ServiceError."""
-        own = llm.window
-        keep = own.keep if wanted.keep is None else wanted.keep
-        if not 0 <= keep < own.limit:
-            raise invalid(f"must be from 0 to {own.limit - 1}, not {keep}", "window.keep")
-        hop = min(own.hop, own.limit - keep) if wanted.hop is None else wanted.hop
-        if not self.options.min_window_hop <= hop <= own.limit - keep:
-            raise invalid(f"must be from {self.options.min_window_hop} to {own.limit - keep}, not {hop}", "window.hop")
-        return Window(own.limit, hop, wanted.boundary or own.boundary, keep)
+    def window(self, llm: TextEngine, spec: GenerationSpec) -> Window:
+        """The model's window with the spec's changes."""
+        return resolve_window(spec, llm.window, self.options.min_window_hop)
 
-    def check(self, wanted: Wanted, most: int | None) -> None:
-        """The limits that are settings, and at most so many tokens (None: any number); raises ServiceError."""
-        options, text = self.options, wanted.text
-        _at_most(len(wanted.prompts), options.max_prompts, "prompt", "prompts", "too_many_prompts")
-        _at_most(text.n, options.max_samples, "n", "samples of a prompt", "too_many_samples")
-        check_length(text.max_new_tokens, most)
-        _at_most(len(text.stop), options.max_stop, "stop", "stop strings", "too_many_stops")
-        _at_most(
-            max(map(len, text.stop), default=0),
-            options.max_stop_chars,
-            "stop",
-            "characters of a stop string",
-            "too_long",
-        )
-        for at, prompt in enumerate(wanted.prompts):
-            self.check_chars(prompt, wanted.field(at))
-        _known(wanted.sampling.banned_ids, self.engine.require().size.vocabulary, "banned_ids")
-        cached = self.engine.require().options.decoder == "cached"
-        if wanted.decoder == "cached" and not cached:
+    def check(self, spec: GenerationSpec, max_tokens: int | None) -> None:
+        """Check a spec against the limits and the model; ``max_tokens`` bounds a text (None: no bound)."""
+        check_limits(spec, self.options, max_tokens)
+        llm = self.engine.require()
+        check_ids(spec.sampling.banned_ids, llm.size.vocabulary, "banned_ids")
+        if spec.decoder == "cached" and llm.options.decoder != "cached":
             raise invalid("this service runs without a cache; leave decoder out", "decoder")
 
-    def check_chars(self, text: str | Sequence[int], field: str) -> None:
-        """Is a text, or what became of one, short enough to look at? Raises ServiceError."""
-        _at_most(len(text), self.options.max_prompt_chars, field, "characters", "prompt_too_long")
+    def deadline(self, timeout: float | None = None) -> float:
+        """When a request that arrives now must have ended, by :func:`time.monotonic`; ``timeout``: the client's, in seconds."""
+        limit = self.options.request_timeout
+        return time.monotonic() + (limit if timeout is None else min(timeout, limit))
+
+    # scoring and tokenizing
+
+    async def score(
+        self, text: str | Sequence[int], style: StyleName = "plain", key: ApiKey | None = None
+    ) -> ScoreResult:
+        """Log-probability of each token of a text, or of token ids."""
+        self.require()
+        field = "text" if isinstance(text, str) else "token_ids"
+        with (key or self.keys.anonymous).running():
+            self.engine.reserve(1)
+            try:
+                async with before(self.deadline()):
+                    ids = await self._encode(text, style) if isinstance(text, str) else list(text)
+                    most = self.options.max_text_tokens
+                    if len(ids) > most:
+                        raise invalid(f"{len(ids):,} tokens; the most here is {most:,}", field, "too_many_tokens")
+                    logprobs = await self.logprobs(ids, field)
+            finally:
+                self.engine.release(1)
+        self.metrics.scored_tokens.inc(len(logprobs))
+        first: list[float | None] = [None] * min(1, len(ids))
+        return ScoreResult(tuple(ids), (*first, *logprobs))
+
+    async def logprobs(self, token_ids: Sequence[int], field: str) -> list[float]:
+        """Log-probabilities of all tokens but the first, for a request that has a place in the queue already."""
+        try:
+            return await self.engine.score(token_ids)
+        except CpmGenError as error:
+            raise from_library(error, field) from None
+
+    async def tokenize(self, text: str, style: StyleName | None = None, key: ApiKey | None = None) -> TokenizedText:
+        """Token ids of a text in a prompt style; style None encodes the bare text."""
+        with (key or self.keys.anonymous).running():
+            async with before(self.deadline()):
+                ids = await self._encode(text, style)
+        surface = self.require().tokenizer.surface
+        return TokenizedText(tuple(ids), tuple(surface(i) for i in ids))
+
+    async def _encode(self, text: str, style: StyleName | None) -> list[int]:
+        self.require()
+        check_chars(text, self.options, "text")
+        return await self.tokenizer_pool.encode(text, style, "text")
+
+    async def detokenize(self, token_ids: Sequence[int], style: StyleName = "plain") -> str:
+        """The text of token ids."""
+        check_chars(token_ids, self.options, "token_ids")
+        push = detokenizer(style, self.require().tokenizer).push
+        try:
+            return await asyncio.to_thread(lambda: "".join(map(push, token_ids)))
+        except CpmGenError as error:
+            raise from_library(error, "token_ids") from None
 
 
 @contextlib.asynccontextmanager
-async def in_time(deadline: float | None) -> AsyncGenerator[None, None]:
-    """For what must end by a deadline of :func:`time.monotonic`, the event loop's clock; raises ServiceError (unavailable) then."""
+async def before(deadline: float | None) -> AsyncGenerator[None, None]:
+    """Raises ServiceError (unavailable) if the block takes until ``deadline``, by :func:`time.monotonic`, the event loop's clock."""
     try:
         async with asyncio.timeout_at(deadline):
             yield
@@ -230,29 +308,8 @@ async def in_time(deadline: float | None) -> AsyncGenerator[None, None]:
         raise unavailable("timeout", "time was up before there was an answer") from None
 
 
-def seeded(text: TextOptions) -> TextOptions:
-    """With a seed, drawn where none was given; JavaScript's numbers hold it."""
-    return text if text.seed is not None else dataclasses.replace(text, seed=secrets.randbits(48))
-
-
 def _model_id(model: str | None) -> str:
     if model in (None, "embedded"):
         return "cpm-embedded"
     path = Path(model)
-    return path.name if path.name not in ("", "..") else path.resolve().name  # a link's own name is the model's
-
-
-def check_length(tokens: int | None, most: int | None) -> None:
-    """Raises ServiceError for more tokens than ``most``; None: without end."""
-    if most is not None and (tokens is None or tokens > most):
-        raise invalid(f"must be at most {most}", "max_new_tokens", "too_many_tokens")
-
-
-def _known(ids: Sequence[int], vocabulary: int, field: str) -> None:
-    if ids and max(ids) >= vocabulary:
-        raise invalid(f"token ids are from 0 to {vocabulary - 1}, not {max(ids)}", field)
-
-
-def _at_most(count: int, most: int, field: str, what: str, code: str) -> None:
-    if count > most:
-        raise invalid(f"{count:,} {what}; the most here is {most:,}", field, code)
+    return path.name if path.name not in ("", "..") else path.resolve().name  # a link keeps its own name

@@ -1,11 +1,11 @@
-"""Texts become tokens in processes of their own.
+"""Tokenizes texts in child processes.
 
-jieba is pure Python: a text of 100,000 characters holds the interpreter for a quarter of a second, and one made for the purpose
-for minutes. In a child it delays neither the event loop nor the engine, and a child that takes too long can be killed.
-Short texts have a child of their own, so that a long one does not hold them up.
+jieba is pure Python: it holds the interpreter for a quarter of a second for a text of 100,000 characters, and for minutes for a text
+made for that purpose. In a child process it delays neither the event loop nor the engine, and a child that takes too long is killed.
+Short texts have a child of their own, so they do not wait for long ones.
 
-A child says one byte when it is ready. A message is four bytes of length and a body. To the child: one byte for the style, then the
-text. From it: 0 and the ids as 32-bit integers, or 1 and what is wrong with the text.
+Protocol: a child sends one byte when it is ready. Then each message is four bytes of length and a body. A request's body is one byte
+for the style, then the text. A response's body is 0 and the ids as 32-bit integers, or 1 and an error message.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ _SHORT = 4_000  # characters
 _STARTING = 120.0  # seconds for a child to load its dictionary
 
 
-class Tokenizing:
-    """Two children that encode, started when first needed and again after they were killed."""
+class TokenizerPool:
+    """Two child processes, one for short texts and one for long ones. Each starts when first needed, and again after a kill."""
 
     def __init__(self, timeout: float, queue: int) -> None:
-        """At most ``timeout`` seconds for a text, and ``queue`` texts that wait for each child."""
+        """``timeout``: most seconds for a text. ``queue``: most texts that wait for each child."""
         self._timeout = timeout
         self._queue = queue
-        self._lanes: tuple[_Child, _Child] | None = None
+        self._children: tuple[_Child, _Child] | None = None
 
     async def start(self, path: Path) -> None:
-        """Encode with the vocabulary at ``path`` from now on; the child for short texts is ready on return."""
-        self._lanes = (_Child(path, self._timeout, self._queue), _Child(path, self._timeout, self._queue))
+        """Use the vocabulary at ``path``. The child for short texts is ready on return."""
+        self._children = (_Child(path, self._timeout, self._queue), _Child(path, self._timeout, self._queue))
         await self.encode("", None, "")
 
     async def encode(self, text: str, style: StyleName | None, field: str) -> list[int]:
-        """Token ids as the style reads the text; None: of the bare text, which may be empty.
+        """Token ids of a text in a prompt style. Style None encodes the bare text, which may be empty.
 
-        Raises ServiceError, which names ``field``, for a text that cannot be encoded or takes too long.
+        Raises ServiceError with ``field`` for a text that cannot be encoded or takes too long.
         """
-        assert self._lanes is not None
+        assert self._children is not None
         try:
-            return await self._lanes[len(text) > _SHORT].encode(text, style)
+            return await self._children[len(text) > _SHORT].encode(text, style)
         except InputError as error:
             raise from_library(error, field) from None
         except TimeoutError:
@@ -62,13 +62,13 @@ class Tokenizing:
             raise invalid(message, field, "prompt_too_slow") from None
 
     def close(self) -> None:
-        """End the children."""
-        for child in self._lanes or ():
+        """Kill the children."""
+        for child in self._children or ():
             child.kill()
 
     async def closed(self) -> None:
-        """Wait for children that were ended: an event loop must not close before it knows how each of them did."""
-        for child in self._lanes or ():
+        """Wait until the killed children have ended. The event loop must not close before."""
+        for child in self._children or ():
             await child.gone()
 
 
@@ -84,10 +84,10 @@ class _Child:
         self._lock = asyncio.Lock()
         self._waiting = 0
         self._process: asyncio.subprocess.Process | None = None
-        self._killed: asyncio.subprocess.Process | None = None  # the last one
+        self._killed: asyncio.subprocess.Process | None = None  # the newest killed process
 
     async def encode(self, text: str, style: StyleName | None) -> list[int]:
-        """Raises InputError, TimeoutError or ServiceError. Who leaves before their turn leaves nothing to do."""
+        """Raises InputError, TimeoutError or ServiceError. A caller cancelled before its turn causes no work."""
         if self._waiting >= self._queue:
             raise rate_limited("queue_full", "too many texts wait to become tokens; try again later", retry_after=2)
         self._waiting += 1
@@ -95,17 +95,17 @@ class _Child:
             await self._lock.acquire()
         finally:
             self._waiting -= 1
-        # a task of its own: the answer is read whether or not somebody still waits for it, or the next would get it
-        task = asyncio.create_task(self._ask(text, style))
+        # a task of its own reads the response also if the caller is cancelled; otherwise the next caller would get it
+        task = asyncio.create_task(self._request(text, style))
         task.add_done_callback(self._ended)
         return await asyncio.shield(task)
 
     def _ended(self, task: asyncio.Task[list[int]]) -> None:
         self._lock.release()
         if not task.cancelled():
-            task.exception()  # seen, whoever left
+            task.exception()  # mark it as retrieved
 
-    async def _ask(self, text: str, style: StyleName | None) -> list[int]:
+    async def _request(self, text: str, style: StyleName | None) -> list[int]:
         process = self._process
         if process is None or process.returncode is not None:
             process = await self._start()
@@ -116,23 +116,23 @@ class _Child:
             async with asyncio.timeout(self._timeout):
                 await process.stdin.drain()
                 length = int.from_bytes(await process.stdout.readexactly(4), "big")
-                answer = await process.stdout.readexactly(length)
+                response = await process.stdout.readexactly(length)
         except TimeoutError:
             self.kill()
             raise
         except (asyncio.IncompleteReadError, ConnectionError):
             self.kill()
             raise _failed() from None
-        if answer[:1] == b"\1":
-            raise InputError(answer[1:].decode())
-        return array("i", answer[1:]).tolist()
+        if response[:1] == b"\1":
+            raise InputError(response[1:].decode())
+        return array("i", response[1:]).tolist()
 
     async def _start(self) -> asyncio.subprocess.Process:
         process = self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2]), str(self._path), str(os.getpid()),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is the service's to handle
+            start_new_session=True,  # the service handles Ctrl-C
         )  # fmt: skip
         assert process.stdout is not None
         try:
@@ -145,7 +145,7 @@ class _Child:
 
     def kill(self) -> None:
         if self._process is not None and self._process.returncode is None:
-            # not Process.kill: it looks first whether the child has ended, and then asyncio warns that nobody told it how
+            # not Process.kill: it polls the child first, after which asyncio warns that its exit status is unknown
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGKILL)
             self._killed = self._process
@@ -153,13 +153,13 @@ class _Child:
 
     async def gone(self) -> None:
         if self._killed is not None:
-            with contextlib.suppress(RuntimeError):  # somebody reads its last words
+            with contextlib.suppress(RuntimeError):  # another task reads its output
                 await self._killed.communicate()
             await self._killed.wait()
 
 
 def main() -> None:
-    """The child: answers until its standard input ends or its parent is gone."""
+    """The child process: serve requests until standard input or the parent process ends."""
     threading.Thread(target=_end_with, args=[int(sys.argv[3])], daemon=True).start()
     tokenizer = Tokenizer(sys.argv[2])
     tokenizer.encode("词")  # loads jieba's dictionary
@@ -183,7 +183,7 @@ def _read(source: BinaryIO) -> bytes:
 
 
 def _end_with(parent: int) -> None:
-    """A text may take minutes: whoever asked for it may be dead by then."""
+    """End the process when its parent has ended, also in the middle of a text that takes minutes."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

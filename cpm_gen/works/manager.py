@@ -12,10 +12,11 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from cpm_gen.runtime.text_engine import TextEngine
-from cpm_gen.server.routes.generate import wanted
+from cpm_gen.server.routes.generate import generation_spec
 from cpm_gen.server.schemas.works import WindowPlace, WorkAnswer, WorkBody, WorkChoice, WorkList, WorkSummary
 from cpm_gen.serving.errors import ServiceError, conflict, invalid, not_found, unavailable
-from cpm_gen.serving.service import Service, check_length, seeded
+from cpm_gen.serving.generation_spec import check_length, seeded
+from cpm_gen.serving.service import Service
 from cpm_gen.works.events import follow
 from cpm_gen.works.live import LiveWork, Position, error_record, event_id, wrong_state
 from cpm_gen.works.scheduler import Desk
@@ -60,7 +61,7 @@ class Works:
         service = self._service
         llm = service.require()
         assert self._network is not None
-        asked = wanted(body, body.max_new_tokens)
+        asked = generation_spec(body, body.max_new_tokens)
         service.check(asked, service.options.max_work_tokens or None)
         prompts = await service.encode(llm, asked)
         window = service.window(llm, asked)

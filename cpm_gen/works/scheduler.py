@@ -20,7 +20,7 @@ from typing import TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from cpm_gen.errors import ConfigError
-from cpm_gen.server.routes.generate import wanted
+from cpm_gen.server.routes.generate import generation_spec
 from cpm_gen.server.schemas.works import WorkBody
 from cpm_gen.serving.errors import ServiceError, unavailable
 from cpm_gen.serving.job import Job
@@ -263,7 +263,7 @@ class Desk:
         service, now = self._service, text.now
         llm = service.require()
         body = WorkBody.model_validate({**live.work.parameters, "prompt": live.work.prompt})
-        asked = wanted(body, now.most)
+        asked = generation_spec(body, now.most)
         window = service.window(llm, asked)
         recompute = asked.decoder == "recompute"
         requests = llm.requests([now.prompt_ids], asked.sampling, asked.text, window=window, recompute=recompute)

@@ -20,7 +20,7 @@ import yaml
 
 from cpm_gen.config.resolve import resolve
 from cpm_gen.server import main
-from cpm_gen.serving.api_keys import Keys
+from cpm_gen.serving.api_keys import ApiKeys
 from tests.process.dockerfile import Builder, Image, StepError, copy_context, parse
 from tests.waiting import PATIENCE, until
 
@@ -228,7 +228,7 @@ def test_what_the_services_mount_wait_for_and_are_told_is_there() -> None:
     ours = services["cpm-gen"]
     settings = resolve(environment=ours["environment"])
     assert settings.serve.keys == "/run/secrets/api_keys"
-    ending = max(settings.serve.drain_timeout, main._KEEP) + main._ANSWER + main._END
+    ending = max(settings.serve.drain_timeout, main.COMMIT_SECONDS) + main.RESPONSE_SECONDS + main.END_SECONDS
     assert float(ours["stop_grace_period"].rstrip("s")) >= ending + 2  # and the last answers' and the interpreter's
     assert all(
         v["bind"]["create_host_path"] for v in ours["volumes"] if v["type"] == "bind"
@@ -251,7 +251,7 @@ def test_the_secrets_fit_each_other_and_nobody_else_reads_them(tmp_path: Path) -
     assert {Path(s["file"]).parent.name for s in compose()["secrets"].values()} == {"secrets"}
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(f.stat().st_mode) for f in folder.iterdir()} == {0o444}
-    keys = Keys(str(folder / "api_keys"), {}, streams=1, rate=0)
+    keys = ApiKeys(str(folder / "api_keys"), {}, streams=1, rate=0)
     key = said.split()[-1]
     assert keys.find(f"Bearer {key}").name == "writer"
     assert keys.find(f"Bearer {(folder / 'prometheus_key').read_text()}").name == "prometheus"

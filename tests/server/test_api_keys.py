@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from cpm_gen.errors import ConfigError
-from cpm_gen.serving.api_keys import VARIABLE, Key, Keys, make_key
+from cpm_gen.serving.api_keys import VARIABLE, ApiKey, ApiKeys, make_key
 from cpm_gen.serving.errors import ServiceError
 from tests.service_process import PATIENCE, Server, error, until
 from tests.works_client import create, follow
@@ -172,7 +172,7 @@ def test_a_wrong_line_is_named_without_what_it_holds(tmp_path, line):
     file = tmp_path / "keys"
     file.write_text(f"# keys\n{line}\n")
     with pytest.raises(ConfigError, match="keys, line 2: must be") as wrong:
-        Keys(str(file), {}, streams=1, rate=0)
+        ApiKeys(str(file), {}, streams=1, rate=0)
     assert "cpm-secret" not in str(wrong.value)
 
 
@@ -180,20 +180,20 @@ def test_a_file_without_keys_is_an_error(tmp_path):
     file = tmp_path / "keys"
     file.write_text("# none yet\n")
     with pytest.raises(ConfigError, match="holds no key"):
-        Keys(str(file), {}, streams=1, rate=0)
+        ApiKeys(str(file), {}, streams=1, rate=0)
 
 
 @pytest.mark.parametrize("value", ["secret", "a:", ":b"])
 def test_a_wrong_variable_is_named_without_what_it_holds(value):
     with pytest.raises(ConfigError, match=VARIABLE) as wrong:
-        Keys(None, {VARIABLE: value}, streams=1, rate=0)
+        ApiKeys(None, {VARIABLE: value}, streams=1, rate=0)
     assert "secret" not in str(wrong.value)
 
 
 def test_a_rate_fills_up_again(monkeypatch):
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    key = Key("ann", b"", 0, 60)
+    key = ApiKey("ann", b"", 0, 60)
     for _ in range(60):
         key.count()
     with pytest.raises(ServiceError):

@@ -8,7 +8,6 @@ import pytest
 import cpm_gen
 from cpm_gen.config.options import ModelOptions
 from cpm_gen.config.serve_options import ServeOptions
-from cpm_gen.serving.api_keys import Keys
 from cpm_gen.serving.service import Service
 from tests.service_process import PATIENCE
 
@@ -49,7 +48,7 @@ def test_a_model_is_called_as_its_folder(tmp_path, monkeypatch, given):
     model = ModelOptions(model=given.format(tmp_path / "CPM"))
 
     async def name() -> str:
-        return Service(ServeOptions(), model, Keys(None, {}, streams=1, rate=0)).model_id
+        return Service(ServeOptions(), model).model_id
 
     assert asyncio.run(name()) == ("link" if given == "../link" else "CPM")
 

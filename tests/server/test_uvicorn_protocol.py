@@ -16,7 +16,7 @@ from cpm_gen.server import uvicorn_protocol
 from tests.service_process import ORIGIN, Server, error, idle, stream, until
 
 CONNECTIONS = 4
-SPARE, FILES = 64, 256  # as in cpm_gen/server/connection.py
+SPARE, FILES = 64, 256  # as in cpm_gen/server/uvicorn_protocol.py
 POST = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
@@ -39,22 +39,22 @@ def strict() -> Iterator[Server]:
 
 def connect(server: Server, first: bytes = b"", *, small: bool = False) -> socket.socket:
     """A connection on which ``first`` was sent; where it is small, what is not read soon waits at the server."""
-    uvicorn_protocol = socket.socket()
+    connection = socket.socket()
     if small:
-        uvicorn_protocol.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        uvicorn_protocol.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
-    uvicorn_protocol.settimeout(30)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+    connection.settimeout(30)
     host, port = server.url.removeprefix("http://").split(":")
-    uvicorn_protocol.connect((host, int(port)))
-    uvicorn_protocol.sendall(first)
-    return uvicorn_protocol
+    connection.connect((host, int(port)))
+    connection.sendall(first)
+    return connection
 
 
 def rest(connection: socket.socket) -> bytes:
     """All that comes until the server closes."""
     answer = b""
     try:
-        while piece := uvicorn_protocol.recv(65536):
+        while piece := connection.recv(65536):
             answer += piece
     except ConnectionResetError:
         pass
@@ -63,12 +63,12 @@ def rest(connection: socket.socket) -> bytes:
 
 def dribble(connection: socket.socket) -> bytes:
     """All that comes until the server closes, while it gets a byte every tenth of a second; fails if it goes on taking them."""
-    uvicorn_protocol.settimeout(0.1)
+    connection.settimeout(0.1)
     answer, deadline = b"", time.monotonic() + 10
     while time.monotonic() < deadline:
         try:
-            uvicorn_protocol.sendall(b"x")
-            piece = uvicorn_protocol.recv(65536)
+            connection.sendall(b"x")
+            piece = connection.recv(65536)
         except TimeoutError:
             continue
         except (ConnectionResetError, BrokenPipeError):
@@ -127,10 +127,10 @@ def test_a_body_is_not_taken_for_ever_after_the_answer(single):
 def test_what_is_not_http_is_refused_as_everything_is(single):
     broken = b"Transfer-Encoding: chunked\r\n\r\n1\r\n \r\nnot a length\r\n"
     for bytes_ in (b"\x16\x03\x01 hello\r\n\r\n", POST + broken):
-        with connect(single, bytes_) as uvicorn_protocol:
-            assert told(rest(uvicorn_protocol)) == (b"400", "malformed")
-    with connect(single, POST.replace(b"localhost", b"evil.example") + broken) as uvicorn_protocol:
-        assert rest(uvicorn_protocol).startswith(
+        with connect(single, bytes_) as connection:
+            assert told(rest(connection)) == (b"400", "malformed")
+    with connect(single, POST.replace(b"localhost", b"evil.example") + broken) as connection:
+        assert rest(connection).startswith(
             (b"HTTP/1.1 421 ", b"HTTP/1.1 400 ")
         )  # whichever was first, and no second one
 
@@ -152,8 +152,8 @@ def test_who_asks_for_nothing_makes_room_for_who_does(strict):
         with pytest.raises(BlockingIOError):
             silent[-1].recv(1)
     finally:
-        for uvicorn_protocol in silent:
-            uvicorn_protocol.close()
+        for connection in silent:
+            connection.close()
 
 
 def test_open_requests_are_bounded_and_health_is_not_among_them(strict):
@@ -167,8 +167,8 @@ def test_open_requests_are_bounded_and_health_is_not_among_them(strict):
             assert client.get("/health/live").status_code == 200
             assert client.get("/health/ready").status_code == 200
         finally:
-            for uvicorn_protocol in waiting:
-                uvicorn_protocol.close()
+            for connection in waiting:
+                connection.close()
         until(lambda: client.get("/metrics").status_code == 200)
 
 
@@ -179,10 +179,10 @@ def test_an_answer_that_is_not_read_does_not_keep_its_connection(strict):
     with strict.client() as client:
         whole = len(client.get("/openapi.json").content)
         before = sockets(strict)
-        with connect(strict, ASK * 8, small=True) as uvicorn_protocol:
+        with connect(strict, ASK * 8, small=True) as connection:
             until(lambda: sockets(strict) > before)
             until(lambda: sockets(strict) <= before, patience=20)
-            assert len(rest(uvicorn_protocol)) < 8 * whole
+            assert len(rest(connection)) < 8 * whole
 
 
 def following(server: Server, client: httpx.Client) -> socket.socket:
@@ -221,8 +221,8 @@ def test_who_does_not_read_does_not_keep_the_service_from_ending(start):
 
 def test_a_slow_reader_who_reads_gets_all(strict):
     answer = b""
-    with connect(strict, ASK * 3 + ASK[:-2] + b"Connection: close\r\n\r\n", small=True) as uvicorn_protocol:
-        while piece := uvicorn_protocol.recv(8192):
+    with connect(strict, ASK * 3 + ASK[:-2] + b"Connection: close\r\n\r\n", small=True) as connection:
+        while piece := connection.recv(8192):
             answer += piece
             time.sleep(0.02)
     _, *answers = answer.split(b"HTTP/1.1 200 OK\r\n")
@@ -266,5 +266,5 @@ def test_a_preflight_is_refused_as_everything_is(strict):
 
 def test_where_few_files_may_be_open_there_are_fewer_connections(monkeypatch):
     for files, most in ((10_000, 1024 + SPARE), (1000, 1000 - FILES), (300, 150)):
-        monkeypatch.setattr(uvicorn_protocol, "_open_files", lambda wanted, files=files: min(wanted, files))
+        monkeypatch.setattr(uvicorn_protocol, "raise_open_files_limit", lambda wanted, files=files: min(wanted, files))
         assert uvicorn_protocol.connections(ServeOptions()).most == most

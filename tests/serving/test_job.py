@@ -8,9 +8,9 @@ from cpm_gen.config.options import SamplingParams, TextOptions
 from cpm_gen.engine.sequence import Request
 from cpm_gen.engine.window import Window
 from cpm_gen.outputs import Chunk
-from cpm_gen.server.routes.generate import check_begun
 from cpm_gen.serving.errors import ServiceError, unavailable
 from cpm_gen.serving.job import Job
+from cpm_gen.serving.results import check_started
 
 
 def job(**other) -> Job:
@@ -91,7 +91,7 @@ def test_prompts_are_counted_once():
 def test_our_impatience_is_a_refusal_the_clients_is_an_answer():
     ours, clients = job(), job(own_deadline=True)
     ours.timed_out = clients.timed_out = True
-    check_begun(clients, [])
+    check_started(clients, [])
     with pytest.raises(ServiceError) as refused:
-        check_begun(ours, [])
+        check_started(ours, [])
     assert (refused.value.kind, refused.value.code) == ("unavailable", "timeout")

@@ -15,9 +15,9 @@ from cpm_gen.config.options import ModelOptions
 from cpm_gen.config.serve_options import ServeOptions
 from cpm_gen.errors import ConfigError
 from cpm_gen.outputs import Chunk
-from cpm_gen.server.routes.generate import wanted
+from cpm_gen.server.routes.generate import generation_spec
 from cpm_gen.server.schemas.works import WorkAnswer, WorkBody
-from cpm_gen.serving.api_keys import Keys
+from cpm_gen.serving.api_keys import ApiKeys
 from cpm_gen.serving.errors import ServiceError
 from cpm_gen.serving.job import Job
 from cpm_gen.serving.service import Service
@@ -53,7 +53,7 @@ async def serving(path: Path) -> AsyncGenerator[tuple[Works, Moody, Service], No
     options = ServeOptions()
     store = Moody(str(path / "works.db"))
     store.slow, store.fails = {}, set()
-    service = Service(options, ModelOptions(), Keys(None, {}, streams=9, rate=0))
+    service = Service(options, ModelOptions(), ApiKeys(streams=9))
     works = Works(service, store)
     await service.load()
     await works.open()
@@ -63,9 +63,7 @@ async def serving(path: Path) -> AsyncGenerator[tuple[Works, Moody, Service], No
         store.slow, store.fails = {}, set()
         if not works._desk.closing:
             await works.close()
-        service.tokenizing.close()
-        await service.tokenizing.closed()
-        assert await service.engine.end(20)
+        assert await service.close(20)
 
 
 def body(**other: Any) -> WorkBody:
@@ -89,12 +87,12 @@ async def settled(works: Works, live: LiveWork) -> WorkAnswer:
 
 async def undisturbed(service: Service, **other: Any) -> list[list[int]]:
     given = body(**other)
-    job = await service.start(wanted(given, given.max_new_tokens), service.keys.find(None))
+    job = await service.start(generation_spec(given, given.max_new_tokens), service.keys.find(None))
     found: dict[int, list[int]] = {}
     while (chunks := await job.chunks()) is not None:
         for chunk in chunks:
             found.setdefault(chunk.place, []).extend(chunk.token_ids)
-    service.finish(job)
+    service.cancel(job)
     return [found[place] for place in sorted(found)]
 
 

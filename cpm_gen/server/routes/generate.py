@@ -1,15 +1,13 @@
-"""``POST /generate``: texts, whole or as they are written."""
+"""``POST /generate``: texts, whole or as they are generated."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from cpm_gen.outputs import Completion
 from cpm_gen.server import errors
 from cpm_gen.server.authentication import authorised
 from cpm_gen.server.schemas.generate import (
@@ -22,11 +20,12 @@ from cpm_gen.server.schemas.generate import (
     WindowBody,
     refusals,
 )
-from cpm_gen.server.sse import EVENT, KEEP_ALIVE, EventStream, event, unless_gone
-from cpm_gen.serving.api_keys import Key
-from cpm_gen.serving.errors import ServiceError, unavailable
-from cpm_gen.serving.generation_spec import Wanted
+from cpm_gen.server.sse import EVENT, KEEP_ALIVE, EventStream, event, unless_disconnected
+from cpm_gen.serving.api_keys import ApiKey
+from cpm_gen.serving.errors import ServiceError
+from cpm_gen.serving.generation_spec import GenerationSpec
 from cpm_gen.serving.job import Job
+from cpm_gen.serving.results import GenerationResult, Idle, TextUpdate, TokenUsage, WindowUpdate, updates
 from cpm_gen.serving.service import Service
 
 STREAM_EXAMPLE = (
@@ -36,7 +35,7 @@ STREAM_EXAMPLE = (
     '"window_slides":1}],"usage":{"prompt_tokens":11,"completion_tokens":600,"total_tokens":611},"timing":{"queued":0.001,'
     '"first_token":0.02,"total":2.1,"tokens_per_second":288.1}}\n\n'
 )
-_ANSWERS: dict[int | str, dict[str, Any]] = {
+_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The texts; with `stream`, server-sent events: `token` (text and ids of one text, its finish_reason on the "
         "last), `window` (a text's window moved: `start` is where it stands in tokens from the prompt's beginning, `text_start` how "
@@ -54,29 +53,26 @@ def router(service: Service) -> APIRouter:
     @routes.post(
         "/generate",
         response_model=GenerateAnswer,
-        responses=_ANSWERS | refusals(400, 401, 422, 429, 500),
+        responses=_RESPONSES | refusals(400, 401, 422, 429, 500),
         summary="Write texts",
     )
     async def generate(
-        request: Request, body: GenerateBody, key: Key = Depends(authorise)
+        request: Request, body: GenerateBody, key: ApiKey = Depends(authorise)
     ) -> GenerateAnswer | Response:
-        job = await unless_gone(request, service.start(wanted(body, body.max_new_tokens, body.timeout), key))
+        spec = generation_spec(body, body.max_new_tokens, body.timeout)
         if body.stream:
-            pieces = _events(service, job)
-            return EventStream(pieces, lambda: service.finish(job))
-        try:
-            completions = await unless_gone(request, collect(job))
-        finally:
-            service.finish(job)
-        return _answer(service, job, completions)
+            job = await unless_disconnected(request, service.start(spec, key))
+            return EventStream(_events(service, job), lambda: service.cancel(job))
+        result = await unless_disconnected(request, service.generate(spec, key))
+        return _response(service, result)
 
     return routes
 
 
-def wanted(body: TextBody, max_new_tokens: int | None, limit: float | None = None) -> Wanted:
-    """What a body asks for."""
+def generation_spec(body: TextBody, max_new_tokens: int | None, timeout: float | None = None) -> GenerationSpec:
+    """What a body asks for, as the service takes it."""
     window = body.window or WindowBody()  # type: ignore[call-arg]
-    return Wanted(
+    return GenerationSpec(
         prompts=[body.prompt] if isinstance(body.prompt, str) else body.prompt,
         sampling=body.sampling(),
         text=body.options(max_new_tokens),
@@ -85,93 +81,60 @@ def wanted(body: TextBody, max_new_tokens: int | None, limit: float | None = Non
         boundary=window.boundary,
         keep=window.keep,
         truncate=body.truncate_prompt,
-        limit=limit,
+        timeout=timeout,
     )
 
 
-def finish_reason(job: Job, completion: Completion) -> str:
-    """As we tell it: what ran out of time was cancelled by us."""
-    return "timeout" if job.timed_out and completion.finish_reason == "cancelled" else completion.finish_reason
-
-
-async def collect(job: Job) -> list[Completion]:
-    """All texts, when all are done. Raises ServiceError where there will be none."""
-    done: dict[int, Completion] = {}
-    while (chunks := await job.chunks()) is not None:
-        done |= {chunk.place: chunk.completion for chunk in chunks if chunk.completion}
-    check_begun(job, list(done.values()))
-    return [done[at] for at in range(job.samples)]
-
-
-def check_begun(job: Job, completions: list[Completion]) -> None:
-    """Raises ServiceError where our time was up before anything was written."""
-    if job.timed_out and not job.own_deadline and not any(c.token_ids for c in completions):
-        raise unavailable("timeout", "time was up before the first token; the service is busy")
-
-
-def usage(job: Job, completions: list[Completion]) -> Usage:
-    """Tokens of prompts and texts."""
-    written = sum(len(c.token_ids) for c in completions)
-    return Usage(prompt_tokens=job.prompt_tokens, completion_tokens=written, total_tokens=job.prompt_tokens + written)
-
-
-def _timing(job: Job, completions: list[Completion]) -> TimingAnswer:
-    now = time.monotonic()
-    written = sum(len(c.token_ids) for c in completions)
-    first = job.first_token
-    rate = (written - 1) / (now - first) if first is not None and written > 1 and now > first else None
-    return TimingAnswer(
-        queued=None if job.began is None else max(0.0, job.began - job.asked),
-        first_token=None if first is None else first - job.asked,
-        total=now - job.asked,
-        tokens_per_second=rate,
+def usage_body(usage: TokenUsage) -> Usage:
+    """Tokens read and generated, as the response shows them."""
+    return Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.total_tokens,
     )
 
 
-def _answer(service: Service, job: Job, completions: list[Completion]) -> GenerateAnswer:
+def _response(service: Service, result: GenerationResult) -> GenerateAnswer:
+    timing = result.timing
     return GenerateAnswer(
-        id=job.id,
+        id=result.id,
         model=service.model_id,
-        seed=job.requests[0].seed,
+        seed=result.seed,
         choices=[
             Choice(
-                index=at,
-                text=c.text,
-                token_ids=list(c.token_ids),
-                finish_reason=finish_reason(job, c),  # type: ignore[arg-type]
-                window_slides=c.window_slides,
+                index=text.index,
+                text=text.text,
+                token_ids=list(text.token_ids),
+                finish_reason=text.finish_reason,
+                window_slides=text.window_slides,
             )
-            for at, c in enumerate(completions)
+            for text in result.texts
         ],
-        usage=usage(job, completions),
-        timing=_timing(job, completions),
+        usage=usage_body(result.usage),
+        timing=TimingAnswer(
+            queued=timing.queued,
+            first_token=timing.first_token,
+            total=timing.total,
+            tokens_per_second=timing.tokens_per_second,
+        ),
     )
 
 
 async def _events(service: Service, job: Job) -> AsyncGenerator[str, None]:
-    done: dict[int, Completion] = {}
-    starts = dict.fromkeys(range(job.samples), job.requests[0].window.keep)
     try:
-        while (chunks := await job.chunks(service.options.keep_alive)) is not None:
-            for chunk in chunks:
-                at = chunk.place
-                reason = None
-                if chunk.completion:
-                    done[at] = chunk.completion
-                    reason = finish_reason(job, chunk.completion)
-                content = {"index": at, "text": chunk.text, "token_ids": chunk.token_ids, "finish_reason": reason}
-                yield event("token", content)
-                if chunk.window_start != starts[at]:
-                    starts[at] = chunk.window_start
-                    moved = {"start": chunk.window_start, "text_start": chunk.text_start, "slides": chunk.slides}
-                    yield event("window", {"index": at, **moved})
-            if not chunks:
-                yield KEEP_ALIVE
-        completions = [done[at] for at in sorted(done)]
-        check_begun(job, completions)
-        summary = _answer(service, job, completions).model_dump()
-        for choice in summary["choices"]:
-            del choice["text"], choice["token_ids"]
-        yield event("done", summary)
+        async for update in updates(job, service.options.keep_alive):
+            match update:
+                case TextUpdate(at, text, token_ids, reason):
+                    yield event("token", {"index": at, "text": text, "token_ids": token_ids, "finish_reason": reason})
+                case WindowUpdate(at, start, text_start, slides):
+                    moved = {"index": at, "start": start, "text_start": text_start, "slides": slides}
+                    yield event("window", moved)
+                case Idle():
+                    yield KEEP_ALIVE
+                case GenerationResult():
+                    summary = _response(service, update).model_dump()
+                    for choice in summary["choices"]:
+                        del choice["text"], choice["token_ids"]
+                    yield event("done", summary)
     except ServiceError as error:
         yield event("error", errors.body(error))

@@ -10,19 +10,18 @@ from pydantic import BaseModel
 
 from cpm_gen.server.authentication import authorised
 from cpm_gen.server.schemas.generate import refusals
-from cpm_gen.serving.errors import unavailable
 from cpm_gen.serving.metrics import CONTENT_TYPE
 from cpm_gen.serving.service import Service
 
 
 class Live(BaseModel):
-    """The process answers."""
+    """The process responds."""
 
     status: Literal["live"] = "live"
 
 
 class Ready(BaseModel):
-    """Generations are taken."""
+    """Requests are accepted."""
 
     status: Literal["ready"] = "ready"
     model: str
@@ -33,7 +32,9 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter(tags=["health"])
     exposition: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
-    always = {status: what for status, what in refusals().items() if status != 503}  # also while loading or draining
+    always = {
+        status: what for status, what in refusals().items() if status != 503
+    }  # it also responds while the service loads or drains
 
     @routes.get("/health/live", summary="Does the process answer?", responses=always)
     async def live() -> Live:
@@ -41,10 +42,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/health/ready", summary="Does the network answer?", responses=refusals())
     async def ready() -> Ready:
-        service.require()
-        if not await service.answers():
-            raise unavailable("engine_down", "the engine does not answer", retry_after=30)
-        service.require()
+        await service.check_ready()
         return Ready(model=service.model_id)
 
     @routes.get(

@@ -10,11 +10,9 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 import cpm_gen
-from cpm_gen.outputs import Completion
 from cpm_gen.server import errors
 from cpm_gen.server.authentication import authorised
-from cpm_gen.server.routes.generate import check_begun, usage
-from cpm_gen.server.routes.openai_logprobs import Piece, Text, prompt_texts, reader
+from cpm_gen.server.routes.openai_logprobs import CompletionPiece, CompletionText, prompt_pieces, surface
 from cpm_gen.server.schemas.generate import WindowBody, refusals
 from cpm_gen.server.schemas.openai import (
     CompletionAnswer,
@@ -25,12 +23,13 @@ from cpm_gen.server.schemas.openai import (
     ModelList,
     OpenAIError,
 )
-from cpm_gen.server.sse import EVENT, KEEP_ALIVE, EventStream, event, unless_gone
-from cpm_gen.serving.api_keys import Key
+from cpm_gen.server.sse import EVENT, KEEP_ALIVE, EventStream, event, unless_disconnected
+from cpm_gen.serving.api_keys import ApiKey
 from cpm_gen.serving.errors import ServiceError, invalid, not_found
-from cpm_gen.serving.generation_spec import Wanted
+from cpm_gen.serving.generation_spec import GenerationSpec
 from cpm_gen.serving.job import Job
-from cpm_gen.serving.service import Service, in_time
+from cpm_gen.serving.results import GenerationResult, Idle, TextUpdate, TokenUsage, Update, updates, usage
+from cpm_gen.serving.service import Service, before
 
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
@@ -48,7 +47,7 @@ def router(service: Service) -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/v1", tags=["openai"])
     authorise = authorised(service)
-    card = ModelCard(id=service.model_id, created=service.created)
+    card = ModelCard(id=service.model_id, created=int(time.time()))
 
     @routes.get("/models", summary="The model", responses=_refusals(401, 429), dependencies=[Depends(authorise)])
     async def models() -> ModelList:
@@ -66,28 +65,28 @@ def router(service: Service) -> APIRouter:
         summary="Write texts, as OpenAI's API does",
     )
     async def completions(
-        request: Request, body: CompletionBody, key: Key = Depends(authorise)
+        request: Request, body: CompletionBody, key: ApiKey = Depends(authorise)
     ) -> CompletionAnswer | Response:
         _check(service, body)
-        job = await unless_gone(request, service.start(_wanted(body), key))
+        job = await unless_disconnected(request, service.start(_spec(body), key))
         try:
-            read = reader(service, body)
-            texts = [Text(body.logprobs, read) for _ in range(job.samples)]
+            read = surface(service, body)
+            texts = [CompletionText(body.logprobs, read) for _ in range(job.samples)]
             if body.echo:
-                async with in_time(service.deadline()):
-                    pieces = await unless_gone(request, prompt_texts(service, job, body))
+                async with before(service.deadline()):
+                    pieces = await unless_disconnected(request, prompt_pieces(service, job, body))
                 for text, piece in zip(texts, pieces, strict=True):
                     text.echo(piece)
         except BaseException:
-            service.finish(job)
+            service.cancel(job)
             raise
-        answer = _Answer(service, job, body, texts)
+        completion = _Completion(service, job, body, texts)
         if body.stream:
-            return EventStream(answer.events(), lambda: service.finish(job))
+            return EventStream(completion.events(), lambda: service.cancel(job))
         try:
-            return await unless_gone(request, answer.whole())
+            return await unless_disconnected(request, completion.whole())
         finally:
-            service.finish(job)
+            service.cancel(job)
 
     return routes
 
@@ -112,9 +111,9 @@ def _check(service: Service, body: CompletionBody) -> None:
         raise invalid("stream_options needs stream", "stream_options")
 
 
-def _wanted(body: CompletionBody) -> Wanted:
+def _spec(body: CompletionBody) -> GenerationSpec:
     window = body.window or WindowBody()  # type: ignore[call-arg]
-    return Wanted(
+    return GenerationSpec(
         prompts=body.prompts(),
         sampling=body.sampling(),
         text=body.options(),
@@ -124,77 +123,86 @@ def _wanted(body: CompletionBody) -> Wanted:
         keep=window.keep,
         truncate=body.truncate_prompt,
         logprobs=body.logprobs,
-        limit=body.timeout,
+        timeout=body.timeout,
     )
 
 
-class _Answer:
-    def __init__(self, service: Service, job: Job, body: CompletionBody, texts: list[Text]) -> None:
+def _usage_body(used: TokenUsage) -> CompletionUsage:
+    return CompletionUsage(
+        prompt_tokens=used.prompt_tokens,
+        completion_tokens=used.completion_tokens,
+        total_tokens=used.total_tokens,
+    )
+
+
+class _Completion:
+    """A job as OpenAI's completion, whole or in pieces."""
+
+    def __init__(self, service: Service, job: Job, body: CompletionBody, texts: list[CompletionText]) -> None:
         self._service = service
         self._job = job
         self._body = body
         self._texts = texts
-        self._done: dict[int, Completion] = {}
+        self._usage = usage(job, [])
         self._created = int(time.time())
         self._id = "cmpl-" + job.id.removeprefix("gen-")
 
-    async def _pieces(self) -> AsyncGenerator[CompletionChoice | None, None]:
-        """Choices as pieces of them are written; None after each silence."""
-        job, wants_text = self._job, self._body.tokens > 0
-        for at, text in enumerate(self._texts):
-            if text.prompt is not None and (self._body.stream or not wants_text):
-                yield self._choice(at, text.take_prompt(), None if wants_text else "length")
-        while wants_text and (chunks := await job.chunks(self._service.options.keep_alive)) is not None:
-            for chunk in chunks:
-                at = chunk.place
-                reason = None
-                if chunk.completion:
-                    self._done[at] = chunk.completion
-                    reason = "stop" if chunk.completion.finish_reason == "stop" else "length"
-                yield self._choice(at, self._texts[at].take(chunk), reason)
-            if not chunks:
-                yield None
-        check_begun(job, list(self._done.values()))
+    async def _updates(self) -> AsyncGenerator[Update, None]:
+        """The job's updates; none for max_tokens 0, where only the prompt is shown."""
+        if self._body.tokens > 0:
+            async for update in updates(self._job, self._service.options.keep_alive):
+                yield update
 
-    def _choice(self, at: int, piece: Piece, reason: Any) -> CompletionChoice:
+    async def _pieces(self) -> AsyncGenerator[CompletionChoice | None, None]:
+        """Pieces of choices as they are generated; None after each keep-alive interval without one."""
+        generates = self._body.tokens > 0
+        for at, text in enumerate(self._texts):
+            if text.prompt is not None and (self._body.stream or not generates):
+                yield self._choice(at, text.prompt, None if generates else "length")
+        async for update in self._updates():
+            if isinstance(update, GenerationResult):
+                self._usage = update.usage
+            elif isinstance(update, TextUpdate):
+                reason = update.finish_reason and ("stop" if update.finish_reason == "stop" else "length")
+                yield self._choice(update.index, self._texts[update.index].add(update), reason)
+            elif isinstance(update, Idle):
+                yield None
+
+    def _choice(self, at: int, piece: CompletionPiece, reason: Any) -> CompletionChoice:
         return CompletionChoice(index=at, text=piece.text, logprobs=piece.logprobs, finish_reason=reason)
 
-    def _body_of(self, choices: list[CompletionChoice], used: CompletionUsage | None) -> CompletionAnswer:
+    def _response(self, choices: list[CompletionChoice], used: TokenUsage | None) -> CompletionAnswer:
         return CompletionAnswer(
             id=self._id,
             created=self._created,
             model=self._service.model_id,
             system_fingerprint=f"cpm-gen-{cpm_gen.__version__}",
             choices=choices,
-            usage=used,
+            usage=None if used is None else _usage_body(used),
         )
 
-    def _usage(self) -> CompletionUsage:
-        return CompletionUsage(**usage(self._job, list(self._done.values())).model_dump())
-
     async def whole(self) -> CompletionAnswer:
-        """The one answer."""
+        """The response without ``stream``."""
         choices: dict[int, CompletionChoice] = {}
         async for choice in self._pieces():
             if choice is not None:
                 choices[choice.index] = choice
-        for at, text in enumerate(self._texts):
-            if at in self._done:
-                piece = text.whole()
-                choices[at] = self._choice(at, piece, choices[at].finish_reason)
-        return self._body_of([choices[at] for at in sorted(choices)], self._usage())
+        if self._body.tokens > 0:
+            for at, text in enumerate(self._texts):
+                choices[at] = self._choice(at, text.whole(), choices[at].finish_reason)
+        return self._response([choices[at] for at in sorted(choices)], self._usage)
 
     async def events(self) -> AsyncGenerator[str, None]:
-        """The stream."""
+        """The response with ``stream``."""
         wants_usage = self._body.stream_options is not None and self._body.stream_options.include_usage
         try:
             async for choice in self._pieces():
                 if choice is None:
                     yield KEEP_ALIVE
                 else:
-                    yield event(None, self._body_of([choice], None).model_dump())
+                    yield event(None, self._response([choice], None).model_dump())
             if wants_usage:
-                yield event(None, self._body_of([], self._usage()).model_dump())
+                yield event(None, self._response([], self._usage).model_dump())
             yield event(None, "[DONE]")
         except ServiceError as error:
             yield event(None, errors.body(error, openai=True))

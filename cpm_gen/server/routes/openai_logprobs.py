@@ -1,28 +1,27 @@
-"""Texts as OpenAI's completions show them: with the prompt before them (``echo``), with each token's log-probability."""
+"""Texts as OpenAI's completions show them: with the prompt before them (``echo``), and with log-probabilities of tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cpm_gen.errors import CpmGenError
-from cpm_gen.outputs import Chunk
 from cpm_gen.server.schemas.openai import CompletionBody, Logprobs
-from cpm_gen.serving.errors import from_library, invalid
+from cpm_gen.serving.errors import invalid
 from cpm_gen.serving.job import Job
+from cpm_gen.serving.results import TextUpdate
 from cpm_gen.serving.service import Service
 from cpm_gen.text.prompt_styles import detokenizer
 
 
 @dataclass
-class Piece:
-    """A piece of text and what is known of its tokens."""
+class CompletionPiece:
+    """A piece of a completion, with the log-probabilities of its tokens if the body asked for them."""
 
     text: str
     logprobs: Logprobs | None = None
 
 
-def _none() -> Logprobs:
+def _empty() -> Logprobs:
     return Logprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
 
 
@@ -34,93 +33,86 @@ def _extend(all: Logprobs, more: Logprobs) -> None:
 
 
 @dataclass
-class Text:
-    """One of a completion's texts while it grows.
+class CompletionText:
+    """One of a completion's texts while it is generated.
 
-    count: of best tokens to tell; None tells no log-probabilities. read: how a token reads.
+    count: the number of most probable tokens to show at each position; None shows no log-probabilities.
+    surface: the text of a token.
     """
 
     count: int | None
-    read: Callable[[int], str]
-    prompt: Piece | None = None
+    surface: Callable[[int], str]
+    prompt: CompletionPiece | None = None
     _text: str = ""
     _offset: int = 0  # where the next token begins
-    _all: Logprobs = field(default_factory=_none)
+    _all: Logprobs = field(default_factory=_empty)
 
-    def echo(self, prompt: Piece) -> None:
-        """Begin with the prompt."""
+    def echo(self, prompt: CompletionPiece) -> None:
+        """Begin the text with its prompt."""
         self.prompt = prompt
         self._text = prompt.text
         self._offset = len(prompt.text)
         if prompt.logprobs is not None:
             _extend(self._all, prompt.logprobs)
 
-    def take_prompt(self) -> Piece:
-        """The prompt, as the first piece."""
-        assert self.prompt is not None
-        return self.prompt
-
-    def take(self, chunk: Chunk) -> Piece:
-        """What a chunk adds."""
-        self._text += chunk.text
+    def add(self, update: TextUpdate) -> CompletionPiece:
+        """Append an update; return it as a piece."""
+        self._text += update.text
         if self.count is None:
-            return Piece(chunk.text)
-        more = _none()
-        for known in chunk.likelihoods:
-            piece = self.read(known.token)
+            return CompletionPiece(update.text)
+        more = _empty()
+        for known in update.likelihoods:
+            piece = self.surface(known.token)
             more.tokens.append(piece)
             more.token_logprobs.append(known.logprob)
             more.top_logprobs.append(self._top(known.top))
             more.text_offset.append(self._offset)
             self._offset += len(piece)
         _extend(self._all, more)
-        return Piece(chunk.text, more)
+        return CompletionPiece(update.text, more)
 
     def _top(self, best: tuple[tuple[int, float], ...]) -> dict[str, float]:
-        """By text, as OpenAI has it; of tokens that read the same the best stands for all."""
+        """By text, as OpenAI shows them. Of several tokens with the same text only the most probable is shown."""
         top: dict[str, float] = {}
         for token, logprob in best:
-            top.setdefault(self.read(token), logprob)
+            top.setdefault(self.surface(token), logprob)
         return top
 
-    def whole(self) -> Piece:
-        """All of it; tokens behind a stop string's beginning are not of the text."""
+    def whole(self) -> CompletionPiece:
+        """The whole text, without the tokens behind the beginning of a stop string."""
         if self.count is None:
-            return Piece(self._text)
+            return CompletionPiece(self._text)
         kept = sum(
             offset < len(self._text) or not self._all.tokens[i] for i, offset in enumerate(self._all.text_offset)
         )
-        return Piece(self._text, Logprobs(**{k: v[:kept] for k, v in self._all.model_dump().items()}))
+        return CompletionPiece(self._text, Logprobs(**{k: v[:kept] for k, v in self._all.model_dump().items()}))
 
 
-def reader(service: Service, body: CompletionBody) -> Callable[[int], str]:
-    """How tokens read in the style that was asked for; rows that pad the vocabulary have no text."""
+def surface(service: Service, body: CompletionBody) -> Callable[[int], str]:
+    """The function from a token to its text in the body's style. Ids that only pad the vocabulary have no text."""
     tokenizer = service.engine.require().tokenizer
     push = detokenizer(body.style, tokenizer).push
     return lambda token: push(token) if token < tokenizer.size else ""
 
 
-async def prompt_texts(service: Service, job: Job, body: CompletionBody) -> list[Piece]:
-    """What ``echo`` puts before each of the job's texts: the prompt as it was given.
+async def prompt_pieces(service: Service, job: Job, body: CompletionBody) -> list[CompletionPiece]:
+    """The prompt of each of the job's texts, for ``echo``.
 
-    With logprobs, and for token ids, it is the prompt as its tokens read, so that they join to it.
+    A text is shown as it was given, but with logprobs as the texts of its tokens joined; so are token ids. Raises ServiceError.
     """
-    read = reader(service, body)
+    read = surface(service, body)
     most = service.options.max_text_tokens
     if body.logprobs is not None and (longest := max(len(r.prompt) for r in job.requests)) > most:
         raise invalid(
             f"{longest:,} tokens; the most whose probabilities are told is {most:,}", "prompt", "too_many_tokens"
         )
-    pieces: list[Piece] = []
+    pieces: list[CompletionPiece] = []
     for prompt, request in zip(body.prompts(), job.requests[:: job.text.n], strict=True):
         tokens = [read(i) for i in request.prompt]
         if body.logprobs is None:
-            piece = Piece(prompt if isinstance(prompt, str) else "".join(tokens))
+            piece = CompletionPiece(prompt if isinstance(prompt, str) else "".join(tokens))
         else:
-            try:
-                scores = await service.engine.score(request.prompt)
-            except CpmGenError as error:
-                raise from_library(error, "prompt") from None
+            scores = await service.logprobs(request.prompt, "prompt")
             offsets, at = [], 0
             for token in tokens:
                 offsets.append(at)
@@ -131,6 +123,6 @@ async def prompt_texts(service: Service, job: Job, body: CompletionBody) -> list
                 top_logprobs=[None] * len(tokens),
                 text_offset=offsets,
             )
-            piece = Piece("".join(tokens), known)
+            piece = CompletionPiece("".join(tokens), known)
         pieces += [piece] * job.text.n
     return pieces

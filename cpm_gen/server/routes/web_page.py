@@ -1,4 +1,4 @@
-"""``GET /``: the writing desk, plain files that are read once and need nothing from elsewhere."""
+"""``GET /``: the web page. Its files are read once at the start and load nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _HEADERS = {
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-    "Cache-Control": "no-cache",  # asked for again each time: a script never meets a page of another version
+    "Cache-Control": "no-cache",  # revalidated each time, so scripts and page have the same version
 }
 
 
 def router() -> APIRouter:
-    """The page and its files; only what lay in the folder when the service started is served."""
+    """The page and its files. Only files that were in the folder when the service started are served."""
     routes = APIRouter(include_in_schema=False)
     files = {path.name: path.read_bytes() for path in _FOLDER.iterdir() if path.suffix in _TYPES}
     tags = {name: f'"{hashlib.sha256(content).hexdigest()[:20]}"' for name, content in files.items()}

@@ -11,7 +11,7 @@ from cpm_gen.server.authentication import authorised
 from cpm_gen.server.schemas.generate import refusals
 from cpm_gen.server.schemas.works import STREAM_EXAMPLE, ContinueBody, WorkAnswer, WorkBody, WorkList
 from cpm_gen.server.sse import EVENT, EventStream
-from cpm_gen.serving.api_keys import Key
+from cpm_gen.serving.api_keys import ApiKey
 from cpm_gen.serving.service import Service
 from cpm_gen.works.manager import Works
 
@@ -36,8 +36,8 @@ def router(service: Service, works: Works) -> APIRouter:
         summary="Begin a work",
         responses=refusals(400, 401, 409, 422, 429, 500),
     )
-    async def create(body: WorkBody, response: Response, key: Key = Depends(authorise)) -> WorkAnswer:
-        with key.held():
+    async def create(body: WorkBody, response: Response, key: ApiKey = Depends(authorise)) -> WorkAnswer:
+        with key.running():
             live = await works.create(body, key.name)
         response.headers["Location"] = f"/works/{live.id}"
         return await works.answer(live)
@@ -46,7 +46,7 @@ def router(service: Service, works: Works) -> APIRouter:
     async def page(
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
         before: Annotated[str | None, Query(max_length=100, description="`next` of the page before")] = None,
-        key: Key = Depends(authorise),
+        key: ApiKey = Depends(authorise),
     ) -> WorkList:
         return await works.page(key.name, before, limit)
 
@@ -54,16 +54,16 @@ def router(service: Service, works: Works) -> APIRouter:
     async def look(
         id: str,
         token_ids: Annotated[bool, Query(description="with the tokens of its texts")] = False,
-        key: Key = Depends(authorise),
+        key: ApiKey = Depends(authorise),
     ) -> WorkAnswer:
         return await works.answer(await works.find(id, key.name), token_ids)
 
     @routes.delete("/{id}", status_code=204, summary="End and forget a work", responses=refusals(401, 404, 429, 500))
-    async def delete(id: str, key: Key = Depends(authorise)) -> None:
+    async def delete(id: str, key: ApiKey = Depends(authorise)) -> None:
         await works.delete(await works.find(id, key.name))
 
     @routes.post("/{id}/pause", summary="Stop for now", responses=refusals(401, 404, 409, 429, 500))
-    async def pause(id: str, key: Key = Depends(authorise)) -> WorkAnswer:
+    async def pause(id: str, key: ApiKey = Depends(authorise)) -> WorkAnswer:
         live = await works.find(id, key.name)
         await works.pause(live)
         return await works.answer(live)
@@ -71,7 +71,7 @@ def router(service: Service, works: Works) -> APIRouter:
     @routes.post(
         "/{id}/resume", summary="Go on with a paused or failed work", responses=refusals(401, 404, 409, 429, 500)
     )
-    async def resume(id: str, key: Key = Depends(authorise)) -> WorkAnswer:
+    async def resume(id: str, key: ApiKey = Depends(authorise)) -> WorkAnswer:
         live = await works.find(id, key.name)
         await works.resume(live)
         return await works.answer(live)
@@ -81,7 +81,7 @@ def router(service: Service, works: Works) -> APIRouter:
         summary="Go on with a finished work",
         responses=refusals(400, 401, 404, 409, 422, 429, 500),
     )
-    async def extend(id: str, body: ContinueBody | None = None, key: Key = Depends(authorise)) -> WorkAnswer:
+    async def extend(id: str, body: ContinueBody | None = None, key: ApiKey = Depends(authorise)) -> WorkAnswer:
         live = await works.find(id, key.name)
         given = body or ContinueBody()  # type: ignore[call-arg]
         await works.extend(live, given.max_new_tokens, "max_new_tokens" not in given.model_fields_set)
@@ -96,7 +96,7 @@ def router(service: Service, works: Works) -> APIRouter:
     async def events(
         id: str,
         last_event_id: Annotated[str | None, Header(description="id of the last event that the client has")] = None,
-        key: Key = Depends(authorise),
+        key: ApiKey = Depends(authorise),
     ) -> Response:
         live = await works.find(id, key.name)
         at = live.begin() if last_event_id is None else live.position(last_event_id)
