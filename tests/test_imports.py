@@ -1,10 +1,15 @@
-"""The package imports without torch where it can; the contract of import-linter (``pyproject.toml``) has the rest."""
+"""Imports: without torch where it is not needed, and with no package of an extra. The import contracts are in ``pyproject.toml``."""
 
+import importlib.metadata
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
 WITHOUT_TORCH = (
     "cpm_gen",
     "cpm_gen.errors",
@@ -23,3 +28,30 @@ WITHOUT_TORCH = (
 def test_a_module_that_starts_the_command_line_does_not_import_torch(module):
     program = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def packages_of(requirements: list[str]) -> set[str]:
+    """Return the import names of the distributions that these requirements name, where they are installed."""
+    names = {re.split(r"[^\w.-]", requirement)[0].replace("-", "_").lower() for requirement in requirements}
+    return {
+        package
+        for package, distributions in importlib.metadata.packages_distributions().items()
+        if any(d.replace("-", "_").lower() in names for d in distributions)
+    }
+
+
+def test_the_command_line_writes_with_the_packages_of_the_core_alone() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    core = packages_of(project["dependencies"])
+    extras = packages_of([each for extra in project["optional-dependencies"].values() for each in extra])
+    blocked = extras - core - {"cpm_gen", "pydantic"}
+    assert {"fastapi", "uvicorn", "sqlalchemy", "playwright", "schemathesis", "pytest"} <= blocked
+    program = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(sys.argv[1].split()))\n"
+        "from cpm_gen.cli.main import main\n"
+        "sys.exit(main(['lyric', '明月', '--max-new-tokens', '5', '--seed', '1']))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program, " ".join(blocked)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip()
