@@ -80,14 +80,14 @@ class Image:
 
 
 class Builder:
-    """Builds in ``folder``; ``context`` is what COPY sees, as ``.dockerignore`` leaves it. Close it to give everything back."""
+    """Build in ``folder``. COPY sees ``context`` without what ``.dockerignore`` excludes. Closing it removes mounts and files."""
 
     def __init__(self, folder: Path, context: Path) -> None:
         self._folder = folder
         self._context = folder / "context"
         copy_context(context, self._context)
         self._stages: dict[str, Image] = {}
-        # its mounts last as long as it does
+        # the mounts live in its namespace and end with it
         self._holder = subprocess.Popen(
             with_death_signal(
                 ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec sleep infinity"]
