@@ -27,7 +27,9 @@ def test_the_two_commands_stand_first_and_ci_runs_them() -> None:
     assert blocks[0].startswith(
         "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e . && .venv/bin/cpm-gen lyric "
     )
-    assert blocks[1] == (".venv/bin/pip install -c constraints.txt -e '.[test]' && .venv/bin/python -m pytest -n 2")
+    assert blocks[1] == (
+        ".venv/bin/pip install -c constraints.txt -e '.[test]' && .venv/bin/python -m pytest -n 2 --dist loadfile"
+    )
     ci = (ROOT / ".ci" / "run").read_text()
     assert "readme 1" in ci
     assert "readme 2" in ci
