@@ -65,7 +65,8 @@ inline void store_value(const Attention& a, const float* v, long at, char* row) 
 }
 
 // Write exp(score - largest score) of `scores` [padded] to `lines`, and return the sum of these; from position `valid` on they are 0.
-// i8: the scores are products of bytes, still to be multiplied by the scales of their keys and by `scale`.
+// i8: the scores are products of bytes, still to be multiplied by the scales of their keys and by `scale`; what is written is
+// multiplied by the scales of the values and quantized.
 template <Format F>
 inline float softmax(const Attention& a, float* scores, float scale, long valid, long padded, char* lines) {
     constexpr long PER_LINE = LINE / element_bytes(F);

@@ -136,7 +136,6 @@ struct Activations {
         std::memcpy(&x, at(row, i / 64 * 64, 1), 4);
         return planes ? scales[row] : x;
     }
-    double most() const { return planes ? 32639 : 127; }  // of whole()
 };
 
 inline bool in_planes(const cpm::Ops& ops) { return !ops.grouped_scales; }

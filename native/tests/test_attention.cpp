@@ -7,18 +7,18 @@ using namespace cpm;
 
 namespace {
 
-constexpr long MOST = 200;  // positions
+constexpr long MAX_POSITIONS = 200;  // positions
 constexpr long GAP = 5;     // floats between a row's q, k and v
 
 struct Head {
     const Ops& ops;
     Format format;
     long dim, stride;
-    std::vector<float> qkv;  // [MOST, q | k | v]
+    std::vector<float> qkv;  // [MAX_POSITIONS, q | k | v]
 
     Head(const Ops& o, Format f, long d, uint32_t seed) : ops(o), format(f), dim(d), stride(3 * (d + GAP)) {
         Random random(seed);
-        qkv = random.normals(MOST * stride, 1.5f);
+        qkv = random.normals(MAX_POSITIONS * stride, 1.5f);
     }
     const float* q(long t) const { return qkv.data() + t * stride; }
     const float* k(long t) const { return q(t) + dim + GAP; }
@@ -100,13 +100,13 @@ void values(const Head& h, const std::vector<float>& got) {
     const bool bytes = h.format == Format::i8;
     const float scale = 1.0f / std::sqrt((float)d);
     std::vector<Stored> keys, stored_values;
-    for (long t = 0; t < MOST; t++) {
+    for (long t = 0; t < MAX_POSITIONS; t++) {
         keys.emplace_back(h.format, h.k(t), d, d);
         stored_values.emplace_back(h.format, h.v(t), d, d);
     }
     std::vector<double> value_scales;
     for (const Stored& v : stored_values) value_scales.push_back(v.scales[0]);
-    for (long t = 0; t < MOST; t++) {
+    for (long t = 0; t < MAX_POSITIONS; t++) {
         std::vector<double> probabilities;
         std::vector<float> scaled(d);
         double most = -INFINITY, worst = 0;  // i8 multiplies by two more scales
@@ -144,20 +144,20 @@ void values(const Head& h, const std::vector<float>& got) {
 
 // The context divided into steps; slots hold NaN, or keys and values of another sequence.
 void steps(const Head& h, const Head& other, const std::vector<float>& want) {
-    std::vector<float> out(MOST * h.dim);
+    std::vector<float> out(MAX_POSITIONS * h.dim);
     for (int trial = 0; trial < 8; trial++) {
         Random random(trial);
-        Buffer<char> store = h.store(MOST);
-        if (trial % 2) other.run(store, MOST, 0, MOST, out.data());
-        for (long at = 0; at < MOST;) {
+        Buffer<char> store = h.store(MAX_POSITIONS);
+        if (trial % 2) other.run(store, MAX_POSITIONS, 0, MAX_POSITIONS, out.data());
+        for (long at = 0; at < MAX_POSITIONS;) {
             const long sizes[] = {1, 1, 2, 7, 16, 17, 40, 100};
-            const long n = trial == 0 ? 1 : std::min(sizes[random.below(8)], MOST - at);
-            h.run(store, MOST, at, n, out.data() + at * h.dim);
+            const long n = trial == 0 ? 1 : std::min(sizes[random.below(8)], MAX_POSITIONS - at);
+            h.run(store, MAX_POSITIONS, at, n, out.data() + at * h.dim);
             at += n;
         }
         CHECK(std::memcmp(out.data(), want.data(), out.size() * 4) == 0, "steps of trial %d", trial);
         // back to position 50, with later positions still stored
-        h.run(store, MOST, 50, 20, out.data());
+        h.run(store, MAX_POSITIONS, 50, 20, out.data());
         CHECK(std::memcmp(out.data(), want.data() + 50 * h.dim, 20 * h.dim * 4) == 0, "back to 50, trial %d", trial);
     }
 }
@@ -188,9 +188,9 @@ void test_attention() {
             for (const long dim : {4L, 20L, 64L, 80L}) {
                 where = std::string("attention ") + ops->name + " " + name_of(f) + " " + std::to_string(dim);
                 const Head h(*ops, f, dim, 1);
-                const std::vector<float> want = h.whole(MOST);
+                const std::vector<float> want = h.whole(MAX_POSITIONS);
                 values(h, want);
-                for (long rows = 1; rows < MOST; rows += dim == 20 ? 1 : 9)
+                for (long rows = 1; rows < MAX_POSITIONS; rows += dim == 20 ? 1 : 9)
                     CHECK(std::memcmp(h.whole(rows).data(), want.data(), rows * dim * 4) == 0, "%ld rows", rows);
                 steps(h, Head(*ops, f, dim, 2), want);
                 for (const Format to : {Format::f32, Format::bf16}) next(h, want, to);

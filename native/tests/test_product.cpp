@@ -5,7 +5,7 @@ using namespace cpm;
 
 namespace {
 
-constexpr long MOST = 200;  // rows; more than SCRATCH_ROWS, so that every format divides them into chunks
+constexpr long MAX_ROWS = 200;  // rows; more than SCRATCH_ROWS, so that every format divides them into chunks
 
 // The operands of a product, and its expected sums.
 struct Case {
@@ -14,12 +14,12 @@ struct Case {
     Packed weights;
     Activations x;
     Buffer<float> bias;
-    std::vector<double> sums;    // [MOST, outputs] without bias; i8: without the weights' scales
+    std::vector<double> sums;    // [MAX_ROWS, outputs] without bias; i8: without the weights' scales
     std::vector<double> sizes;   // the same of absolute values
 
     Case(const Ops& ops, Format f, long n, long k, const std::vector<float>& w, const std::vector<float>& input)
-        : format(f), outputs(n), inputs(k), columns(round_up(n, TILE)), weights(f, n, k, w), x(f, MOST, k), bias(columns) {
-        for (long r = 0; r < MOST; r++) ops.convert(input.data() + r * k, k, f, x.rows, r);
+        : format(f), outputs(n), inputs(k), columns(round_up(n, TILE)), weights(f, n, k, w), x(f, MAX_ROWS, k), bias(columns) {
+        for (long r = 0; r < MAX_ROWS; r++) ops.convert(input.data() + r * k, k, f, x.rows, r);
         Random random(5);
         for (long c = 0; c < columns; c++) bias[c] = c < outputs ? random.normal() : 0.0f;
         std::vector<double> row(k);
@@ -27,7 +27,7 @@ struct Case {
         std::vector<std::vector<double>> all(n, std::vector<double>(k));
         for (long c = 0; c < n; c++)
             for (long i = 0; i < k; i++) all[c][i] = weights.stored(c, i);
-        for (long r = 0; r < MOST; r++) {
+        for (long r = 0; r < MAX_ROWS; r++) {
             for (long i = 0; i < k; i++) row[i] = f == Format::i8 ? (double)x.whole(r, i) * x.scale(r, i) : x.value(r, i);
             for (long c = 0; c < n; c++) {
                 double sum = 0, size = 0;
@@ -126,12 +126,12 @@ void exact_sums(const Ops& ops, const Case& c, long rows) {
 // A row's bits are the same whatever the number of rows, the tiles of one call, and the destination.
 void same_bits(const Ops& ops, const Case& c, const std::vector<long>& counts) {
     const long wide = c.columns;
-    Buffer<float> scratch(SCRATCH_ROWS * TILE), whole(MOST * wide), out(MOST * wide);
-    Product p = c.product(MOST, whole.data(), wide, wide, scratch.data());
+    Buffer<float> scratch(SCRATCH_ROWS * TILE), whole(MAX_ROWS * wide), out(MAX_ROWS * wide);
+    Product p = c.product(MAX_ROWS, whole.data(), wide, wide, scratch.data());
     p.bias = c.bias.data();
     p.epilogue = Epilogue::gelu;
     ops.product(p);
-    for (long r = 0; r < MOST; r++)  // padded outputs: weights and bias of zero
+    for (long r = 0; r < MAX_ROWS; r++)  // padded outputs: weights and bias of zero
         for (long i = c.outputs; i < wide; i++) CHECK(whole[r * wide + i] == 0.0f, "row %ld padding %ld", r, i);
     p.out = out.data();
     for (const long rows : counts) {
@@ -142,10 +142,10 @@ void same_bits(const Ops& ops, const Case& c, const std::vector<long>& counts) {
         for (long i = rows * wide; i < out.size(); i++) CHECK(bits(out[i]) == ~0u, "%ld rows: wrote beyond", rows);
     }
     // the same rows at another place
-    for (const long from : {1L, 31L, 64L, MOST - 1}) {
+    for (const long from : {1L, 31L, 64L, MAX_ROWS - 1}) {
         p.x.data = c.x.rows.data + from * planes(c.format) * LINE;
         p.x.scale = c.x.rows.scale + from;
-        p.rows = std::min(3L, MOST - from);
+        p.rows = std::min(3L, MAX_ROWS - from);
         ops.product(p);
         CHECK(std::memcmp(out.data(), whole.data() + from * wide, p.rows * wide * 4) == 0, "rows from %ld", from);
     }
@@ -166,7 +166,7 @@ void same_bits(const Ops& ops, const Case& c, const std::vector<long>& counts) {
     p.tile = 0;
     p.tiles = c.weights.matrix.tiles();
     p.out = nullptr;
-    for (const long rows : {1L, 5L, 70L, MOST}) {
+    for (const long rows : {1L, 5L, 70L, MAX_ROWS}) {
         Activations next(c.format, rows, c.outputs);
         p.rows = rows;
         p.next = next.rows;
@@ -193,23 +193,23 @@ void same_bits(const Ops& ops, const Case& c, const std::vector<long>& counts) {
 // Small integers have exact sums in every format, so that a missing or exchanged pair shows in a long sum too.
 void whole_numbers(const Ops& ops, Format format, long outputs, long inputs) {
     Random random(3);
-    std::vector<float> w(outputs * inputs), x(MOST * inputs);
+    std::vector<float> w(outputs * inputs), x(MAX_ROWS * inputs);
     for (float& v : w) v = (float)(random.below(15) - 7);
     for (float& v : x) v = (float)(random.below(15) - 7);
     if (format == Format::i8) {  // so that scales are 1
         for (long o = 0; o < outputs; o++) w[o * inputs + o % inputs] = 127;
         const bool planes = in_planes(ops);
-        for (long r = 0; r < MOST; r++)
+        for (long r = 0; r < MAX_ROWS; r++)
             for (long from = 0; from < (planes ? 1 : inputs); from += 64)
                 x[r * inputs + std::min(from + r % 64, inputs - 1)] = planes ? 32639 : 127;
     }
     const Case c(ops, format, outputs, inputs, w, x);
-    Buffer<float> scratch(SCRATCH_ROWS * TILE), out(MOST * outputs);
-    std::vector<double> sums(MOST * outputs);  // of the original numbers, not of the packed ones
-    for (long r = 0; r < MOST; r++)
+    Buffer<float> scratch(SCRATCH_ROWS * TILE), out(MAX_ROWS * outputs);
+    std::vector<double> sums(MAX_ROWS * outputs);  // of the original numbers, not of the packed ones
+    for (long r = 0; r < MAX_ROWS; r++)
         for (long o = 0; o < outputs; o++)
             for (long i = 0; i < inputs; i++) sums[r * outputs + o] += (double)x[r * inputs + i] * w[o * inputs + i];
-    for (const long rows : {1L, 6L, 33L, 97L, MOST}) {
+    for (const long rows : {1L, 6L, 33L, 97L, MAX_ROWS}) {
         ops.product(c.product(rows, out.data(), outputs, outputs, scratch.data()));
         for (long r = 0; r < rows; r++)
             for (long o = 0; o < outputs; o++) {
@@ -224,15 +224,15 @@ void whole_numbers(const Ops& ops, Format format, long outputs, long inputs) {
 // GELU of a product with 1.
 void gelu_values(const Ops& ops) {
     Random random(1);
-    std::vector<float> x(MOST);
-    for (long i = 0; i < MOST; i++) x[i] = i < 40 ? (float)(i - 20) : 6 * random.normal();
+    std::vector<float> x(MAX_ROWS);
+    for (long i = 0; i < MAX_ROWS; i++) x[i] = i < 40 ? (float)(i - 20) : 6 * random.normal();
     x[40] = 1e30f, x[41] = -1e30f, x[42] = 1e-30f, x[43] = 0, x[44] = NAN, x[45] = -60, x[46] = 60, x[47] = INFINITY;
     const Case c(ops, Format::f32, 1, 1, {1.0f}, x);
-    Buffer<float> scratch(SCRATCH_ROWS * TILE), out(MOST);
-    Product p = c.product(MOST, out.data(), 1, 1, scratch.data());
+    Buffer<float> scratch(SCRATCH_ROWS * TILE), out(MAX_ROWS);
+    Product p = c.product(MAX_ROWS, out.data(), 1, 1, scratch.data());
     p.epilogue = Epilogue::gelu;
     ops.product(p);
-    for (long i = 0; i < MOST; i++) {
+    for (long i = 0; i < MAX_ROWS; i++) {
         if (i == 44) CHECK(std::isnan(out[i]), "gelu(NaN) is %g", out[i]);
         else if (i == 47) CHECK(out[i] == INFINITY, "gelu(inf) is %g", out[i]);
         else if (i == 41) CHECK(std::fabs(out[i]) < 1e-7, "gelu(-1e30) is %g", out[i]);
@@ -243,10 +243,10 @@ void gelu_values(const Ops& ops) {
 // The largest bytes with both signs, which overflow sums of fewer bits than needed.
 void largest_bytes(const Ops& ops) {
     const long outputs = 66, inputs = 10240;
-    std::vector<float> w(outputs * inputs), x(MOST * inputs);
+    std::vector<float> w(outputs * inputs), x(MAX_ROWS * inputs);
     for (size_t i = 0; i < w.size(); i++) w[i] = i / inputs % 2 ? 127.0f : -127.0f;
     for (size_t i = 0; i < x.size(); i++) x[i] = (i / inputs % 4 < 2 ? 1.0f : -1.0f) * (i / inputs % 2 ? 32639.0f : 32512.0f - 128);
-    for (long r = 0; r < MOST; r++) x[r * inputs] = 32639;  // so that the scale is 1 and the others have low bytes of -128, 127
+    for (long r = 0; r < MAX_ROWS; r++) x[r * inputs] = 32639;  // so that the scale is 1 and the others have low bytes of -128, 127
     const Case c(ops, Format::i8, outputs, inputs, w, x);
     if (c.x.planes) exact_sums(ops, c, 9);
     values(ops, c, 9);
@@ -258,7 +258,7 @@ void test_product() {
     std::vector<long> all;
     for (long rows = 1; rows <= 70; rows++) all.push_back(rows);
     const std::vector<long> some = {1, 2, 7, 16, 17, 32, 33, 64, 65, 96, 97, 193};
-    // inputs and outputs that are whole tiles, none, and beyond; the last of each so long that many rows take them in pieces
+    // inputs and outputs of whole tiles, of less than one, and with a remainder; the last so long that many rows divide it into pieces
     const long shapes[][2] = {{64, 64}, {1, 1}, {70, 100}, {130, 200}, {65, 1030}, {70, 4200}};
     for (const Ops* ops : supported_ops()) {
         const KernelScope scope(*ops);
@@ -272,9 +272,9 @@ void test_product() {
                 where = std::string("product ") + ops->name + " " + name_of(f) + " " + std::to_string(outputs) + "x" +
                         std::to_string(inputs);
                 Random random(7);
-                const Case c(*ops, f, outputs, inputs, random.normals(outputs * inputs, 0.3f), random.normals(MOST * inputs));
+                const Case c(*ops, f, outputs, inputs, random.normals(outputs * inputs, 0.3f), random.normals(MAX_ROWS * inputs));
                 values(*ops, c, 67);
-                values(*ops, c, MOST);
+                values(*ops, c, MAX_ROWS);
                 if (f == Format::i8 && c.x.planes) exact_sums(*ops, c, 50);
                 same_bits(*ops, c, inputs <= 200 ? all : some);
                 whole_numbers(*ops, f, outputs, inputs);

@@ -103,7 +103,7 @@ void test_phases() {
         for (const long pieces : {0L, 1L, (long)threads, 7L})
             for (const long grain : {1L, 3L}) {
                 where = "phases of " + std::to_string(pieces) + " pieces on " + std::to_string(threads);
-                Phases p(pool, 500, pieces, grain, pieces <= threads && grain == 1);
+                Phases p(pool, 100, pieces, grain, pieces <= threads && grain == 1);
                 pool.run_all(run_phases, &p);
                 for (const std::atomic<int>& n : p.done) CHECK(n == 1, "done %d times", n.load());
                 CHECK(p.wrong == 0, "a thread found no piece");
