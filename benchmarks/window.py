@@ -46,7 +46,7 @@ class Writing:
         size = runner.network.size
         prompt = tuple((7919 * i) % (size.vocabulary - 16) + 11 for i in range(window.limit - window.hop))
         self.decoder = CachedScheduler(1, len(slots), 256)
-        self.decoder._free = list(slots)
+        self.decoder.free_slots = list(slots)
         self.engine = Engine(runner, self.decoder, batch=1)
         self.sequence = self.engine.add(Request(prompt, window, None, SamplingParams(top_k=20), seed=0))
         self.times: list[float] = []

@@ -85,7 +85,7 @@ class CachedScheduler:
         assert slots >= batch
         self._batch = batch
         self._budget = budget
-        self._free = list(range(slots))[::-1]
+        self.free_slots = list(range(slots))[::-1]
         self._now: dict[int, _Slot] = {}  # by id of the sequence
         self._next: dict[int, _Slot] = {}
         self._due_tokens = 0.0  # tokens of next windows that should have been encoded by now
@@ -95,7 +95,7 @@ class CachedScheduler:
     @property
     def slots_used(self) -> int:
         """Number of slots that hold a window."""
-        return self.slots - len(self._free)
+        return self.slots - len(self.free_slots)
 
     def plan(self, running: Seq[Sequence]) -> list[ScheduledSegment]:
         """Decode steps first, then windows that moved before they were encoded, prefill, and next windows."""
@@ -129,7 +129,7 @@ class CachedScheduler:
                 budget -= count
                 room -= count
         # a slot is reserved for each sequence that may still join
-        spare = len(self._free) - (self._batch - len(running))
+        spare = len(self.free_slots) - (self._batch - len(running))
         return work + self._plan_ahead(decoding, budget, spare)
 
     def _plan_ahead(self, decoding: Seq[Sequence], budget: int, spare: int) -> list[ScheduledSegment]:
@@ -154,7 +154,7 @@ class CachedScheduler:
             ahead = self._next.get(id(sequence))
             if ahead is None:
                 assert sequence.next_start is not None
-                ahead = self._next[id(sequence)] = _Slot(self._free.pop(), sequence.next_start)
+                ahead = self._next[id(sequence)] = _Slot(self.free_slots.pop(), sequence.next_start)
             work.append(self._run(sequence, ahead, count, logits=False))
             self.counts.ahead += count
             self._due_tokens -= count
@@ -166,7 +166,7 @@ class CachedScheduler:
         key = id(sequence)
         slot = self._now.get(key)
         if slot is None:
-            slot = self._now[key] = _Slot(self._free.pop(), sequence.start)
+            slot = self._now[key] = _Slot(self.free_slots.pop(), sequence.start)
         if slot.start == sequence.start:
             return slot, False
         self.counts.slides += 1
@@ -175,7 +175,7 @@ class CachedScheduler:
             slot.start, slot.cached = sequence.start, 0
         else:
             assert ahead.start == sequence.start
-            self._free.append(slot.index)
+            self.free_slots.append(slot.index)
             slot = self._now[key] = ahead
         late = sequence.length(slot.start) - slot.cached > 1
         self.counts.slides_at_once += late
@@ -204,4 +204,4 @@ class CachedScheduler:
         for held in (self._now, self._next):
             slot = held.pop(id(sequence), None)
             if slot is not None:
-                self._free.append(slot.index)
+                self.free_slots.append(slot.index)

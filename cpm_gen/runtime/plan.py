@@ -136,6 +136,9 @@ def plan_load(options: ModelOptions, machine: Machine) -> LoadPlan:
     devices = tuple(pick_device(options.device, rank, machine.gpus) for rank in local_ranks)
     backend = choose_backend(options, devices[0], degree, native_missing=machine.native_missing, triton=machine.triton)
     useful = useful_threads(size.hidden, native=backend.name == "native", cpus=machine.cpus)
+    threads = max(1, (options.threads or useful) // (launch.local_size if launch else degree))
+    if backend.name == "native" and threads > library.MAX_THREADS:
+        raise ConfigError(f"threads: the native kernels use at most {library.MAX_THREADS} a rank, not {threads}")
     slots = _cache_slots(options, devices[0])
     return LoadPlan(
         options=options,
@@ -146,7 +149,7 @@ def plan_load(options: ModelOptions, machine: Machine) -> LoadPlan:
         degree=degree,
         devices=devices,
         backend=backend,
-        threads=max(1, (options.threads or useful) // (launch.local_size if launch else degree)),
+        threads=threads,
         slots=slots,
         scoring_slots=SCORINGS
         if slots and devices[0].type == "cpu"

@@ -46,15 +46,15 @@ class TextStream:
         self.detokenizer = detokenizer
         self.scanner = StopScanner(stop)
         self.minimum = request.params.min_new_tokens
-        self._pieces: list[str] | None = [] if shown is None else None
+        self.pieces: list[str] | None = [] if shown is None else None
         # how many characters were written up to and with each token, from the window's start on
-        self._ends: deque[int] = deque()
+        self.token_ends: deque[int] = deque()
         self._end = 0  # the newest of them
         self._unseen = 0  # tokens of the text that the window does not show any more
         self._text_start = 0  # their characters
         read = "".join(self._read(token, step) for step, token in enumerate(request.written, 1))
-        if self._pieces is not None:
-            self._pieces.append(read)
+        if self.pieces is not None:
+            self.pieces.append(read)
         shown = len(read) if shown is None else shown
         self._owed = read[shown:]
         self._surplus = max(0, shown - len(read))
@@ -78,7 +78,7 @@ class TextStream:
         """What may be shown after the token that was written at ``step``."""
         piece = self.detokenizer.push(token)
         self._end += len(piece)
-        self._ends.append(self._end)
+        self.token_ends.append(self._end)
         return self.scanner.push(piece, look=step >= self.minimum)
 
     def cancel(self) -> None:
@@ -90,16 +90,16 @@ class TextStream:
         generation = self.generation
         if reason:
             text += self.scanner.flush()
-        if self._pieces is not None:
-            self._pieces.append(text)
+        if self.pieces is not None:
+            self.pieces.append(text)
         text, self._owed, self._surplus = (
             self._owed + text[self._surplus :],
             "",
             max(0, self._surplus - len(text)),
         )
         self.done = reason is not None
-        while self._ends and self._unseen < generation.start - len(generation.request.prompt):
-            self._text_start = self._ends.popleft()
+        while self.token_ends and self._unseen < generation.start - len(generation.request.prompt):
+            self._text_start = self.token_ends.popleft()
             self._unseen += 1
         self.ready.append(
             Chunk(
@@ -111,7 +111,7 @@ class TextStream:
                 generation.start,
                 generation.slides,
                 finish_reason=reason,
-                completion=self._completion(self._pieces, reason, now) if reason and self._pieces is not None else None,
+                completion=self._completion(self.pieces, reason, now) if reason and self.pieces is not None else None,
                 text_start=self._text_start,
                 likelihoods=tuple(generation.likelihoods[-len(ids) :]) if ids else (),
             )

@@ -165,13 +165,13 @@ def test_what_lies_in_unused_places_is_never_seen(small: TorchModel) -> None:
     model = GraphedModel(small, TorchOps())
     runner = ModelRunner(model, 3)
     with torch.inference_mode():
-        runner.cache._store.fill_(torch.nan)
+        runner.cache.store.fill_(torch.nan)
     segments = [Segment([1, 2, 3], 0, 1), Segment([5, 6], 0, 0)]  # 5 rows in a pass of 8
     want = small.next_logits([Segment(s.ids) for s in segments], None)
     torch.testing.assert_close(runner.next_logits(segments), want, atol=1e-4, rtol=1e-4)
-    assert runner.cache._store[:, :, 2].isnan().all(), "the unused slot is as it was"
-    assert not runner.cache._store[:, :, 3, :, 0].isnan().any()
-    assert runner.cache._store[:, :, 3, :, 1:].isnan().all()
+    assert runner.cache.store[:, :, 2].isnan().all(), "the unused slot is as it was"
+    assert not runner.cache.store[:, :, 3, :, 0].isnan().any()
+    assert runner.cache.store[:, :, 3, :, 1:].isnan().all()
 
 
 def test_a_slot_comes_once_in_a_step(small: TorchModel) -> None:

@@ -32,7 +32,7 @@ def fresh() -> Iterator[None]:
 
 
 def test_the_library_is_found_and_has_kernels_for_every_machine() -> None:
-    if library._find() is None:
+    if library.library_path() is None:
         pytest.skip("this cpm-gen was installed without the native kernels")
     assert library.load_library().cpm_abi() == library.ABI
     names = library.kernels()
@@ -41,7 +41,7 @@ def test_the_library_is_found_and_has_kernels_for_every_machine() -> None:
 
 
 def test_no_library_is_a_mistake_that_says_why(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "_find", lambda: None)
+    monkeypatch.setattr(library, "library_path", lambda: None)
     for _ in range(2):
         with pytest.raises(
             ConfigError, match=r"^the native kernels were not built when cpm-gen was installed .*compiler"
@@ -52,7 +52,7 @@ def test_no_library_is_a_mistake_that_says_why(fresh: None, monkeypatch: pytest.
 def test_a_file_that_is_no_library_is_named(fresh: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "libcpm_native.so"
     file.write_bytes(b"not ELF at all")
-    monkeypatch.setattr(library, "_find", lambda: file)
+    monkeypatch.setattr(library, "library_path", lambda: file)
     with pytest.raises(ConfigError, match=f"the native kernels cannot be used: {re.escape(str(file))}"):
         library.load_library()
 
@@ -61,13 +61,13 @@ def test_a_library_without_our_functions_is_a_mistake(fresh: None, monkeypatch: 
     name = ctypes.util.find_library("m")
     if name is None:
         pytest.skip("no other library to be found")
-    monkeypatch.setattr(library, "_find", lambda: name)
+    monkeypatch.setattr(library, "library_path", lambda: name)
     with pytest.raises(ConfigError, match=r"the native kernels cannot be used: .*cpm_abi"):
         library.load_library()
 
 
 def test_a_library_of_another_version_is_a_mistake(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    if library._find() is None:
+    if library.library_path() is None:
         pytest.skip("this cpm-gen was installed without the native kernels")
     monkeypatch.setattr(library, "ABI", library.ABI + 1)
     with pytest.raises(ConfigError, match=r"libcpm_native.*another version of cpm-gen; install cpm-gen again"):

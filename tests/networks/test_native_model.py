@@ -117,7 +117,7 @@ def attention_of(form: str) -> contextlib.AbstractContextManager[object]:
     if form == "float32":
         return contextlib.nullcontext()
     return mock.patch(
-        "cpm_gen.networks.torch.model._attend", attend_in_int8 if form.endswith("/int8") else attend_in_bf16
+        "cpm_gen.networks.torch.model.attend", attend_in_int8 if form.endswith("/int8") else attend_in_bf16
     )
 
 
@@ -463,7 +463,7 @@ def test_an_all_reduce_that_raises_ends_the_step_with_its_error(
     assert len(model.next_logits([Segment([1, 2, 3])], None)) == 1
     assert calls == call + 5
     trouble.__traceback__ = None
-    free = model._free
+    free = model.release
     del model, caught
     gc.collect()
     assert not free.alive
@@ -508,7 +508,7 @@ def test_memory_goes_back_to_the_system(checkpoints: dict[str, Checkpoint]) -> N
     cache = model.make_cache(5000)
     assert cache.bytes > 2**30
     assert virtual() - before >= cache.bytes
-    size, free = cache.bytes, cache._free
+    size, free = cache.bytes, cache.release
     del cache
     assert not free.alive
     assert virtual() - before < size // 8

@@ -23,7 +23,7 @@ from tests.random_networks import random_checkpoint
 def no_library(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An installation without a compiler."""
     library.load_library.cache_clear()
-    monkeypatch.setattr(library, "_find", lambda: None)
+    monkeypatch.setattr(library, "library_path", lambda: None)
     yield
     library.load_library.cache_clear()
 

@@ -182,9 +182,9 @@ def test_what_its_reader_keeps_is_not_kept_twice(llm):
     [writer] = llm.engine.begin([request], TextOptions(), ready, shown=0)
     while not writer.done:
         llm.engine.step()
-        assert len(writer._ends) <= llm.window.limit
+        assert len(writer.token_ends) <= llm.window.limit
     llm.engine.end([writer])
     assert [c.text_start for c in ready] == [c.text_start for c in whole]
     assert "".join(c.text for c in ready) == whole[-1].completion.text
-    assert writer._pieces is None
+    assert writer.pieces is None
     assert (ready[-1].finish_reason, ready[-1].completion) == ("length", None)

@@ -68,9 +68,9 @@ class StaticCache:
         self._model = model
         self._ops = ops
         self.slots = slots
-        self._store = model.make_cache(slots + 1).store  # the last slot takes the padding rows
+        self.store = model.make_cache(slots + 1).store  # the last slot takes the padding rows
         # masked positions are multiplied by 0, which would not hide a NaN in uninitialised memory
-        self._store.zero_()
+        self.store.zero_()
         self._plan = torch.zeros(5, ROWS[-1], dtype=torch.int64, device=model.device)
         self._plan[_SLOTS] = slots
         self._hidden = torch.zeros(ROWS[-1], model.size.hidden, dtype=model.dtype, device=model.device)
@@ -100,7 +100,7 @@ class StaticCache:
             layers: Any = model.transformer.layers
             x = model.word_embeddings(ids) + model.position_embeddings(positions)
             branch = None
-            for layer, store in zip(layers, self._store, strict=True):
+            for layer, store in zip(layers, self.store, strict=True):
                 x, y = ops.add_norm(x, branch, layer.input_layernorm)
                 q = ops.project(y, layer.attention.query_key_value, store, rows)
                 branch = ops.branch(ops.attend(q, store, rows), layer.attention.dense)

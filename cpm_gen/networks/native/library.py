@@ -61,7 +61,7 @@ _DECLARATIONS = {
 @functools.cache
 def load_library() -> ctypes.CDLL:
     """The library; raises ConfigError, saying why there is none."""
-    path = _find()
+    path = library_path()
     if path is None:
         raise ConfigError("the native kernels were not built when cpm-gen was installed (is there a C++ compiler?)")
     try:
@@ -91,7 +91,7 @@ def kernels() -> list[str]:
     return names.decode().split()
 
 
-def _find() -> Path | None:
+def library_path() -> Path | None:
     """Beside the package, or, where that is a working copy (``pip install -e``), where the installer put it."""
     name = "libcpm_native.dylib" if sys.platform == "darwin" else "libcpm_native.so"
     places = [Path(__file__).parents[2] / name]

@@ -57,7 +57,7 @@ class NativeCache:
         self.handle = handle
         self.slots = slots
         self.bytes: int = native.cpm_cache_bytes(handle)
-        self._free = weakref.finalize(self, native.cpm_cache_destroy, handle)
+        self.release = weakref.finalize(self, native.cpm_cache_destroy, handle)
 
 
 class NativeModel:
@@ -113,7 +113,7 @@ class NativeModel:
             if kernels and kernels not in library.kernels():
                 raise ConfigError(f"no kernels {kernels!r} on this machine; there are {', '.join(library.kernels())}")
             raise MemoryError("no memory for the network")
-        self._free = weakref.finalize(self, self._library.cpm_destroy, self._handle)
+        self.release = weakref.finalize(self, self._library.cpm_destroy, self._handle)
         name: bytes = self._library.cpm_model_kernels(self._handle)
         self.kernels = name.decode()
 

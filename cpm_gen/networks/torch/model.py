@@ -54,13 +54,13 @@ class Attention(nn.Module):
             if segment.slot is not None:
                 assert cache is not None
                 keys, values = cache.extend(self.layer, segment.slot, segment.start, keys, values)
-            mixed.append(_attend(q[:, at : at + n], keys, values))
+            mixed.append(attend(q[:, at : at + n], keys, values))
             at += n
         y: Tensor = self.dense(torch.cat(mixed))
         return y
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """``[heads, n, d]`` queries at the end of ``[heads, m, d]`` keys and values -> ``[n, heads * d]``."""
     n, m = q.shape[1], k.shape[1]
     mask = None
