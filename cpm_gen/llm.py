@@ -12,11 +12,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Unpack
+from typing import Any
 
-from cpm_gen.config.keywords import GenerateOptions, LoadOptions, generation_options, model_options
 from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.config.options import ModelOptions, StyleName
+from cpm_gen.config.resolve import generation_options, model_options
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import ConfigError, InputError
 from cpm_gen.outputs import Chunk, Completion
@@ -24,7 +24,7 @@ from cpm_gen.runtime.text_engine import TextEngine
 from cpm_gen.text.tokenizer import Tokenizer
 
 
-def load(model: str | os.PathLike[str] | None = None, **options: Unpack[LoadOptions]) -> LLM:
+def load(model: str | os.PathLike[str] | None = None, **options: Any) -> LLM:
     """Load a checkpoint folder (None: the embedded model).
 
     With ``tensor_parallel=N`` the other ranks are started as child processes of this one. Raises the children of CpmGenError.
@@ -67,14 +67,14 @@ class LLM:
         """The model's tokenizer, loaded on first use; raises TokenizerError if it does not fit the model."""
         return self.engine.tokenizer
 
-    def generate(self, prompt: str, **options: Unpack[GenerateOptions]) -> Completion:
+    def generate(self, prompt: str, **options: Any) -> Completion:
         """Write one text and return it whole."""
         if "n" in options:
             raise ConfigError("generate writes one text; generate_many(prompts, n=…) writes several")
         return self.generate_many([prompt], **options)[0]
 
     def generate_many(
-        self, prompts: Sequence[str], *, n: int = 1, **options: Unpack[GenerateOptions]
+        self, prompts: Sequence[str], *, n: int = 1, **options: Any
     ) -> list[Completion]:
         """Write ``n`` texts for each prompt in one batch; in the order of the prompts, samples of a prompt side by side."""
         done: dict[tuple[int, int], Completion] = {}
@@ -83,11 +83,11 @@ class LLM:
                 done[chunk.prompt, chunk.index] = chunk.completion
         return [done[key] for key in sorted(done)]
 
-    def stream(self, prompt: str, **options: Unpack[GenerateOptions]) -> Iterator[Chunk]:
+    def stream(self, prompt: str, **options: Any) -> Iterator[Chunk]:
         """Write one text, a chunk for each token. Closing the iterator ends the generation."""
         return self.stream_many([prompt], **options)
 
-    def stream_many(self, prompts: Sequence[str], *, n: int = 1, **options: Unpack[GenerateOptions]) -> Iterator[Chunk]:
+    def stream_many(self, prompts: Sequence[str], *, n: int = 1, **options: Any) -> Iterator[Chunk]:
         """Like :meth:`generate_many`, as chunks; those of different samples are interleaved."""
         if isinstance(prompts, str):
             raise InputError("prompts must be a list of texts; for one text there are generate() and stream()")

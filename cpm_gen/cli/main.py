@@ -7,17 +7,19 @@ broke.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from pydantic.fields import FieldInfo
+
 from cpm_gen.cli import progress
+from cpm_gen.config.fields import alternatives, choices, declared, item_type, none_word
 from cpm_gen.config.files import shipped
 from cpm_gen.config.options import ModelOptions, SamplingParams, TextOptions
-from cpm_gen.config.resolve import FIELDS, TYPES, Settings, choices, resolve
+from cpm_gen.config.resolve import FIELDS, Settings, resolve
 from cpm_gen.config.serve_options import ServeOptions
 from cpm_gen.errors import CpmGenError, InputError
 
@@ -36,22 +38,24 @@ class _Parser(argparse.ArgumentParser):
 def _settings_flags(parser: argparse.ArgumentParser, groups: Sequence[type[Any]]) -> None:
     for group in groups:
         section = parser.add_argument_group((group.__doc__ or "").split(". ")[0].split(".\n")[0].rstrip(".").lower())
-        for f in dataclasses.fields(group):
-            flag = "--" + f.name.replace("_", "-")
-            default = "" if f.default in (None, (), False) else f" (default: {f.default})"
-            options: dict[str, Any] = {"dest": f.name, "default": argparse.SUPPRESS}
-            options["help"] = (f.metadata["help"] + default).replace("%", "%%")
-            if TYPES[f.name] is bool:
-                options["action"] = argparse.BooleanOptionalAction
-            elif TYPES[f.name] == tuple[str, ...]:
-                options |= {
-                    "action": "append",
-                    "metavar": "TEXT" if f.name == "stop" else f.name.rsplit("_", 1)[-1].upper(),
-                }
-            else:
-                words = choices(f.name)
-                options["metavar"] = "|".join(words) if words else f.name.rsplit("_", 1)[-1].upper()
-            section.add_argument(flag, **options)
+        for name, field in declared(group).items():
+            section.add_argument("--" + name.replace("_", "-"), **_flag(name, field))
+
+
+def _flag(name: str, field: FieldInfo) -> dict[str, Any]:
+    """The arguments of ``add_argument`` for a setting."""
+    word = none_word(field)
+    text = f"{field.description}; {word!r} goes on until stopped" if word else str(field.description)
+    default = "" if field.default in (None, (), False) else f" (default: {field.default})"
+    options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": (text + default).replace("%", "%%")}
+    kind = alternatives(field.annotation)[0]
+    if kind is bool:
+        return options | {"action": argparse.BooleanOptionalAction}
+    if item_type(kind) is str:
+        metavar = "TEXT" if name == "stop" else name.rsplit("_", 1)[-1].upper()
+        return options | {"action": "append", "metavar": metavar}
+    words = choices(field)
+    return options | {"metavar": "|".join(words) if words else name.rsplit("_", 1)[-1].upper()}
 
 
 def _common_flags(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +83,7 @@ def _write_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _heads_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--heads", metavar="N", default=argparse.SUPPRESS, help=FIELDS["heads"].metadata["help"])
+    parser.add_argument("--heads", metavar="N", default=argparse.SUPPRESS, help=FIELDS["heads"].description)
 
 
 def _inspect_flags(parser: argparse.ArgumentParser) -> None:
@@ -209,12 +213,11 @@ def print_config(resolved: Settings, *, serve: bool = False) -> None:
     """Every setting as YAML, with its source as a comment; those of the service where it is what is asked about."""
     import json
 
-    service = {f.name for f in dataclasses.fields(ServeOptions)}
     for name, value, source in resolved.items():
-        if name in service and not serve:
+        if name in declared(ServeOptions) and not serve:
             continue
-        if name == "max_new_tokens" and value is None:
-            value = "unlimited"
+        if value is None:
+            value = none_word(FIELDS[name])
         line = f"{name}: {json.dumps(value, ensure_ascii=False)}"  # JSON is YAML
         sys.stdout.write(f"{line:<40}  # {source}\n")
 

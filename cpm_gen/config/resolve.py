@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
-import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
+from pydantic.fields import FieldInfo
+
+from cpm_gen.config.explain import unknown_setting
+from cpm_gen.config.fields import declared
 from cpm_gen.config.files import read_yaml
 from cpm_gen.config.model_sizes import _size
 from cpm_gen.config.options import ModelOptions, SamplingParams, TextOptions
 from cpm_gen.config.serve_options import ServeOptions
-from cpm_gen.config.values import fit
+from cpm_gen.config.words import from_words
 from cpm_gen.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "CPM_GEN_"
-
-
 NOT_SETTINGS = {"CPM_GEN_REFERENCE", "CPM_GEN_API_KEYS"}  # where tests find reference data; secrets of the service
 
-
-GROUPS = (ModelOptions, SamplingParams, TextOptions, ServeOptions)
-
-
-FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for group in GROUPS for f in dataclasses.fields(group)}
-
-
-TYPES: dict[str, Any] = {name: hint for group in GROUPS for name, hint in typing.get_type_hints(group).items()}
+GROUPS: tuple[type[Any], ...] = (ModelOptions, SamplingParams, TextOptions, ServeOptions)
+FIELDS: dict[str, FieldInfo] = {name: f for group in GROUPS for name, f in declared(group).items()}
+_GROUP_OF = {name: group for group in GROUPS for name in declared(group)}
 
 
 @dataclass(frozen=True)
@@ -44,28 +39,22 @@ class Settings:
     def items(self) -> list[tuple[str, Any, str]]:
         """(name, value, source) of every setting, in the order they are declared."""
         return [
-            (f.name, getattr(group, f.name), self.sources.get(f.name, "default"))
+            (name, getattr(group, name), self.sources.get(name, "default"))
             for group in (self.model, self.sampling, self.text, self.serve)
-            for f in dataclasses.fields(group)
+            for name in declared(type(group))
         ]
 
 
-def choices(name: str) -> tuple[str, ...] | None:
-    """The words a setting may take, where it takes only words."""
-    hint = TYPES[name]
-    return typing.get_args(hint) if typing.get_origin(hint) is Literal else None
-
-
 def convert(name: str, value: Any, where: str) -> Any:
-    """``value`` (a word from a flag or variable, or a YAML value) as the type of setting ``name``; raises ConfigError."""
-    return None if name == "max_new_tokens" and value == "unlimited" else fit(name, value, TYPES[name], where)
+    """``value`` (a word, or a value of YAML or Python) as setting ``name`` has it.
 
-
-def _unknown(name: str, where: str) -> ConfigError:
-    import difflib
-
-    near = difflib.get_close_matches(name, FIELDS, n=1)
-    return ConfigError(f"{where}: unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    Raises ConfigError that names ``where`` the value came from, the setting, and what would be right.
+    """
+    group = _GROUP_OF[name]
+    try:
+        return getattr(group(**{name: from_words(value, FIELDS[name])}), name)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def resolve(
@@ -80,7 +69,7 @@ def resolve(
 
     def put(name: str, value: Any, where: str, source: str) -> None:
         if name not in FIELDS:
-            raise _unknown(name, where)
+            raise ConfigError(f"{where}: {unknown_setting(name, FIELDS)}")
         values[name] = convert(name, value, where)
         sources[name] = source
 
@@ -107,9 +96,33 @@ def resolve(
     )
 
 
+def model_options(given: Mapping[str, Any]) -> ModelOptions:
+    """Keyword arguments of :func:`cpm_gen.llm.load`; raises ConfigError for an unknown name or a value that does not fit."""
+    known = declared(ModelOptions)
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"{unknown_setting(name, known)}; known: {', '.join(sorted(known))}")
+    return _build(ModelOptions, _converted(given))
+
+
+def generation_options(given: Mapping[str, Any]) -> tuple[SamplingParams, TextOptions]:
+    """Keyword arguments of one generation; raises ConfigError."""
+    known = declared(SamplingParams) | declared(TextOptions)
+    for name in given:
+        if name in declared(ModelOptions):
+            raise ConfigError(f"{name} is fixed when a model is loaded; give it to load()")
+        if name not in known:
+            raise ConfigError(f"{unknown_setting(name, known)}; known: {', '.join(sorted(known))}")
+    values = _converted(given)
+    return _build(SamplingParams, values), _build(TextOptions, values)
+
+
+def _converted(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: convert(name, value, "argument") for name, value in given.items()}
+
+
 T = TypeVar("T")
 
 
 def _build(group: type[T], values: Mapping[str, Any]) -> T:
-    names = {f.name for f in dataclasses.fields(group)}  # type: ignore[arg-type]
-    return group(**{k: v for k, v in values.items() if k in names})
+    return group(**{name: value for name, value in values.items() if name in declared(group)})

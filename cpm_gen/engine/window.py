@@ -20,11 +20,11 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
-from typing import Literal, TypeVar, get_args
+from typing import TypeVar, get_args
 
+from cpm_gen.config.options import Boundary as Boundary
 from cpm_gen.errors import ConfigError
 
-Boundary = Literal["token", "sentence", "eod"]
 History = TypeVar("History", list[int], tuple[int, ...], "array[int]")
 
 

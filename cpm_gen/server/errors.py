@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
+from cpm_gen.config.explain import first_mistake
 from cpm_gen.errors import CpmGenError
 from cpm_gen.serving.errors import Kind, ServiceError, from_library, invalid
 
@@ -76,8 +77,6 @@ def internal_error() -> ServiceError:
     return ServiceError("internal", "something broke; the service's log says what")
 
 
-# names that pydantic puts into an error's location for the member of a union that it tried
-_UNION_MEMBERS = ("str", "int", "float", "bool", "dict", "none")
 _HTTP_ERRORS: Mapping[int, tuple[str, str]] = {
     400: ("malformed", "the body is not valid JSON"),
     404: ("not_found", "there is nothing at this address"),
@@ -87,17 +86,11 @@ _HTTP_ERRORS: Mapping[int, tuple[str, str]] = {
 
 def from_validation(error: RequestValidationError) -> ServiceError:
     """The first mistake in a body, with the name of its field."""
-    first = error.errors()[0]
-    where = [
-        str(part)
-        for part in first["loc"][1:]
-        if isinstance(part, int) or (part not in _UNION_MEMBERS and part.isidentifier())
-    ]
-    if first["type"] == "json_invalid":
+    errors = [{**e, "loc": e["loc"][1:]} for e in error.errors()]  # each begins with "body", "query" or "header"
+    if errors[0]["type"] == "json_invalid":
         return HttpError(400, "malformed", "the body is not valid JSON")
-    field = ".".join(where) or None
-    message = str(first["msg"]).removeprefix("Value error, ")
-    return invalid(message[:1].lower() + message[1:], field)
+    field, message = first_mistake(errors)
+    return invalid(f"{field or 'the body'} {message}", field)
 
 
 def _methods(app: FastAPI, path: str) -> set[str]:

@@ -1,16 +1,16 @@
 """Settings: every layer, every kind of value, and what the errors say."""
 
 import dataclasses
-import typing
 from pathlib import Path
 
 import pytest
 
 from cpm_gen.checkpoints import tensor_table
+from cpm_gen.config.fields import alternatives, choices
 from cpm_gen.config.files import shipped
 from cpm_gen.config.model_sizes import KNOWN_SIZES, known_heads, read_size
 from cpm_gen.config.options import ModelOptions, SamplingParams, TextOptions
-from cpm_gen.config.resolve import FIELDS, GROUPS, TYPES, Settings, choices, convert, resolve
+from cpm_gen.config.resolve import FIELDS, GROUPS, Settings, convert, resolve
 from cpm_gen.errors import ConfigError
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -75,9 +75,9 @@ def test_every_setting_has_a_variable_of_its_own_name(name):
 
 def word_for(name: str) -> str:
     """A word that the setting takes."""
-    if options := choices(name):
+    if options := choices(FIELDS[name]):
         return options[0]
-    kinds = typing.get_args(TYPES[name]) or (TYPES[name],)
+    kinds = alternatives(FIELDS[name].annotation)
     return "true" if bool in kinds else "1"
 
 
@@ -213,15 +213,15 @@ def test_a_word_among_the_ids_is_an_error_that_shows_it():
 
 
 def test_choices_are_the_words_of_settings_that_take_only_words():
-    assert choices("style") == ("lyric", "novel", "plain")
-    assert choices("decoder") == ("cached", "recompute")
-    assert choices("tensor_parallel") is None
-    assert choices("device") is None
+    assert choices(FIELDS["style"]) == ("lyric", "novel", "plain")
+    assert choices(FIELDS["decoder"]) == ("cached", "recompute")
+    assert choices(FIELDS["tensor_parallel"]) is None
+    assert choices(FIELDS["device"]) is None
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_setting_says_what_it_is(name):
-    text = FIELDS[name].metadata["help"]
+    text = FIELDS[name].description
     assert len(text) > 10
     assert text == text.strip()
     assert not text.endswith(".")

@@ -26,7 +26,7 @@ def some_draw(dice: random.Random, size: int) -> Draw:
         return value if dice.random() < 0.5 else off
 
     params = SamplingParams(
-        temperature=dice.choice([0.0, 0.3, 0.95, 1.0, 1.0, 3.0, 1e4]),
+        temperature=dice.choice([0.0, 0.3, 0.95, 1.0, 1.0, 3.0, 100.0]),
         top_k=int(maybe(dice.choice([1, 2, 7, 50, size - 1, size, 10 * size]))),
         top_p=maybe(dice.choice([1e-6, 0.1, 0.5, 0.9, 0.999, 1.0])),
         min_p=maybe(dice.choice([0.001, 0.05, 0.5, 1.0])),

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
-from cpm_gen.config.options import SamplingParams, TextOptions
+from cpm_gen.config.fields import declared
+from cpm_gen.config.options import Boundary, Decoder, ModelOptions, SamplingParams, StyleName, TextOptions, TokenId
 
-_SAMPLING = SamplingParams()
-_TEXT = TextOptions()
+T = TypeVar("T")
 
-Seed = Annotated[int, Field(ge=0, le=2**53 - 1)]  # what every JSON reader keeps exactly
-TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
-TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]  # a megabyte of wrong ones is one error
-Stop = Annotated[list[Annotated[str, Field(min_length=1, max_length=4096)]], Field(max_length=256)]
-BannedIds = Annotated[list[TokenId], Field(max_length=4096, fail_fast=True)]
 Prompt = Annotated[str, Field(max_length=2**24)]
+TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]  # a megabyte of wrong ones is one error
 
 
 class Body(BaseModel):
@@ -34,62 +32,75 @@ class Body(BaseModel):
         return {name: value for name, value in given.items() if name in cls.model_fields or name == unknown}
 
 
-class WindowBody(Body):
+# Where a request may have less than the library takes; all else of a setting is as cpm_gen.config.options declares it.
+_LIMITS: dict[str, Any] = {
+    "banned_ids": Field(max_length=4096),  # they are sent to the device at every step
+    "seed": Field(le=2**53 - 1),  # the greatest whole number that every JSON reader keeps exactly
+}
+
+
+def setting(group: type[Any], name: str, *limits: Any, **changes: Any) -> tuple[Any, Any]:
+    """A body's field like a setting, as ``create_model`` takes it. limits: further ones. changes: arguments of ``Field``."""
+    field = declared(group)[name]
+    more = (_LIMITS[name], *limits) if name in _LIMITS else limits
+    kept: dict[str, Any] = {"default": field.default, "description": field.description}
+    metadata = (*field.metadata, *more)
+    return Annotated[(field.annotation, *metadata)] if metadata else field.annotation, Field(**kept | changes)
+
+
+def settings(*groups: type[Any], without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The fields of a body that takes these groups' settings."""
+    return {name: setting(group, name) for group in groups for name in declared(group) if name not in without}
+
+
+def read_group(group: type[T], values: Mapping[str, Any]) -> T:
+    """A group of settings from the values of a body, those that are null left at their defaults."""
+    return group(**{name: values[name] for name in declared(group) if values.get(name) is not None})
+
+
+if TYPE_CHECKING:  # what create_model makes, for the type checker
+
+    class _Window(Body):
+        hop: int | None
+        boundary: Boundary | None
+        keep: int | None
+
+    class _Text(Body):
+        style: StyleName
+        n: int
+        seed: int | None
+
+    NewTokens = int
+else:
+    _WINDOW = {name: setting(ModelOptions, f"window_{name}", default=None) for name in ("hop", "boundary", "keep")}
+    _Window = create_model("_Window", __base__=Body, **{name: (kind | None, f) for name, (kind, f) in _WINDOW.items()})
+    _Text = create_model("_Text", __base__=Body, **settings(SamplingParams, TextOptions, without=("max_new_tokens",)))
+    NewTokens = Annotated[(int, *declared(TextOptions)["max_new_tokens"].metadata)]
+
+
+class WindowBody(_Window):
     """How the window moves when it is full; what is left out is the model's."""
 
-    hop: int | None = Field(None, ge=1, le=2**31 - 1, description="tokens that it moves at least")
-    boundary: Literal["token", "sentence", "eod"] | None = Field(None, description="what it may begin after")
-    keep: int | None = Field(None, ge=0, le=2**31 - 1, description="tokens from the beginning that stay in sight")
 
+class TextBody(_Text):
+    """What to write."""
 
-class SamplingBody(Body):
-    """How tokens are chosen."""
-
-    temperature: float = Field(_SAMPLING.temperature, ge=0, le=100, description="0: the most probable token")
-    top_k: int = Field(_SAMPLING.top_k, ge=0, le=2**31 - 1, description="0: all")
-    top_p: float = Field(_SAMPLING.top_p, ge=0, le=1, description="0 or 1: all")
-    min_p: float = Field(_SAMPLING.min_p, ge=0, le=1)
-    repetition_penalty: float = Field(_SAMPLING.repetition_penalty, ge=0.01, le=100)
-    presence_penalty: float = Field(_SAMPLING.presence_penalty, ge=-100, le=100)
-    frequency_penalty: float = Field(_SAMPLING.frequency_penalty, ge=-100, le=100)
-    no_repeat_ngram: int = Field(_SAMPLING.no_repeat_ngram, ge=0, le=1024)
-    min_new_tokens: int = Field(_SAMPLING.min_new_tokens, ge=0, le=2**31 - 1)
-    banned_ids: BannedIds = Field([], description="token ids that are never written")
+    prompt: Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=256)] = Field(
+        description="a text to continue, or several"
+    )
+    decoder: Decoder | None = Field(None, description="left out: the service's")
+    window: WindowBody | None = None
+    truncate_prompt: bool = Field(
+        False, description="take a prompt longer than the window and hide its beginning; otherwise it is refused"
+    )
 
     def sampling(self) -> SamplingParams:
         """As the library takes it."""
-        given = {name: getattr(self, name) for name in SamplingBody.model_fields}
-        return SamplingParams(**(given | {"banned_ids": tuple(self.banned_ids)}))
-
-
-class TextBody(SamplingBody):
-    """What to write, whatever becomes of it."""
-
-    prompt: Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=256)] = Field(
-        description="a text to go on from, or several"
-    )
-    style: Literal["lyric", "novel", "plain"] = Field(_TEXT.style, description="how the prompt is read")
-    decoder: Literal["cached", "recompute"] | None = Field(None, description="left out: the service's")
-    window: WindowBody | None = None
-    n: int = Field(1, ge=1, le=1024, description="samples of each prompt")
-    seed: Seed | None = Field(None, description="same seed, same text; left out: drawn, and told in the answer")
-    stop: Stop = Field([], description="a text ends before the first of these strings")
-    stop_at_eod: bool = Field(_TEXT.stop_at_eod, description="a text ends at <eod>")
-    truncate_prompt: bool = Field(
-        False,
-        description="a prompt longer than the window is taken, its beginning out of sight; otherwise it is refused",
-    )
+        return read_group(SamplingParams, vars(self))
 
     def options(self, max_new_tokens: int | None) -> TextOptions:
         """As the library takes it."""
-        return TextOptions(
-            style=self.style,
-            max_new_tokens=max_new_tokens,
-            stop=tuple(self.stop),
-            stop_at_eod=self.stop_at_eod,
-            seed=self.seed,
-            n=self.n,
-        )
+        return dataclasses.replace(read_group(TextOptions, vars(self)), max_new_tokens=max_new_tokens)
 
 
 class GenerateBody(TextBody):
@@ -112,7 +123,7 @@ class GenerateBody(TextBody):
         },
     )
 
-    max_new_tokens: int = Field(256, ge=1, le=2**31 - 1, description="tokens to write")
+    max_new_tokens: NewTokens = Field(declared(TextOptions)["max_new_tokens"].default, description="tokens to write")
     stream: bool = Field(False, description="server-sent events instead of one answer")
     timeout: float | None = Field(
         None, gt=0, le=86_400, description="seconds, waiting included; then what is there is the answer"
@@ -194,7 +205,7 @@ class ScoreBody(Body):
 
     text: Prompt | None = None
     token_ids: TokenIds | None = None
-    style: Literal["lyric", "novel", "plain"] = "plain"
+    style: StyleName = "plain"
 
 
 class ScoreAnswer(BaseModel):
@@ -212,7 +223,7 @@ class TokenizeBody(Body):
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"text": "春江潮水"}]})
 
     text: Prompt
-    style: Literal["lyric", "novel", "plain"] | None = None
+    style: StyleName | None = None
 
 
 class TokenizeAnswer(BaseModel):
@@ -229,7 +240,7 @@ class DetokenizeBody(Body):
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"token_ids": [103, 207]}]})
 
     token_ids: TokenIds
-    style: Literal["lyric", "novel", "plain"] = "plain"
+    style: StyleName = "plain"
 
 
 class DetokenizeAnswer(BaseModel):

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from cpm_gen.config.options import SamplingParams, TextOptions
-from cpm_gen.server.schemas.generate import BannedIds, Body, Prompt, Seed, TokenId, WindowBody
+from cpm_gen.config.fields import declared
+from cpm_gen.config.options import Decoder, SamplingParams, StopString, StopStrings, StyleName, TextOptions, TokenId
+from cpm_gen.server.schemas.generate import Body, Prompt, WindowBody, read_group, setting, settings
 
 _Ids = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
-_StopText = Annotated[str, Field(min_length=1, max_length=4096)]
+
+NAMES = {"min_new_tokens": "min_tokens"}  # of settings, as OpenAI's clients and vLLM's have them
+
+if TYPE_CHECKING:  # what create_model makes, for the type checker
+
+    class _Settings(Body):
+        style: StyleName
+        n: int | None
+else:
+    _OPENAI: dict[str, tuple[Any, Any]] = {  # OpenAI's ranges: what it refuses is refused here, too
+        "temperature": setting(SamplingParams, "temperature", Field(le=2)),
+        "presence_penalty": setting(SamplingParams, "presence_penalty", Field(ge=-2, le=2)),
+        "frequency_penalty": setting(SamplingParams, "frequency_penalty", Field(ge=-2, le=2)),
+        "top_p": setting(SamplingParams, "top_p", default=1.0),  # which means the same as our 0
+        "n": setting(TextOptions, "n"),
+    }
+    _NULLABLE = {name: (kind | None, field) for name, (kind, field) in _OPENAI.items()}
+    _FIELDS = settings(SamplingParams, TextOptions, without=("max_new_tokens", "stop")) | _NULLABLE
+    _Settings = create_model("_Settings", __base__=Body, **{NAMES.get(n, n): field for n, field in _FIELDS.items()})
 
 
 class StreamOptions(Body):
@@ -19,7 +39,7 @@ class StreamOptions(Body):
     include_usage: bool = Field(False, description="a last chunk with the usage of the whole request")
 
 
-class CompletionBody(Body):
+class CompletionBody(_Settings):
     """OpenAI's parameters, then ours (``extra_body`` of its clients). Defaults are OpenAI's."""
 
     model_config = ConfigDict(
@@ -37,34 +57,20 @@ class CompletionBody(Body):
         | _Ids
         | Annotated[list[_Ids], Field(min_length=1, max_length=256)]
     )
-    max_tokens: int | None = Field(16, ge=0, le=2**31 - 1, description="0 only with echo")
-    temperature: float | None = Field(1.0, ge=0, le=2)
-    top_p: float | None = Field(1.0, ge=0, le=1)
-    n: int | None = Field(1, ge=1, le=1024)
+    max_tokens: int | None = Field(16, ge=0, le=2**53 - 1, description="0 only with echo")
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     logprobs: int | None = Field(
-        None, ge=0, le=20, description="log-probabilities of so many best tokens at each place"
+        None, ge=0, le=20, description="log-probabilities of this many best tokens at each place"
     )
     echo: bool | None = False
-    stop: _StopText | Annotated[list[_StopText], Field(max_length=256)] | None = None
-    presence_penalty: float | None = Field(0.0, ge=-2, le=2)
-    frequency_penalty: float | None = Field(0.0, ge=-2, le=2)
-    seed: Seed | None = None
+    stop: StopString | StopStrings | None = None
     user: Annotated[str, Field(max_length=1024)] | None = Field(None, description="not used")
     best_of: int | None = Field(None, description="not supported unless it equals n")
     suffix: str | None = Field(None, description="not supported: the model writes from left to right")
     logit_bias: dict[str, object] | None = Field(None, description="not supported; there is banned_ids")
 
-    style: Literal["lyric", "novel", "plain"] = "plain"
-    top_k: int = Field(0, ge=0, le=2**31 - 1)
-    min_p: float = Field(0.0, ge=0, le=1)
-    repetition_penalty: float = Field(1.0, ge=0.01, le=100)
-    no_repeat_ngram: int = Field(0, ge=0, le=1024)
-    min_tokens: int = Field(0, ge=0, le=2**31 - 1)
-    banned_ids: BannedIds = Field([])
-    stop_at_eod: bool = False
-    decoder: Literal["cached", "recompute"] | None = None
+    decoder: Decoder | None = None
     window: WindowBody | None = None
     truncate_prompt: bool = False
     timeout: float | None = Field(None, gt=0, le=86_400)
@@ -79,18 +85,9 @@ class CompletionBody(Body):
         return list(given)
 
     def sampling(self) -> SamplingParams:
-        """As the library takes it; null is OpenAI's default."""
-        return SamplingParams(
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_k=self.top_k,
-            top_p=1.0 if self.top_p is None else self.top_p,
-            min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty,
-            presence_penalty=self.presence_penalty or 0.0,
-            frequency_penalty=self.frequency_penalty or 0.0,
-            no_repeat_ngram=self.no_repeat_ngram,
-            min_new_tokens=self.min_tokens,
-            banned_ids=tuple(self.banned_ids),
+        """As the library takes it; null is the default."""
+        return read_group(
+            SamplingParams, {name: vars(self)[NAMES.get(name, name)] for name in declared(SamplingParams)}
         )
 
     @property
@@ -99,15 +96,10 @@ class CompletionBody(Body):
         return 16 if self.max_tokens is None else self.max_tokens
 
     def options(self) -> TextOptions:
-        """As the library takes it."""
-        return TextOptions(
-            style=self.style,
-            max_new_tokens=max(1, self.tokens),
-            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
-            stop_at_eod=self.stop_at_eod,
-            seed=self.seed,
-            n=self.n or 1,
-        )
+        """As the library takes it; null is the default."""
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
+        given = read_group(TextOptions, vars(self) | {"stop": stop})
+        return dataclasses.replace(given, max_new_tokens=max(1, self.tokens))
 
 
 class Logprobs(BaseModel):

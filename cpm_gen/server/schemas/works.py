@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from cpm_gen.server.schemas.generate import Body, ErrorDetail, TextBody, Usage
+from cpm_gen.server.schemas.generate import Body, ErrorDetail, NewTokens, TextBody, Usage
 
 _METADATA = 2**15  # characters of keys and values together
 _ENTRIES = 256
 _EXAMPLE = "work-5f2b0c9de1a7f604"
 
-Length = Annotated[int, Field(ge=1, le=2**53 - 1)] | None
+Length = NewTokens | None
 State = Literal["queued", "running", "paused", "finished", "failed"]
 
 
