@@ -6,6 +6,10 @@ The vocabulary has 30,000 tokens. "trained": the token of rank r has a logit of 
 probability of 0.9 together. "random": independent normal numbers, as random weights produce, of which 18,000 have 0.9 together. The
 context is full: 1,000 tokens, 500 of them generated. Times are the minimum over many repeats of the same draw, averaged over rows,
 because other programs may use the machine.
+
+    python benchmarks/sampling.py --dry [--json FILE]
+
+What the DRY penalty costs for each token, in microseconds, with several kinds of 20,000 tokens of history.
 """
 
 from __future__ import annotations
@@ -23,9 +27,10 @@ from models import save
 from numpy.typing import NDArray
 
 from cpm_gen.config.files import shipped
-from cpm_gen.config.options import SamplingParams
+from cpm_gen.config.options import DRY_HISTORY, SamplingParams
 from cpm_gen.config.resolve import resolve
 from cpm_gen.sampling import sample
+from cpm_gen.sampling.dry import dry_penalties
 
 VOCABULARY = 30_000
 PADDING = tuple(range(VOCABULARY - 300, VOCABULARY))
@@ -75,12 +80,61 @@ def measure(logits: NDArray[np.float32], params: SamplingParams, repeats: int) -
     return statistics.mean(least)
 
 
+def histories() -> dict[str, array[int]]:
+    """20,000 tokens each, from text as models write it to texts that repeat as much as texts can."""
+    dice = np.random.default_rng(0)
+    line = dice.integers(10, VOCABULARY, 30)
+    zipf = np.minimum(dice.zipf(1.2, DRY_HISTORY), VOCABULARY - 1)
+    refrain = zipf.reshape(-1, 100)
+    refrain[:, 60:] = refrain[0, 60:]  # 40 of each 100 tokens are the same
+    kinds = {
+        "tokens as frequent as words": np.minimum(dice.zipf(1.2, DRY_HISTORY), VOCABULARY - 1),
+        "a refrain of 40 tokens in each 100": refrain.reshape(-1)[::-1][np.r_[30:DRY_HISTORY, 0:30]][::-1],
+        "one line of 30 tokens": np.resize(line, DRY_HISTORY),
+        "that line, its last token changed each time": np.where(
+            np.arange(DRY_HISTORY) % 30 == 29, np.arange(DRY_HISTORY) // 30 % 400, np.resize(line, DRY_HISTORY)
+        ),
+        "one token": np.full(DRY_HISTORY, 7),
+        "two tokens in turn": np.arange(DRY_HISTORY) % 2,
+        "two tokens at random": dice.integers(0, 2, DRY_HISTORY),
+    }
+    return {name: array("q", tokens.astype(np.int64).tobytes()) for name, tokens in kinds.items()}
+
+
+def measure_dry(repeats: int) -> list[dict[str, Any]]:
+    """Least and median microseconds of the penalties of one token."""
+    rows: list[dict[str, Any]] = []
+    print("| history | least length | µs, least | µs, median |\n|---|---:|---:|---:|")
+    for name, history in histories().items():
+        for least in (2, 4):
+            params = SamplingParams(dry_multiplier=0.8, dry_allowed_length=least)
+            micros = []
+            for _ in range(repeats):
+                began = time.perf_counter()
+                dry_penalties(history, params)
+                micros.append(1e6 * (time.perf_counter() - began))
+            print(f"| {name} | {least} | {min(micros):.0f} | {statistics.median(micros):.0f} |")
+            rows.append(
+                {
+                    "history": name,
+                    "least": least,
+                    "us": round(min(micros)),
+                    "us_median": round(statistics.median(micros)),
+                }
+            )
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--dry", action="store_true", help="the DRY penalty instead")
     args = parser.parse_args()
+    if args.dry:
+        save(measure_dry(10 * args.repeats), args.json)
+        return
     presets = {
         f"{name}.yaml": resolve(files=[shipped(f"{name}.yaml")]).sampling for name in ("lyric", "novel", "original")
     }

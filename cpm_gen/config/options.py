@@ -24,6 +24,9 @@ Boundary = Literal["token", "sentence", "eod"]
 
 MOST_IDS = 2**31 - 1  # token ids, and counts of tokens within a window
 
+DRY_HISTORY = 20_000  # the DRY penalty looks at this many of a text's last tokens
+DRY_LONGEST = 50  # and counts no more tokens of a repeated passage than these
+
 TokenId = Annotated[int, Field(strict=True, ge=0, le=MOST_IDS)]
 StopString = Annotated[str, Field(strict=True, min_length=1, max_length=4096)]
 # strict=False of a tuple: a list is taken for one; its entries stay strict. A megabyte of wrong entries is one error.
@@ -123,6 +126,17 @@ class SamplingParams:
         default=0, ge=0, le=MOST_IDS, description="neither stop strings nor <eod> end the text before this many tokens"
     )
     banned_ids: TokenIds = Field(default=(), description="token ids that are never written")
+    dry_multiplier: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="DRY: a token that would continue a passage which the text's last 20,000 tokens already hold loses this much, "
+        "times dry_base for each token of the passage beyond dry_allowed_length, up to 50; 0: off",
+    )
+    dry_base: float = Field(default=1.75, ge=1, le=10, description="how fast the DRY penalty grows with the passage")
+    dry_allowed_length: int = Field(
+        default=2, ge=1, le=DRY_LONGEST, description="tokens of a passage from which on the DRY penalty applies"
+    )
 
 
 @settings_group

@@ -21,6 +21,8 @@ from cpm_gen.errors import NumericsError
 from cpm_gen.sampling.penalties import Indices
 from cpm_gen.sampling.sample import BANNED, FAILURES, INFINITE, NAN, Draw
 
+_NO_PAIR = (np.empty(0, dtype=np.intp), np.empty(0))
+
 
 def send(array: NDArray[Any], device: torch.device) -> Tensor:
     """The array on the device, without waiting: torch keeps the pinned copy until it has been read."""
@@ -67,9 +69,9 @@ def _penalised(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
         counts = [len(e.repeated) for e in edits]
         penalty = send(np.repeat([float(d.params.repetition_penalty) for d in draws], counts), logits.device)
         flat[at] = torch.where(flat[at] > 0, flat[at] / penalty, flat[at] * penalty)
-    if any(len(e.counted) for e in edits):
-        at = together([e.counted for e in edits])
-        flat[at] -= send(np.concatenate([e.amounts for e in edits]), logits.device)
+    for place in range(max((len(e.subtracted) for e in edits), default=0)):
+        pairs = [e.subtracted[place] if place < len(e.subtracted) else _NO_PAIR for e in edits]
+        flat[together([ids for ids, _ in pairs])] -= send(np.concatenate([a for _, a in pairs]), logits.device)
     if any(len(e.banned) for e in edits):
         # an index with a number assigned to it would copy that to the device first, and wait
         flat.index_fill_(0, together([e.banned for e in edits]), -torch.inf)

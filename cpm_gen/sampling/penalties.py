@@ -1,4 +1,4 @@
-"""Penalties and bans, as the ids they touch and what they do to the logits of these: pure functions."""
+"""Penalties and bans, as the ids they touch and what they do to their logits: pure functions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpm_gen.config.options import SamplingParams
+from cpm_gen.sampling.dry import dry_penalties
 
 Indices = NDArray[np.intp]
 Floats = NDArray[np.float64]
@@ -19,64 +20,80 @@ AnyFloats = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Edits:
-    """Ids whose logits penalties and bans touch; one that comes twice comes with the same amount twice.
+    """What penalties and bans do to the logits ``[V]`` of one row.
 
-    repeated: for the repetition penalty. counted: for presence and frequency penalties, which take ``amounts`` from them.
+    repeated: ids for the repetition penalty.
+    subtracted: ids and the amounts to subtract from their logits, one pair after the other. An id that occurs twice in a pair
+        has the same amount twice, which counts once.
+    banned: ids that must not come next.
     """
 
     repeated: Indices
-    counted: Indices
-    amounts: Floats
+    subtracted: tuple[tuple[Indices, Floats], ...]
     banned: Indices
 
 
 _NONE = np.empty(0, dtype=np.intp)
-_NOTHING = Edits(_NONE, _NONE, _NONE.astype(np.float64), _NONE)
+_NOTHING = Edits(_NONE, (), _NONE)
 
 
 def edits(
-    params: SamplingParams, context: Sequence[int], written: Sequence[int], forbidden: Collection[int], size: int
+    params: SamplingParams,
+    context: Sequence[int],
+    written: Sequence[int],
+    forbidden: Collection[int],
+    size: int,
+    history: Sequence[int] = (),
 ) -> Edits:
-    """What is to be done to ``size`` logits; see :func:`penalise`."""
+    """What to do to ``size`` logits; see :func:`penalise`."""
     repeats = params.repetition_penalty != 1.0
     counts = params.presence_penalty != 0 or params.frequency_penalty != 0
-    if not (repeats or counts or params.no_repeat_ngram or params.banned_ids or forbidden):
+    dry = params.dry_multiplier != 0
+    if not (repeats or counts or dry or params.no_repeat_ngram or params.banned_ids or forbidden):
         return _NOTHING
     seen = np.asarray(context if repeats or params.no_repeat_ngram else (), dtype=np.intp)
-    counted = np.asarray(written if counts else (), dtype=np.intp)
-    amounts = params.presence_penalty + params.frequency_penalty * np.bincount(counted)[counted] if counts else counted
     bans = _below(params.banned_ids, size), _below(tuple(forbidden), size)
+    subtracted: list[tuple[Indices, Floats]] = []
+    if counts and len(written):
+        counted = np.asarray(written, dtype=np.intp)
+        amounts = params.presence_penalty + params.frequency_penalty * np.bincount(counted)[counted]
+        subtracted.append((counted, amounts.astype(np.float64, copy=False)))
+    if dry:
+        pair = dry_penalties(history, params)
+        subtracted += [pair] if len(pair[0]) else []
     return Edits(
         repeated=seen if repeats else seen[:0],
-        counted=counted,
-        amounts=amounts.astype(np.float64, copy=False),
+        subtracted=tuple(subtracted),
         banned=np.concatenate([*bans, ngram_bans(seen, params.no_repeat_ngram)]),
     )
 
 
-@np.errstate(over="ignore")  # penalties beyond reason end at infinity
+@np.errstate(over="ignore")  # float32 logits may be as great as they can be
 def penalise(
     logits: AnyFloats,
     params: SamplingParams,
     context: Sequence[int],
     written: Sequence[int],
     forbidden: Collection[int] = (),
+    history: Sequence[int] = (),
 ) -> AnyFloats:
     """Logits ``[V]`` after bans and penalties: ``logits`` itself if there are none, float64 if there are penalties.
 
-    context: the tokens in the window; repetition penalty (Keskar et al. 2019) and n-gram bans look at these.
-    written: those of them that were generated; presence and frequency penalties look at these.
+    context: the tokens in the window, for the repetition penalty (Keskar et al. 2019) and n-gram bans.
+    written: those of them that were generated, for presence and frequency penalties.
     forbidden: ids banned at this step besides ``params.banned_ids``.
+    history: all tokens of the text, prompt included, for the DRY penalty.
     """
-    todo = edits(params, context, written, forbidden, len(logits))
-    penalties = len(todo.repeated) + len(todo.counted) > 0
+    todo = edits(params, context, written, forbidden, len(logits), history)
+    penalties = len(todo.repeated) + len(todo.subtracted) > 0
     if not (penalties or len(todo.banned)):
         return logits
     logits = logits.astype(np.float64 if penalties else logits.dtype)
     # of an id that comes twice, the value is read twice before it is written
     values, penalty = logits[todo.repeated], params.repetition_penalty
     logits[todo.repeated] = np.where(values > 0, values / penalty, values * penalty)
-    logits[todo.counted] = logits[todo.counted] - todo.amounts
+    for ids, amounts in todo.subtracted:
+        logits[ids] = logits[ids] - amounts
     logits[todo.banned] = -np.inf
     return logits
 

@@ -196,10 +196,11 @@ class Draw:
     seed: int
     sample_index: int
     step: int
+    history: Sequence[int] = ()
 
     def edits(self, size: int) -> Edits:
         """What penalties and bans do to ``size`` logits."""
-        return edits(self.params, self.context, self.written, self.forbidden, size)
+        return edits(self.params, self.context, self.written, self.forbidden, size, self.history)
 
     def uniform(self) -> float:
         """The number that decides."""
@@ -222,6 +223,7 @@ def sample(
     seed: int,
     sample_index: int,
     step: int,
+    history: Sequence[int] = (),
 ) -> int:
     """The next token id from raw logits ``[V]``, which stay as they are; see the module for the order of operations.
 
@@ -229,7 +231,7 @@ def sample(
     """
     if math.isnan(logits.max()):
         raise NumericsError(FAILURES[NAN])
-    adjusted = penalise(logits, params, context, written, forbidden)
+    adjusted = penalise(logits, params, context, written, forbidden, history)
     best = _best(adjusted)
     if params.temperature == 0:
         return best

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 import cpm_gen
 from cpm_gen.server import errors
 from cpm_gen.server.middleware import RequestMiddleware
-from cpm_gen.server.routes import generate, health, openai, score_and_tokenize, web_page
+from cpm_gen.server.routes import generate, health, openai, score_and_tokenize, settings, web_page
 from cpm_gen.server.routes import works as work_routes
 from cpm_gen.serving.service import Service
 from cpm_gen.works.manager import Works
@@ -56,6 +56,7 @@ def create_app(service: Service, works: Works) -> ASGIApp:
     for routes in (generate, openai, score_and_tokenize, health):
         app.include_router(routes.router(service))
     app.include_router(work_routes.router(service, works))
+    app.include_router(settings.router())
     app.include_router(web_page.router())
     _drop_undocumented(app)
     served: ASGIApp = app

@@ -14,6 +14,7 @@ from cpm_gen.outputs import Chunk
 
 GREEDY = SamplingParams(temperature=0, repetition_penalty=1.3)
 SAMPLED = SamplingParams(temperature=0.9, top_k=50, presence_penalty=0.5, no_repeat_ngram=5)
+DRY = SamplingParams(temperature=0.9, top_k=50, dry_multiplier=0.8)
 LENGTH = 150
 
 
@@ -36,7 +37,7 @@ def written(llm: cpm_gen.LLM, request: Request, text: TextOptions, most: int | N
     return chunks
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, DRY], ids=["greedy", "sampled", "dry"])
 @pytest.mark.parametrize(
     "window", [Window(40, 13), Window(40, 10, "sentence"), Window(40, 9, keep=5), Window(40, 1)], ids=str
 )

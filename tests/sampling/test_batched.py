@@ -34,13 +34,22 @@ def some_draw(dice: random.Random, size: int) -> Draw:
         presence_penalty=maybe(dice.uniform(-2, 2)),
         frequency_penalty=maybe(dice.uniform(-1, 1)),
         no_repeat_ngram=dice.choice([0, 0, 1, 2, 3]),
+        dry_multiplier=maybe(dice.choice([0.8, 5.0])),
+        dry_allowed_length=dice.choice([1, 2, 3]),
         banned_ids=tuple(dice.sample(range(size + 5), dice.choice([0, 0, 1, 5]))),
     )
     context = [dice.randrange(min(size, 12)) for _ in range(dice.choice([0, 1, 30]))]
     written = context[len(context) // 2 :]
     forbidden = frozenset({7}) if dice.random() < 0.3 else frozenset()
     return Draw(
-        params, context, written, forbidden, seed=dice.getrandbits(64), sample_index=3, step=dice.randrange(999)
+        params,
+        context,
+        written,
+        forbidden,
+        seed=dice.getrandbits(64),
+        sample_index=3,
+        step=dice.randrange(999),
+        history=[*context, *context[:9]],
     )
 
 

@@ -9,7 +9,7 @@ import { EdgeLine } from "./edge.js";
 import { Editor } from "./editor.js";
 import { number, speak, switchLanguage, t } from "./language.js";
 import { Notices } from "./notices.js";
-import { Settings } from "./settings.js";
+import { offered, Settings } from "./settings.js";
 import { fillTable, listen } from "./shortcuts.js";
 import * as store from "./store.js";
 import { title } from "./text.js";
@@ -20,7 +20,7 @@ const find = (id) => document.getElementById(id);
 
 const api = new Api(askKey);
 const notices = new Notices(find("notice"));
-const settings = new Settings(find("settings"), () => desk.writing.settle());
+const settings = new Settings(find("settings"), await offered(api), () => desk.writing.settle());
 const editor = new Editor(find("text"), find("scroll"), {
   edit: (from, to, string) => {
     candidates.dismiss(); // they continue another text

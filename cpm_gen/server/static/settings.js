@@ -1,43 +1,38 @@
-// How the model writes: styles with settings of their own, the few that matter in sight, the rest folded away.
+// How the model writes: styles with settings of their own, the few that matter in sight, the rest folded away. Which settings there
+// are, their defaults, bounds and presets are the service's (GET /settings); a setting is shown if it has a label in both languages.
 
+import { pause } from "./api.js";
 import { loadSettings, saveSettings } from "./store.js";
-import { say, t } from "./language.js";
+import { has, say, t } from "./language.js";
 
-const WRITTEN = { temperature: 0.95, top_k: 50, top_p: 0.95 }; // configs/lyric.yaml and novel.yaml
-const PRESETS = {
-  lyric: { ...WRITTEN, max_new_tokens: 200, "window.boundary": "eod" },
-  novel: { ...WRITTEN, max_new_tokens: 500, "window.boundary": "sentence" },
-  plain: { temperature: 1, max_new_tokens: 256 },
-};
+const IN_SIGHT = ["style", "max_new_tokens", "temperature"];
 const LENGTHS = [60, 200, 256, 500, 1000, 3000, null];
 
-// name, default, range of what the service takes; a default of null leaves the value to the service
-const FOLDED = [
-  { name: "top_p", is: 0, min: 0, max: 1, step: 0.01 },
-  { name: "top_k", is: 0, min: 0, max: 2 ** 31 - 1, step: 1 },
-  { name: "min_p", is: 0, min: 0, max: 1, step: 0.01 },
-  { name: "repetition_penalty", is: 1, min: 0.01, max: 100, step: 0.01 },
-  { name: "presence_penalty", is: 0, min: -100, max: 100, step: 0.1 },
-  { name: "frequency_penalty", is: 0, min: -100, max: 100, step: 0.1 },
-  { name: "no_repeat_ngram", is: 0, min: 0, max: 1024, step: 1 },
-  { name: "seed", is: null, min: 0, max: 2 ** 53 - 1, step: 1 },
-  { name: "window.hop", is: null, min: 1, max: 2 ** 31 - 1, step: 1 },
-  { name: "window.keep", is: null, min: 0, max: 2 ** 31 - 1, step: 1 },
-  { name: "window.boundary", is: null, options: [null, "token", "sentence", "eod"] },
-  { name: "stop", is: "", text: true },
-  { name: "stop_at_eod", is: false, check: true },
-];
+// What the service offers; tried again until it answers.
+export async function offered(api) {
+  for (;;) {
+    try {
+      return await api.json("GET", "/settings");
+    } catch {
+      await pause(1000);
+    }
+  }
+}
 
 export class Settings {
-  constructor(form, changed) {
+  constructor(form, { settings, presets }, changed) {
     this.form = form;
+    this.presets = presets;
     this.changed = changed;
     this.fields = new Map();
-    for (const name of ["style", "max_new_tokens", "temperature"]) this.fields.set(name, { name });
     for (const length of LENGTHS) this.addLength(length);
     const folded = form.querySelector("#folded");
-    for (const field of FOLDED) folded.append(this.make(field));
-    this.values = { ...preset("novel"), ...loadSettings() };
+    for (const setting of settings) {
+      if (IN_SIGHT.includes(setting.name)) this.fields.set(setting.name, setting);
+      else if (has(`field.${setting.name}`)) folded.append(this.make(setting));
+    }
+    const kept = Object.entries(loadSettings()).filter(([name]) => this.fields.has(name));
+    this.values = { ...this.preset("novel"), ...Object.fromEntries(kept) };
     this.show();
     form.addEventListener("input", (event) => this.take(event.target));
     form.querySelector("#reset").addEventListener("click", () => this.choose(this.values.style));
@@ -55,11 +50,16 @@ export class Settings {
     const label = document.createElement("label");
     const name = document.createElement("span");
     say(name, `field.${field.name}`);
-    let input = document.createElement(field.options ? "select" : field.text ? "textarea" : "input");
-    if (field.options) for (const option of field.options) input.add(boundary(option));
-    else if (field.check) input.type = "checkbox";
-    else if (field.text) input.rows = 2;
-    else Object.assign(input, { type: "number", min: field.min, max: field.max, step: "any", inputMode: "decimal" });
+    const input = document.createElement(field.choices ? "select" : field.type === "array" ? "textarea" : "input");
+    if (field.choices) {
+      if (field.default === null) input.add(choice(field.name, null));
+      for (const word of field.choices) input.add(choice(field.name, word));
+    } else if (field.type === "array") input.rows = 2;
+    else if (field.type === "boolean") input.type = "checkbox";
+    else if (field.type !== "string") {
+      const { min, max } = field;
+      Object.assign(input, { type: "number", min: min ?? "", max: max ?? "", step: "any", inputMode: "decimal" });
+    }
     input.name = field.name;
     const wrong = document.createElement("small");
     Object.assign(wrong, { id: `wrong-${field.name}`, className: "wrong" });
@@ -68,8 +68,13 @@ export class Settings {
     return label;
   }
 
+  preset(style) {
+    const values = [...this.fields.values()].map((field) => [field.name, initial(field)]);
+    return { ...Object.fromEntries(values), style, ...this.presets[style] };
+  }
+
   choose(style) {
-    this.values = preset(style);
+    this.values = this.preset(style);
     this.show();
     this.store();
   }
@@ -80,7 +85,7 @@ export class Settings {
     if (![...elements.max_new_tokens.options].some((option) => option.value === String(length ?? ""))) this.addLength(length);
     for (const [name, field] of this.fields) {
       const value = this.values[name];
-      if (field.check) elements[name].checked = value;
+      if (field.type === "boolean") elements[name].checked = value;
       else elements[name].value = value ?? "";
     }
     this.form.querySelector("#warmth").value = this.values.temperature.toFixed(2);
@@ -94,9 +99,11 @@ export class Settings {
     }
     const input = this.form.elements[name];
     const field = this.fields.get(name);
-    if (field.check) this.values[name] = input.checked;
-    else if (field.text || field.options) this.values[name] = input.value || field.is;
-    else this.values[name] = input.value === "" ? (field.is ?? null) : Number(input.value);
+    if (field.type === "boolean") this.values[name] = input.checked;
+    else if (field.type === "array") this.values[name] = input.value;
+    else if (name === "max_new_tokens") this.values[name] = input.value === "" ? null : Number(input.value);
+    else if (input.value === "") this.values[name] = initial(field);
+    else this.values[name] = field.choices || field.type === "string" ? input.value : Number(input.value);
     this.form.querySelector("#warmth").value = this.values.temperature.toFixed(2);
     this.complain(null);
     this.store();
@@ -112,7 +119,7 @@ export class Settings {
     const body = {};
     for (const [name, value] of Object.entries(this.values)) {
       if (name === "max_new_tokens") body[name] = value;
-      else if (name === "stop") body.stop = value ? value.split("\n").filter(Boolean) : [];
+      else if (this.fields.get(name)?.type === "array") body[name] = value.split("\n").filter(Boolean);
       else if (value === null) continue;
       else if (name.startsWith("window.")) (body.window ??= {})[name.slice(7)] = value;
       else body[name] = value;
@@ -122,10 +129,10 @@ export class Settings {
 
   // Those of a work that was opened; its drawn seed is its own.
   adopt(parameters) {
-    for (const name of this.fields.keys()) {
+    for (const [name, field] of this.fields) {
       if (name === "seed") this.values.seed = null;
       else if (name.startsWith("window.")) this.values[name] = parameters.window?.[name.slice(7)] ?? null;
-      else if (name === "stop") this.values.stop = (parameters.stop || []).join("\n");
+      else if (field.type === "array") this.values[name] = (parameters[name] || []).join("\n");
       else if (parameters[name] !== undefined) this.values[name] = parameters[name];
     }
     this.show();
@@ -134,7 +141,7 @@ export class Settings {
 
   // Mark the field that the service did not accept; whether there is one.
   complain(name, message = "") {
-    const named = name?.replace(/^stop\.\d+$/, "stop");
+    const named = name?.replace(/\.\d+$/, "");
     for (const field of this.fields.keys()) {
       const wrong = document.getElementById(`wrong-${field}`);
       if (wrong) wrong.textContent = field === named ? message : "";
@@ -150,14 +157,14 @@ export class Settings {
   }
 }
 
-function preset(style) {
-  const values = { style, ...Object.fromEntries(FOLDED.map(({ name, is }) => [name, is])), ...PRESETS[style] };
-  return values;
+// The value of an empty field: null leaves it to the service; a list is a text of lines.
+function initial(field) {
+  return field.type === "array" ? field.default.join("\n") : field.default;
 }
 
-function boundary(value) {
+function choice(name, value) {
   const option = new Option("", value ?? "");
-  say(option, `boundary.${value ?? "own"}`);
+  say(option, `${name.split(".").pop()}.${value ?? "own"}`);
   return option;
 }
 
