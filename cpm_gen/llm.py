@@ -73,9 +73,7 @@ class LLM:
             raise ConfigError("generate writes one text; generate_many(prompts, n=…) writes several")
         return self.generate_many([prompt], **options)[0]
 
-    def generate_many(
-        self, prompts: Sequence[str], *, n: int = 1, **options: Any
-    ) -> list[Completion]:
+    def generate_many(self, prompts: Sequence[str], *, n: int = 1, **options: Any) -> list[Completion]:
         """Write ``n`` texts for each prompt in one batch; in the order of the prompts, samples of a prompt side by side."""
         done: dict[tuple[int, int], Completion] = {}
         for chunk in self.stream_many(prompts, n=n, **options):
