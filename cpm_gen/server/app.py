@@ -14,7 +14,7 @@ from cpm_gen.server.middleware import RequestMiddleware
 from cpm_gen.server.routes import generate, health, openai, score_and_tokenize, settings, web_page
 from cpm_gen.server.routes import works as work_routes
 from cpm_gen.serving.service import Service
-from cpm_gen.works.manager import Works
+from cpm_gen.works.manager import WorkManager
 
 _ABOUT = """Chinese lyrics and novels of any length with CPM-1.
 
@@ -43,7 +43,7 @@ class _CrossOrigin(CORSMiddleware):
         return response
 
 
-def create_app(service: Service, works: Works) -> ASGIApp:
+def create_app(service: Service, works: WorkManager) -> ASGIApp:
     """The HTTP interface of a service and its works."""
     app = FastAPI(
         title="cpm-gen",

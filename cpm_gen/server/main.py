@@ -23,7 +23,7 @@ from cpm_gen.server.uvicorn_protocol import connections
 from cpm_gen.serving.api_keys import ApiKeys
 from cpm_gen.serving.errors import ServiceError
 from cpm_gen.serving.service import Service
-from cpm_gen.works.manager import Works
+from cpm_gen.works.manager import WorkManager
 from cpm_gen.works.storage.store import Store
 
 log = logging.getLogger("cpm_gen.server")
@@ -84,7 +84,7 @@ def _address(listener: socket.socket, host: str) -> str:
 
 async def _serve(settings: Settings, keys: ApiKeys, listener: socket.socket, store: Store) -> int:
     service = Service(settings.serve, settings.model, keys)
-    works = Works(service, store)
+    works = WorkManager(service, store)
     server = _Server(
         uvicorn.Config(
             create_app(service, works),
@@ -127,7 +127,7 @@ async def _serve(settings: Settings, keys: ApiKeys, listener: socket.socket, sto
     return 0
 
 
-async def _load(service: Service, works: Works, stopping: asyncio.Event) -> BaseException | None:
+async def _load(service: Service, works: WorkManager, stopping: asyncio.Event) -> BaseException | None:
     """Load the model and open the works, until a signal arrives; return the error if loading failed."""
 
     async def load() -> None:
@@ -165,7 +165,7 @@ def _handle_signals(service: Service, stopping: asyncio.Event) -> None:
                 asyncio.get_running_loop().add_signal_handler(number, handle, number)
 
 
-async def _drain(service: Service, works: Works, timeout: float) -> bool:
+async def _drain(service: Service, works: WorkManager, timeout: float) -> bool:
     """Commit the works, which resume in the next process, and drain the service; both within ``timeout`` seconds.
 
     Returns False if the database did not commit within COMMIT_SECONDS; its thread then still waits for it.

@@ -1,1 +1,1 @@
-"""Durable texts: they outlive the process that writes them."""
+"""Long texts as durable jobs, which survive the process that writes them. Knows no HTTP."""

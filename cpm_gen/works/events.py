@@ -1,63 +1,134 @@
-"""A work as a stream of events, from any position of it."""
+"""The events of a work, from any position of its texts."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from cpm_gen.server.sse import KEEP_ALIVE, event
 from cpm_gen.serving.errors import ServiceError, unavailable
-from cpm_gen.works.live import LiveWork, Position, error_record, event_id
-from cpm_gen.works.scheduler import Desk
+from cpm_gen.serving.results import TokenUsage
+from cpm_gen.works.live import LiveWork, Position, event_id
+from cpm_gen.works.scheduler import WorkScheduler
 
 
-async def follow(desk: Desk, live: LiveWork, at: list[Position], keep_alive: float) -> AsyncGenerator[str, None]:
+@dataclass(frozen=True, kw_only=True)
+class WorkEvent:
+    """Something that happened. position: the id of the event, from which another follower can continue."""
+
+    position: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateChanged(WorkEvent):
+    """The state, first as it is, then at every change. error: code, message and field."""
+
+    state: str
+    error: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextAdded(WorkEvent):
+    """A part of the text ``index``; finish_reason with its last part."""
+
+    index: int
+    text: str
+    token_ids: Sequence[int]
+    finish_reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowMoved(WorkEvent):
+    """The window of the text ``index`` moved; start and text_start as in :class:`~cpm_gen.works.views.TextView`."""
+
+    index: int
+    start: int
+    text_start: int
+    slides: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkFinished(WorkEvent):
+    """All texts are finished; the last event. texts: index, finish_reason and window slides of each."""
+
+    id: str
+    seed: int | None
+    texts: Sequence[tuple[int, str | None, int]]
+    usage: TokenUsage
+
+
+@dataclass(frozen=True, kw_only=True)
+class FollowingFailed(WorkEvent):
+    """The events end here with an error, though the work may continue."""
+
+    error: ServiceError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Idle(WorkEvent):
+    """Nothing happened for the keep-alive interval."""
+
+
+async def follow(
+    scheduler: WorkScheduler, live: LiveWork, at: list[Position], keep_alive: float
+) -> AsyncGenerator[WorkEvent, None]:
     """Events until the work is finished or deleted, or the service ends.
 
-    ``at`` may lie ahead of what is written, where a process died after it told more than it had kept: it will be written again.
+    ``at`` may be ahead of the stored texts if a process was killed before its last commit; those tokens are generated again and not
+    reported twice.
     """
-    told: object = None
-    starts = [live.work.parameters["window"]["keep"]] * len(live.texts)
+    reported: object = None
+    starts = [live.spec.window.keep if live.spec else 0] * len(live.texts)
     try:
         while True:
             changed, state = live.changed, (live.state, live.work.error)
-            if state != told:
-                told = state
-                yield event("state", {"state": state[0], "error": state[1]}, event_id(at))
+            if state != reported:
+                reported = state
+                yield StateChanged(position=event_id(at), state=state[0], error=state[1])
             if state[0] == "deleted":
                 return
-            for place, text in enumerate(live.texts):
-                while pieces := await desk.after(live, text, at[place]):
+            for index, text in enumerate(live.texts[: len(at)]):
+                while pieces := await scheduler.after(live, text, at[index]):
                     for piece in pieces:
-                        at[place] = (piece.end, piece.char + len(piece.text))
-                        reason = text.now.finish_reason if piece.end >= text.now.tokens else None
-                        content = {"index": place, "text": piece.text, "token_ids": piece.token_ids}
-                        yield event("token", content | {"finish_reason": reason}, event_id(at))
-                if text.now.window_start != starts[place]:
-                    now, starts[place] = text.now, text.now.window_start
-                    moved = {"start": now.window_start, "text_start": now.text_start, "slides": now.slides}
-                    yield event("window", {"index": place, **moved}, event_id(at))
+                        at[index] = (piece.end, piece.char + len(piece.text))
+                        yield TextAdded(
+                            position=event_id(at),
+                            index=index,
+                            text=piece.text,
+                            token_ids=piece.token_ids,
+                            finish_reason=text.current.finish_reason if piece.end >= text.current.tokens else None,
+                        )
+                if text.current.window_start != starts[index]:
+                    current, starts[index] = text.current, text.current.window_start
+                    yield WindowMoved(
+                        position=event_id(at),
+                        index=index,
+                        start=current.window_start,
+                        text_start=current.text_start,
+                        slides=current.slides,
+                    )
             if live.state == "finished" and changed is live.changed:
-                yield event("done", _summary(live), event_id(at))
+                yield _finished(live, event_id(at))
                 return
-            if desk.closing:
-                raise unavailable("shutting_down", "the service is shutting down; the work goes on when it is back")
+            if scheduler.closing:
+                raise unavailable("shutting_down", "the service is shutting down; the work continues when it is back")
             while not changed.is_set():
                 try:
                     async with asyncio.timeout(keep_alive):
                         await changed.wait()
                 except TimeoutError:
-                    yield KEEP_ALIVE
+                    yield Idle(position=event_id(at))
     except ServiceError as error:
-        yield event("error", {"error": error_record(error)}, event_id(at))
+        yield FollowingFailed(position=event_id(at), error=error)
 
 
-def _summary(live: LiveWork) -> Mapping[str, Any]:
-    texts = [text.now for text in live.texts]
-    return {
-        "id": live.id,
-        "seed": live.work.parameters["seed"],
-        "choices": [{"index": t.place, "finish_reason": t.finish_reason, "window_slides": t.slides} for t in texts],
-        "usage": live.usage(sum(t.tokens for t in texts)).model_dump(),
-    }
+def _finished(live: LiveWork, position: str) -> WorkFinished:
+    texts = [text.current for text in live.texts]
+    return WorkFinished(
+        position=position,
+        id=live.id,
+        seed=live.spec.seed if live.spec else None,
+        texts=[(t.place, t.finish_reason, t.slides) for t in texts],
+        usage=live.usage(sum(t.tokens for t in texts)),
+    )

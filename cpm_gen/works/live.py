@@ -1,113 +1,129 @@
-"""A work while somebody writes or follows it: where its texts stand, and what of them is not in the database yet."""
+"""A work in memory while it is written or followed: the current state of its texts, and what is not committed yet."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cpm_gen.outputs import Chunk
-from cpm_gen.server.schemas.generate import Usage
-from cpm_gen.serving.errors import ServiceError, conflict, invalid
+from cpm_gen.serving.errors import invalid
 from cpm_gen.serving.job import Job
-from cpm_gen.works.storage.records import Piece, Text, Work
+from cpm_gen.serving.results import TokenUsage
+from cpm_gen.works.errors import UnreadableWork
+from cpm_gen.works.spec import WorkSpec
+from cpm_gen.works.storage.records import State, StoredText, StoredWork, TextPiece
 
 Position = tuple[int, int]  # tokens and characters of a text
 
 
 class LiveText:
-    """One text of a work. now, kept: as it stands, and as the database has it; tail: what lies between."""
+    """One text of a work. current: as it is now; persisted: as the database has it; uncommitted: the pieces between the two."""
 
-    def __init__(self, now: Text) -> None:
-        self.now = now
-        self.kept = dataclasses.replace(now)
-        self.tail: list[Piece] = []
-        self.job: Job | None = None  # while it is in the batch, or waits for a place there
-        self.losses = 0  # how often in a row the engine failed before it wrote anything
+    def __init__(self, text: StoredText) -> None:
+        self.current = text
+        self.persisted = dataclasses.replace(text)
+        self.uncommitted: list[TextPiece] = []
+        self.job: Job | None = None  # while it waits for a place in the batch, or has one
+        self.failures = 0  # of the engine, in a row, before it wrote anything
 
-    def take(self, chunk: Chunk) -> None:
-        """Add what was written."""
-        now = self.now
-        self.tail.append(Piece(now.tokens, now.chars, chunk.token_ids, chunk.text))
-        now.tokens += len(chunk.token_ids)
-        now.chars += len(chunk.text)
-        now.slides, now.window_start, now.text_start = chunk.slides, chunk.window_start, chunk.text_start
+    def add(self, chunk: Chunk) -> None:
+        """Append a chunk that the engine wrote."""
+        text = self.current
+        self.uncommitted.append(TextPiece(text.tokens, text.chars, chunk.token_ids, chunk.text))
+        text.tokens += len(chunk.token_ids)
+        text.chars += len(chunk.text)
+        text.slides, text.window_start, text.text_start = chunk.slides, chunk.window_start, chunk.text_start
         if chunk.finish_reason != "cancelled":
-            now.finish_reason = chunk.finish_reason
-        self.losses = 0
+            text.finish_reason = chunk.finish_reason
+        self.failures = 0
 
-    def saved(self, kept: Text, count: int) -> None:
-        """The database has it as it was, with the first ``count`` pieces of the tail."""
-        self.kept = kept
-        del self.tail[:count]
+    def committed(self, text: StoredText, count: int) -> None:
+        """The database has this state, with the first ``count`` uncommitted pieces."""
+        self.persisted = text
+        del self.uncommitted[:count]
 
 
 class LiveWork:
-    """A work, held by its writers and followers."""
+    """A work that its writers and followers share. ``spec`` is None where the work cannot be read; ``problem`` says why."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: StoredWork) -> None:
+        self.deleted = False
+        self.changed = asyncio.Event()  # set and replaced at every change
+        self.lock = asyncio.Lock()  # held while its state is changed
+        self.load(work)
+
+    def load(self, work: StoredWork) -> None:
+        """Take over what the database holds."""
         self.work = work
         self.texts = [LiveText(text) for text in work.texts]
-        self.deleted = False
-        self.changed = asyncio.Event()  # set, and made anew, with every change
-        self.lock = asyncio.Lock()  # held by who changes its state
+        self.spec: WorkSpec | None = None
+        self.problem: UnreadableWork | None = None
+        try:
+            self.spec = _readable(work)
+        except UnreadableWork as error:
+            self.problem = error
 
     @property
     def id(self) -> str:
-        """The work's."""
+        """The id of the work."""
         return self.work.id
 
     @property
     def state(self) -> str:
-        """As told: a queued work with a text in the batch is running."""
+        """As clients see it: a queued work with a text in the batch is running."""
         if self.deleted:
             return "deleted"
         return "running" if self.work.state == "queued" and any(t.job for t in self.texts) else self.work.state
+
+    def set_state(self, state: State, error: Mapping[str, Any] | None = None) -> None:
+        """Change the state, in memory only."""
+        self.work.state, self.work.error = state, error
 
     def notify(self) -> None:
         """Wake its followers."""
         self.changed.set()
         self.changed = asyncio.Event()
 
-    def settle(self) -> None:
-        """It is finished when all its texts are."""
-        if self.work.state in ("queued", "paused") and all(t.now.finish_reason for t in self.texts):
+    def finish_if_complete(self) -> None:
+        """Set the state to finished when all texts are."""
+        if self.work.state in ("queued", "paused") and all(t.current.finish_reason for t in self.texts):
             self.work.state = "finished"
 
     def begin(self) -> list[Position]:
-        """Before anything was written."""
+        """The position before the first token."""
         return [(0, 0) for _ in self.texts]
 
     def end(self) -> list[Position]:
-        """After all that was written."""
-        return [(t.now.tokens, t.now.chars) for t in self.texts]
+        """The position after the last token."""
+        return [(t.current.tokens, t.current.chars) for t in self.texts]
 
-    def usage(self, written: int) -> Usage:
-        """Tokens of its prompts, each counted once, and of its texts."""
-        read = sum(len(text.now.prompt_ids) for text in self.texts if text.now.sample == 0)
-        return Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
+    def usage(self, written: int) -> TokenUsage:
+        """Tokens of its prompts, each counted once, and tokens written."""
+        return TokenUsage(sum(len(text.current.prompt_ids) for text in self.texts if text.current.sample == 0), written)
 
     def position(self, event_id: str) -> list[Position]:
-        """What an event's id says; raises ServiceError for one that no event of this work has."""
+        """The position that an event's id names; raises ServiceError (invalid) for an id that no event of this work has."""
         try:
             at = [(int(tokens), int(chars)) for tokens, chars in (p.split(":") for p in event_id.split(","))]
         except ValueError:
             at = []
-        if len(at) != len(self.texts) or min(map(min, at)) < 0 or max(map(max, at)) > 2**53:
+        if not at or len(at) != len(self.texts) or min(map(min, at)) < 0 or max(map(max, at)) > 2**53:
             raise invalid("is not the id of an event of this work", "Last-Event-ID")
         return at
 
 
+def _readable(work: StoredWork) -> WorkSpec:
+    """The spec of a work that can be continued; raises UnreadableWork."""
+    if work.damage is not None:
+        raise UnreadableWork(work.damage.message, work.damage.field)
+    spec = WorkSpec.read(work.parameters)
+    if any(text.sample >= spec.n for text in work.texts):
+        raise UnreadableWork("the stored texts are more samples than n", "parameters.n")
+    return spec
+
+
 def event_id(at: Sequence[Position]) -> str:
-    """Tokens and characters of each text: whatever happens to the process in between, the same text stands there."""
+    """Tokens and characters of each text; the same text stands at a position in every process."""
     return ",".join(f"{tokens}:{chars}" for tokens, chars in at)
-
-
-def wrong_state(live: LiveWork, what: str) -> ServiceError:
-    """It cannot be done now."""
-    return conflict("wrong_state", f"the work is {live.state}; {what}")
-
-
-def error_record(error: ServiceError) -> dict[str, str | None]:
-    """An error as a work stores it and shows it."""
-    return {"code": error.code, "message": error.message, "field": error.field}

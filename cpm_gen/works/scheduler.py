@@ -1,8 +1,8 @@
-"""Writes works: gives their texts places in the engine's batch, takes what they write, and commits it.
+"""Schedules the texts of works in the engine's batch, and commits what they write.
 
-A text is a job of its own. Of those that wait the oldest goes first; after ``work_turn`` seconds it lets the next one go. A text
-whose job ends before it does - its turn is over, the engine failed, the service ends - goes on later as if nothing had happened:
-what it says depends on the request and the tokens written alone.
+Each text is a job of its own. Waiting texts are served oldest first; after ``work_turn`` seconds a text makes room for the next one.
+A text whose job ends early, because its turn is over, the engine failed or the service ends, is continued later and gets the same
+tokens: they depend only on the request and on the tokens written before.
 """
 
 from __future__ import annotations
@@ -13,88 +13,51 @@ import dataclasses
 import logging
 import time
 from array import array
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from cpm_gen.errors import ConfigError
-from cpm_gen.server.routes.generate import generation_spec
-from cpm_gen.server.schemas.works import WorkBody
+from cpm_gen.errors import ConfigError, InputError
 from cpm_gen.serving.errors import ServiceError, unavailable
 from cpm_gen.serving.job import Job
 from cpm_gen.serving.service import Service
-from cpm_gen.works.live import LiveText, LiveWork, Position, error_record
-from cpm_gen.works.storage.records import Piece
+from cpm_gen.works.database_thread import DatabaseThread
+from cpm_gen.works.errors import UnreadableWork, detail, internal
+from cpm_gen.works.live import LiveText, LiveWork, Position
+from cpm_gen.works.storage.records import TextPiece, WorkChange
 from cpm_gen.works.storage.store import Store
 
-log = logging.getLogger("cpm_gen.server")
+log = logging.getLogger("cpm_gen.works")
 
-_READ = 64  # pieces at a time
-_COMMIT = 0.5  # seconds between commits
-_ANSWER = 30.0  # seconds that the database may take to answer
-_RETRY = 2.0  # seconds between attempts after the database or the queue refused
-_LOSSES = 3  # in a row, then the work is held to be at fault
-T = TypeVar("T")
+_READ = 64  # pieces that a follower reads at a time
+_COMMIT_INTERVAL = 0.5  # seconds
+_RETRY_INTERVAL = 2.0  # seconds after the database or the queue refused
+_MAX_FAILURES = 3  # of the engine in a row; then the work fails
 
 
-class Desk:
-    """Lives on the event loop; the database on a thread of its own."""
+class WorkScheduler:
+    """Writes works. Lives on the event loop; the database has a thread of its own."""
 
-    def __init__(self, service: Service, store: Store) -> None:
+    def __init__(self, service: Service, store: Store, database: DatabaseThread) -> None:
         self._service = service
         self._store = store
-        self._thread = ThreadPoolExecutor(1, "cpm-gen works")
+        self._database = database
         places = service.options.work_places
         self._places = max(1, service.batch // 2) if places is None else min(places, service.batch)
-        self._waiting: dict[LiveText, LiveWork] = {}  # a text waits once, whoever asks for it
+        self._waiting: dict[LiveText, LiveWork] = {}  # each text at most once
         self._writing: dict[LiveText, asyncio.Task[None]] = {}
         self._dirty: set[LiveWork] = set()
         self._flushing = asyncio.Lock()
-        self._keeps = True  # the database takes what is written
+        self._persisting = True  # the database accepts commits
         self._open = False
-        self._closed = False  # the database is let go of
-        self.closing = False  # followers are told to leave
+        self.closing = False  # followers are to disconnect
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def ask(self, call: Callable[..., T], *arguments: object, late: Callable[[], None] | None = None) -> T:
-        """The answer of one of the store's methods; raises ServiceError (unavailable) where the database fails, or takes too long.
-
-        late: called where it was done all the same, after it was said that it was not.
-        """
-        if self._closed:
-            raise unavailable("shutting_down", "the service is shutting down")
-        loop = asyncio.get_running_loop()
-        asked = self._thread.submit(call, *arguments)
-        try:
-            async with asyncio.timeout(_ANSWER):
-                return await asyncio.wrap_future(asked)
-        except (SQLAlchemyError, ConfigError, TimeoutError) as error:
-            if late is not None and isinstance(error, TimeoutError) and not asked.cancelled():
-                asked.add_done_callback(lambda done: done.exception() or loop.call_soon_threadsafe(late))
-            said = str(getattr(error, "orig", error)).splitlines() or [f"no answer within {_ANSWER:g} seconds"]
-            log.error("the database failed: %s", said[0])
-            raise unavailable("storage_failed", "the works' database does not answer") from None
-
-    def drop(self, live: LiveWork) -> None:
-        """End the writing of a work that is gone from the database."""
-        self.forget(live)
-        self._end(live)
-
-    def undo(self, id: str) -> None:
-        """Delete a work that nobody was told of."""
-        if not self._closed:
-            self._thread.submit(self._store.delete, id)
-
     def open(self) -> None:
-        """Begin to write."""
+        """Start writing."""
         self._open = True
-        self._tasks = [asyncio.create_task(self._commit()), asyncio.create_task(self._follow_engine())]
-        self._pump()
+        self._tasks = [asyncio.create_task(self._commit_forever()), asyncio.create_task(self._follow_engine())]
+        self._fill_places()
 
     async def close(self) -> None:
-        """Stop writing, keep what was written, and let go of the database."""
+        """Stop writing and commit what was written."""
         self._open = False
         self._waiting.clear()
         self._cancel_jobs()
@@ -103,100 +66,122 @@ class Desk:
             await self.flush()
         for task in self._tasks:
             task.cancel()
-        self._closed = True
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._store.close)
-        self._thread.shutdown()
+
+    @property
+    def writing(self) -> int:
+        """Texts that have a place, or are leaving it."""
+        return len(self._writing)
+
+    @property
+    def all_persisted(self) -> bool:
+        """Whether the database answers and has all that was written."""
+        return self._persisting and not self._dirty
 
     def queue(self, live: LiveWork) -> None:
-        """Write on what is not finished of a work."""
+        """Queue the unfinished texts of a work."""
         for text in live.texts:
-            if not text.now.finish_reason and text not in self._writing:
+            if not text.current.finish_reason and text not in self._writing:
                 self._waiting[text] = live
-        self._pump()
+        self._fill_places()
 
     async def stop(self, live: LiveWork) -> None:
-        """End the writing of a work; its state must say already that it is not to be written on."""
+        """Take a work out of the batch. Its state must already say that it is not to be written."""
         writing = [self._writing[text] for text in live.texts if text in self._writing]
         self._end(live)
         for task in writing:
             await task
 
-    def changed(self, live: LiveWork) -> None:
-        """Something about a work is to be kept."""
+    def mark_changed(self, live: LiveWork) -> None:
+        """Commit a work's state and texts with the next commit, and wake its followers."""
         live.work.updated = time.time()
         self._dirty.add(live)
         live.notify()
 
     def forget(self, live: LiveWork) -> None:
-        """Keep nothing more of a work."""
+        """Commit nothing more of a work."""
         self._dirty.discard(live)
 
-    async def after(self, live: LiveWork, text: LiveText, at: Position) -> list[Piece]:
-        """Some of what a text says after a position; nothing at its end."""
+    def discard(self, live: LiveWork) -> None:
+        """Stop writing a work that was deleted from the database."""
+        self.forget(live)
+        self._end(live)
+
+    def pause_unreadable(self, live: LiveWork, error: UnreadableWork) -> None:
+        """Pause a queued work that cannot be continued, with the reason."""
+        if live.work.state == "queued":
+            log.error("%s is paused: %s", live.id, error)
+            live.set_state("paused", detail(error.refusal()))
+            self.mark_changed(live)
+        self._end(live)
+
+    async def after(self, live: LiveWork, text: LiveText, at: Position) -> list[TextPiece]:
+        """Some pieces of a text after a position; none at its end."""
         token, char = at
-        if token < text.kept.tokens:
-            pieces = await self.ask(self._store.read, live.id, text.now.place, token, _READ)
+        if token < text.persisted.tokens:
+            pieces = await self._database.run_in_db(self._store.read, live.id, text.current.place, token, _READ)
         else:
-            pieces = list(text.tail)
+            pieces = list(text.uncommitted)
         pieces = [piece for piece in pieces if piece.end > token]
         if pieces and pieces[0].token < token:
             pieces[0] = pieces[0].after(token, char)
         return pieces
 
     async def flush(self) -> None:
-        """Commit what is not in the database yet; raises ServiceError (unavailable) where that fails. Cannot be cancelled halfway."""
+        """Commit all changes; raises ServiceError (unavailable) if that fails. Cancelling the caller does not cancel the commit."""
         await asyncio.shield(asyncio.ensure_future(self._flush()))
 
-    async def _flush(self, again: bool = False) -> None:
+    async def _flush(self, retry: bool = False) -> None:
         async with self._flushing:
-            if not (self._keeps or again):  # who waited while it failed does not wait for the next attempt, too
+            if not (
+                self._persisting or retry
+            ):  # callers that queued behind a failed commit do not wait for another timeout
                 raise unavailable("storage_failed", "the works' database does not answer")
             dirty, self._dirty = self._dirty, set()
             changes, saved = [], []
             for live in dirty:
                 texts = []
                 for text in live.texts:
-                    if text.now != text.kept:
-                        now, tail = dataclasses.replace(text.now), list(text.tail)
-                        texts.append((now, tail))
-                        saved.append((text, now, len(tail)))
-                changes.append((live.id, live.work.state, live.work.error, texts))
+                    if text.current != text.persisted:
+                        current, pieces = dataclasses.replace(text.current), list(text.uncommitted)
+                        texts.append((current, pieces))
+                        saved.append((text, current, len(pieces)))
+                changes.append(WorkChange(live.id, live.work.state, live.work.error, texts))
             if not changes:
                 return
             try:
-                await self.ask(self._store.save, changes)
+                await self._database.run_in_db(self._store.save, changes)
             except ServiceError:
                 self._dirty |= {live for live in dirty if not live.deleted}
-                self._keeps = False
-                self._cancel_jobs()  # what cannot be kept is not written
+                self._persisting = False
+                self._cancel_jobs()  # generate nothing that cannot be stored
                 raise
-            for text, now, count in saved:
-                text.saved(now, count)
+            for text, current, count in saved:
+                text.committed(current, count)
 
-    async def _commit(self) -> None:
-        """For ever: commit twice a second."""
+    async def _commit_forever(self) -> None:
+        """Commit at intervals; after a failure, check the database until it answers."""
         while True:
-            await asyncio.sleep(_COMMIT if self._keeps else _RETRY)
-            if self._dirty or not self._keeps:
+            await asyncio.sleep(_COMMIT_INTERVAL if self._persisting else _RETRY_INTERVAL)
+            if self._dirty or not self._persisting:
                 with contextlib.suppress(ServiceError):
-                    if not self._keeps:
-                        await self.ask(self._store.check)
-                    await self._flush(again=True)
-                    self._keeps = True
-                    self._pump()
+                    if not self._persisting:
+                        await self._database.run_in_db(self._store.check)
+                    await self._flush(retry=True)
+                    self._persisting = True
+                    self._fill_places()
 
     async def _follow_engine(self) -> None:
-        """For ever: go on when the engine does."""
+        """Fill the places whenever the engine's state changes."""
         engine = self._service.engine
         while True:
             await engine.changed.wait()
-            self._pump()
+            self._fill_places()
 
-    def _pump(self) -> None:
-        """Give free places to texts that wait."""
+    def _fill_places(self) -> None:
+        """Start writing waiting texts while there are free places."""
         while (
             self._open
-            and self._keeps
+            and self._persisting
             and self._waiting
             and len(self._writing) < self._places
             and self._service.engine.state == "ready"
@@ -209,81 +194,81 @@ class Desk:
 
     async def _write(self, live: LiveWork, text: LiveText) -> None:
         """Write a text until it is finished, its turn is over, or something stops it."""
-        patience = 0.0
+        delay = 0.0
         try:
             await self._run(live, text)
         except ServiceError as error:
-            patience = self._lost(live, text, error)
+            delay = self._job_failed(live, text, error)
+        except UnreadableWork as error:
+            self.pause_unreadable(live, error)
         except Exception as error:
             log.error("%s cannot be written", live.id, exc_info=error)
-            self._fail(live, ServiceError("internal", "something broke; the service's log says what"))
+            self._fail(live, internal())
         finally:
             text.job = None
-            live.settle()
-            self.changed(live)
+            live.finish_if_complete()
+            self.mark_changed(live)
             del self._writing[text]
-            if live.work.state == "queued" and not text.now.finish_reason and not live.deleted and self._open:
+            if live.work.state == "queued" and not text.current.finish_reason and not live.deleted and self._open:
                 self._waiting[text] = live
-            if patience:
-                asyncio.get_running_loop().call_later(patience, self._pump)
+            if delay:
+                asyncio.get_running_loop().call_later(delay, self._fill_places)
             else:
-                self._pump()
+                self._fill_places()
 
     async def _run(self, live: LiveWork, text: LiveText) -> None:
-        if text.tail:
+        if text.uncommitted:
             await self.flush()
-        job = await asyncio.to_thread(self._job, live, text, await self._written(live, text))
+        pieces = await self._database.run_in_db(self._store.read, live.id, text.current.place)
+        job = await asyncio.to_thread(self._job, live, text, pieces)
         engine = self._service.engine
-        if live.work.state != "queued" or live.deleted or not (self._open and self._keeps):
+        if live.work.state != "queued" or live.deleted or not (self._open and self._persisting):
             return
         engine.reserve(1)
         engine.submit(job)
         text.job = job
-        self.changed(live)
+        self.mark_changed(live)
         began = time.monotonic()
         try:
             while (chunks := await job.chunks(1.0)) is not None:
                 for chunk in chunks:
-                    text.take(chunk)
+                    text.add(chunk)
                 if chunks:
-                    self.changed(live)
+                    self.mark_changed(live)
                 if self._waiting and time.monotonic() - began > self._service.options.work_turn:
                     self._cancel(text)
         finally:
             engine.cancel(job)
 
-    async def _written(self, live: LiveWork, text: LiveText) -> array[int]:
-        written = array("q")
-        for piece in await self.ask(self._store.read, live.id, text.now.place):
-            written.extend(piece.token_ids)
-        return written
+    def _job(self, live: LiveWork, text: LiveText, pieces: list[TextPiece]) -> Job:
+        """The rest of a text as a job; raises UnreadableWork."""
+        llm, spec, current = self._service.require(), live.spec, text.current
+        if spec is None:
+            raise live.problem or UnreadableWork("the work cannot be read")
+        written = _tokens(text, pieces, llm.size.vocabulary)
+        try:
+            options, window = spec.text(current.max_tokens), spec.window_of(llm.window.limit)
+            recompute = spec.decoder == "recompute"
+            requests = llm.requests([current.prompt_ids], spec.sampling(), options, window=window, recompute=recompute)
+            request = dataclasses.replace(requests[current.sample], written=written)
+        except (ConfigError, InputError) as error:
+            raise UnreadableWork(str(error), "parameters") from None
+        options = dataclasses.replace(options, n=1)
+        return Job(f"{live.id}.{current.place}", [request], options, shown=current.chars)
 
-    def _job(self, live: LiveWork, text: LiveText, written: array[int]) -> Job:
-        """What is left to write of a text."""
-        service, now = self._service, text.now
-        llm = service.require()
-        body = WorkBody.model_validate({**live.work.parameters, "prompt": live.work.prompt})
-        asked = generation_spec(body, now.most)
-        window = service.window(llm, asked)
-        recompute = asked.decoder == "recompute"
-        requests = llm.requests([now.prompt_ids], asked.sampling, asked.text, window=window, recompute=recompute)
-        request = dataclasses.replace(requests[now.sample], written=written)
-        options = dataclasses.replace(asked.text, n=1)
-        return Job(f"{live.id}.{now.place}", [request], options, shown=now.chars)
-
-    def _lost(self, live: LiveWork, text: LiveText, error: ServiceError) -> float:
-        """What to do about a text that was not finished; returns after how many seconds to look for work again."""
+    def _job_failed(self, live: LiveWork, text: LiveText, error: ServiceError) -> float:
+        """Fail the work, or leave the text queued; returns after how many seconds to try again."""
         if error.kind not in ("rate_limited", "unavailable", "internal") or error.code == "engine_error":
             self._fail(live, error)
         elif error.code == "engine_failed" and self._service.engine.state == "ready":
-            text.losses += 1
-            if text.losses >= _LOSSES:
+            text.failures += 1
+            if text.failures >= _MAX_FAILURES:
                 self._fail(live, error)
-        return _RETRY
+        return _RETRY_INTERVAL
 
     def _fail(self, live: LiveWork, error: ServiceError) -> None:
         if live.work.state == "queued":
-            live.work.state, live.work.error = "failed", error_record(error)
+            live.set_state("failed", detail(error))
         self._end(live)
 
     def _end(self, live: LiveWork) -> None:
@@ -294,8 +279,24 @@ class Desk:
     def _cancel(self, text: LiveText) -> None:
         if text.job is not None:
             self._service.engine.cancel(text.job)
-            text.job.finish()  # whether the engine listens or not
+            text.job.finish()  # even if the engine does not answer
 
     def _cancel_jobs(self) -> None:
         for text in self._writing:
             self._cancel(text)
+
+
+def _tokens(text: LiveText, pieces: list[TextPiece], vocabulary: int) -> array[int]:
+    """The stored tokens of a text; raises UnreadableWork where some are missing or none of the vocabulary's."""
+    place, tokens = text.current.place, array("q")
+    for piece in pieces:
+        if piece.token != len(tokens):
+            break
+        tokens.extend(piece.token_ids)
+    if len(tokens) != text.current.tokens:
+        raise UnreadableWork(
+            f"tokens of text {place} are missing from number {len(tokens)} on", f"texts.{place}.tokens"
+        )
+    if tokens and max(tokens) >= vocabulary:
+        raise UnreadableWork(f"text {place} has token {max(tokens)}, and the vocabulary {vocabulary}", f"texts.{place}")
+    return tokens

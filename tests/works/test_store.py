@@ -15,18 +15,18 @@ from alembic.script import ScriptDirectory
 
 import cpm_gen.works
 from cpm_gen.errors import ConfigError
-from cpm_gen.works.storage.records import Piece, Text, Work
+from cpm_gen.works.storage.records import StoredText, StoredWork, TextPiece, WorkChange
 from cpm_gen.works.storage.store import Store
 from cpm_gen.works.storage.tables import schema
 
 
-def work(id: str = "work-1", created: float = 1.0, **other: object) -> Work:
-    texts = [Text(place=p, prompt_ids=(p, 29_999, 2**31 - 1), sample=p, most=None) for p in range(2)]
+def work(id: str = "work-1", created: float = 1.0, **other: object) -> StoredWork:
+    texts = [StoredText(place=p, prompt_ids=(p, 29_999, 2**31 - 1), sample=p, max_tokens=None) for p in range(2)]
     given = {
         "owner": "ann", "model": "m", "network": "n", "state": "queued", "updated": 2.0, "prompt": ["春", "秋\0"],
         "parameters": {"seed": 2**53 - 1, "top_p": 0.9, "stop": ["。"]}, "metadata": {"k": "v"}, "texts": texts,
     }  # fmt: skip
-    return Work(**{**given, **other}, id=id, created=created)  # type: ignore[arg-type]
+    return StoredWork(**{**given, **other}, id=id, created=created)  # type: ignore[arg-type]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -65,11 +65,11 @@ def test_what_is_saved_joins(store: Store):
     said = ["春眠", "", "不觉𠮷晓", "\n"]
     ids = [(1, 2), (3,), (29_999, 5, 6), (7,)]
     for words, tokens in zip(said, ids, strict=True):
-        piece = Piece(text.tokens, text.chars, tokens, words)
+        piece = TextPiece(text.tokens, text.chars, tokens, words)
         text.tokens, text.chars = piece.end, text.chars + len(words)
-        store.save([(put.id, "running", None, [(text, [piece])])])
+        store.save([WorkChange(put.id, "running", None, [(text, [piece])])])
     text.finish_reason, text.slides = "length", 3
-    store.save([(put.id, "finished", None, [(text, [])])])
+    store.save([WorkChange(put.id, "finished", None, [(text, [])])])
     pieces = store.read(put.id, 1)
     assert "".join(p.text for p in pieces) == "".join(said)
     assert tuple(i for p in pieces for i in p.token_ids) == sum(ids, ())
@@ -90,7 +90,7 @@ def test_what_is_saved_joins(store: Store):
 
 def test_running_is_kept_as_queued(store: Store):
     store.add(work())
-    store.save([("work-1", "running", None, [])])
+    store.save([WorkChange("work-1", "running")])
     kept = store.get("work-1")
     assert kept is not None and kept.state == "queued"
 
@@ -98,10 +98,10 @@ def test_running_is_kept_as_queued(store: Store):
 def test_a_commit_that_is_made_again_changes_nothing(store: Store):
     put = work()
     store.add(put)
-    first, second, third = Piece(0, 0, (1, 2), "ab"), Piece(2, 2, (3,), "c"), Piece(3, 3, (4,), "d")
+    first, second, third = TextPiece(0, 0, (1, 2), "ab"), TextPiece(2, 2, (3,), "c"), TextPiece(3, 3, (4,), "d")
     for pieces in ([first], [first, second], [first, second], [third], [third]):
         text = dataclasses.replace(put.texts[0], tokens=pieces[-1].end, chars=pieces[-1].end)
-        store.save([(put.id, "queued", None, [(text, pieces)])])
+        store.save([WorkChange(put.id, "queued", None, [(text, pieces)])])
         assert "".join(p.text for p in store.read(put.id, 0)) == "abcd"[: pieces[-1].end]
 
 
@@ -121,9 +121,9 @@ def test_a_summary_has_counts_and_the_end(store: Store):
     for place, words in ((0, "长" * 150), (1, "短")):
         text = put.texts[place]
         for at in range(2):
-            piece = Piece(at * 4, at * len(words), (1, 2, 3, 4), words)
+            piece = TextPiece(at * 4, at * len(words), (1, 2, 3, 4), words)
             now = dataclasses.replace(text, tokens=piece.end, chars=piece.char + len(words))
-            store.save([(put.id, "queued", None, [(now, [piece])])])
+            store.save([WorkChange(put.id, "queued", None, [(now, [piece])])])
     (summary,) = store.page("ann", None, 1)
     assert (summary.tokens, summary.chars, summary.tail) == (16, 302, "长" * 200)
 
@@ -131,7 +131,7 @@ def test_a_summary_has_counts_and_the_end(store: Store):
 def test_a_deleted_work_leaves_nothing(store: Store, database: str):
     put = work()
     store.add(put)
-    store.save([(put.id, "queued", None, [(put.texts[0], [Piece(0, 0, (1,), "a")])])])
+    store.save([WorkChange(put.id, "queued", None, [(put.texts[0], [TextPiece(0, 0, (1,), "a")])])])
     store.delete(put.id)
     store.delete(put.id)
     engine = sa.create_engine(database if "://" in database else f"sqlite:///{database}")
@@ -146,8 +146,8 @@ def test_what_was_deleted_meanwhile_is_not_saved(store: Store):
     store.add(put)
     store.add(other)
     store.delete(put.id)
-    new = [Piece(0, 0, (1,), "a")]
-    store.save([(w.id, "paused", None, [(w.texts[0], new)]) for w in (put, other)])
+    new = [TextPiece(0, 0, (1,), "a")]
+    store.save([WorkChange(w.id, "paused", None, [(w.texts[0], new)]) for w in (put, other)])
     assert store.get(put.id) is None
     assert store.read(put.id, 0) == []
     assert store.read(other.id, 0) == new
@@ -178,9 +178,9 @@ def test_who_lost_the_database_to_another_process_does_not_write(postgres: str):
     engine.dispose()
     second = Store(postgres)
     with pytest.raises(ConfigError, match="in use"):
-        first.save([("work-1", "paused", None, [])])
+        first.save([WorkChange("work-1", "paused")])
     second.close()
-    first.save([("work-1", "paused", None, [])])
+    first.save([WorkChange("work-1", "paused")])
     first.close()
 
 

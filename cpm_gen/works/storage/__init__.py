@@ -1,1 +1,1 @@
-"""The database of works."""
+"""The database of works. The only package that knows SQL."""

@@ -1,25 +1,26 @@
-"""What is kept of a work."""
+"""What the database holds of a work."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-State = Literal["queued", "running", "paused", "finished", "failed"]  # the database knows running as queued
+State = Literal["queued", "running", "paused", "finished", "failed"]  # running is stored as queued
 
 
 @dataclass(kw_only=True)
-class Text:
-    """One of a work's texts. place: prompt by prompt, sample by sample. most: tokens to write; None: without end.
+class StoredText:
+    """One text of a work.
 
-    tokens, chars: how many are written. window_start, text_start: as in :class:`~cpm_gen.outputs.Chunk`.
+    place: its index, prompt by prompt and sample by sample. max_tokens: tokens to write; None for no limit. tokens, chars: how many
+    are written. window_start, text_start: as in :class:`~cpm_gen.outputs.Chunk`.
     """
 
     place: int
     prompt_ids: tuple[int, ...]
     sample: int
-    most: int | None
+    max_tokens: int | None
     tokens: int = 0
     chars: int = 0
     finish_reason: str | None = None
@@ -28,12 +29,21 @@ class Text:
     text_start: int = 0
 
 
-@dataclass(kw_only=True)
-class Work:
-    """A long generation. model: the name of what writes it; network: what of it must be the same to go on.
+@dataclass(frozen=True)
+class Damage:
+    """The first part of a row that could not be read: what is wrong, and the name of the column."""
 
-    parameters: all that determines its texts beside the prompt. created, updated: seconds since 1970.
-    error: why it failed, as an answer's body has it. metadata: the client's own.
+    message: str
+    field: str
+
+
+@dataclass(kw_only=True)
+class StoredWork:
+    """A long generation.
+
+    model: the model's name. network: the properties of the model that must be the same to continue the work. parameters: a
+    :class:`~cpm_gen.works.spec.WorkSpec` as JSON. created, updated: seconds since 1970. error: code, message and field of why the work
+    failed or was paused. metadata: the client's own. damage: set where a part of the row could not be read and has a neutral value.
     """
 
     id: str
@@ -47,22 +57,23 @@ class Work:
     parameters: Mapping[str, Any]
     metadata: Mapping[str, str]
     error: Mapping[str, Any] | None = None
-    texts: list[Text] = field(default_factory=list)
+    texts: list[StoredText] = field(default_factory=list)
+    damage: Damage | None = None
 
 
 @dataclass(frozen=True)
-class Summary:
-    """A work in a list: of its prompt the beginning, no parameters. tail: the end of its first text."""
+class StoredSummary:
+    """A work in a list: its prompt is cut, its parameters are left out. tail: the end of its first text."""
 
-    work: Work
+    work: StoredWork
     tokens: int
     chars: int
     tail: str
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Part of a text: its tokens and characters, and how many of each stand before it."""
+class TextPiece:
+    """Consecutive tokens of a text and their characters. token, char: how many of each stand before the piece."""
 
     token: int
     char: int
@@ -71,9 +82,19 @@ class Piece:
 
     @property
     def end(self) -> int:
-        """Tokens of the text up to its end."""
+        """Tokens of the text up to the end of the piece."""
         return self.token + len(self.token_ids)
 
-    def after(self, token: int, char: int) -> Piece:
-        """What follows a position in it."""
-        return Piece(token, char, self.token_ids[token - self.token :], self.text[max(0, char - self.char) :])
+    def after(self, token: int, char: int) -> TextPiece:
+        """The part of the piece that follows a position in it."""
+        return TextPiece(token, char, self.token_ids[token - self.token :], self.text[max(0, char - self.char) :])
+
+
+@dataclass(frozen=True)
+class WorkChange:
+    """What :meth:`~cpm_gen.works.storage.store.Store.save` commits of a work: state, error, and of each changed text its new pieces."""
+
+    id: str
+    state: State
+    error: Mapping[str, Any] | None = None
+    texts: Sequence[tuple[StoredText, Sequence[TextPiece]]] = ()

@@ -1,44 +1,60 @@
-"""Works in a database: SQLite in a file, or whatever SQLAlchemy opens by URL (PostgreSQL is tested).
+"""Works in a database: SQLite by default, PostgreSQL for those who run one.
 
-One process owns a database at a time, since it goes on by itself with what it finds there: it holds a lock on a file beside SQLite's,
-or PostgreSQL's advisory lock. Everything here blocks; the service calls it on one thread.
+Opening creates or migrates the tables with Alembic and locks the database, so that no two processes write the same works: SQLite with
+``flock`` on a file beside the database, PostgreSQL with an advisory lock. Every method blocks; the service calls them on one thread.
 
-SQLite's WAL is not synced at every commit: kill -9 loses nothing, and after a power cut the last words are written again, the same.
+SQLite does not sync its WAL at every commit: ``kill -9`` loses nothing, and the tokens lost in a power cut are generated again.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
+import functools
 import time
-from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Concatenate, ParamSpec, TypeVar
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from alembic.util.exc import CommandError
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from cpm_gen.config.user_folders import user_folder
 from cpm_gen.errors import ConfigError
-from cpm_gen.works.storage.records import Piece, State, Summary, Text, Work
+from cpm_gen.works.storage import rows
+from cpm_gen.works.storage.errors import StorageError
+from cpm_gen.works.storage.records import StoredSummary, StoredWork, TextPiece, WorkChange
 from cpm_gen.works.storage.tables import pieces, texts, works
 
 _LOCK = 0x63706D67  # PostgreSQL's advisory lock
-_TAIL = 200  # characters of a summary, and of a prompt in it
-_WORK = [c for c in works.c if c.name != "opening"]
-_SUMMARY = [c.label("prompt") if c.name == "opening" else c for c in works.c if c.name not in ("prompt", "parameters")]
+_TAIL = 200  # characters of a text in a list of works
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _raises_storage_error(method: Callable[Concatenate[Store, P], T]) -> Callable[Concatenate[Store, P], T]:
+    """Raise StorageError for SQLAlchemy's errors."""
+
+    @functools.wraps(method)
+    def call(self: Store, /, *arguments: P.args, **named: P.kwargs) -> T:
+        try:
+            return method(self, *arguments, **named)
+        except SQLAlchemyError as error:
+            raise StorageError(_first_line(error)) from error
+
+    return call
 
 
 class Store:
-    """All works. Raises SQLAlchemyError where the database fails, from every method."""
+    """All works. Every method raises StorageError where the database fails."""
 
     def __init__(self, database: str | None) -> None:
-        """Open (None: the user's data folder), lock and migrate; raises ConfigError."""
+        """Open (None: in the user's data folder), lock and migrate; raises ConfigError."""
         self._url = _url(database)
         self._file: IO[str] | None = None
         self._lock: sa.Connection | None = None
@@ -47,8 +63,11 @@ class Store:
                 self._lock_file()
             self._engine = sa.create_engine(self._url, pool_pre_ping=True)
             if self._sqlite:
+                self._refuse_newer(_read_only(self._url))
                 sa.event.listen(self._engine, "connect", _configure)
-            self.check()
+            else:
+                self._refuse_newer(self._engine)
+            self._check()
             self._migrate()
         except BaseException as error:
             self.close()
@@ -57,8 +76,7 @@ class Store:
             if isinstance(error, ModuleNotFoundError):
                 raise ConfigError(f"database {self} needs {error.name}: pip install 'cpm-gen[postgres]'") from None
             if isinstance(error, (OSError, SQLAlchemyError)):
-                said = getattr(error, "orig", None) or getattr(error, "strerror", None) or error
-                raise ConfigError(f"database {self}: {str(said).splitlines()[0]}") from None
+                raise ConfigError(f"database {self}: {_first_line(error)}") from None
             raise
 
     def __str__(self) -> str:
@@ -83,8 +101,12 @@ class Store:
     def _taken(self) -> ConfigError:
         return ConfigError(f"database {self} is in use by another cpm-gen serve; give --database another one")
 
+    @_raises_storage_error
     def check(self) -> None:
-        """Raises SQLAlchemyError where the database does not answer, ConfigError where it is not ours any more."""
+        """Raise StorageError where the database does not answer, ConfigError where another process owns it."""
+        self._check()
+
+    def _check(self) -> None:
         if self._url.get_backend_name() == "postgresql":
             try:
                 if self._lock is not None:
@@ -101,20 +123,29 @@ class Store:
             with self._engine.begin() as connection:
                 connection.execute(sa.text("BEGIN IMMEDIATE") if self._sqlite else sa.select(1))
 
+    def _refuse_newer(self, engine: sa.Engine | None) -> None:
+        """Raise ConfigError for a database with a migration that this version does not have. Changes nothing in it."""
+        if engine is None:
+            return
+        known = {script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions()}
+        with engine.connect() as connection:
+            found = set(MigrationContext.configure(connection).get_current_heads())
+        if engine is not self._engine:
+            engine.dispose()
+        if unknown := sorted(found - known):
+            raise ConfigError(
+                f"database {self} was made by a newer cpm-gen (its migration {unknown[0]} is unknown here); update, or give "
+                "--database another"
+            )
+
     def _migrate(self) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parents[1] / "migrations").replace("%", "%%"))
+        config = _alembic()
         with self._engine.begin() as connection:
             config.attributes["connection"] = connection
-            try:
-                command.upgrade(config, "head")
-            except CommandError:
-                raise ConfigError(
-                    f"database {self} was made by a newer cpm-gen; update, or give --database another"
-                ) from None
+            command.upgrade(config, "head")
 
     def close(self) -> None:
-        """Let go of the database; harmless a second time."""
+        """Close and unlock the database. May be called again."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -123,91 +154,91 @@ class Store:
         if self._file is not None:
             self._file.close()
 
-    def add(self, work: Work, most: int | None = None) -> bool:
-        """Keep a new work; False where its owner has ``most`` works already."""
-        row = dataclasses.asdict(work) | {"opening": _opening(work.prompt)}
-        rows = [_text_row(work.id, text) for text in work.texts]
-        del row["texts"]
-        if most is not None and self.count(work.owner) >= most:
+    @_raises_storage_error
+    def add(self, work: StoredWork, limit: int | None = None) -> bool:
+        """Store a new work; False where its owner has ``limit`` works already."""
+        if limit is not None and self.count(work.owner) >= limit:
             return False
         with self._engine.begin() as connection:
-            connection.execute(works.insert(), row)
-            connection.execute(texts.insert(), rows)
+            connection.execute(works.insert(), rows.work_row(work))
+            connection.execute(texts.insert(), [rows.text_row(work.id, text) for text in work.texts])
         return True
 
-    def get(self, id: str) -> Work | None:
-        """A work with its texts' positions, but not what they say."""
+    @_raises_storage_error
+    def get(self, id: str) -> StoredWork | None:
+        """A work and its texts without their pieces. A damaged row is read as far as it can be (``damage``)."""
         with self._engine.connect() as connection:
-            row = connection.execute(sa.select(*_WORK).where(works.c.id == id)).mappings().first()
+            row = connection.execute(sa.select(*rows.raw(works, "opening")).where(works.c.id == id)).mappings().first()
             if row is None:
                 return None
-            rows = connection.execute(texts.select().where(texts.c.work == id).order_by(texts.c.place)).mappings()
-            return Work(**row, texts=[_text(r) for r in rows])
+            query = sa.select(*rows.raw(texts)).where(texts.c.work == id).order_by(texts.c.place)
+            return rows.read_work(row, connection.execute(query).mappings().all())
 
+    @_raises_storage_error
     def unfinished(self) -> list[str]:
-        """Ids of the works that are to be written on, oldest first."""
+        """Ids of the queued works, oldest first."""
         with self._engine.connect() as connection:
             query = sa.select(works.c.id).where(works.c.state == "queued").order_by(works.c.created, works.c.id)
-            return list(connection.scalars(query))
+            return [id for id in connection.scalars(query) if isinstance(id, str)]
 
+    @_raises_storage_error
     def count(self, owner: str) -> int:
-        """How many works somebody has."""
+        """How many works an owner has."""
         with self._engine.connect() as connection:
             query = sa.select(sa.func.count()).select_from(works).where(works.c.owner == owner)
             return connection.scalar(query) or 0
 
-    def page(self, owner: str, before: tuple[float, str] | None, limit: int) -> list[Summary]:
-        """Somebody's works, newest first, of those made before that time, or then with a smaller id."""
-        order = sa.tuple_(works.c.created, works.c.id)
-        query = sa.select(*_SUMMARY).where(works.c.owner == owner).order_by(works.c.created.desc(), works.c.id.desc())
+    @_raises_storage_error
+    def page(self, owner: str, before: tuple[float, str] | None, limit: int) -> list[StoredSummary]:
+        """An owner's works, newest first; with ``before`` those created before that time, or then with a smaller id."""
+        columns = [c.label("prompt") if c.name == "opening" else c for c in rows.raw(works, "prompt", "parameters")]
+        query = sa.select(*columns).where(works.c.owner == owner).order_by(works.c.created.desc(), works.c.id.desc())
         if before is not None:
-            query = query.where(order < sa.tuple_(*before))
+            query = query.where(sa.tuple_(works.c.created, works.c.id) < sa.tuple_(*before))
         counts = sa.select(sa.func.sum(texts.c.tokens), sa.func.sum(texts.c.chars))
         with self._engine.connect() as connection:
             found = []
             for row in connection.execute(query.limit(limit)).mappings().all():
                 tokens, chars = connection.execute(counts.where(texts.c.work == row["id"])).one()
-                found.append(Summary(Work(**row, parameters={}), tokens or 0, chars or 0, _tail(connection, row["id"])))
+                tail = _tail(connection, row["id"])
+                found.append(StoredSummary(rows.read_work(row, None), int(tokens or 0), int(chars or 0), tail))
             return found
 
-    def save(self, changes: Iterable[tuple[str, State, Any, Sequence[tuple[Text, Sequence[Piece]]]]]) -> None:
-        """Of several works the state, the error, and what was written of their texts since the last time."""
+    @_raises_storage_error
+    def save(self, changes: Iterable[WorkChange]) -> None:
+        """Commit the changes of several works in one transaction. Works deleted in between are left out."""
         now = time.time()
-        if self._lock is not None:  # whoever ended its connection let another process in, perhaps
-            self.check()
+        if self._lock is not None:  # if the connection was closed, another process may own the database
+            self._check()
         with self._engine.begin() as connection:
-            for id, state, error, changed in changes:
-                kept = "queued" if state == "running" else state
-                known = works.update().where(works.c.id == id).values(state=kept, error=error, updated=now)
-                if not connection.execute(known).rowcount:  # deleted meanwhile
+            for change in changes:
+                state = "queued" if change.state == "running" else change.state
+                row = works.update().where(works.c.id == change.id).values(state=state, error=change.error, updated=now)
+                if not connection.execute(row).rowcount:
                     continue
-                for text, new in changed:
-                    row = _text_row(id, text)
-                    del row["work"], row["prompt_ids"]
-                    where = (texts.c.work == id) & (texts.c.place == text.place)
-                    connection.execute(texts.update().where(where).values(row))
-                    if new:  # a commit that was thought to have failed may be there
-                        again = (
-                            (pieces.c.work == id) & (pieces.c.place == text.place) & (pieces.c.token >= new[0].token)
-                        )
-                        connection.execute(pieces.delete().where(again))
-                        connection.execute(pieces.insert(), _piece_row(id, text.place, new))
+                for text, new in change.texts:
+                    values = rows.text_row(change.id, text)
+                    del values["work"], values["prompt_ids"]
+                    where = (texts.c.work == change.id) & (texts.c.place == text.place)
+                    connection.execute(texts.update().where(where).values(values))
+                    if new:  # an earlier commit of them may have succeeded after its timeout
+                        where = (pieces.c.work == change.id) & (pieces.c.place == text.place)
+                        connection.execute(pieces.delete().where(where & (pieces.c.token >= new[0].token)))
+                        connection.execute(pieces.insert(), rows.piece_row(change.id, text.place, new))
 
-    def read(self, id: str, place: int, token: int = 0, most: int | None = None) -> list[Piece]:
-        """A text's pieces from the one that holds a token on, at most so many."""
+    @_raises_storage_error
+    def read(self, id: str, place: int, token: int = 0, limit: int | None = None) -> list[TextPiece]:
+        """At most ``limit`` pieces of a text, from the one that holds a token on."""
         at = (pieces.c.work == id) & (pieces.c.place == place)
-        begin = sa.select(sa.func.max(pieces.c.token)).where(at & (pieces.c.token <= token)).scalar_subquery()
-        query = (
-            pieces.select()
-            .where(at & (pieces.c.token >= sa.func.coalesce(begin, 0)))
-            .order_by(pieces.c.token)
-            .limit(most)
-        )
+        first = sa.select(sa.func.max(pieces.c.token)).where(at & (pieces.c.token <= token)).scalar_subquery()
+        query = sa.select(*rows.raw(pieces)).where(at & (pieces.c.token >= sa.func.coalesce(first, 0)))
         with self._engine.connect() as connection:
-            return [Piece(r.token, r.char, _ids(r.token_ids), r.text) for r in connection.execute(query)]
+            found = connection.execute(query.order_by(pieces.c.token).limit(limit)).mappings()
+            return [rows.read_piece(row) for row in found]
 
+    @_raises_storage_error
     def delete(self, id: str) -> None:
-        """Forget a work; nothing happens where there is none."""
+        """Delete a work; an unknown id does nothing."""
         with self._engine.begin() as connection:
             for table in (pieces, texts):
                 connection.execute(table.delete().where(table.c.work == id))
@@ -225,42 +256,38 @@ def _url(database: str | None) -> URL:
     return URL.create("sqlite", database=str(Path(database).expanduser()))
 
 
+def _read_only(url: URL) -> sa.Engine | None:
+    """An engine that cannot change an SQLite file; None where there is no such file yet."""
+    path = Path(url.database or "").absolute()
+    if not path.is_file() or not path.stat().st_size:
+        return None
+    return sa.create_engine(
+        URL.create("sqlite", database=f"file:{quote(str(path))}", query={"mode": "ro", "uri": "true"})
+    )
+
+
 def _configure(connection: Any, _: object) -> None:
+    connection.text_factory = lambda data: data.decode("utf-8", "replace")  # damaged text must not hide other rows
     cursor = connection.cursor()
     for setting in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {setting}")
     cursor.close()
 
 
-def _opening(prompt: str | list[str]) -> str | list[str]:
-    return prompt[:_TAIL] if isinstance(prompt, str) else [p[:_TAIL] for p in prompt]
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parents[1] / "migrations").replace("%", "%%"))
+    return config
+
+
+def _first_line(error: Exception) -> str:
+    said = getattr(error, "orig", None) or getattr(error, "strerror", None) or error
+    return (str(said).splitlines() or [type(error).__name__])[0]
 
 
 def _tail(connection: sa.Connection, id: str) -> str:
     """The end of a work's first text."""
     where = (pieces.c.work == id) & (pieces.c.place == 0)
     query = sa.select(pieces.c.text).where(where).order_by(pieces.c.token.desc()).limit(_TAIL)
-    return "".join(reversed(list(connection.scalars(query))))[-_TAIL:]
-
-
-def _bytes(ids: Sequence[int]) -> bytes:
-    return array("I", ids).tobytes()
-
-
-def _ids(data: bytes) -> tuple[int, ...]:
-    return tuple(array("I", data))
-
-
-def _text_row(id: str, text: Text) -> dict[str, Any]:
-    return dataclasses.asdict(text) | {"work": id, "prompt_ids": _bytes(text.prompt_ids)}
-
-
-def _text(row: sa.RowMapping) -> Text:
-    return Text(**{k: v for k, v in row.items() if k != "work"} | {"prompt_ids": _ids(row["prompt_ids"])})
-
-
-def _piece_row(id: str, place: int, new: Sequence[Piece]) -> dict[str, Any]:
-    """Pieces that follow one another, as one."""
-    ids = _bytes([i for piece in new for i in piece.token_ids])
-    text = "".join(piece.text for piece in new)
-    return {"work": id, "place": place, "token": new[0].token, "char": new[0].char, "token_ids": ids, "text": text}
+    said = [text for text in connection.scalars(query) if isinstance(text, str)]
+    return "".join(reversed(said))[-_TAIL:]

@@ -1,4 +1,4 @@
-"""The tables. Whoever changes them writes a migration, too (``migrations/versions``); a test holds the two together."""
+"""The tables. A change here needs a migration in ``migrations/versions``; a test compares the two."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ works = Table(
     "works",
     schema,
     Column("id", String(40), primary_key=True),
-    Column("owner", String(255), nullable=False),  # name of the API key that made it
+    Column("owner", String(255), nullable=False),  # name of the API key that created it
     Column("model", String(255), nullable=False),
-    Column("network", String(255), nullable=False),  # what must be the same for it to go on as it began
+    Column("network", String(255), nullable=False),  # properties of the model that must be the same to continue
     Column("state", String(16), nullable=False),  # queued (which includes running), paused, finished, failed
-    Column("error", JSON(none_as_null=True)),  # why it failed
+    Column("error", JSON(none_as_null=True)),  # why it failed or was paused
     Column("created", Float, nullable=False),  # seconds since 1970
     Column("updated", Float, nullable=False),
     Column("prompt", JSON, nullable=False),  # a text, or a list of texts
-    Column("opening", JSON, nullable=False),  # the beginning of it, or of each, for lists
-    Column("parameters", JSON, nullable=False),
+    Column("opening", JSON, nullable=False),  # the beginning of the prompt, or of each, for lists of works
+    Column("parameters", JSON, nullable=False),  # a WorkSpec, which has a version of its own
     Column("metadata", JSON, nullable=False),  # the client's own
     Index("works_of_an_owner", "owner", "created", "id"),
     Index("works_by_state", "state", "created"),
@@ -43,9 +43,9 @@ texts = Table(
     schema,
     Column("work", String(40), ForeignKey("works.id", ondelete="CASCADE"), primary_key=True),
     Column("place", Integer, primary_key=True, autoincrement=False),
-    Column("prompt_ids", LargeBinary, nullable=False),
+    Column("prompt_ids", LargeBinary, nullable=False),  # 32 bits each, little-endian
     Column("sample", Integer, nullable=False),
-    Column("most", BigInteger),  # tokens to write; NULL: without end
+    Column("most", BigInteger),  # tokens to write; NULL: no limit
     Column("tokens", BigInteger, nullable=False),  # written so far
     Column("chars", BigInteger, nullable=False),
     Column("finish_reason", String(16)),
