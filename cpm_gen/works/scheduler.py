@@ -245,7 +245,7 @@ class WorkScheduler:
         llm, spec, current = self._service.require(), live.spec, text.current
         if spec is None:
             raise live.problem or UnreadableWork("the work cannot be read")
-        written = _tokens(text, pieces, llm.size.vocabulary)
+        written = _written(text, pieces, llm.size.vocabulary)
         try:
             options, window = spec.text(current.max_tokens), spec.window_of(llm.window.limit)
             recompute = spec.decoder == "recompute"
@@ -286,17 +286,17 @@ class WorkScheduler:
             self._cancel(text)
 
 
-def _tokens(text: LiveText, pieces: list[TextPiece], vocabulary: int) -> array[int]:
-    """The stored tokens of a text; raises UnreadableWork where some are missing or none of the vocabulary's."""
-    place, tokens = text.current.place, array("q")
+def _written(text: LiveText, pieces: list[TextPiece], vocabulary: int) -> array[int]:
+    """The stored tokens of a text; raises UnreadableWork where pieces are missing or a token is not in the vocabulary."""
+    current, tokens, chars = text.current, array("q"), 0
     for piece in pieces:
-        if piece.token != len(tokens):
+        if (piece.token, piece.char) != (len(tokens), chars):
             break
         tokens.extend(piece.token_ids)
-    if len(tokens) != text.current.tokens:
-        raise UnreadableWork(
-            f"tokens of text {place} are missing from number {len(tokens)} on", f"texts.{place}.tokens"
-        )
+        chars += len(piece.text)
+    field = f"texts.{current.place}"
+    if (len(tokens), chars) != (current.tokens, current.chars):
+        raise UnreadableWork(f"the stored text {current.place} is incomplete after {len(tokens)} tokens", field)
     if tokens and max(tokens) >= vocabulary:
-        raise UnreadableWork(f"text {place} has token {max(tokens)}, and the vocabulary {vocabulary}", f"texts.{place}")
+        raise UnreadableWork(f"token ids are from 0 to {vocabulary - 1}, not {max(tokens)}", field)
     return tokens
