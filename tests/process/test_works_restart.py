@@ -74,6 +74,34 @@ def test_a_kill_leaves_no_trace(start, tmp_path: Path):
     kills(start, tmp_path / "works.db", 1)
 
 
+def test_a_work_with_an_unknown_field_is_paused_with_the_reason_and_keeps_its_text(start, tmp_path: Path):
+    server = serve(start, tmp_path / "works.db")
+    with server.client() as client:
+        id = create(client, max_new_tokens=3000)["id"]
+        other = create(client, max_new_tokens=None, seed=2)["id"]
+        grown(client, id, 48)
+        grown(client, other, 1)
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    with sqlite3.connect(tmp_path / "works.db") as database:
+        add = "UPDATE works SET parameters = json_set(parameters, '$.mood', 'sad') WHERE id = ?"
+        database.execute(add, [id])
+    database.close()
+    server = serve(start, tmp_path / "works.db")
+    with server.client() as client:
+        work = look(client, id)
+        assert work["state"] == "paused"
+        assert work["error"]["code"] == "unreadable_work" and work["error"]["field"] == "parameters.mood"
+        ((text, ids),) = written(work)
+        assert len(ids) >= 48
+        assert undisturbed(client, max_new_tokens=len(ids)) == [(text, ids)]
+        assert {w["id"]: w["error"] for w in client.get("/works").json()["works"]} == {id: work["error"], other: None}
+        response = client.post(f"/works/{id}/resume")
+        assert (response.status_code, error(response)) == (409, work["error"])
+        grown(client, other, look(client, other)["usage"]["completion_tokens"] + 1)
+    assert "mood: unknown field" in server.log and "Traceback" not in server.log
+
+
 def test_a_paused_work_stays_paused_and_a_followed_one_tells_its_followers_of_the_end(start, tmp_path: Path):
     server = serve(start, tmp_path / "works.db")
     with server.client() as client:

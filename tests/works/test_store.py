@@ -204,6 +204,23 @@ def test_a_database_of_a_newer_program_is_refused(tmp_path: Path):
     Store(str(tmp_path / "works.db")).close()  # it let go
 
 
+@pytest.mark.parametrize("journal", ["wal", "delete"])
+def test_a_newer_database_is_left_as_it_is(tmp_path: Path, journal: str):
+    path = tmp_path / "works.db"
+    store = Store(str(path))
+    store.add(work())
+    store.close()
+    database = sqlite3.connect(path, isolation_level=None)
+    database.execute(f"PRAGMA journal_mode={journal}")
+    database.execute("UPDATE alembic_version SET version_num = '9999'")
+    database.close()
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match=r"newer cpm-gen .*9999"):
+        Store(str(path))
+    assert path.read_bytes() == before
+    assert {p.name for p in tmp_path.iterdir()} <= {"works.db", "works.db.lock", "works.db-wal", "works.db-shm"}
+
+
 def test_migrations_are_one_line():
     config = Config()
     config.set_main_option("script_location", str(Path(cpm_gen.works.__file__).parent / "migrations"))

@@ -17,7 +17,7 @@ State = Literal["queued", "running", "paused", "finished", "failed"]
 
 
 class WorkBody(TextBody):
-    """A long text, or several, to be written whether somebody waits for it or not."""
+    """A durable text, or several, written whether or not a client is connected."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -86,7 +86,7 @@ class WorkHead(BaseModel):
     id: str
     model: str
     state: State
-    error: ErrorDetail | None = Field(description="why it failed, or what a queued work waits for")
+    error: ErrorDetail | None = Field(description="why it failed, cannot be read (paused), or waits (queued)")
     created: float
     updated: float
     prompt: str | list[str]
@@ -96,7 +96,9 @@ class WorkHead(BaseModel):
 class WorkAnswer(WorkHead):
     """A work. ``event_id`` is where its texts end here: as Last-Event-ID it asks ``/events`` for what comes after."""
 
-    parameters: dict[str, Any] = Field(description="the body as it was taken, with the seed and the window")
+    parameters: dict[str, Any] = Field(
+        description="as stored: the body with the seed, the decoder and the window in use"
+    )
     choices: list[WorkChoice]
     usage: Usage
     event_id: str

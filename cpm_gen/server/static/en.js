@@ -100,6 +100,7 @@ export const en = {
   "error.engine_stuck": "The model is stuck.",
   "error.timeout": "Time was up; the service is busy.",
   "error.too_many_works": "The service holds too many works: delete some under “Works”.",
+  "error.unreadable_work": "This version cannot read the work; its text is still here.",
   "error.wrong_state": "The work’s state has changed meanwhile; try again.",
   "error.not_found": "The service does not have this work any more. The text is still here; Write makes a new work of it.",
   "error.body_too_large": "The text is larger than the service takes.",

@@ -153,7 +153,7 @@ export class Writing {
         if (state === "deleted") return; // the connection ends, and the next one gets 404
         work.state = state;
         if (this.state !== "stopping" && !RESTING.includes(state)) this.setState(state); // else shown with its last tokens
-        if (state === "failed" && error) desk.on.refused(new Refusal(500, error, null), null);
+        if (RESTING.includes(state) && error) desk.on.refused(new Refusal(500, error, null), null);
       },
       token: (data, id) => {
         work.tokens += data.token_ids.length;

@@ -100,6 +100,7 @@ export const zh = {
   "error.engine_stuck": "模型卡住了。",
   "error.timeout": "等得太久了，服务很忙。",
   "error.too_many_works": "服务里的作品太多了：请在“作品”中删去一些。",
+  "error.unreadable_work": "这个版本读不懂这部作品；文字仍在。",
   "error.wrong_state": "这部作品的状态变了，请再试一次。",
   "error.not_found": "这部作品已不在服务里。正文还在，再写就是一部新作品。",
   "error.body_too_large": "正文太大，服务不收。",
