@@ -28,7 +28,7 @@ class ModelSize:
         return (self.vocabulary + self.positions) * h + self.layers * (12 * h * h + 13 * h) + 2 * h
 
 
-def _size(content: Any, path: Path) -> ModelSize:
+def parse_size(content: Any, path: Path) -> ModelSize:
     names = [f.name for f in dataclasses.fields(ModelSize)]
     if not isinstance(content, dict) or set(content) != set(names) or any(type(v) is not int for v in content.values()):
         raise ConfigError(f"{path}: 'size' must hold whole numbers for {', '.join(names)}")
@@ -37,7 +37,7 @@ def _size(content: Any, path: Path) -> ModelSize:
 
 def read_size(path: Path) -> ModelSize:
     """The sizes in a model-size file such as ``configs/cpm-medium.yaml``."""
-    return _size(read_yaml(path).get("size"), path)
+    return parse_size(read_yaml(path).get("size"), path)
 
 
 KNOWN_SIZES = ("cpm-large.yaml", "cpm-medium.yaml", "cpm-distill.yaml")

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from cpm_gen.config.explain import unknown_setting
 from cpm_gen.config.fields import declared
 from cpm_gen.config.files import read_yaml
-from cpm_gen.config.model_sizes import _size
+from cpm_gen.config.model_sizes import parse_size
 from cpm_gen.config.options import ModelOptions, SamplingParams, TextOptions
 from cpm_gen.config.serve_options import ServeOptions
 from cpm_gen.config.words import from_words
@@ -76,7 +76,7 @@ def resolve(
     for path in files:
         for name, value in read_yaml(path).items():
             if name == "size":  # what a model-size file describes; see read_size
-                size = _size(value, path)
+                size = parse_size(value, path)
                 put("heads", size.heads, str(path), str(path))
                 put("hidden", size.hidden, str(path), str(path))
             else:
