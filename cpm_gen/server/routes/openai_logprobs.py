@@ -98,7 +98,8 @@ def surface(service: Service, body: CompletionBody) -> Callable[[int], str]:
 async def prompt_pieces(service: Service, job: Job, body: CompletionBody) -> list[CompletionPiece]:
     """The prompt of each of the job's texts, for ``echo``.
 
-    A text is shown as it was given, but with logprobs as the texts of its tokens joined; so are token ids. Raises ServiceError.
+    A prompt given as text is repeated unchanged. With logprobs, and for token ids, it is the joined text of its tokens, so that the
+    offsets match. Raises ServiceError.
     """
     read = surface(service, body)
     most = service.options.max_text_tokens
