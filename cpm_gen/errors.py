@@ -1,11 +1,11 @@
-"""Everything cpm-gen raises for a user's mistake or a broken world.
+"""The errors that cpm-gen raises for a user's mistake, damaged files, or ranks that fail.
 
 ::
 
     CpmGenError
     ├── ConfigError       a setting: flag, environment variable, YAML key or keyword argument
-    ├── InputError        a text or token ids that cannot be used, or a file that cannot be read or written
-    ├── TokenizerError    vocabulary files: missing, damaged, or not the model's
+    ├── InputError        a text, token ids or a file given by the user that cannot be used
+    ├── TokenizerError    vocabulary files: missing, damaged, or of another model
     ├── CheckpointError   a checkpoint: missing, damaged, inconsistent, or impossible at this degree
     ├── NumericsError     the network gave NaN: a damaged checkpoint, or fp16 overflowing
     └── RankError         a tensor-parallel rank died or could not be started
@@ -16,7 +16,7 @@ Each message names what was wrong, where, and what would be right. The command l
 
 
 class CpmGenError(Exception):
-    """Root of the tree."""
+    """Base class of all errors."""
 
     exit_status = 2
 
@@ -34,11 +34,11 @@ class TokenizerError(CpmGenError):
 
 
 class CheckpointError(CpmGenError):
-    """A checkpoint is missing, damaged, inconsistent or cannot be cut as asked."""
+    """A checkpoint is missing, damaged or inconsistent, or cannot be cut for the number of ranks asked for."""
 
 
 class NumericsError(CpmGenError):
-    """Logits are not numbers."""
+    """Logits are NaN or infinite."""
 
     exit_status = 1
 

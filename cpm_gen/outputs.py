@@ -1,4 +1,4 @@
-"""What a generation gives back."""
+"""The results of a generation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cpm_gen.sampling.logprobs import Likelihood
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds from the call to the first token, and tokens per second after it (None for a single token)."""
+    """Seconds from the call to the first token (TTFT), and tokens per second after it; None without a second token."""
 
     first_token: float | None
     tokens_per_second: float | None
@@ -20,10 +20,10 @@ class Timing:
 class Completion:
     """One finished sample.
 
-    text: what was written, without the prompt and without the stop string that ended it.
-    token_ids: every token written, those of the stop string included.
+    text: without the prompt and without the stop string that ended it.
+    token_ids: every generated token, those of the stop string included.
     finish_reason: "length", "stop" (a stop string or ``<eod>``) or "cancelled".
-    window_slides: how often the window moved.
+    seed, index: those that reproduce it. window_slides: how often the window moved.
     """
 
     text: str
@@ -38,14 +38,13 @@ class Completion:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of a text being written; the ``text`` of all chunks of one sample join to its Completion's.
+    """The new part of a sample after a step; the ``text`` of all its chunks together is its Completion's.
 
-    prompt, index: which prompt and which of its samples; place: which of all texts that were begun together.
-    window_start: where the window stands now, in tokens from the prompt's beginning.
-    slides: how often it moved.
-    text_start: how many characters of what was written the window does not show any more.
-    likelihoods: of each of the token_ids, where the request asked for them.
-    finish_reason, completion: set on the last chunk; of a text that went on after an earlier run there is no completion.
+    prompt, index: indices of the prompt and of its sample. place: index among all samples that were begun together.
+    window_start: where the window begins, in tokens from the prompt's beginning. slides: how often it moved.
+    text_start: number of generated characters before the window.
+    likelihoods: of each of the token_ids, if the request asked for them.
+    finish_reason, completion: set on the last chunk; a text that continues an earlier run has no completion.
     """
 
     text: str

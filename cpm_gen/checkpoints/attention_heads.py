@@ -1,4 +1,4 @@
-"""How many attention heads a checkpoint has: the one size that its tensors do not tell."""
+"""The number of attention heads of a checkpoint, the one size that its tensors do not determine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from cpm_gen.errors import CheckpointError
 
 
 def resolve_heads(checkpoint: Checkpoint, given: int | None) -> int:
-    """The number of heads: as given, from ``config.json`` beside the checkpoint, or of the CPM-1 of that hidden size."""
+    """The number of heads: as given, from the checkpoint's ``config.json``, or of the CPM-1 of that hidden size.
+
+    Raises CheckpointError if none of these is known, or the heads do not divide the hidden size.
+    """
     heads = given if given is not None else known_or_configured_heads(checkpoint)
     if heads is None:
         raise CheckpointError(
@@ -25,7 +28,7 @@ def resolve_heads(checkpoint: Checkpoint, given: int | None) -> int:
 
 
 def known_or_configured_heads(checkpoint: Checkpoint) -> int | None:
-    """The number of heads where ``config.json`` or the hidden size tells it."""
+    """The number of heads by ``config.json`` or by the hidden size; None if neither determines it."""
     configured = _configured_heads(checkpoint.folder)
     return configured if configured is not None else known_heads(checkpoint.hidden)
 

@@ -1,4 +1,4 @@
-"""What a checkpoint is, in numbers: for ``cpm-gen inspect``."""
+"""The description of a checkpoint that ``cpm-gen inspect`` prints."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ DEGREES = (1, 2, 4, 8)
 def describe(checkpoint: Checkpoint, heads: int | None = None) -> dict[str, Any]:
     """Sizes, degree, dtype, parameters, iteration, and bytes needed per rank at several degrees.
 
-    ``memory`` counts this rank's weights and one window of keys and values, in float32 and in a 16-bit format; None where the
-    checkpoint cannot be cut so. Raises CheckpointError where replicated tensors differ or ``heads`` cannot be.
+    ``memory`` counts one rank's weights and one window of KV cache, in float32 and in a 16-bit format; None for a degree at which
+    the checkpoint cannot be cut. Raises CheckpointError if replicated tensors differ or ``heads`` is impossible.
     """
     verify_replicas(checkpoint)
     if heads is not None or known_or_configured_heads(checkpoint) is not None:
@@ -52,7 +52,7 @@ def describe(checkpoint: Checkpoint, heads: int | None = None) -> dict[str, Any]
 
 
 def to_text(description: dict[str, Any]) -> str:
-    """The same for a person."""
+    """A description as a table for a terminal."""
     d = description
     heads = d["heads"] if d["heads"] is not None else "not known; give --heads"
     rows = [

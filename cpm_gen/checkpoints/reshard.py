@@ -1,8 +1,8 @@
-"""A checkpoint at one degree, written anew for another, on disk (original: ``change_mp.py``).
+"""Write a Megatron checkpoint for another degree, on disk (original: ``change_mp.py``).
 
-One output shard is in memory at a time; every tensor gets compact storage of its own; what DeepSpeed keeps beside the
-network goes along from the source rank that the target rank begins in. The result is read back and compared bit for bit
-before it takes its name, so a target folder is either whole or not there.
+One output shard is in memory at a time, and every tensor gets compact storage of its own. What DeepSpeed stores besides the
+network is copied from the source rank in which the target rank's slices begin. The result is written under a temporary name, read
+back and compared bit for bit, and then renamed: a target folder is complete or absent.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from cpm_gen.checkpoints.formats.megatron import TRACKER, Shard, open_shards, sh
 from cpm_gen.checkpoints.formats.torch_file import TensorRef
 from cpm_gen.errors import CheckpointError, InputError
 
-_COMPANIONS = ("config.json", "chinese_vocab.model", "vocab.json")  # small files that belong to the checkpoint
+_COMPANIONS = ("config.json", "chinese_vocab.model", "vocab.json")  # small files that are copied with a checkpoint
 
 Progress = Callable[[str, int, int], None]
 
 
 def default_target(source: Path, degree: int) -> Path:
-    """Where the original puts its result: ``/path/to/CPM`` at 4 goes to ``/path/to/CPM_MP4``."""
+    """The target that the original script uses: for ``/path/to/CPM`` at degree 4, ``/path/to/CPM_MP4``."""
     source = source.resolve() if source.name in ("", ".", "..") else source
     if not source.name:
         raise InputError(f"{source}: give --output, there is no folder beside the root")
@@ -48,8 +48,8 @@ def reshard(
 ) -> Path:
     """Write the checkpoint in ``source`` for ``degree`` ranks; returns the folder written.
 
-    progress is called with (what, tensors done, tensors in all). Raises CheckpointError for a damaged source or an
-    impossible degree, InputError where the target exists (unless ``force``) or the disk is full. Peak memory: one output shard.
+    progress: called with (phase, tensors done, tensors in all). Raises CheckpointError for a damaged source or an impossible
+    degree, InputError if the target exists (unless ``force``) or the disk is full. Peak memory: one output shard.
     """
     opened = open_shards(source)
     checkpoint = opened.checkpoint
@@ -105,7 +105,7 @@ def _write(checkpoint: Checkpoint, shards: list[Shard], degree: int, work: Path,
         with (directory / shard_name(rank)).open("wb") as file:
             try:
                 torch.save(content, file)
-            except RuntimeError as error:  # torch's writer hides the system's error
+            except RuntimeError as error:  # torch's writer hides the system's error message
                 raise InputError(f"{file.name}: could not be written ({str(error).splitlines()[0]})") from None
             file.flush()
             os.fsync(file.fileno())
@@ -120,7 +120,7 @@ def _write(checkpoint: Checkpoint, shards: list[Shard], degree: int, work: Path,
 
 
 def _with(value: Any, fresh: dict[int, Tensor]) -> Any:
-    """``value`` with the network's tensors replaced; its nesting, key order and types stay as they are."""
+    """``value`` with the network's tensors replaced; nesting, key order and types are kept."""
     if isinstance(value, TensorRef):
         return fresh.get(id(value), value)
     if isinstance(value, dict):
@@ -152,7 +152,7 @@ def _check_space(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def _replace(work: Path, target: Path) -> None:
-    """Give ``work`` the name ``target``; what had it before (--force was given) goes only after that."""
+    """Rename ``work`` to ``target``; what had that name before (with --force) is removed only after that."""
     if not os.path.lexists(target):
         work.rename(target)
         return
@@ -161,7 +161,7 @@ def _replace(work: Path, target: Path) -> None:
     try:
         target.rename(old)
         work.rename(target)
-    except BaseException:  # Ctrl-C too
+    except BaseException:  # includes Ctrl-C
         if os.path.lexists(old) and not os.path.lexists(target):
             old.rename(target)
         raise

@@ -1,9 +1,9 @@
-"""THE table: how each tensor of a CPM checkpoint is cut over tensor-parallel ranks, and the arithmetic of cutting.
+"""How each tensor of a CPM checkpoint is cut over tensor-parallel ranks, and the arithmetic of cutting.
 
-Everything that splits, merges, loads or verifies reads :data:`TABLE`; no other place knows a tensor's partition.
+Everything that splits, loads or verifies tensors uses :data:`TABLE`; no other module knows how a tensor is cut.
 
 With degree ``p`` and hidden size ``h``, a rank holds of ``query_key_value.weight`` ``[3h, h]`` the rows ``[q_r; k_r; v_r]``: q, k and v
-are cut *each*, so the tensor is ``blocks=3`` stacked matrices cut alike.
+are cut separately, so the tensor is ``blocks=3`` stacked matrices cut alike.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def rank_shape(cut: Cut, shape: tuple[int, ...], degree: int) -> tuple[int, ...]
 
 @dataclass(frozen=True)
 class Piece:
-    """A run along the cut dimension, to be copied from one source rank into the target's tensor."""
+    """A contiguous range along the cut dimension, copied from one source rank's tensor into the target rank's."""
 
     source: int
     source_start: int
@@ -98,9 +98,9 @@ class Piece:
 
 
 def pieces(cut: Cut, size: int, source_degree: int, target_degree: int, rank: int) -> list[Piece]:
-    """What target ``rank`` takes from which source rank, for a dimension whose whole size is ``size``.
+    """The ranges that make up the slice of target ``rank``, for a dimension whose whole size is ``size``.
 
-    Works for any pair of degrees that divide. A copied tensor has no pieces: take it from any source.
+    Both degrees must divide the size; they need not divide each other. Not for copied tensors, which any source rank has whole.
     """
     assert cut.dim is not None
     block = size // cut.blocks
@@ -117,7 +117,7 @@ def pieces(cut: Cut, size: int, source_degree: int, target_degree: int, rank: in
 
 
 def split(cut: Cut, whole: Tensor, degree: int) -> list[Tensor]:
-    """The parts that ``degree`` ranks hold of ``whole``, each in compact storage of its own."""
+    """The slices of ``whole`` that ``degree`` ranks hold, each in compact storage of its own."""
     if cut.dim is None:
         return [whole.clone() for _ in range(degree)]
     return [
@@ -142,7 +142,7 @@ def possible_degrees(*, vocabulary: int, heads: int | None, hidden: int) -> list
 
 
 def check_degree(degree: int, *, vocabulary: int, heads: int | None, hidden: int, where: str) -> None:
-    """Raise CheckpointError, listing what is possible, where ``degree`` does not divide the sizes."""
+    """Raise CheckpointError, with the possible degrees, if ``degree`` does not divide the sizes."""
     allowed = possible_degrees(vocabulary=vocabulary, heads=heads, hidden=hidden)
     if degree not in allowed:
         sizes = f"vocabulary {vocabulary}" + (f", {heads} heads" if heads else "") + f", hidden {hidden}"

@@ -1,4 +1,4 @@
-"""One generation: what was asked (frozen) and how far it is (mutable)."""
+"""One generation: its request (frozen) and its progress (mutable)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ FinishReason = Literal["length", "stop", "cancelled"]
 
 @dataclass(frozen=True)
 class Request:
-    """Everything that determines the tokens of one sample: two equal requests write the same tokens.
+    """Everything that determines the tokens of one sample: equal requests give equal tokens.
 
     prompt: token ids, at least one.
     ends: ids after which the window may begin; None for any.
     max_new_tokens: None for unlimited.
-    stop_ids: ids that end the text (``<eod>``, where asked for); banned before ``params.min_new_tokens``.
-    written: tokens of this very request that an earlier run wrote, in an array where they may be millions; it goes on after
-        them as if it had never ended, past a stop id among them, too.
-    recompute: run the whole context for every token, whatever the engine does for others.
-    logprobs: keep each token's log-probability, and those of so many best ones; None keeps nothing.
+    stop_ids: ids that end the text, such as ``<eod>``; banned before ``params.min_new_tokens``.
+    written: tokens of the same request that an earlier run generated, an array if there may be millions. The sequence continues
+        after them as if it had not been interrupted, even if a stop id is among them.
+    recompute: run the whole context for every token, without the KV cache.
+    logprobs: keep each token's log-probability and those of this many best tokens; None keeps nothing.
     """
 
     prompt: tuple[int, ...]
@@ -42,7 +42,7 @@ class Request:
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the prompt, and that something is left to write; raises InputError."""
+        """Check that there is a prompt and a token left to generate; raises InputError."""
         if not self.prompt:
             raise InputError("a prompt needs at least one token")
         if self.written and self.max_new_tokens is not None and len(self.written) >= self.max_new_tokens:
@@ -51,12 +51,12 @@ class Request:
 
 @dataclass
 class Sequence:
-    """A request being worked on.
+    """The state of a request.
 
-    tokens: prompt and text, as 64-bit integers, which numpy takes as they are.
-    start: where the window stands; next_start: where it will move to, once that is known (see :mod:`cpm_gen.engine.window`).
+    tokens: prompt and generated tokens, 64-bit integers that numpy uses without a copy.
+    start: where the window begins. next_start: where it will move to, once known (see :mod:`cpm_gen.engine.window`).
     slides: how often it moved.
-    failure: why no next token could be chosen, if it ended so.
+    failure: the error that ended it, if no next token could be chosen.
     """
 
     request: Request
@@ -64,13 +64,15 @@ class Sequence:
     start: int = field(init=False)
     next_start: int | None = field(init=False)
     slides: int = 0
-    admitted: float | None = None  # when it got its place in the batch, by time.monotonic()
-    likelihoods: list[Likelihood] = field(default_factory=list)  # of the tokens this run wrote, where asked for
+    admitted: float | None = None  # when it joined the batch, by time.monotonic()
+    likelihoods: list[Likelihood] = field(
+        default_factory=list
+    )  # of the tokens of this run, if the request asks for them
     failure: NumericsError | None = None
     finish_reason: FinishReason | None = None
 
     def __post_init__(self) -> None:
-        """Place the window over the prompt, and move it as what was written moved it."""
+        """Place the window at the end of the prompt, then move it as the tokens of an earlier run did."""
         request, window = self.request, self.request.window
         self.tokens = array("q", request.prompt)
         self.tokens.extend(request.written)
@@ -82,29 +84,29 @@ class Sequence:
 
     @property
     def new_tokens(self) -> list[int]:
-        """The tokens written so far."""
+        """The tokens generated so far."""
         return self.tokens[len(self.request.prompt) :].tolist()
 
     @property
     def step(self) -> int:
-        """How many tokens were written: the counter of the next draw."""
+        """Number of generated tokens: the counter of the next random draw."""
         return len(self.tokens) - len(self.request.prompt)
 
     def context(self) -> array[int]:
-        """The tokens that the network sees now."""
+        """The tokens in the window."""
         return self.request.window.context(self.tokens, self.start)
 
     def context_written(self) -> Seq[int]:
-        """Those tokens of the context that were generated."""
+        """The generated tokens among those of the window."""
         prompt, keep = len(self.request.prompt), self.request.window.keep
         return self.tokens[prompt:keep] + self.tokens[max(self.start, keep, prompt) :]
 
     def forbidden(self) -> frozenset[int]:
-        """Ids that must not come next: what would end the text too early."""
+        """Ids that must not come next: they would end the text before its minimum length."""
         return self.request.stop_ids if self.step < self.request.params.min_new_tokens else frozenset()
 
     def append(self, token: int) -> None:
-        """Take the next token: finish, or move the window if the context is full."""
+        """Append the next token; set the finish reason if it ends the text, and move the window if it is full."""
         self.tokens.append(token)
         if token in self.request.stop_ids:
             self.finish_reason = "stop"
@@ -122,12 +124,12 @@ class Sequence:
             self.next_start = window.peek(self.tokens, self.start, ends, looked)
 
     def length(self, start: int) -> int:
-        """How many tokens a window at ``start`` shows of what is written."""
+        """Number of tokens in a window at ``start``."""
         keep = self.request.window.keep
         return min(keep, len(self.tokens)) + max(0, len(self.tokens) - max(start, keep))
 
     def shown(self, start: int, first: int, count: int) -> list[int]:
-        """Tokens ``first .. first + count`` of the context that a window at ``start`` shows."""
+        """Tokens ``first .. first + count`` of the context of a window at ``start``."""
         keep = min(self.request.window.keep, len(self.tokens))
         kept = self.tokens[first : min(keep, first + count)]
         begin = max(start, self.request.window.keep) + max(first, keep) - keep

@@ -1,9 +1,8 @@
 """Which tokens of a history the network sees.
 
-A network with ``P`` positions sees at most ``P`` tokens, a work has any length. The context of a history is
-``tokens[:keep] + tokens[start:]``; ``start`` stays where it is until the context would exceed ``limit`` and then moves by at
-least ``hop``. Everything here is pure: where ``start`` stands depends on the tokens alone, so both decoders, a restarted
-work and every rank agree.
+A network with ``P`` positions sees at most ``P`` tokens; a text may have any length. The context of a history is
+``tokens[:keep] + tokens[start:]``. ``start`` stays until the context would exceed ``limit`` and then moves by at least ``hop``.
+Everything here is pure: ``start`` depends on the tokens alone, so both schedulers, a restarted work and every rank agree.
 
 Example, ``Window(limit=6, hop=3)``::
 
@@ -34,8 +33,8 @@ class Window:
 
     limit: most tokens in a context; the network's positions minus one by default (see :func:`cpm_gen.llm.load`).
     hop: how far ``start`` moves at least when the context is full, in tokens.
-    boundary: where ``start`` may come to rest: any token, after a sentence, or after ``<eod>``.
-    keep: how many tokens from the very beginning always stay.
+    boundary: where ``start`` may be after a move: at any token, after a sentence, or after ``<eod>``.
+    keep: number of tokens from the beginning that always stay.
     """
 
     limit: int
@@ -58,12 +57,10 @@ class Window:
             raise ConfigError(f"window boundary must be one of {', '.join(get_args(Boundary))}, not {self.boundary!r}")
 
     def advance(self, tokens: Sequence[int], start: int, ends: Set[int] | None, length: int | None = None) -> int:
-        """Where ``start`` stands for this history, given where it stood for a prefix of it (``keep`` for none).
+        """``start`` for a history, given ``start`` for a prefix of it (``keep`` for the empty prefix).
 
-        The history is the first ``length`` of ``tokens``, all of them by default.
-
-        ``ends`` are the ids after which ``start`` may come to rest; None means any. A history that is several windows long
-        moves as it would have, had it arrived token by token.
+        length: the history is the first ``length`` of ``tokens``; all of them by default. ends: ids after which ``start`` may be;
+        None: any. A history several windows long gives the same result as one that grows token by token.
         """
         length = len(tokens) if length is None else length
         excess = self.keep + length - start - self.limit
@@ -74,7 +71,7 @@ class Window:
         return start
 
     def moves(self, tokens: Sequence[int], start: int, ends: Set[int] | None, length: int) -> Iterator[int]:
-        """All the places a window at ``start`` moves to until it shows the first ``length`` tokens; each token is looked at once."""
+        """Successive values of ``start`` until the window shows the first ``length`` tokens; each token is examined once."""
         looked = 0
         while self.overflows(length, start):
             found = self.peek(tokens, start, ends, looked)
@@ -87,15 +84,15 @@ class Window:
         return self.keep + length - start > self.limit
 
     def peek(self, tokens: Sequence[int], start: int, ends: Set[int] | None, looked: int = 0) -> int | None:
-        """Where ``start`` will move to, as soon as the tokens tell; None while they do not.
+        """The next value of ``start``, or None if the tokens do not determine it yet.
 
-        Known from the beginning with boundary "token", otherwise when the first boundary in reach has been written. Positions up
-        to ``looked`` were looked at before.
+        With boundary "token" it is always known, otherwise once the first boundary in reach has been generated. looked:
+        positions up to here were examined before.
         """
         target = start + self.hop
         if ends is None:
             return target
-        reach = min(len(tokens), start + self.limit - self.keep)  # the last position leaves one token
+        reach = min(len(tokens), start + self.limit - self.keep)  # from the last position, one token is left
         return next((p for p in range(max(target, looked + 1), reach + 1) if tokens[p - 1] in ends), None)
 
     def context(self, tokens: History, start: int) -> History:

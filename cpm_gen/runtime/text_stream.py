@@ -1,4 +1,4 @@
-"""From an engine's tokens to text."""
+"""Turns the tokens of one generation into chunks of text."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from cpm_gen.text.tokenizer import Detokenizer
 
 
 class TextStream:
-    """Turns one generation's tokens into chunks of text, put into ``ready``; ends it at a stop string.
+    """Appends a chunk to ``ready`` for each token of a generation, and ends it at a stop string.
 
-    A request that goes on after tokens ``written`` before is read from its beginning, so that its chunks join to the ``shown``
-    characters given out then. That may be fewer than those tokens say, where a stop ended the text that is passed over now, or
-    more, where its end let out what a stop string might have begun with. Whoever says how many were ``shown`` keeps the text
-    himself: there is no completion at its end, and what is written is not kept here, however much it is.
+    A request that continues an earlier run decodes the tokens ``written`` from the beginning, so that its chunks continue the
+    ``shown`` characters which that run returned. ``shown`` may be fewer characters than those tokens give, if a stop string
+    ended the text there that is ignored now, or more, if the end of the text released the possible beginning of a stop string.
+    With ``shown`` the caller keeps the text: the stream keeps none, and there is no Completion at its end.
 
-    place: the request's place among those that were begun together.
+    generation: the sequence of token ids. place: the request's index among those that were begun together. done: whether the
+    last chunk was appended. token_ends, pieces: what is kept of the text.
     """
 
     def __init__(
@@ -47,10 +48,10 @@ class TextStream:
         self.scanner = StopScanner(stop)
         self.minimum = request.params.min_new_tokens
         self.pieces: list[str] | None = [] if shown is None else None
-        # how many characters were written up to and with each token, from the window's start on
+        # number of characters up to and including each token, for the tokens of the window
         self.token_ends: deque[int] = deque()
-        self._end = 0  # the newest of them
-        self._unseen = 0  # tokens of the text that the window does not show any more
+        self._end = 0  # the last of them
+        self._unseen = 0  # generated tokens before the window
         self._text_start = 0  # their characters
         read = "".join(self._read(token, step) for step, token in enumerate(request.written, 1))
         if self.pieces is not None:
@@ -61,7 +62,7 @@ class TextStream:
         self.generation = engine.add(request)
 
     def advance(self) -> None:
-        """Take the token that the engine just wrote."""
+        """Take the token of the last step."""
         generation = self.generation
         if generation.failure is not None:
             self.done = True
@@ -75,14 +76,14 @@ class TextStream:
         self._put(text, (token,), "stop" if self.scanner.found else generation.finish_reason, now)
 
     def _read(self, token: int, step: int) -> str:
-        """What may be shown after the token that was written at ``step``."""
+        """The text that is certain after the token generated at ``step``."""
         piece = self.detokenizer.push(token)
         self._end += len(piece)
         self.token_ends.append(self._end)
         return self.scanner.push(piece, look=step >= self.minimum)
 
     def cancel(self) -> None:
-        """End the sample where it is."""
+        """End the sample with a last chunk whose finish reason is "cancelled"."""
         self.engine.cancel(self.generation)
         self._put("", (), "cancelled", time.monotonic())
 

@@ -52,7 +52,7 @@ def shard_name(rank: int) -> str:
 
 
 def open_shards(path: str | Path) -> MegatronCheckpoint:
-    """Find the shards under ``path``, read their pickles, and check that they make one network.
+    """Find the shards under ``path``, read their pickles, and verify that they form one network.
 
     Raises CheckpointError, naming file and tensor: nothing found, a shard missing, truncated or damaged, keys missing or
     unexpected, shapes or dtypes that disagree.
@@ -121,13 +121,13 @@ def _read_shard(path: Path) -> Shard:
     under_module = [n for n in anchors if n.startswith("module.")]
     prefix = (under_module or anchors)[0].removesuffix(_WORDS)
     tensors = {n.removeprefix(prefix): t for n, t in flat.items() if n.startswith(prefix)}
-    if not prefix:  # a bare state dict: what DeepSpeed keeps beside the network is not part of it
+    if not prefix:  # a bare state dict: what DeepSpeed stores besides the network is not part of it
         tensors = {n: t for n, t in tensors.items() if n.startswith("transformer.") or "embeddings" in n}
     return Shard(path, saved.content, tensors, saved.notes)
 
 
 def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, TensorRef]]:
-    """Tensors under nested dictionaries, by dotted names."""
+    """Tensors in nested dictionaries, by dotted names."""
     for key, value in tree.items():
         if isinstance(value, TensorRef):
             yield f"{prefix}{key}", value
@@ -212,7 +212,7 @@ def save_checkpoint(folder: Path, state: Mapping[str, Tensor], *, degree: int, i
 
 
 def without_dropped(value: Any) -> Any:
-    """A copy of a shard's content as plain values: tensors read into memory of their own, dropped objects left out."""
+    """A copy of a shard's content as plain values: tensors are read into memory, dropped objects are left out."""
     if isinstance(value, TensorRef):
         return value.view().clone()
     if isinstance(value, np.ndarray):

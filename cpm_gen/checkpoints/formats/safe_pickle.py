@@ -1,7 +1,7 @@
-"""A pickle machine that runs nothing: its globals are a fixed table, everything else becomes an inert :class:`Dropped`.
+"""A pickle reader that executes nothing: its globals are a fixed table, every other global becomes an inert :class:`Dropped`.
 
-A pickle is a program; this reader lets it build plain containers, numbers, strings and numpy arrays of numbers, and hands
-tensors to whoever reads the file. Nothing is ever imported by a name from the file.
+A pickle is a program. This reader lets it build plain containers, numbers, strings and numpy arrays of numbers, and passes tensors
+to the caller's function. It never imports a name from the file.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ STORAGE_DTYPES: dict[str, torch.dtype] = {
     "UntypedStorage": torch.uint8,
 }
 
-_NESTING, _SIZE = 64, 10_000_000  # of containers in a file; no checkpoint comes near
+_NESTING, _SIZE = 64, 10_000_000  # limits on containers in a file, far above those of checkpoints
 
 
 class Dropped:
-    """Stands where an object stood that is not on the list. Takes whatever the pickle does to it and does nothing."""
+    """Replaces an object whose type is not in the table. Accepts every operation of the pickle and does nothing."""
 
     origin = ""
 
@@ -51,7 +51,7 @@ class Dropped:
     def __setitem__(self, _: Any, __: Any) -> None: ...
 
     def __call__(self, *_: Any, **__: Any) -> Dropped:
-        """Calling a dropped object drops the result."""
+        """The result is dropped, too."""
         return self
 
     def append(self, _: Any) -> None:
@@ -65,9 +65,9 @@ class Dropped:
 
 
 class Unpickler(pickle._Unpickler):
-    """A pickle machine whose globals are a fixed table, and which gives state only to what was made to take it.
+    """An unpickler with a fixed table of globals, which sets state only on this module's own types.
 
-    Python's own and not C's: that one takes as much memory as a damaged number asks for.
+    Based on Python's implementation: the one in C allocates as much memory as a damaged length asks for.
     """
 
     stack: list[Any]
@@ -78,7 +78,7 @@ class Unpickler(pickle._Unpickler):
     ) -> None:
         """``persistent`` turns a storage's description into a storage, ``tensor`` makes a tensor over it.
 
-        note: is given the name of every global that is dropped.
+        note: called with the name of every global that is dropped.
         """
         super().__init__(file, encoding="latin1")
         self._persistent = persistent
@@ -86,7 +86,7 @@ class Unpickler(pickle._Unpickler):
         self._table = _globals(tensor, note)
 
     def load(self) -> Any:
-        """The object; raises UnpicklingError (or anything else) where the pickle is damaged or holds itself."""
+        """The object; raises UnpicklingError or another exception if the pickle is damaged or contains itself."""
         content = super().load()
         _measure(content, {})
         return content
@@ -103,7 +103,7 @@ class Unpickler(pickle._Unpickler):
         return self._drop(f"{module}.{name}")
 
     def get_extension(self, code: int) -> None:
-        """A number that stands for a global registered in this process: not looked up."""
+        """An extension code stands for a global that this process registered: it is dropped, not looked up."""
         self.append(self._drop(f"copyreg extension {code}"))
 
     def _drop(self, origin: str) -> type[Dropped]:
@@ -111,7 +111,7 @@ class Unpickler(pickle._Unpickler):
         return type("Dropped", (Dropped,), {"origin": origin})
 
     def load_build(self) -> None:
-        """Functions, classes, dictionaries and TensorRefs keep what they are; a state given to them is ignored."""
+        """Set a state on arrays and number types; ignore it for functions, classes, dictionaries and TensorRefs."""
         state = self.stack.pop()
         if isinstance(self.stack[-1], (Array, NumberType)):
             self.stack[-1].set_state(state)
@@ -120,7 +120,7 @@ class Unpickler(pickle._Unpickler):
 
 
 def _globals(make: MakeTensor, note: Callable[[str], None]) -> Mapping[tuple[str, str], Any]:
-    """The globals that a checkpoint may name. Made anew for each file: no file can alter what the next one sees."""
+    """The globals that a checkpoint may name. A new table for each file: a file cannot change what the next one gets."""
 
     def tensor(storage: Any, first: int, shape: Any, stride: Any, *_: Any) -> Any:
         return make(storage, None, int(first), tuple(shape), tuple(stride))
@@ -148,7 +148,7 @@ def _globals(make: MakeTensor, note: Callable[[str], None]) -> Mapping[tuple[str
             note(f"numpy.dtype {code}")
         return kind
 
-    array = type("Dropped", (Dropped,), {"origin": "numpy.ndarray"})  # names the type; calling it makes no array
+    array = type("Dropped", (Dropped,), {"origin": "numpy.ndarray"})  # names the type; a call returns a Dropped
 
     table: dict[tuple[str, str], Any] = {
         ("collections", "OrderedDict"): collections.OrderedDict,
@@ -162,7 +162,7 @@ def _globals(make: MakeTensor, note: Callable[[str], None]) -> Mapping[tuple[str
     }
     for module in ("builtins", "__builtin__"):
         table |= {(module, t.__name__): t for t in (set, frozenset, complex)}
-        table[module, "bytes"] = lambda: b""  # how protocol 2 writes none; others go through _codecs
+        table[module, "bytes"] = lambda: b""  # protocol 2 writes empty bytes so; others use _codecs
     for dtype in {*STORAGE_DTYPES.values()}:
         table["torch", str(dtype).removeprefix("torch.")] = dtype
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
@@ -174,10 +174,10 @@ def _globals(make: MakeTensor, note: Callable[[str], None]) -> Mapping[tuple[str
 
 
 class NumberType:
-    """numpy's dtype of plain numbers, by its code and byte order.
+    """A numpy dtype of plain numbers, by its code and byte order; ``dtype`` is None for all others.
 
-    ``dtype`` is None for all others: an array of objects would be a pickle inside the pickle. numpy's own class is not used: a
-    pickle can give it flags and fields that numpy trusts.
+    An array of objects would be a pickle inside the pickle. numpy's own class is not used, because a pickle can set flags and
+    fields on it that numpy trusts.
     """
 
     def __init__(self, code: Any) -> None:
@@ -190,7 +190,7 @@ class NumberType:
 
 
 class Array(np.ndarray[Any, Any]):
-    """An empty array that accepts only the state of an array of numbers; given any other, it is as good as dropped."""
+    """An empty array that accepts only the state of an array of numbers; with any other state it counts as dropped."""
 
     filled = False
 
@@ -209,11 +209,11 @@ class Array(np.ndarray[Any, Any]):
 
 
 def _measure(value: Any, seen: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """(nesting, size) of containers, shared ones counted where they stand. Raises UnpicklingError where one holds itself."""
+    """(nesting, size) of containers, shared ones counted each time. Raises UnpicklingError if one contains itself."""
     if not isinstance(value, (dict, list, tuple, set, frozenset)):
         return 0, 1
     if id(value) not in seen:
-        seen[id(value)] = (_NESTING, 0)  # stands while its contents are measured
+        seen[id(value)] = (_NESTING, 0)  # until its contents are measured
         within = [_measure(v, seen) for v in ((*value.keys(), *value.values()) if isinstance(value, dict) else value)]
         seen[id(value)] = (1 + max((n for n, _ in within), default=0), 1 + sum(n for _, n in within))
     nesting, size = seen[id(value)]

@@ -1,8 +1,7 @@
-"""Reads ``torch.save`` files without running anything in them, and without reading the tensors.
+"""Reads ``torch.save`` files without executing anything in them and without reading the tensors.
 
-The pickle inside goes through :mod:`cpm_gen.checkpoints.formats.safe_pickle`; what it dropped is listed in
-the file's notes. A tensor stays where it
-is: a :class:`TensorRef` knows its place in the memory-mapped file and gives a view when asked.
+The pickle is read by :mod:`cpm_gen.checkpoints.formats.safe_pickle`; what that drops is listed in the file's notes. Tensors are
+not read: a :class:`TensorRef` has a tensor's place in the memory-mapped file and returns a view on request.
 
 Both formats are read: zip (torch 1.6 and newer) and the legacy stream.
 """
@@ -36,7 +35,7 @@ _PLAIN = (
 
 @dataclass
 class Storage:
-    """A run of bytes in the file. ``offset`` is filled in once it is known where the run begins."""
+    """A range of bytes in the file. ``offset`` is set once it is known; -1 before."""
 
     dtype: torch.dtype
     count: int  # elements
@@ -44,13 +43,13 @@ class Storage:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the run takes."""
+        """Length in bytes."""
         return self.count * self.dtype.itemsize
 
 
 @dataclass(eq=False)
 class TensorRef:
-    """A tensor in a file: where it lies and how it is laid out."""
+    """A tensor in a file: its storage, offset, shape and stride."""
 
     file: SavedFile = field(repr=False)
     storage: Storage
@@ -66,13 +65,13 @@ class TensorRef:
 
     @property
     def extent(self) -> int:
-        """Elements of the storage that the layout reaches, counted from ``first``."""
+        """Number of elements of the storage that the layout spans, counted from ``first``."""
         if 0 in self.shape:
             return 0
         return 1 + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
 
     def view(self) -> Tensor:
-        """The tensor over the mapped file; reading it reads the disk. Raises CheckpointError if it lies outside the file."""
+        """The tensor over the mapped file; reading it reads the disk. Raises CheckpointError if it is outside the file."""
         numbers = (*self.shape, *self.stride, self.first)
         sound = all(isinstance(n, int) and 0 <= n < 2**63 for n in numbers) and len(self.shape) == len(self.stride)
         available = self.storage.nbytes // self.dtype.itemsize
@@ -87,7 +86,7 @@ class TensorRef:
         return flat.as_strided(self.shape, self.stride)
 
     def release(self) -> None:
-        """Give the pages back that :meth:`view` read into memory; the view stays valid and would read them again."""
+        """Release the pages that reading the view loaded. The view stays valid; reading it loads them again."""
         begin = self.storage.offset + self.first * self.dtype.itemsize
         self.file.release(begin, self.extent * self.dtype.itemsize)
 
@@ -95,9 +94,8 @@ class TensorRef:
 class SavedFile:
     """One file written by ``torch.save``.
 
-    content: the object that was saved, tensors as TensorRef.
-    notes: names of the globals that were dropped.
-    Raises CheckpointError where the file is not such a file, is cut short or damaged.
+    content: the saved object, tensors as TensorRef. notes: names of the globals that were dropped. Raises CheckpointError if the
+    file is not such a file, or is truncated or damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -119,20 +117,20 @@ class SavedFile:
             raise CheckpointError(f"{path}: not a readable checkpoint file, damaged or truncated ({what})") from None
 
     def note(self, origin: str) -> None:
-        """Remember the name of something dropped, fit for a terminal."""
+        """Record the name of a dropped global, escaped for a terminal."""
         origin = origin[:200] if origin.isprintable() else ascii(origin[:200])
         if origin not in self.notes:
             self.notes.append(origin)
 
     def map(self) -> mmap.mmap:
-        """The whole file, mapped copy-on-write: a view can never change it."""
+        """The whole file, mapped copy-on-write: writing to a view does not change it."""
         if self._map is None:
             with self.path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         return self._map
 
     def release(self, begin: int, length: int) -> None:
-        """Tell the system that these bytes of the map are not needed in memory for now."""
+        """Tell the system that these bytes of the map need not stay in memory."""
         if self._map is None or length <= 0 or not hasattr(self._map, "madvise"):
             return
         page = mmap.PAGESIZE
@@ -165,7 +163,7 @@ class SavedFile:
                     raise CheckpointError(f"{self.path}: storage {key!a:.40} is missing from the file")
                 if info.compress_type != zipfile.ZIP_STORED:
                     raise CheckpointError(
-                        f"{self.path}: the file was re-packed with compression; unpack and save it anew"
+                        f"{self.path}: the file was re-packed with compression; unpack it and save it again"
                     )
                 file.seek(info.header_offset)
                 header = file.read(30)
@@ -205,7 +203,7 @@ class SavedFile:
         for key in keys:
             storage = storages[str(key)]
             count = struct.unpack("<q", file.read(8))[0]
-            # since torch 2.x the number is of bytes for untyped storages; theirs have one byte an element
+            # torch 2 and newer count bytes for untyped storages, whose elements are one byte
             if count != storage.count:
                 raise CheckpointError(
                     f"{self.path}: storage {key!a:.40} has {count} elements, its tensors need {storage.count}"
@@ -218,7 +216,7 @@ class SavedFile:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether ``value`` may be saved anew: not a Dropped, a class or anything else that only this reader knows."""
+    """Whether ``value`` may be saved again: not a Dropped, a class or another type of this reader."""
     if isinstance(value, Array):
         return value.filled
     return value is None or isinstance(value, (*_PLAIN, TensorRef))
