@@ -124,10 +124,6 @@ def plan_load(options: ModelOptions, machine: Machine) -> LoadPlan:
         raise ConfigError(
             f"{checkpoint.folder}: hidden size is {checkpoint.hidden}, the settings describe a network of {options.hidden}"
         )
-    if options.threads is not None and options.threads < 1:
-        raise ConfigError(f"threads must be at least 1, not {options.threads}")
-    if options.batch < 1:
-        raise ConfigError(f"batch must be at least 1, not {options.batch}")
     size = checkpoint.size(resolve_heads(checkpoint, options.heads))
     window = make_window(options, size.positions)
     launch = machine.launch
@@ -137,8 +133,6 @@ def plan_load(options: ModelOptions, machine: Machine) -> LoadPlan:
     backend = choose_backend(options, devices[0], degree, native_missing=machine.native_missing, triton=machine.triton)
     useful = useful_threads(size.hidden, native=backend.name == "native", cpus=machine.cpus)
     threads = max(1, (options.threads or useful) // (launch.local_size if launch else degree))
-    if backend.name == "native" and threads > library.MAX_THREADS:
-        raise ConfigError(f"threads: the native kernels use at most {library.MAX_THREADS} a rank, not {threads}")
     slots = _cache_slots(options, devices[0])
     return LoadPlan(
         options=options,

@@ -52,20 +52,8 @@ def uniform(seed: int, sample: int, step: int) -> float:
     return float((int(bits) >> 11) * 2.0**-53)
 
 
-@np.errstate(over="ignore", under="ignore")
-def distribution(logits: AnyFloats, params: SamplingParams) -> Floats:
-    """Probabilities ``[V]`` after temperature, top-k, top-p and min-p; they sum to 1.
-
-    Ties with the k-th token stay, as in the original and Hugging Face; of equal ones at the edge of top-p, the lowest ids.
-    ``temperature`` 0 puts all on the best token (the lowest id among equals). Raises NumericsError as ``sample`` does.
-    """
-    result = np.zeros(len(logits))
-    ids, weights = _left(logits, _best(logits), params)
-    result[ids] = weights / weights.sum()
-    return result
-
-
-def _best(logits: AnyFloats) -> int:
+def best_token(logits: AnyFloats) -> int:
+    """The most probable token, the lowest id among equals; raises NumericsError if there is none."""
     best = int(logits.argmax())  # the first NaN, if there is one
     if math.isfinite(logits[best]):
         return best
@@ -74,7 +62,7 @@ def _best(logits: AnyFloats) -> int:
     raise NumericsError(FAILURES[INFINITE])
 
 
-def _left(logits: AnyFloats, best: int, params: SamplingParams) -> tuple[Ids, Floats]:
+def remaining(logits: AnyFloats, best: int, params: SamplingParams) -> tuple[Ids, Floats]:
     """What the filters leave: ids, ascending, and their weights; dropped tokens may still be there, with weight 0."""
     top, temperature, min_p = np.float64(logits[best]), params.temperature, params.min_p
     if temperature == 0:
@@ -127,7 +115,7 @@ def _top_k(logits: AnyFloats, k: int) -> Indices:
 
 
 def _top_p(logits: AnyFloats, top: np.float64, temperature: float, top_p: float) -> tuple[Ids, Floats]:
-    """The fewest tokens that hold ``top_p`` of the whole weight, as ``_left`` returns them."""
+    """The fewest tokens that hold ``top_p`` of the whole weight, as :func:`remaining` returns them."""
     rough = _rough(logits, top, temperature)
     for depth in DEPTHS if len(logits) > FEW else DEPTHS[-1:]:
         ids = _near(logits, top, depth * temperature)
@@ -232,7 +220,7 @@ def sample(
     if math.isnan(logits.max()):
         raise NumericsError(FAILURES[NAN])
     adjusted = penalise(logits, params, context, written, forbidden, history)
-    best = _best(adjusted)
+    best = best_token(adjusted)
     if params.temperature == 0:
         return best
     u = uniform(seed, sample_index, step)
@@ -240,6 +228,6 @@ def sample(
         token, margin = _invert(_rough(adjusted, np.float64(adjusted[best]), params.temperature), u)
         if margin > SLACK:
             return token
-    ids, weights = _left(adjusted, best, params)
+    ids, weights = remaining(adjusted, best, params)
     token = choose(weights, u)
     return token if isinstance(ids, slice) else int(ids[token])

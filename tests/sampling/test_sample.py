@@ -13,6 +13,7 @@ from cpm_gen.config.options import SamplingParams
 from cpm_gen.errors import ConfigError, NumericsError
 from cpm_gen.sampling import penalties
 from cpm_gen.sampling import sample as sampling
+from tests.oracles import distribution
 
 SEEDS = st.integers(0, 2**32 - 1)
 LOGITS = st.lists(st.floats(-50, 50), min_size=2, max_size=40).map(np.array)
@@ -40,7 +41,7 @@ def warped(logits: np.ndarray, *, temperature=1.0, top_k=0, top_p=0.0, min_p=0.0
 
 
 def kept(logits: list[float], **params: float) -> list[int]:
-    return np.flatnonzero(sampling.distribution(np.array(logits, dtype=np.float64), SamplingParams(**params))).tolist()
+    return np.flatnonzero(distribution(np.array(logits, dtype=np.float64), SamplingParams(**params))).tolist()
 
 
 def draw(logits: list[float], params: SamplingParams, **other) -> int:
@@ -75,7 +76,7 @@ def draw(logits: list[float], params: SamplingParams, **other) -> int:
 def test_distribution_is_hugging_faces(params):
     for seed in range(30):
         logits = random_logits(seed)
-        got = sampling.distribution(logits, SamplingParams(**params))
+        got = distribution(logits, SamplingParams(**params))
         np.testing.assert_allclose(got, warped(logits, **params), rtol=1e-9, atol=1e-15, err_msg=f"seed {seed}")
 
 
@@ -84,7 +85,7 @@ def test_distribution_is_hugging_faces(params):
 def test_distribution_is_hugging_faces_for_any_settings(seed, temperature, top_k, top_p, min_p):
     logits = random_logits(seed)
     params = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    got = sampling.distribution(logits, SamplingParams(**params))
+    got = distribution(logits, SamplingParams(**params))
     np.testing.assert_allclose(got, warped(logits, **params), rtol=1e-9, atol=1e-15)
 
 
@@ -93,7 +94,7 @@ def test_distribution_is_hugging_faces_for_any_settings(seed, temperature, top_k
 @example(np.array([0.0, 1.2e-38]), 1.0, 1, 0.0, 0.0)
 def test_distribution_sums_to_one_and_keeps_the_best_token(logits, temperature, top_k, top_p, min_p):
     params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    probabilities = sampling.distribution(logits, params)
+    probabilities = distribution(logits, params)
     assert probabilities.shape == logits.shape
     assert probabilities.min() >= 0
     assert probabilities.sum() == pytest.approx(1, abs=1e-12)
@@ -109,7 +110,7 @@ def test_distribution_sums_to_one_and_keeps_the_best_token(logits, temperature, 
 @given(LOGITS)
 def test_distribution_leaves_its_argument_alone(logits):
     before = logits.copy()
-    sampling.distribution(logits, SamplingParams(temperature=0.5, top_k=2, top_p=0.5, min_p=0.1))
+    distribution(logits, SamplingParams(temperature=0.5, top_k=2, top_p=0.5, min_p=0.1))
     assert np.array_equal(logits, before)
 
 
@@ -146,7 +147,7 @@ def test_top_p_reached_exactly_needs_no_further_token():
 def test_top_p_is_the_smallest_set_with_that_probability(logits, top_p):
     plain = np.exp(logits - logits.max())
     plain /= plain.sum()
-    mask = sampling.distribution(logits, SamplingParams(top_p=top_p)) > 0
+    mask = distribution(logits, SamplingParams(top_p=top_p)) > 0
     assert plain[mask].sum() >= top_p - 1e-9
     assert plain[mask].sum() - plain[mask].min() < top_p + 1e-9
     assert plain[mask].min() >= plain[~mask].max(initial=0)
@@ -172,7 +173,7 @@ def test_min_p_is_a_fraction_of_the_best_tokens_probability():
 @settings(deadline=None)
 @given(LOGITS)
 def test_temperature_zero_is_greedy_and_takes_the_lowest_id_among_equals(logits):
-    probabilities = sampling.distribution(logits, SamplingParams(temperature=0))
+    probabilities = distribution(logits, SamplingParams(temperature=0))
     assert probabilities.tolist() == [float(i == logits.tolist().index(max(logits))) for i in range(len(logits))]
 
 
@@ -192,7 +193,7 @@ def test_greedy_does_not_depend_on_the_seed(seed, key, sample, step):
 )
 def test_no_temperature_makes_nan_of_finite_logits(values, temperature, top_p):
     logits = np.array([*values, 0.0])
-    probabilities = sampling.distribution(logits, SamplingParams(temperature=temperature, top_p=top_p))
+    probabilities = distribution(logits, SamplingParams(temperature=temperature, top_p=top_p))
     assert np.isfinite(probabilities).all()
     assert probabilities.sum() == pytest.approx(1, abs=1e-12)
     assert not probabilities[np.isneginf(logits)].any()
@@ -200,12 +201,12 @@ def test_no_temperature_makes_nan_of_finite_logits(values, temperature, top_p):
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-30])
 def test_tiny_temperature_shares_among_the_best_tokens_only(temperature):
-    got = sampling.distribution(np.array([7.0, 9.0, 9.0, 8.999]), SamplingParams(temperature=temperature))
+    got = distribution(np.array([7.0, 9.0, 9.0, 8.999]), SamplingParams(temperature=temperature))
     assert got.tolist() == [0, 0.5, 0.5, 0]
 
 
 def test_a_great_temperature_makes_nearly_equal_tokens_equal():
-    got = sampling.distribution(np.array([-1e-16, 0.0, 1e-16, 3e-17]), SamplingParams(temperature=100))
+    got = distribution(np.array([-1e-16, 0.0, 1e-16, 3e-17]), SamplingParams(temperature=100))
     assert got.tolist() == [0.25] * 4
 
 
@@ -386,7 +387,7 @@ def test_choose_inverts_the_cumulative_distribution_in_the_order_of_ids(ids, slo
 @settings(deadline=None)
 @given(LOGITS, st.floats(0, 1, exclude_max=True))
 def test_choose_never_takes_a_token_without_probability(logits, u):
-    probabilities = sampling.distribution(logits, SamplingParams(top_k=2))
+    probabilities = distribution(logits, SamplingParams(top_k=2))
     assert probabilities[sampling.choose(probabilities, u)] > 0
 
 
@@ -403,7 +404,7 @@ def test_sample_is_choose_over_the_penalised_distribution(logits_seed, seed, sam
         temperature=0.8, top_k=20, top_p=0.9, repetition_penalty=1.3, presence_penalty=0.4, no_repeat_ngram=2
     )
     adjusted = penalties.penalise(logits.astype(np.float64), params, context, written, {7})
-    expected = sampling.choose(sampling.distribution(adjusted, params), sampling.uniform(seed, sample, step))
+    expected = sampling.choose(distribution(adjusted, params), sampling.uniform(seed, sample, step))
     got = draw(
         logits, params, context=context, written=written, forbidden={7}, seed=seed, sample_index=sample, step=step
     )
@@ -486,7 +487,7 @@ def test_tokens_are_those_of_float64_throughout(monkeypatch, size, part):
         if np.isneginf(adjusted).all():
             continue
         probabilities = plainly(logits, params, **rest)
-        got = sampling.distribution(adjusted, params)
+        got = distribution(adjusted, params)
         assert np.array_equal(got > 0, probabilities > 0), (case, params)
         np.testing.assert_allclose(got, probabilities, rtol=1e-11, atol=0)
         edges = np.cumsum(probabilities)
