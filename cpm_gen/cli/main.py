@@ -1,7 +1,6 @@
-"""The command line: a dictionary of commands, flags read off the settings' dataclasses.
+"""The command line: a dictionary of commands.
 
-Exit status: 0; 2 for a user's mistake; 130 on Ctrl-C, 143 on SIGTERM; 141 when the reader of a pipe left; 1 when something else
-broke.
+Exit status: 0; 2 for a user's mistake; 130 on Ctrl-C, 143 on SIGTERM; 141 when the reader of a pipe closed it; 1 for any other failure.
 """
 
 from __future__ import annotations
@@ -10,22 +9,14 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
-
-from pydantic.fields import FieldInfo
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 from cpm_gen.cli import progress
-from cpm_gen.config.fields import alternatives, choices, declared, item_type, none_word
-from cpm_gen.config.files import shipped
-from cpm_gen.config.options import ModelOptions, SamplingParams, TextOptions
-from cpm_gen.config.resolve import FIELDS, Settings, resolve
-from cpm_gen.config.serve_options import ServeOptions
 from cpm_gen.errors import CpmGenError, InputError
 
-MODEL_FLAGS = (ModelOptions,)
-WRITE_FLAGS = (ModelOptions, SamplingParams, TextOptions)
-SERVE_FLAGS = (ServeOptions, ModelOptions)
+if TYPE_CHECKING:
+    from cpm_gen.config.resolve import Settings
 
 
 class _Parser(argparse.ArgumentParser):
@@ -33,103 +24,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
-
-def _settings_flags(parser: argparse.ArgumentParser, groups: Sequence[type[Any]]) -> None:
-    for group in groups:
-        section = parser.add_argument_group((group.__doc__ or "").split(". ")[0].split(".\n")[0].rstrip(".").lower())
-        for name, field in declared(group).items():
-            section.add_argument("--" + name.replace("_", "-"), **_flag(name, field))
-
-
-def _flag(name: str, field: FieldInfo) -> dict[str, Any]:
-    """The arguments of ``add_argument`` for a setting."""
-    word = none_word(field)
-    text = f"{field.description}; {word!r} goes on until stopped" if word else str(field.description)
-    default = "" if field.default in (None, (), False) else f" (default: {field.default})"
-    options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": (text + default).replace("%", "%%")}
-    kind = alternatives(field.annotation)[0]
-    if kind is bool:
-        return options | {"action": argparse.BooleanOptionalAction}
-    if item_type(kind) is str:
-        metavar = "TEXT" if name == "stop" else name.rsplit("_", 1)[-1].upper()
-        return options | {"action": "append", "metavar": metavar}
-    words = choices(field)
-    return options | {"metavar": "|".join(words) if words else name.rsplit("_", 1)[-1].upper()}
-
-
-def _common_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config", metavar="FILE", action="append", default=[], help="settings in YAML; may be repeated"
-    )
-    parser.add_argument(
-        "--print-config", action="store_true", help="show every setting and where it came from, and end"
-    )
-
-
-def _write_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "words", metavar="PROMPT", nargs="?", help="the text to go on from; else --prompt-file or stdin"
-    )
-    parser.add_argument("--prompt", metavar="TEXT", help="the same, as a flag")
-    parser.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a UTF-8 file; - is standard input")
-    parser.add_argument(
-        "--output", metavar="FILE", help="write the text to FILE as it is made, instead of standard output"
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object per sample")
-    parser.add_argument("--profile", action="store_true", help="at the end, say where the time of a step goes")
-    _common_flags(parser)
-    _settings_flags(parser, WRITE_FLAGS)
-
-
-def _heads_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--heads", metavar="N", default=argparse.SUPPRESS, help=FIELDS["heads"].description)
-
-
-def _inspect_flags(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(config=[])
-    parser.add_argument("dir", metavar="DIR", nargs="?", help="checkpoint folder (default: the embedded model)")
-    _heads_flag(parser)
-    parser.add_argument("--json", action="store_true", help="as one JSON object")
-
-
-def _reshard_flags(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(config=[])
-    parser.add_argument("dir", metavar="DIR", help="checkpoint folder")
-    parser.add_argument("degree", metavar="MPSIZE", type=int, help="ranks to write it for")
-    parser.add_argument("--output", metavar="DIR", help="folder to write (default: DIR_MPn beside DIR)")
-    _heads_flag(parser)
-    parser.add_argument("--force", action="store_true", help="replace the target if it exists, whatever it holds")
-
-
-def _pipe_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "words", metavar="TEXT", nargs="?", help="a text; else --prompt, --prompt-file or standard input"
-    )
-    parser.add_argument("--prompt", metavar="TEXT", help="the same, as a flag")
-    parser.add_argument("--prompt-file", metavar="FILE", help="read it from a UTF-8 file; - is standard input")
-    parser.add_argument("--json-lines", action="store_true", help="one JSON object a line, from standard input")
-
-
-def _tokenize_flags(parser: argparse.ArgumentParser) -> None:
-    _pipe_flags(parser)
-    parser.add_argument("--decode", action="store_true", help='the other way round: {"ids": […]} in, {"text": …} out')
-    _common_flags(parser)
-    _settings_flags(parser, MODEL_FLAGS)
-
-
-def _score_flags(parser: argparse.ArgumentParser) -> None:
-    _pipe_flags(parser)
-    _common_flags(parser)
-    _settings_flags(parser, MODEL_FLAGS)
-
-
-def _serve_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--new-key", metavar="NAME", help="print a new API key and its line for the --keys file, and end"
-    )
-    _common_flags(parser)
-    _settings_flags(parser, SERVE_FLAGS)
 
 
 def _write(args: argparse.Namespace) -> int:
@@ -182,16 +76,15 @@ def _reshard(args: argparse.Namespace) -> int:
     return reshard(args, settings(args))
 
 
-Flags = Callable[[argparse.ArgumentParser], None]
-COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], Flags, str]] = {
-    "lyric": (_write, _write_flags, "write lyrics: lines, in the settings of configs/lyric.yaml"),
-    "novel": (_write, _write_flags, "write prose, in the settings of configs/novel.yaml"),
-    "generate": (_write, _write_flags, "write with plain defaults; --style says how the prompt is read"),
-    "serve": (_serve, _serve_flags, "answer over HTTP: a REST service, OpenAI-compatible too"),
-    "inspect": (_inspect, _inspect_flags, "say what a checkpoint is and what it needs"),
-    "reshard": (_reshard, _reshard_flags, "write a checkpoint anew for another number of ranks"),
-    "tokenize": (_tokenize, _tokenize_flags, "text to token ids, or back"),
-    "score": (_score, _score_flags, "log-probability of each token given those before it"),
+COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {  # their flags: cpm_gen.cli.flags
+    "lyric": (_write, "write lyrics: lines, in the settings of configs/lyric.yaml"),
+    "novel": (_write, "write prose, in the settings of configs/novel.yaml"),
+    "generate": (_write, "write with plain defaults; --style says how the prompt is read"),
+    "serve": (_serve, "answer over HTTP: a REST service, OpenAI-compatible too"),
+    "inspect": (_inspect, "say what a checkpoint is and what it needs"),
+    "reshard": (_reshard, "write a checkpoint for another number of ranks"),
+    "tokenize": (_tokenize, "text to token ids, or back"),
+    "score": (_score, "log-probability of each token given those before it"),
 }
 _PRESETS = ("lyric", "novel")
 
@@ -199,6 +92,9 @@ _PRESETS = ("lyric", "novel")
 def settings(args: argparse.Namespace) -> Settings:
     """Settings of a command: its preset, --config files, environment, flags."""
     from pathlib import Path
+
+    from cpm_gen.config.files import shipped
+    from cpm_gen.config.resolve import FIELDS, resolve
 
     files = [shipped(f"{args.command}.yaml")] if args.command in _PRESETS else []
     for name in args.config:
@@ -210,8 +106,12 @@ def settings(args: argparse.Namespace) -> Settings:
 
 
 def print_config(resolved: Settings, *, serve: bool = False) -> None:
-    """Every setting as YAML, with its source as a comment; those of the service where it is what is asked about."""
+    """Print every setting as YAML with its source as a comment; the service's settings only for ``serve``."""
     import json
+
+    from cpm_gen.config.fields import declared, none_word
+    from cpm_gen.config.resolve import FIELDS
+    from cpm_gen.config.serve_options import ServeOptions
 
     for name, value, source in resolved.items():
         if name in declared(ServeOptions) and not serve:
@@ -222,22 +122,25 @@ def print_config(resolved: Settings, *, serve: bool = False) -> None:
         sys.stdout.write(f"{line:<40}  # {source}\n")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def build_parser(commands: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
+    """The command line. Only ``commands`` get their flags: these need the settings, whose import takes longer than the rest."""
     from cpm_gen import __version__
 
     parser = _Parser(prog="cpm-gen", description="Chinese lyrics and novels of any length with CPM-1.")
     parser.add_argument("--version", action="version", version=f"cpm-gen {__version__}")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher's
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (_, add_flags, text) in COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        add_flags(command)
+    parsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (_, text) in COMMANDS.items():
+        command = parsers.add_parser(name, help=text, description=text, allow_abbrev=False)
+        if name in commands:
+            from cpm_gen.cli.flags import FLAGS
+
+            FLAGS[name](command)
     return parser
 
 
 def _standard_streams() -> None:
-    """UTF-8 whatever the locale; a stream that the caller closed reads as empty and swallows what is written."""
+    """Use UTF-8 in every locale; replace a stream that the caller closed by an empty one."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
@@ -247,15 +150,16 @@ def _standard_streams() -> None:
 
 
 def _terminate(number: int, _: object) -> NoReturn:
-    """A polite signal to end: leave by way of everybody's clean-up. SIGUSR1 is our own, after a rank died."""
+    """Exit with clean-up on a signal. SIGUSR1 is sent by this process after a rank died."""
     raise SystemExit(1 if number == getattr(signal, "SIGUSR1", None) else 128 + number)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     _standard_streams()
+    words = sys.argv[1:] if argv is None else argv
     try:
-        args = build_parser().parse_args(argv)
+        args = build_parser([name for name in COMMANDS if name in words]).parse_args(words)
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 2
     try:
@@ -270,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_status
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read our output has left
+    except BrokenPipeError:  # the reader of our output closed the pipe
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
         return 141
     except (MemoryError, RuntimeError) as error:

@@ -1,0 +1,133 @@
+"""The flags of each command, those of settings derived from their declarations."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from cpm_gen.config.fields import alternatives, choices, declared, item_type, none_word
+from cpm_gen.config.options import ModelOptions, SamplingParams, TextOptions
+from cpm_gen.config.resolve import FIELDS
+from cpm_gen.config.serve_options import ServeOptions
+
+MODEL_FLAGS = (ModelOptions,)
+WRITE_FLAGS = (ModelOptions, SamplingParams, TextOptions)
+SERVE_FLAGS = (ServeOptions, ModelOptions)
+
+
+def _settings_flags(parser: argparse.ArgumentParser, groups: Sequence[type[Any]]) -> None:
+    for group in groups:
+        section = parser.add_argument_group((group.__doc__ or "").split(". ")[0].split(".\n")[0].rstrip(".").lower())
+        for name, field in declared(group).items():
+            section.add_argument("--" + name.replace("_", "-"), **_flag(name, field))
+
+
+def _flag(name: str, field: FieldInfo) -> dict[str, Any]:
+    """The arguments of ``add_argument`` for a setting."""
+    word = none_word(field)
+    text = f"{field.description}; {word!r} goes on until stopped" if word else str(field.description)
+    default = "" if field.default in (None, (), False) else f" (default: {field.default})"
+    options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": (text + default).replace("%", "%%")}
+    kind = alternatives(field.annotation)[0]
+    if kind is bool:
+        return options | {"action": argparse.BooleanOptionalAction}
+    if item_type(kind) is str:
+        metavar = "TEXT" if name == "stop" else name.rsplit("_", 1)[-1].upper()
+        return options | {"action": "append", "metavar": metavar}
+    words = choices(field)
+    return options | {"metavar": "|".join(words) if words else name.rsplit("_", 1)[-1].upper()}
+
+
+def _common_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", metavar="FILE", action="append", default=[], help="settings in YAML; may be repeated"
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="show every setting and where it came from, and end"
+    )
+
+
+def write_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``cpm-gen lyric``, ``novel`` and ``generate``."""
+    parser.add_argument("words", metavar="PROMPT", nargs="?", help="the text to continue; else --prompt-file or stdin")
+    parser.add_argument("--prompt", metavar="TEXT", help="the same, as a flag")
+    parser.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a UTF-8 file; - is standard input")
+    parser.add_argument(
+        "--output", metavar="FILE", help="write the text to FILE token by token, instead of standard output"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object per sample")
+    parser.add_argument(
+        "--profile", action="store_true", help="at the end, print the time of a decode step by its parts"
+    )
+    _common_flags(parser)
+    _settings_flags(parser, WRITE_FLAGS)
+
+
+def _heads_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--heads", metavar="N", default=argparse.SUPPRESS, help=FIELDS["heads"].description)
+
+
+def inspect_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``cpm-gen inspect``."""
+    parser.set_defaults(config=[])
+    parser.add_argument("dir", metavar="DIR", nargs="?", help="checkpoint folder (default: the embedded model)")
+    _heads_flag(parser)
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
+
+
+def reshard_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``cpm-gen reshard``."""
+    parser.set_defaults(config=[])
+    parser.add_argument("dir", metavar="DIR", help="checkpoint folder")
+    parser.add_argument("degree", metavar="MPSIZE", type=int, help="ranks to write it for")
+    parser.add_argument("--output", metavar="DIR", help="folder to write (default: DIR_MPn beside DIR)")
+    _heads_flag(parser)
+    parser.add_argument("--force", action="store_true", help="replace the target if it exists, with all its contents")
+
+
+def _pipe_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "words", metavar="TEXT", nargs="?", help="a text; else --prompt, --prompt-file or standard input"
+    )
+    parser.add_argument("--prompt", metavar="TEXT", help="the same, as a flag")
+    parser.add_argument("--prompt-file", metavar="FILE", help="read it from a UTF-8 file; - is standard input")
+    parser.add_argument("--json-lines", action="store_true", help="one JSON object a line, from standard input")
+
+
+def tokenize_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``cpm-gen tokenize``."""
+    _pipe_flags(parser)
+    parser.add_argument("--decode", action="store_true", help='the other way round: {"ids": […]} in, {"text": …} out')
+    _common_flags(parser)
+    _settings_flags(parser, MODEL_FLAGS)
+
+
+def score_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``cpm-gen score``."""
+    _pipe_flags(parser)
+    _common_flags(parser)
+    _settings_flags(parser, MODEL_FLAGS)
+
+
+def serve_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``cpm-gen serve``."""
+    parser.add_argument(
+        "--new-key", metavar="NAME", help="print a new API key and its line for the --keys file, and end"
+    )
+    _common_flags(parser)
+    _settings_flags(parser, SERVE_FLAGS)
+
+
+FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "lyric": write_flags,
+    "novel": write_flags,
+    "generate": write_flags,
+    "serve": serve_flags,
+    "inspect": inspect_flags,
+    "reshard": reshard_flags,
+    "tokenize": tokenize_flags,
+    "score": score_flags,
+}
