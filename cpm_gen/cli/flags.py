@@ -28,7 +28,7 @@ def _settings_flags(parser: argparse.ArgumentParser, groups: Sequence[type[Any]]
 def _flag(name: str, field: FieldInfo) -> dict[str, Any]:
     """The arguments of ``add_argument`` for a setting."""
     word = none_word(field)
-    text = f"{field.description}; {word!r} goes on until stopped" if word else str(field.description)
+    text = f"{field.description}; {word!r}: until stopped" if word else str(field.description)
     default = "" if field.default in (None, (), False) else f" (default: {field.default})"
     options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": (text + default).replace("%", "%%")}
     kind = alternatives(field.annotation)[0]

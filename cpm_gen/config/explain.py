@@ -90,10 +90,12 @@ def explain_setting(errors: Sequence[Error], fields: Mapping[str, FieldInfo], gi
     return f"{name} {_range(error, fields[name])}, not {error['input']}"
 
 
-def unknown_setting(name: str, known: Iterable[str]) -> str:
-    """Says that there is no such setting, and which one has nearly that name."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+def unknown_setting(name: str, known: Iterable[str], *, listed: bool = True) -> str:
+    """The sentence for a setting that does not exist: which one has nearly that name, or else (``listed``) all names."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names)}" if listed else ""
+    return f"unknown setting {name!r}{hint}"
 
 
 def expected(field: FieldInfo) -> str:

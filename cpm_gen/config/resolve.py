@@ -69,7 +69,7 @@ def resolve(
 
     def put(name: str, value: Any, where: str, source: str) -> None:
         if name not in FIELDS:
-            raise ConfigError(f"{where}: {unknown_setting(name, FIELDS)}")
+            raise ConfigError(f"{where}: {unknown_setting(name, FIELDS, listed=False)}")
         values[name] = convert(name, value, where)
         sources[name] = source
 
@@ -101,7 +101,7 @@ def model_options(given: Mapping[str, Any]) -> ModelOptions:
     known = declared(ModelOptions)
     for name in given:
         if name not in known:
-            raise ConfigError(f"{unknown_setting(name, known)}; known: {', '.join(sorted(known))}")
+            raise ConfigError(unknown_setting(name, known))
     return _build(ModelOptions, _converted(given))
 
 
@@ -112,7 +112,7 @@ def generation_options(given: Mapping[str, Any]) -> tuple[SamplingParams, TextOp
         if name in declared(ModelOptions):
             raise ConfigError(f"{name} is fixed when a model is loaded; give it to load()")
         if name not in known:
-            raise ConfigError(f"{unknown_setting(name, known)}; known: {', '.join(sorted(known))}")
+            raise ConfigError(unknown_setting(name, known))
     values = _converted(given)
     return _build(SamplingParams, values), _build(TextOptions, values)
 
