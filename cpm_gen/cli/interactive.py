@@ -1,4 +1,4 @@
-"""The interactive session: a prompt line with history, texts that Ctrl-C ends without ending the session."""
+"""The interactive session: a prompt line with history. Ctrl-C ends the text being written, not the session."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a person sees while a text is made: a status line on standard error, where that is a terminal.
+"""The status line on standard error while a text is written, if standard error is a terminal.
 
-Where the text goes to the same terminal, the status keeps to the last row: the rows above become the scrolling region
-(DECSTBM), so text and status never mix.
+If the text goes to the same terminal, the status has the last row and the rows above are the scrolling region (DECSTBM), so that text
+and status do not mix.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TextIO
 
 
 def signals(*names: str) -> list[signal.Signals]:
-    """Those of the named signals that this system has and that nobody told us to ignore, as ``nohup`` does."""
+    """The named signals that this system has and that are not ignored (``nohup`` has some ignored)."""
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     return [n for n in numbers if n == signal.SIGINT or signal.getsignal(n) is not signal.SIG_IGN]
 
@@ -28,7 +28,7 @@ def duration(seconds: float) -> str:
 
 
 class Status:
-    """A line that is written over. Does nothing where standard error is no terminal."""
+    """A line that is overwritten. Does nothing if standard error is no terminal."""
 
     _EVERY = 0.2  # seconds between two updates
 
@@ -48,7 +48,7 @@ class Status:
         self.clear()
 
     def show(self, text: str, *, force: bool = False) -> None:
-        """Show ``text`` unless another was shown just now."""
+        """Show ``text``, at most five times a second unless ``force`` is given."""
         now = time.monotonic()
         if not self._live or (now < self._next and not force):
             return
@@ -67,7 +67,7 @@ class Status:
         self._err.flush()
 
     def clear(self) -> None:
-        """Take the line away."""
+        """Remove the line."""
         if not self._live:
             return
         if self._pinned and self._rows:
@@ -79,7 +79,7 @@ class Status:
         self._err.flush()
 
     def summary(self, text: str) -> None:
-        """A last line that stays."""
+        """Write a last line that stays."""
         if self._live:
             self.clear()
             self._err.write(f"\x1b[2m{text}\x1b[0m\n")
@@ -87,7 +87,7 @@ class Status:
 
 
 class Meter:
-    """Counts what is written, and words it. ``prompt``: tokens that the network reads before the first one."""
+    """Counts tokens and describes progress. prompt: tokens of the prompt, which are prefilled first."""
 
     def __init__(self, most: int | None, prompt: int) -> None:
         self._most = most
@@ -99,7 +99,7 @@ class Meter:
         self._began: float | None = None
 
     def count(self, key: tuple[int, int], tokens: int, slides: int, slots: tuple[int, int] | None) -> None:
-        """Take note of a chunk of sample ``key``, and of the KV slots in use."""
+        """Count a chunk of sample ``key`` and the KV slots in use."""
         self._slots = slots
         if self._began is None:
             self._began = time.monotonic()
@@ -123,7 +123,7 @@ class Meter:
         return " · ".join(parts + self._moves() + self._held())
 
     def total(self) -> str:
-        """The same, when all is written, and how fast the prompt was read."""
+        """The summary when all is written, with the speed of the prefill."""
         parts = [f"{self._tokens + (self._began is not None):,} tokens"]
         if (rate := self._rate) is not None:
             parts.append(f"{rate:.1f} tokens/s")
@@ -144,7 +144,7 @@ class Meter:
 
 
 def profile(steps: int, seconds: dict[str, float]) -> str:
-    """Where the time of the steps went, as lines."""
+    """The time of the steps by its parts, as lines."""
     total = sum(seconds.values())
     if not steps or not total:
         return "no steps were run\n"

@@ -10,7 +10,7 @@ from cpm_gen.errors import ConfigError
 
 
 def serve(settings: Settings) -> int:
-    """Answer over HTTP until a signal; other ranks of a launcher follow."""
+    """Serve HTTP until a signal; the other ranks of a launcher execute rank 0's plans."""
     from cpm_gen.cli.write import follows
 
     # a follower makes room for as many sequences as rank 0 does

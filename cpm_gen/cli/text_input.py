@@ -1,4 +1,4 @@
-"""Where the command line's texts come from. UTF-8, or an error that names the byte."""
+"""Read the command line's texts. Input that is not UTF-8 is an error that names the byte."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cpm_gen.errors import ConfigError, InputError
 
 
 def decode(content: bytes, where: str) -> str:
-    """Strict UTF-8, a leading byte order mark dropped; raises InputError."""
+    """Decode strict UTF-8 without a leading byte order mark; raises InputError."""
     try:
         return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:

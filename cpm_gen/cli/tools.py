@@ -15,7 +15,7 @@ from cpm_gen.errors import ConfigError, InputError
 
 
 def inspect(args: argparse.Namespace, settings: Settings) -> int:
-    """Say what a checkpoint is."""
+    """Print what a checkpoint is and what it needs."""
     from cpm_gen.checkpoints.inspect import describe, to_text
     from cpm_gen.checkpoints.locate import model_folder, open_checkpoint
 

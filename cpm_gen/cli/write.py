@@ -1,4 +1,4 @@
-"""A prompt in, texts out: what ``cpm-gen lyric``, ``novel``, ``generate`` and the session do."""
+"""Write texts for a prompt: ``cpm-gen lyric``, ``novel``, ``generate`` and the interactive session."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cpm_gen.runtime.text_engine import TextEngine
 
 
 def follows(settings: Settings) -> bool:
-    """On a rank other than 0 of an outside launcher: work for rank 0 to the end, then True."""
+    """On a rank other than 0 of an external launcher: execute rank 0's plans until it ends, then return True."""
     launch = launched()
     if launch is None or launch.rank == 0:
         return False
@@ -41,12 +41,12 @@ def follows(settings: Settings) -> bool:
 
 
 def _model_options(settings: Settings) -> ModelOptions:
-    """Slots for more sequences than there are samples would only take memory."""
+    """The model's settings with no more slots than samples, which would take memory for nothing."""
     return dataclasses.replace(settings.model, batch=min(settings.model.batch, settings.text.n))
 
 
 def open_model(settings: Settings) -> TextEngine:
-    """Load the model, saying so on a terminal; a rank that hangs after another died ends this process."""
+    """Load the model, with a status line on a terminal. If a rank dies, this process ends even if it hangs in a collective."""
     with Status(beside_text=False) as status:
         status.show("loading …", force=True)
         llm = TextEngine.load(_model_options(settings), on_rank_death=_end_with_rank)
@@ -56,7 +56,7 @@ def open_model(settings: Settings) -> TextEngine:
 
 
 def _end_with_rank(failure: str) -> None:
-    """From the watching thread: end by way of the clean-up, or without it where rank 0 hangs in a GPU's collective."""
+    """End the process from the watching thread: with clean-up, or without it if rank 0 hangs in a GPU's collective."""
     sys.stderr.write(f"cpm-gen: {failure}\n")
     sys.stderr.flush()
     _thread.interrupt_main(signal.SIGUSR1)
@@ -65,7 +65,7 @@ def _end_with_rank(failure: str) -> None:
 
 
 class Interrupt:
-    """Ctrl-C, or a polite request to end, stops after the current token; a second one stops at once."""
+    """Ctrl-C, SIGTERM or SIGHUP stops after the current token; a second one stops at once."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -89,7 +89,7 @@ class Interrupt:
 
 
 def check_output(path: str | None) -> None:
-    """Before minutes of loading: can this file be written? Raises InputError."""
+    """Check that a file can be written, before the model is loaded; raises InputError."""
     if path is None:
         return
     target, folder = Path(path), Path(path).absolute().parent
@@ -103,7 +103,7 @@ def check_output(path: str | None) -> None:
 
 @contextlib.contextmanager
 def open_output(path: str | None) -> Iterator[TextIO]:
-    """Standard output, or a file that is written through token by token; raises InputError."""
+    """Standard output, or a file that is flushed after each token; raises InputError."""
     if path is None:
         yield sys.stdout
         return
@@ -147,7 +147,7 @@ def write(
 
 
 class Samples:
-    """Puts interleaved samples in order: the first unfinished one is shown live, later ones wait their turn."""
+    """Orders interleaved samples: the first unfinished one is shown as it is written, later ones are buffered."""
 
     def __init__(self, n: int, *, as_json: bool) -> None:
         self._n = n
@@ -160,7 +160,7 @@ class Samples:
         self.seed: int | None = None
 
     def take(self, chunk: Chunk, out: TextIO) -> None:
-        """Show or keep a chunk."""
+        """Show or buffer a chunk."""
         self._waiting[chunk.index] += chunk.text
         self._done[chunk.index] = chunk.completion
         if chunk.completion:
@@ -195,7 +195,7 @@ class Samples:
         self._line_open = False
 
     def end(self, out: TextIO) -> None:
-        """A final newline, so that a shell's prompt begins on a line of its own."""
+        """Write a final newline, so that the shell's prompt begins on its own line."""
         self._end_line(out)
         out.flush()
 

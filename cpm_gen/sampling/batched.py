@@ -1,7 +1,7 @@
-"""Sampling where the logits lie: :func:`cpm_gen.sampling.sample.sample` for many rows at once, in torch, on any device.
+"""Sampling on the device that holds the logits: :func:`cpm_gen.sampling.sample.sample` for many rows at once, in torch.
 
-Nothing here waits for the device. What the host knows (the uniform numbers, temperatures, filters, the ids that penalties and bans
-touch) travels with it in pinned memory; one token a row comes back.
+Nothing here synchronises with the device. What the host knows (the uniform numbers, temperatures, filters, the ids that penalties and bans
+touch) is copied to it through pinned memory; one token for each row comes back.
 
 Weights are whole numbers, so that their sums are the same in any order: a row's token depends neither on how a device adds nor on
 the other rows. They are 2**-47 apart for a vocabulary below 2**15, which moves the edge of a token's share by less than 1e-9.
@@ -25,20 +25,20 @@ _NO_PAIR = (np.empty(0, dtype=np.intp), np.empty(0))
 
 
 def send(array: NDArray[Any], device: torch.device) -> Tensor:
-    """The array on the device, without waiting: torch keeps the pinned copy until it has been read."""
+    """Copy the array to the device without synchronising: torch keeps the pinned copy until it has been read."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def choose(logits: Tensor, draws: Sequence[Draw]) -> list[int | NumericsError]:
-    """What ``Draw.choose`` gives for each row of raw logits ``[rows, V]``, or raises. Waits for the device, once."""
+    """The result of ``Draw.choose`` for each row of raw logits ``[rows, V]``, or its error. Synchronises with the device once."""
     tokens = sample(logits, draws).tolist() if draws else []
     return [token if token >= 0 else NumericsError(FAILURES[token]) for token in tokens]
 
 
 @torch.inference_mode()
 def sample(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-    """The next token of each row of raw logits ``[rows, V]``, or which of ``sampling.FAILURES`` there is instead: ``[rows]``."""
+    """The next token of each row of raw logits ``[rows, V]``, or a key of ``sample.FAILURES``: int64 ``[rows]``."""
     device = logits.device
     nan = logits.isnan().any(1)
     values = _penalised(logits, draws)
@@ -55,7 +55,7 @@ def sample(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
 
 
 def _penalised(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-    """:func:`cpm_gen.sampling.sample.penalise`, in float64: only the ids in question are touched."""
+    """:func:`cpm_gen.sampling.sample.penalise`, in float64 ``[rows, V]``: only the ids in question change."""
     size = logits.shape[1]
     values = logits.double()
     flat = values.view(-1)
@@ -79,7 +79,7 @@ def _penalised(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
 
 
 def _drawn(values: Tensor, top: Tensor, draws: Sequence[Draw]) -> Tensor:
-    """One token of each row ``[rows, V]`` of penalised logits, ``top`` ``[rows, 1]`` the best of each."""
+    """Draw one token from each row of penalised logits ``[rows, V]``. top: the greatest logit of each row, ``[rows, 1]``."""
     size = values.shape[1]
     numbers = [(d.params.temperature, d.params.min_p, d.uniform()) for d in draws]
     temperature, min_p, u = send(np.array(numbers).T.copy(), values.device)[:, :, None]
@@ -97,7 +97,7 @@ def _drawn(values: Tensor, top: Tensor, draws: Sequence[Draw]) -> Tensor:
 
 
 def _filtered(values: Tensor, weights: Tensor, draws: Sequence[Draw]) -> Tensor:
-    """The weights with those that top-k, then top-p, drop at 0."""
+    """The weights ``[rows, V]``, with those that top-k and then top-p drop set to 0."""
     size = values.shape[1]
     kept = [(d.params.top_k if 0 < d.params.top_k < size else size) - 1 for d in draws]
     mass = [d.params.top_p if 0 < d.params.top_p < 1 else 1.0 for d in draws]

@@ -1,6 +1,4 @@
-"""How likely the network held a token and the best alternatives: natural log-probabilities of the raw logits, before penalties,
-temperature and filters.
-"""
+"""Natural log-probabilities of a token and of the most probable ones, from raw logits: before penalties, temperature and filters."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ class Likelihood:
 
 
 def likelihood(logits: NDArray[np.float32], token: int, count: int) -> Likelihood:
-    """Of ``token`` under ``logits`` ``[V]``, with the ``count`` best tokens."""
+    """The log-probability of ``token`` under ``logits`` ``[V]``, and those of the ``count`` most probable tokens."""
     raw = logits.astype(np.float64)
     best = float(raw.max())
     total = best + float(np.log(np.exp(raw - best).sum()))

@@ -5,7 +5,7 @@ through the inverse CDF of what is left, tokens in the order of their ids. The n
 al. 2011), a counter-based generator keyed by (seed, sample), its counter the step: token ``step`` of sample ``i`` needs no
 earlier draw, so a generation can be resumed anywhere.
 
-A token's weight is exp((logit - best) / temperature) in float64, computed where float32 passes over the vocabulary leave doubt.
+A token's weight is exp((logit - best) / temperature) in float64, computed if passes over the vocabulary in float32 do not decide.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _lock = threading.Lock()
 
 
 def uniform(seed: int, sample: int, step: int) -> float:
-    """A number in [0, 1) that depends on its arguments alone; 53 random bits."""
+    """A number in [0, 1) with 53 random bits, a function of its arguments alone."""
     state = {"key": np.array([seed, sample], np.uint64), "counter": np.array([step, 0, 0, 0], np.uint64)}
     with _lock:
         _philox.state = _unused | {"state": state}
@@ -63,7 +63,7 @@ def best_token(logits: AnyFloats) -> int:
 
 
 def remaining(logits: AnyFloats, best: int, params: SamplingParams) -> tuple[Ids, Floats]:
-    """What the filters leave: ids, ascending, and their weights; dropped tokens may still be there, with weight 0."""
+    """The ids that the filters keep, ascending, and their weights; dropped tokens may be among them with weight 0."""
     top, temperature, min_p = np.float64(logits[best]), params.temperature, params.min_p
     if temperature == 0:
         return np.array([best]), np.ones(1)
@@ -88,7 +88,7 @@ def _weights(logits: AnyFloats, top: np.float64, temperature: float) -> Floats:
 
 
 def _rough(logits: AnyFloats, top: np.float64, temperature: float) -> AnyFloats:
-    """Weights whose sums are right but for ``SLACK``: in a third of the time, where float32 holds 1 / temperature."""
+    """Weights whose sums have a relative error below ``SLACK``, in a third of the time if float32 can hold 1 / temperature."""
     if len(logits) <= FEW or not 1e-30 < temperature < 1e30:
         return _weights(logits, top, temperature)
     rough = (logits - logits.dtype.type(top)).astype(np.float32, copy=False)
@@ -98,7 +98,7 @@ def _rough(logits: AnyFloats, top: np.float64, temperature: float) -> AnyFloats:
 
 
 def _near(logits: AnyFloats, top: np.float64, depth: float) -> Ids:
-    """Ids of logits at most ``depth`` below the best one, and perhaps of others; all if those are many."""
+    """Ids of logits at most ``depth`` below the best one, and possibly others; all ids if those are many."""
     kind = logits.dtype.type
     near = logits >= np.nextafter(kind(top - depth), kind(-np.inf))
     return slice(None) if 4 * np.count_nonzero(near) > len(near) else near.nonzero()[0]
@@ -187,11 +187,11 @@ class Draw:
     history: Sequence[int] = ()
 
     def edits(self, size: int) -> Edits:
-        """What penalties and bans do to ``size`` logits."""
+        """The effect of penalties and bans on ``size`` logits."""
         return edits(self.params, self.context, self.written, self.forbidden, size, self.history)
 
     def uniform(self) -> float:
-        """The number that decides."""
+        """The uniform number of this draw."""
         return uniform(self.seed, self.sample_index, self.step)
 
     def choose(self, logits: NDArray[np.float32]) -> int:
