@@ -29,7 +29,7 @@ class ModelSize:
 
 
 def parse_size(content: Any, path: Path) -> ModelSize:
-    """The sizes under ``size:`` in a model-size file; raises ConfigError, naming ``path``."""
+    """The sizes under the key ``size`` of the file at ``path``; raises ConfigError if one is missing or no whole number."""
     names = [f.name for f in dataclasses.fields(ModelSize)]
     if not isinstance(content, dict) or set(content) != set(names) or any(type(v) is not int for v in content.values()):
         raise ConfigError(f"{path}: 'size' must hold whole numbers for {', '.join(names)}")

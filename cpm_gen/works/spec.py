@@ -18,6 +18,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from cpm_gen.config.explain import first_mistake
 from cpm_gen.config.options import SamplingParams, TextOptions
 from cpm_gen.engine.window import Window
 from cpm_gen.serving.generation_spec import GenerationSpec
@@ -68,6 +69,9 @@ class WorkSpec:
     no_repeat_ngram: int = 0
     min_new_tokens: int = 0
     banned_ids: tuple[int, ...] = ()
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
 
     @classmethod
     def of(
@@ -163,5 +167,5 @@ def _reason(error: ValidationError) -> UnreadableWork:
     message = {
         "unexpected_keyword_argument": "unknown field; a newer or older cpm-gen wrote it",
         "missing": "missing, and there is no default for it",
-    }.get(first["type"], first["msg"][:1].lower() + first["msg"][1:])
+    }.get(first["type"]) or first_mistake([first])[1]
     return UnreadableWork(f"{name}: {message}", f"parameters.{name}")
