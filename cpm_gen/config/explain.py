@@ -30,6 +30,7 @@ _KINDS = {  # the value has another type
     "dict_type": "an object",
     "model_type": "an object",
     "model_attributes_type": "an object",
+    "dataclass_type": "an object",
     "none_required": "null",
 }
 _LIMITS = {  # the type is right, the value is not

@@ -107,7 +107,7 @@ def llm():
 def ids_of(llm: cpm_gen.LLM, texts: list[str], sampling: SamplingParams, **other: object) -> list[list[int]]:
     text = TextOptions(style="lyric", max_new_tokens=150, seed=5, **other)  # type: ignore[arg-type]
     written: dict[int, list[int]] = {}
-    for chunk in llm.run([llm.encode(t, "lyric") for t in texts], sampling, text):
+    for chunk in llm.engine.run([llm.encode(t, "lyric") for t in texts], sampling, text):
         written.setdefault(chunk.prompt, []).extend(chunk.token_ids)
     return [written[at] for at in sorted(written)]
 
@@ -135,10 +135,10 @@ def test_recomputing_writes_the_same_text(llm, window):
     text = TextOptions(max_new_tokens=90, seed=3)
     ids = []
     for recompute in (False, True):
-        requests = llm.requests([llm.encode("从前")], DRY, text, window=window, recompute=recompute)
-        [writer] = writers = llm.begin(requests, text, ready := deque())
+        requests = llm.engine.requests([llm.encode("从前")], DRY, text, window=window, recompute=recompute)
+        [writer] = writers = llm.engine.begin(requests, text, ready := deque())
         while not writer.done:
-            llm.step()
-        llm.end(writers)
+            llm.engine.step()
+        llm.engine.end(writers)
         ids.append([i for chunk in ready for i in chunk.token_ids])
     assert ids[0] == ids[1]
