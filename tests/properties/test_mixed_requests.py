@@ -16,6 +16,7 @@ KINDS = (
     SamplingParams(),
     SamplingParams(temperature=0.8, top_k=7, repetition_penalty=1.2),
     SamplingParams(top_p=0.9, min_p=0.02, no_repeat_ngram=3),
+    SamplingParams(top_k=9, dry_multiplier=2, dry_allowed_length=1),
 )
 
 

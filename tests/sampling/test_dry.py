@@ -125,11 +125,6 @@ def test_a_text_repeats_less_and_looks_beyond_its_window(llm):
     assert repeats(dry) < repeats(plain)
 
 
-def test_texts_in_a_batch_are_those_written_alone(llm):
-    texts = ["春江潮水连海平，", "从前", "明月几时有"]
-    assert ids_of(llm, texts, DRY) == [ids_of(llm, [t], DRY)[0] for t in texts]
-
-
 @pytest.mark.parametrize("window", [Window(40, 13), Window(40, 9, keep=5)], ids=str)
 def test_recomputing_writes_the_same_text(llm, window):
     text = TextOptions(max_new_tokens=90, seed=3)
