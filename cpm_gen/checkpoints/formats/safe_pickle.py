@@ -1,222 +1,318 @@
-"""A pickle reader that executes nothing: its globals are a fixed table, every other global becomes an inert :class:`Dropped`.
+"""A pickle machine that runs no code from the file: its globals are a fixed table, everything else becomes a :class:`Dropped`.
 
-A pickle is a program. This reader lets it build plain containers, numbers, strings and numpy arrays of numbers, and passes tensors
-to the caller's function. It never imports a name from the file.
+A pickle is a program. This reader lets it build plain containers, numbers, strings and numpy arrays of numbers, and gives
+tensors to the reader of the file. Nothing is imported by a name from the file.
+
+Costs. A pickle of N bytes takes time linear in N, at most ``300 * N`` bytes of memory, and never more than about 1 GB beside
+``8 * N``. What bounds them:
+
+- a length is compared with what is left of the file before memory is allocated; a pickle has at most :data:`PICKLE_BYTES`;
+- a pickle has at most :data:`OPCODES` opcodes, and what calls copy is bounded by the number of bytes read;
+- a whole number has at most 256 bytes;
+- keys of dictionaries and elements of sets are strings, numbers, None, or short tuples of these: hashing and comparing
+  them is cheap. Python does not randomize the hashes of numbers and tuples, so that a file can make them collide:
+  their number is bounded;
+- containers are nested at most 64 deep. Shared ones are counted in each place where they stand.
 """
 
 from __future__ import annotations
 
-import collections
-import math
+import codecs
 import pickle
-from collections.abc import Callable, Mapping
-from typing import IO, Any, ClassVar
+import struct
+from collections.abc import Callable
+from typing import IO, Any
 
-import numpy as np
-import torch
+from cpm_gen.checkpoints.formats.known_globals import (
+    STORAGE_DTYPES,
+    Array,
+    Budget,
+    Dropped,
+    MakeTensor,
+    NumberType,
+    known,
+)
+from cpm_gen.checkpoints.formats.plain_containers import Containers, check_nesting
 
-# (storage, dtype or None for the storage's own, first element, shape, stride) -> tensor
-MakeTensor = Callable[[Any, Any, int, tuple[int, ...], tuple[int, ...]], Any]
-
-STORAGE_DTYPES: dict[str, torch.dtype] = {
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "DoubleStorage": torch.float64,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-    "ComplexFloatStorage": torch.complex64,
-    "ComplexDoubleStorage": torch.complex128,
-    "UntypedStorage": torch.uint8,
-}
-
-_NESTING, _SIZE = 64, 10_000_000  # limits on containers in a file, far above those of checkpoints
+PICKLE_BYTES = 1 << 28
+OPCODES = 3_000_000
+_INT_BYTES, _LINE, _MEMO = 256, 4096, 1 << 32
+_ARGUMENTS = 16  # of a call
 
 
-class Dropped:
-    """Replaces an object whose type is not in the table. Accepts every operation of the pickle and does nothing."""
+class _Source:
+    """The bytes of one pickle. Every length is compared with what is left before memory is allocated."""
 
-    origin = ""
+    def __init__(self, file: IO[bytes], left: int) -> None:
+        self._file = file
+        self.left = self.size = min(left, PICKLE_BYTES)
 
-    def __new__(cls, *_: Any, **__: Any) -> Dropped:
-        """Accept any arguments."""
-        return super().__new__(cls)
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def __setitem__(self, _: Any, __: Any) -> None: ...
-
-    def __call__(self, *_: Any, **__: Any) -> Dropped:
-        """The result is dropped, too."""
-        return self
-
-    def append(self, _: Any) -> None:
-        """Ignore."""
-
-    def extend(self, _: Any) -> None:
-        """Ignore."""
-
-    def add(self, _: Any) -> None:
-        """Ignore."""
-
-
-class Unpickler(pickle._Unpickler):
-    """An unpickler with a fixed table of globals, which sets state only on this module's own types.
-
-    Based on Python's implementation: the one in C allocates as much memory as a damaged length asks for.
-    """
-
-    stack: list[Any]
-    append: Callable[[Any], None]
-
-    def __init__(
-        self, file: IO[bytes], persistent: Callable[[Any], Any], tensor: MakeTensor, note: Callable[[str], None]
-    ) -> None:
-        """``persistent`` turns a storage's description into a storage, ``tensor`` makes a tensor over it.
-
-        note: called with the name of every global that is dropped.
-        """
-        super().__init__(file, encoding="latin1")
-        self._persistent = persistent
-        self._note = note
-        self._table = _globals(tensor, note)
-
-    def load(self) -> Any:
-        """The object; raises UnpicklingError or another exception if the pickle is damaged or contains itself."""
-        content = super().load()
-        _measure(content, {})
-        return content
-
-    def persistent_load(self, pid: Any) -> Any:
-        return self._persistent(pid)
-
-    def find_class(self, module: str, name: str) -> Any:
-        known = self._table.get((module, name))
-        if known is not None:
-            return known
-        if module in ("torch", "torch.storage") and name in STORAGE_DTYPES:
-            return STORAGE_DTYPES[name]
-        return self._drop(f"{module}.{name}")
-
-    def get_extension(self, code: int) -> None:
-        """An extension code stands for a global that this process registered: it is dropped, not looked up."""
-        self.append(self._drop(f"copyreg extension {code}"))
-
-    def _drop(self, origin: str) -> type[Dropped]:
-        self._note(origin)
-        return type("Dropped", (Dropped,), {"origin": origin})
-
-    def load_build(self) -> None:
-        """Set a state on arrays and number types; ignore it for functions, classes, dictionaries and TensorRefs."""
-        state = self.stack.pop()
-        if isinstance(self.stack[-1], (Array, NumberType)):
-            self.stack[-1].set_state(state)
-
-    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
-
-
-def _globals(make: MakeTensor, note: Callable[[str], None]) -> Mapping[tuple[str, str], Any]:
-    """The globals that a checkpoint may name. A new table for each file: a file cannot change what the next one gets."""
-
-    def tensor(storage: Any, first: int, shape: Any, stride: Any, *_: Any) -> Any:
-        return make(storage, None, int(first), tuple(shape), tuple(stride))
-
-    def tensor_v3(storage: Any, first: int, shape: Any, stride: Any, _: Any, __: Any, dtype: Any, *___: Any) -> Any:
-        return make(storage, dtype, int(first), tuple(shape), tuple(stride))
-
-    def parameter(data: Any, *_: Any) -> Any:
+    def read(self, count: int) -> bytes:
+        """The next ``count`` bytes."""
+        if count > self.left:
+            raise pickle.UnpicklingError(f"{count:,} bytes are declared, {self.left:,} are left")
+        data = self._file.read(count)
+        if len(data) < count:
+            raise pickle.UnpicklingError("the file ends inside a value")
+        self.left -= count
         return data
 
-    def latin1(text: str, encoding: str) -> bytes:
-        if encoding != "latin1":
-            raise pickle.UnpicklingError("bytes in an unexpected encoding")
-        return text.encode("latin1")
+    def number(self, form: str) -> int:
+        """The next number, in the form of :mod:`struct`; not negative."""
+        value: int = struct.unpack(form, self.read(struct.calcsize(form)))[0]
+        if value < 0:
+            raise pickle.UnpicklingError("a negative length")
+        return value
 
-    def scalar(kind: Any, data: Any = b"") -> Any:
-        dtype = kind.dtype if isinstance(kind, NumberType) else None
-        if dtype is None or not isinstance(data, bytes) or len(data) != dtype.itemsize:
-            return Dropped()
-        return np.frombuffer(data, dtype)[0]
+    def line(self, most: int = PICKLE_BYTES) -> bytes:
+        """The next bytes to a newline, without it."""
+        line = self._file.readline(min(self.left, most) + 1)
+        if not line.endswith(b"\n") or len(line) > self.left:
+            raise pickle.UnpicklingError("a line without an end")
+        self.left -= len(line)
+        return line[:-1]
 
-    def number_type(code: Any, *_: Any) -> NumberType:
-        kind = NumberType(code)
-        if kind.dtype is None:
-            note(f"numpy.dtype {code}")
-        return kind
-
-    array = type("Dropped", (Dropped,), {"origin": "numpy.ndarray"})  # names the type; a call returns a Dropped
-
-    table: dict[tuple[str, str], Any] = {
-        ("collections", "OrderedDict"): collections.OrderedDict,
-        ("torch._utils", "_rebuild_tensor"): tensor,
-        ("torch._utils", "_rebuild_tensor_v2"): tensor,
-        ("torch._utils", "_rebuild_tensor_v3"): tensor_v3,
-        ("torch._utils", "_rebuild_parameter"): parameter,
-        ("torch._utils", "_rebuild_parameter_with_state"): parameter,
-        ("torch", "Size"): tuple,
-        ("_codecs", "encode"): latin1,
-    }
-    for module in ("builtins", "__builtin__"):
-        table |= {(module, t.__name__): t for t in (set, frozenset, complex)}
-        table[module, "bytes"] = lambda: b""  # protocol 2 writes empty bytes so; others use _codecs
-    for dtype in {*STORAGE_DTYPES.values()}:
-        table["torch", str(dtype).removeprefix("torch.")] = dtype
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        table[module, "_reconstruct"] = lambda kind, *_: Array() if kind is array else Dropped()
-        table[module, "scalar"] = scalar
-    table["numpy", "ndarray"] = array
-    table["numpy", "dtype"] = number_type
-    return table
+    def sized(self, form: str) -> bytes:
+        """Bytes after their number."""
+        return self.read(self.number(form))
 
 
-class NumberType:
-    """A numpy dtype of plain numbers, by its code and byte order; ``dtype`` is None for all others.
+class Unpickler:
+    """Reads one pickle from where ``file`` stands."""
 
-    An array of objects would be a pickle inside the pickle. numpy's own class is not used, because a pickle can set flags and
-    fields on it that numpy trusts.
-    """
+    def __init__(
+        self,
+        file: IO[bytes],
+        left: int,
+        persistent: Callable[[Any], Any],
+        tensor: MakeTensor,
+        note: Callable[[str], None],
+    ) -> None:
+        """left: bytes of the file from here to its end. persistent: turns a storage's description into a storage.
 
-    def __init__(self, code: Any) -> None:
-        dtype = np.dtype(code) if isinstance(code, str) and len(code) <= 8 else None
-        self.dtype = dtype if dtype is not None and dtype.kind in "biufc" and dtype.names is None else None
+        tensor: makes a tensor over a storage. note: is given the name of every global that is dropped.
+        """
+        self._source = _Source(file, left)
+        self._persistent = persistent
+        self._note = note
+        budget = Budget(10_000 + 4 * self._source.size)
+        self._containers = containers = Containers(budget)
+        self._table = known(tensor, note, budget, containers)
+        self._stack: list[Any] = []
+        self._marks: list[int] = []
+        self._memo: dict[int, Any] = {}
 
-    def set_state(self, state: Any) -> None:
-        if self.dtype is not None and state[1] in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(state[1])
+    def load(self) -> Any:
+        """The object; raises UnpicklingError (or any other Exception) if the pickle is damaged or exceeds a bound."""
+        source = self._source
+        for _ in range(OPCODES):
+            code = source.read(1)[0]
+            if code == pickle.STOP[0]:
+                content = self._stack.pop()
+                check_nesting(content, 10_000 + 16 * (source.size - source.left))
+                return content
+            operation = _OPERATIONS.get(code)
+            if operation is None:
+                raise pickle.UnpicklingError(f"byte {source.size - source.left - 1}: unknown opcode {code:#04x}")
+            operation(self)
+        raise pickle.UnpicklingError(f"more than {OPCODES:,} opcodes")
+
+    def _protocol(self) -> None:
+        if (protocol := self._source.read(1)[0]) > pickle.HIGHEST_PROTOCOL:
+            raise pickle.UnpicklingError(f"unsupported pickle protocol {protocol}")
+
+    def _frame(self) -> None:  # opcodes lie inside frames as they do without
+        if (length := self._source.number("<Q")) > self._source.left:
+            raise pickle.UnpicklingError(f"a frame of {length:,} bytes, {self._source.left:,} are left")
+
+    # the stack
+
+    def _push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def _pop_mark(self) -> list[Any]:
+        at = self._marks.pop()
+        items = self._stack[at:]
+        del self._stack[at:]
+        return items
+
+    def _pop(self) -> None:
+        if self._marks and self._marks[-1] == len(self._stack):
+            self._marks.pop()
+        else:
+            self._stack.pop()
+
+    def _give_top(self, give: Callable[[Any, list[Any]], None]) -> None:
+        items = self._pop_mark()
+        give(self._stack[-1], items)
+
+    def _replace(self, count: int, value: Any) -> None:
+        if len(self._stack) < count:
+            raise pickle.UnpicklingError("the stack is empty")
+        del self._stack[len(self._stack) - count :]
+        self._stack.append(value)
+
+    # values
+
+    def _integer(self) -> None:  # of protocol 0: also writes booleans
+        line = self._source.line(_LINE)
+        self._push({b"00": False, b"01": True}[line] if line in (b"00", b"01") else int(line.rstrip(b"L")))
+
+    def _long(self, form: str) -> None:
+        count = self._source.number(form)
+        if count > _INT_BYTES:
+            raise pickle.UnpicklingError(f"a whole number of {count:,} bytes")
+        self._push(int.from_bytes(self._source.read(count), "little", signed=True))
+
+    def _string(self) -> None:  # of protocol 0
+        line = self._source.line()
+        if len(line) < 2 or line[0] != line[-1] or line[0] not in b"'\"":
+            raise pickle.UnpicklingError("a string without quotes")
+        self._push(codecs.escape_decode(line[1:-1])[0].decode("latin1"))
+
+    def _text(self, form: str) -> None:
+        self._push(str(self._source.sized(form), "utf-8", "surrogatepass"))
+
+    def _dictionary(self) -> None:
+        items, result = self._pop_mark(), dict[Any, Any]()
+        self._containers.fill(result, items)
+        self._push(result)
+
+    def _one_item(self) -> None:
+        value, key = self._stack.pop(), self._stack.pop()
+        self._containers.fill(self._stack[-1], [key, value])
+
+    # globals and calls
+
+    def _global(self, module: Any, name: Any) -> Any:
+        if type(module) is not str or type(name) is not str:
+            raise pickle.UnpicklingError("a global whose name is no string")
+        if (module, name) in self._table:
+            return self._table[module, name]
+        if module in ("torch", "torch.storage") and name in STORAGE_DTYPES:
+            return STORAGE_DTYPES[name]
+        return self._drop(f"{module[:200]}.{name[:200]}")
+
+    def _drop(self, origin: str) -> Dropped:
+        self._note(origin)
+        return Dropped(origin)
+
+    def _named(self) -> Any:
+        return self._global(self._source.line().decode("utf-8"), self._source.line().decode("utf-8"))
+
+    def _call(self, function: Any, arguments: Any, keywords: Any = None) -> Any:
+        if isinstance(function, Dropped):
+            return function
+        if type(arguments) not in (tuple, list) or len(arguments) > _ARGUMENTS or keywords or not callable(function):
+            raise pickle.UnpicklingError("a call that no checkpoint makes")
+        return function(*arguments)
+
+    def _instance(self) -> None:
+        function = self._named()
+        self._push(self._call(function, self._pop_mark()))
+
+    def _object(self) -> None:
+        function, *arguments = self._pop_mark()
+        self._push(self._call(function, arguments))
+
+    def _extension(self, form: str) -> None:
+        """A number that stands for a global registered in this process: not looked up."""
+        self._push(self._drop(f"copyreg extension {self._source.number(form)}"))
+
+    def _reduce(self, count: int) -> None:
+        function, arguments, *keywords = self._stack[-count:]
+        self._replace(count, self._call(function, arguments, *keywords))
+
+    def _build(self) -> None:
+        """Functions, dictionaries and TensorRefs keep what they are; a state given to them is ignored."""
+        state = self._stack.pop()
+        if isinstance(self._stack[-1], (Array, NumberType)):
+            self._stack[-1].set_state(state)
+
+    # memo
+
+    def _put(self, number: int) -> None:
+        if not 0 <= number < _MEMO:
+            raise pickle.UnpicklingError("a memo number out of range")
+        self._memo[number] = self._stack[-1]
+
+    def _get(self, number: int) -> None:
+        if number not in self._memo:
+            raise pickle.UnpicklingError(f"nothing was stored as number {number}")
+        self._push(self._memo[number])
 
 
-class Array(np.ndarray[Any, Any]):
-    """An empty array that accepts only the state of an array of numbers; with any other state it counts as dropped."""
-
-    filled = False
-
-    def __new__(cls) -> Array:
-        return np.ndarray.__new__(cls, (0,), dtype=np.uint8)
-
-    def set_state(self, state: Any) -> None:
-        version, shape, kind, fortran, data = state
-        dtype = kind.dtype if isinstance(kind, NumberType) else None
-        if dtype is None:
-            return
-        if not isinstance(data, bytes) or len(data) != math.prod(shape) * dtype.itemsize:
-            raise pickle.UnpicklingError("an array whose bytes do not fit its shape")
-        super().__setstate__((version, shape, dtype, fortran, data))
-        self.filled = True
-
-
-def _measure(value: Any, seen: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """(nesting, size) of containers, shared ones counted each time. Raises UnpicklingError if one contains itself."""
-    if not isinstance(value, (dict, list, tuple, set, frozenset)):
-        return 0, 1
-    if id(value) not in seen:
-        seen[id(value)] = (_NESTING, 0)  # until its contents are measured
-        within = [_measure(v, seen) for v in ((*value.keys(), *value.values()) if isinstance(value, dict) else value)]
-        seen[id(value)] = (1 + max((n for n, _ in within), default=0), 1 + sum(n for _, n in within))
-    nesting, size = seen[id(value)]
-    if nesting >= _NESTING or size > _SIZE:
-        raise pickle.UnpicklingError("containers nested too deep, or holding themselves")
-    return nesting, size
+_OPERATIONS: dict[int, Callable[[Unpickler], Any]] = {
+    code[0]: operation
+    for code, operation in {
+        pickle.PROTO: Unpickler._protocol,
+        pickle.FRAME: Unpickler._frame,
+        # values
+        pickle.NONE: lambda m: m._push(None),
+        pickle.NEWTRUE: lambda m: m._push(True),
+        pickle.NEWFALSE: lambda m: m._push(False),
+        pickle.INT: Unpickler._integer,
+        pickle.LONG: Unpickler._integer,
+        pickle.BININT: lambda m: m._push(struct.unpack("<i", m._source.read(4))[0]),
+        pickle.BININT1: lambda m: m._push(m._source.read(1)[0]),
+        pickle.BININT2: lambda m: m._push(m._source.number("<H")),
+        pickle.LONG1: lambda m: m._long("<B"),
+        pickle.LONG4: lambda m: m._long("<i"),
+        pickle.FLOAT: lambda m: m._push(float(m._source.line(_LINE))),
+        pickle.BINFLOAT: lambda m: m._push(struct.unpack(">d", m._source.read(8))[0]),
+        pickle.STRING: Unpickler._string,
+        pickle.BINSTRING: lambda m: m._push(m._source.sized("<i").decode("latin1")),
+        pickle.SHORT_BINSTRING: lambda m: m._push(m._source.sized("<B").decode("latin1")),
+        pickle.UNICODE: lambda m: m._push(str(m._source.line(), "raw-unicode-escape")),
+        pickle.BINUNICODE: lambda m: m._text("<I"),
+        pickle.BINUNICODE8: lambda m: m._text("<Q"),
+        pickle.SHORT_BINUNICODE: lambda m: m._text("<B"),
+        pickle.BINBYTES: lambda m: m._push(m._source.sized("<I")),
+        pickle.BINBYTES8: lambda m: m._push(m._source.sized("<Q")),
+        pickle.SHORT_BINBYTES: lambda m: m._push(m._source.sized("<B")),
+        pickle.BYTEARRAY8: lambda m: m._push(bytearray(m._source.sized("<Q"))),
+        # containers
+        pickle.EMPTY_TUPLE: lambda m: m._push(()),
+        pickle.TUPLE1: lambda m: m._replace(1, tuple(m._stack[-1:])),
+        pickle.TUPLE2: lambda m: m._replace(2, tuple(m._stack[-2:])),
+        pickle.TUPLE3: lambda m: m._replace(3, tuple(m._stack[-3:])),
+        pickle.TUPLE: lambda m: m._push(tuple(m._pop_mark())),
+        pickle.EMPTY_LIST: lambda m: m._push([]),
+        pickle.LIST: lambda m: m._push(m._pop_mark()),
+        pickle.APPEND: lambda m: m._containers.extend(m._stack[-2], [m._stack.pop()]),
+        pickle.APPENDS: lambda m: m._give_top(m._containers.extend),
+        pickle.EMPTY_DICT: lambda m: m._push({}),
+        pickle.DICT: Unpickler._dictionary,
+        pickle.SETITEM: Unpickler._one_item,
+        pickle.SETITEMS: lambda m: m._give_top(m._containers.fill),
+        pickle.EMPTY_SET: lambda m: m._push(set()),
+        pickle.ADDITEMS: lambda m: m._give_top(m._containers.add),
+        pickle.FROZENSET: lambda m: m._push(frozenset(m._containers.key(item) for item in m._pop_mark())),
+        # the stack and the memo
+        pickle.MARK: lambda m: m._marks.append(len(m._stack)),
+        pickle.POP: Unpickler._pop,
+        pickle.POP_MARK: Unpickler._pop_mark,
+        pickle.DUP: lambda m: m._push(m._stack[-1]),
+        pickle.PUT: lambda m: m._put(int(m._source.line(_LINE))),
+        pickle.BINPUT: lambda m: m._put(m._source.read(1)[0]),
+        pickle.LONG_BINPUT: lambda m: m._put(m._source.number("<I")),
+        pickle.MEMOIZE: lambda m: m._put(len(m._memo)),
+        pickle.GET: lambda m: m._get(int(m._source.line(_LINE))),
+        pickle.BINGET: lambda m: m._get(m._source.read(1)[0]),
+        pickle.LONG_BINGET: lambda m: m._get(m._source.number("<I")),
+        # globals and calls
+        pickle.GLOBAL: lambda m: m._push(m._named()),
+        pickle.STACK_GLOBAL: lambda m: m._replace(2, m._global(*m._stack[-2:])),
+        pickle.EXT1: lambda m: m._extension("<B"),
+        pickle.EXT2: lambda m: m._extension("<H"),
+        pickle.EXT4: lambda m: m._extension("<i"),
+        pickle.PERSID: lambda m: m._push(m._persistent(m._source.line(_LINE))),
+        pickle.BINPERSID: lambda m: m._push(m._persistent(m._stack.pop())),
+        pickle.REDUCE: lambda m: m._reduce(2),
+        pickle.NEWOBJ: lambda m: m._reduce(2),
+        pickle.NEWOBJ_EX: lambda m: m._reduce(3),
+        pickle.INST: Unpickler._instance,
+        pickle.OBJ: Unpickler._object,
+        pickle.BUILD: Unpickler._build,
+    }.items()
+}

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import mmap
+import stat
 import struct
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -22,7 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cpm_gen.checkpoints.formats.safe_pickle import Array, Dropped, Unpickler
+from cpm_gen.checkpoints.checksums import Checksum
+from cpm_gen.checkpoints.formats.foreign_files import recognize
+from cpm_gen.checkpoints.formats.known_globals import Array, Dropped
+from cpm_gen.checkpoints.formats.safe_pickle import PICKLE_BYTES, Unpickler
+from cpm_gen.checkpoints.formats.zip_records import ZipRecords
 from cpm_gen.errors import CheckpointError
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -33,13 +37,14 @@ _PLAIN = (
 )
 
 
-@dataclass
+@dataclass(eq=False, slots=True)
 class Storage:
     """A range of bytes in the file. ``offset`` is set once it is known; -1 before."""
 
     dtype: torch.dtype
     count: int  # elements
     offset: int = -1
+    checksum: Checksum | None = None
 
     @property
     def nbytes(self) -> int:
@@ -73,7 +78,7 @@ class TensorRef:
     def view(self) -> Tensor:
         """The tensor over the mapped file; reading it reads the disk. Raises CheckpointError if it is outside the file."""
         numbers = (*self.shape, *self.stride, self.first)
-        sound = all(isinstance(n, int) and 0 <= n < 2**63 for n in numbers) and len(self.shape) == len(self.stride)
+        sound = all(type(n) is int and 0 <= n < 2**63 for n in numbers) and len(self.shape) == len(self.stride)
         available = self.storage.nbytes // self.dtype.itemsize
         if not sound or self.first + self.extent > available or math.prod(self.shape) >= 2**63:
             raise CheckpointError(f"{self.file.path}: a tensor of shape {self.shape} does not fit its storage")
@@ -94,20 +99,30 @@ class TensorRef:
 class SavedFile:
     """One file written by ``torch.save``.
 
-    content: the saved object, tensors as TensorRef. notes: names of the globals that were dropped. Raises CheckpointError if the
-    file is not such a file, or is truncated or damaged.
+    content: the object that was saved, tensors as TensorRef. notes: names of the globals that were dropped. size: bytes.
+    checksums: of the storages that ``content`` uses; none if the file stores none (legacy files have none).
+    Raises CheckpointError if the file is not such a file, is cut short or damaged. Memory and time are linear in the length
+    of the pickle inside, see :mod:`cpm_gen.checkpoints.formats.safe_pickle`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.notes: list[str] = []
+        self.checksums: list[Checksum] = []
+        self._notes: dict[str, None] = {}
         self._map: mmap.mmap | None = None
         try:
-            self.size = path.stat().st_size
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):  # a FIFO would wait for a writer
+                what = "a directory" if stat.S_ISDIR(status.st_mode) else "a device or pipe"
+                raise CheckpointError(f"{path}: {what}, not a regular file")
+            self.size = status.st_size
             with path.open("rb") as file:
-                start = file.read(4)
+                start = file.read(512)
                 file.seek(0)
-                self.content: Any = self._read_zip(file) if start == b"PK\x03\x04" else self._read_legacy(file)
+                if foreign := recognize(start, self.size):
+                    raise CheckpointError(f"{path}: {foreign}")
+                zipped = start.startswith(b"PK\x03\x04")
+                self.content: Any = self._read_zip(file) if zipped else self._read_legacy(file)
         except OSError as error:
             raise CheckpointError(f"{path}: {error.strerror or error}") from None
         except CheckpointError:
@@ -116,11 +131,15 @@ class SavedFile:
             what = " ".join(f"{type(error).__name__}: {error}".split())[:160]
             raise CheckpointError(f"{path}: not a readable checkpoint file, damaged or truncated ({what})") from None
 
+    @property
+    def notes(self) -> list[str]:
+        """Names of the globals that were dropped, each once, in the order of the file."""
+        return list(self._notes)
+
     def note(self, origin: str) -> None:
         """Record the name of a dropped global, escaped for a terminal."""
         origin = origin[:200] if origin.isprintable() else ascii(origin[:200])
-        if origin not in self.notes:
-            self.notes.append(origin)
+        self._notes[origin] = None
 
     def map(self) -> mmap.mmap:
         """The whole file, mapped copy-on-write: writing to a view does not change it."""
@@ -137,8 +156,8 @@ class SavedFile:
         begin, end = begin // page * page, min(-(-(begin + length) // page) * page, self.size)
         self._map.madvise(mmap.MADV_DONTNEED, begin, end - begin)
 
-    def _unpickle(self, file: IO[bytes], persistent: Callable[[Any], Storage]) -> Any:
-        return Unpickler(file, persistent, self._tensor, self.note).load()
+    def _unpickle(self, file: IO[bytes], left: int, persistent: Callable[[Any], Storage]) -> Any:
+        return Unpickler(file, left, persistent, self._tensor, self.note).load()
 
     def _tensor(self, storage: Any, dtype: Any, first: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> Any:
         dtype = storage.dtype if dtype is None and isinstance(storage, Storage) else dtype
@@ -146,62 +165,63 @@ class SavedFile:
             return Dropped()
         return TensorRef(self, storage, dtype, first, shape, stride)
 
+    def _described(self, kind: Any, dtype: Any, key: Any, count: Any) -> tuple[torch.dtype, str, int]:
+        """The fields of a storage's description, checked."""
+        if kind != "storage" or not isinstance(dtype, torch.dtype):
+            origin = dtype.origin if isinstance(dtype, Dropped) else type(dtype).__name__
+            raise CheckpointError(f"{self.path}: unknown kind of storage ({origin!a:.100})")
+        if type(key) not in (str, int) or type(count) is not int or count < 0:
+            raise CheckpointError(f"{self.path}: a damaged description of a storage")
+        return dtype, str(key), count
+
     def _read_zip(self, file: IO[bytes]) -> Any:
-        with zipfile.ZipFile(file) as archive:
-            records = {info.filename: info for info in archive.infolist()}
-            pickles = [name for name in records if name.endswith("/data.pkl") or name == "data.pkl"]
-            if len(pickles) != 1:
-                raise CheckpointError(f"{self.path}: a zip file, but not one that torch.save wrote (no data.pkl)")
-            root = pickles[0].removesuffix("data.pkl")
-            order = records.get(root + "byteorder")
-            if order is not None and archive.read(order) != b"little":
-                raise CheckpointError(f"{self.path}: written on a big-endian machine, which is not supported")
+        records = ZipRecords(self.path, file, self.size)
+        if records.read("byteorder", 16) not in (None, b"little"):
+            raise CheckpointError(f"{self.path}: written on a big-endian machine, which is not supported")
+        storages: dict[tuple[torch.dtype, str, int], Storage] = {}
+        checksums: dict[str, Checksum] = {}
 
-            def locate(dtype: torch.dtype, key: str, count: int) -> Storage:
-                info = records.get(f"{root}data/{key}")
-                if info is None:
+        def persistent(pid: Any) -> Storage:
+            kind, dtype, key, _, count = pid
+            dtype, key, count = described = self._described(kind, dtype, key, count)
+            if described not in storages:
+                record = records.find(f"data/{key}")
+                if record is None:
                     raise CheckpointError(f"{self.path}: storage {key!a:.40} is missing from the file")
-                if info.compress_type != zipfile.ZIP_STORED:
-                    raise CheckpointError(
-                        f"{self.path}: the file was re-packed with compression; unpack it and save it again"
-                    )
-                file.seek(info.header_offset)
-                header = file.read(30)
-                names, extra = struct.unpack("<HH", header[26:30])
-                if info.file_size < count * dtype.itemsize:
+                if record.length < count * dtype.itemsize:
                     raise CheckpointError(f"{self.path}: storage {key!a:.40} is shorter than its tensors")
-                return Storage(dtype, count, info.header_offset + 30 + names + extra)
+                checksum = checksums.setdefault(key, record) if records.has_checksums else None
+                storages[described] = Storage(dtype, count, record.offset, checksum)
+            return storages[described]
 
-            def persistent(pid: Any) -> Storage:
-                kind, dtype, key, _, count = pid
-                if kind != "storage" or not isinstance(dtype, torch.dtype):
-                    raise CheckpointError(
-                        f"{self.path}: unknown kind of storage ({getattr(dtype, 'origin', kind)!a:.100})"
-                    )
-                return locate(dtype, str(key), int(count))
-
-            return self._unpickle(BytesIO(archive.read(pickles[0])), persistent)
+        pickled = records.read("data.pkl", PICKLE_BYTES)
+        assert pickled is not None
+        content = self._unpickle(BytesIO(pickled), len(pickled), persistent)
+        self.checksums = list(checksums.values())
+        return content
 
     def _read_legacy(self, file: IO[bytes]) -> Any:
         storages: dict[str, Storage] = {}
 
         def persistent(pid: Any) -> Storage:
             kind, dtype, key, _, count, view = pid
-            if kind != "storage" or not isinstance(dtype, torch.dtype) or view is not None:
-                raise CheckpointError(f"{self.path}: unknown kind of storage ({getattr(dtype, 'origin', kind)!a:.100})")
-            return storages.setdefault(str(key), Storage(dtype, int(count)))
+            dtype, key, count = self._described(kind, dtype, key, count)
+            if view is not None:
+                raise CheckpointError(f"{self.path}: unknown kind of storage (a view of another)")
+            return storages.setdefault(key, Storage(dtype, count))
 
         def load() -> Any:
-            return self._unpickle(file, persistent)
+            return self._unpickle(file, self.size - file.tell(), persistent)
 
-        if load() != _LEGACY_MAGIC:
+        magic = load()
+        if type(magic) is not int or magic != _LEGACY_MAGIC:
             raise CheckpointError(f"{self.path}: not a file that torch.save wrote")
         load()  # protocol version
         if not load().get("little_endian", True):
             raise CheckpointError(f"{self.path}: written on a big-endian machine, which is not supported")
         content, keys = load(), load()
         for key in keys:
-            storage = storages[str(key)]
+            storage = storages[key if type(key) is str else str(int(key))]
             count = struct.unpack("<q", file.read(8))[0]
             # torch 2 and newer count bytes for untyped storages, whose elements are one byte
             if count != storage.count:

@@ -1,0 +1,33 @@
+"""Small text files beside a checkpoint, as people and Windows write them."""
+
+from __future__ import annotations
+
+import codecs
+import stat
+from pathlib import Path
+
+from cpm_gen.errors import CheckpointError
+
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def read_small_text(path: Path, most: int, purpose: str) -> str:
+    """The text of a UTF-8 file of at most ``most`` bytes, without a byte-order mark.
+
+    purpose: what the file must hold, for messages. Raises CheckpointError if it is no regular file, too long or no UTF-8.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise CheckpointError(f"{path}: {purpose}, and must be a regular file")
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}") from None
+    if len(content) > most:
+        raise CheckpointError(f"{path}: {purpose}, but has more than {most:,} bytes")
+    if content.startswith(_UTF16) or (len(content) > 1 and 0 in content[:2]):
+        raise CheckpointError(f"{path}: {purpose}, but is UTF-16 text; save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise CheckpointError(f"{path}: {purpose}, but is not UTF-8 text; save it as UTF-8") from None
