@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 import cpm_gen
-from cpm_gen.checkpoints.formats.megatron import TRACKER
+from cpm_gen.checkpoints.formats.megatron_layout import TRACKER
 from cpm_gen.config.files import read_yaml, shipped
 
 SAMPLES = [

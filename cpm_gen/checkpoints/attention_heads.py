@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from cpm_gen.checkpoints.checkpoint import Checkpoint
+from cpm_gen.checkpoints.small_files import read_small_text
 from cpm_gen.config.model_sizes import known_heads
 from cpm_gen.errors import CheckpointError
+
+_CONFIG_BYTES = 1 << 20
 
 
 def resolve_heads(checkpoint: Checkpoint, given: int | None) -> int:
@@ -35,15 +39,21 @@ def known_or_configured_heads(checkpoint: Checkpoint) -> int | None:
 
 def _configured_heads(folder: Path) -> int | None:
     path = folder / "config.json"
-    if not path.is_file():
+    if not path.exists():
         return None
+    text = read_small_text(path, _CONFIG_BYTES, "must hold a JSON object")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        value = next((content[k] for k in ("heads", "num_attention_heads", "n_head") if k in content), None)
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, TypeError, RecursionError):
-        raise CheckpointError(f"{path}: not a JSON object") from None
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-        raise CheckpointError(f"{path}: heads must be a whole number, not {value!r}")
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: not a JSON object")
+    value = next((content[k] for k in ("heads", "num_attention_heads", "n_head") if k in content), None)
+    if value is not None and (type(value) is not int or value.bit_length() > 31):
+        raise CheckpointError(f"{path}: heads must be a whole number, not {_short(value)}")
     return value
+
+
+def _short(value: Any) -> str:
+    text = "a long number" if type(value) is int else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

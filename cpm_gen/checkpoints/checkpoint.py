@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cpm_gen.checkpoints import tensor_table
+from cpm_gen.checkpoints.checksums import Checksum
 from cpm_gen.checkpoints.tensor_table import Cut
 from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.errors import CheckpointError
@@ -101,7 +102,8 @@ class Checkpoint:
 
     folder: the folder that a person names, for messages and companion files. iteration: name of the saved state. degree: number
     of ranks that it was saved for. dtype: of the word embedding. files: those that hold the weights. notes: names of objects
-    in the files that were not loaded. tensors: by the names of :func:`cpm_gen.checkpoints.tensor_table.names`.
+    in the files that were not loaded. tensors: by the names of :func:`cpm_gen.checkpoints.tensor_table.names`. checksums: of the
+    bytes that the tensors lie in; empty if the files store none.
     """
 
     folder: Path
@@ -115,6 +117,7 @@ class Checkpoint:
     files: Sequence[Path]
     notes: list[str]
     tensors: Mapping[str, StoredTensor]
+    checksums: Sequence[Checksum] = ()
 
     def size(self, heads: int) -> ModelSize:
         """The network's sizes with the number of heads filled in."""

@@ -7,6 +7,7 @@ back and compared bit for bit, and then renamed: a target folder is complete or 
 
 from __future__ import annotations
 
+import operator
 import os
 import shutil
 import tempfile
@@ -20,7 +21,9 @@ from torch import Tensor
 from cpm_gen.checkpoints import tensor_table
 from cpm_gen.checkpoints.attention_heads import known_or_configured_heads, resolve_heads
 from cpm_gen.checkpoints.checkpoint import Checkpoint, bits, verify_replicas
-from cpm_gen.checkpoints.formats.megatron import TRACKER, Shard, open_shards, shard_name, without_dropped
+from cpm_gen.checkpoints.formats.known_globals import Dropped
+from cpm_gen.checkpoints.formats.megatron import Shard, open_shards, without_dropped
+from cpm_gen.checkpoints.formats.megatron_layout import TRACKER, shard_name
 from cpm_gen.checkpoints.formats.torch_file import TensorRef
 from cpm_gen.errors import CheckpointError, InputError
 
@@ -51,10 +54,18 @@ def reshard(
     progress: called with (phase, tensors done, tensors in all). Raises CheckpointError for a damaged source or an impossible
     degree, InputError if the target exists (unless ``force``) or the disk is full. Peak memory: one output shard.
     """
+    try:
+        degree = operator.index(degree)
+    except TypeError:
+        raise InputError(f"the number of ranks must be a whole number, not {degree!r:.60}") from None
+    if degree < 1:
+        raise InputError(f"the number of ranks must be at least 1, not {degree}")
+    if source == "" or target == "":
+        raise InputError("reshard: a folder has an empty name; is a variable of the shell not set?")
     opened = open_shards(source)
     checkpoint = opened.checkpoint
     source = checkpoint.folder
-    target = Path(target) if target else default_target(source, degree)
+    target = Path(target) if target is not None else default_target(source, degree)
     if heads is not None:
         resolve_heads(checkpoint, heads)
     tensor_table.check_degree(
@@ -99,7 +110,7 @@ def _write(checkpoint: Checkpoint, shards: list[Shard], degree: int, work: Path,
             fresh[id(ref)] = torch.empty(checkpoint.slice_shape(name, degree), dtype=ref.dtype)
             checkpoint.copy_slice(name, rank, degree, fresh[id(ref)])
             progress("writing", rank * len(names) + n + 1, degree * len(names))
-        content: dict[str, Any] = without_dropped(_with(shard.content, fresh))
+        content: dict[str, Any] = without_dropped(_with(shard.content, fresh, shard.ignored))
         if "mp_world_size" in content:
             content["mp_world_size"] = degree
         with (directory / shard_name(rank)).open("wb") as file:
@@ -119,12 +130,15 @@ def _write(checkpoint: Checkpoint, shards: list[Shard], degree: int, work: Path,
                 raise InputError(f"{companion}: {error.strerror}") from None
 
 
-def _with(value: Any, fresh: dict[int, Tensor]) -> Any:
-    """``value`` with the network's tensors replaced; nesting, key order and types are kept."""
+def _with(value: Any, fresh: dict[int, Tensor], ignored: frozenset[int]) -> Any:
+    """``value`` with the network's tensors replaced; its nesting, key order and types stay as they are.
+
+    ignored: ids of tensors that are left out.
+    """
     if isinstance(value, TensorRef):
-        return fresh.get(id(value), value)
+        return Dropped() if id(value) in ignored else fresh.get(id(value), value)
     if isinstance(value, dict):
-        return type(value)((k, _with(v, fresh)) for k, v in value.items())
+        return type(value)((k, _with(v, fresh, ignored)) for k, v in value.items())
     return value
 
 

@@ -19,7 +19,7 @@ def inspect(args: argparse.Namespace, settings: Settings) -> int:
     from cpm_gen.checkpoints.inspect import describe, to_text
     from cpm_gen.checkpoints.locate import model_folder, open_checkpoint
 
-    checkpoint = open_checkpoint(model_folder(args.dir or settings.model.model))
+    checkpoint = open_checkpoint(model_folder(settings.model.model if args.dir is None else args.dir))
     description = describe(checkpoint, settings.model.heads)
     sys.stdout.write(json.dumps(description, ensure_ascii=False) + "\n" if args.json else to_text(description))
     return 0

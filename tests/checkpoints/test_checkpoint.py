@@ -15,7 +15,8 @@ import torch
 from cpm_gen.checkpoints import tensor_table
 from cpm_gen.checkpoints.attention_heads import resolve_heads
 from cpm_gen.checkpoints.checkpoint import verify_replicas
-from cpm_gen.checkpoints.formats.megatron import TRACKER, save_checkpoint, shard_name
+from cpm_gen.checkpoints.formats.megatron import save_checkpoint
+from cpm_gen.checkpoints.formats.megatron_layout import TRACKER, shard_name
 from cpm_gen.checkpoints.locate import open_checkpoint
 from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.errors import CheckpointError

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cpm_gen.checkpoints.formats.megatron import TRACKER, shard_name
+from cpm_gen.checkpoints.formats.megatron_layout import TRACKER, shard_name
 from cpm_gen.checkpoints.inspect import describe, to_text
 from cpm_gen.checkpoints.locate import open_checkpoint
 from cpm_gen.config.model_sizes import ModelSize

@@ -20,7 +20,8 @@ import torch
 
 from cpm_gen.checkpoints import reshard as reshard_module
 from cpm_gen.checkpoints import tensor_table
-from cpm_gen.checkpoints.formats.megatron import TRACKER, save_checkpoint, shard_name
+from cpm_gen.checkpoints.formats.megatron import save_checkpoint
+from cpm_gen.checkpoints.formats.megatron_layout import TRACKER, shard_name
 from cpm_gen.checkpoints.locate import open_checkpoint
 from cpm_gen.checkpoints.reshard import default_target, reshard
 from cpm_gen.config.model_sizes import ModelSize

@@ -22,8 +22,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cpm_gen.checkpoints.formats import safe_pickle, torch_file
+from cpm_gen.checkpoints.formats.known_globals import Dropped
 from cpm_gen.checkpoints.formats.megatron import without_dropped
-from cpm_gen.checkpoints.formats.torch_file import Dropped, SavedFile, TensorRef
+from cpm_gen.checkpoints.formats.torch_file import SavedFile, TensorRef
 from cpm_gen.errors import CheckpointError
 
 FORMATS = ("zip", "legacy")

@@ -1,14 +1,14 @@
-"""Megatron/DeepSpeed checkpoints: one file for each rank of the run that saved them.
+"""Megatron/DeepSpeed checkpoints: one file for each rank of the run that saved them, written by ``torch.save``.
 
-Layout: ``DIR/latest_checkpointed_iteration.txt`` names an iteration (or ``release``); the shards are
-``DIR/<iteration>/mp_rank_XX_model_states.pt``, written by ``torch.save``.
+Where the files lie: :mod:`cpm_gen.checkpoints.formats.megatron_layout`.
 """
 
 from __future__ import annotations
 
 import collections
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,24 +18,42 @@ import torch
 from torch import Tensor
 
 from cpm_gen.checkpoints import tensor_table
-from cpm_gen.checkpoints.checkpoint import Checkpoint, StoredTensor
+from cpm_gen.checkpoints.checkpoint import Checkpoint, StoredTensor, bits
+from cpm_gen.checkpoints.formats.known_globals import Dropped
+from cpm_gen.checkpoints.formats.megatron_layout import TRACKER, ZERO_3, Layout, find, shard_name
 from cpm_gen.checkpoints.formats.torch_file import SavedFile, TensorRef, is_plain
 from cpm_gen.errors import CheckpointError
 
-TRACKER = "latest_checkpointed_iteration.txt"
-_SHARD = re.compile(r"^mp_rank_(\d+)_model_states\.pt$")
-_WORDS, _POSITIONS = "word_embeddings.weight", "position_embeddings.weight"
+_WORDS, _POSITIONS, _HEAD = "word_embeddings.weight", "position_embeddings.weight", "lm_head.weight"
+_MASK = re.compile(r"transformer\.layers\.[0-9]{1,4}\.attention\.(bias|mask|masked_bias)")
+_COMPILED = "_orig_mod."  # torch.compile puts it before the names of what it compiled
+_NAME_LENGTH, _HIDDEN, _NOTES = 500, 1 << 20, 100
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One rank's file. content: what was saved, tensors as TensorRef. tensors: the network's, by their names in the table."""
+    """One rank's file.
 
-    path: Path
-    content: dict[str, Any]
+    saved: what the file holds. tensors: the network's, by their names in the table. ignored: ids of the TensorRefs that add
+    nothing to the network. notes: what is not loaded.
+    """
+
+    saved: SavedFile
     tensors: dict[str, TensorRef]
+    ignored: frozenset[int]
     notes: list[str]
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.saved.path
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What was saved, tensors as TensorRef."""
+        content: dict[str, Any] = self.saved.content
+        return content
 
 
 @dataclass(frozen=True)
@@ -46,112 +64,132 @@ class MegatronCheckpoint:
     shards: list[Shard]
 
 
-def shard_name(rank: int) -> str:
-    """File name of a rank's shard."""
-    return f"mp_rank_{rank:02d}_model_states.pt"
-
-
 def open_shards(path: str | Path) -> MegatronCheckpoint:
     """Find the shards under ``path``, read their pickles, and verify that they form one network.
 
     Raises CheckpointError, naming file and tensor: nothing found, a shard missing, truncated or damaged, keys missing or
     unexpected, shapes or dtypes that disagree.
     """
-    try:
-        folder, iteration, directory = _find(Path(path))
-        files = {int(m[1]): p for p in directory.iterdir() if (m := _SHARD.match(p.name))}
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}") from None
-    if not files:
-        raise CheckpointError(f"{directory}: no {shard_name(0)} there")
-    missing = next(r for r in range(len(files) + 1) if r not in files)
-    if missing < max(files):
-        raise CheckpointError(
-            f"{directory}: shard {shard_name(missing)} is missing (there is one for rank {max(files)})"
-        )
-    shards = [_read_shard(files[rank]) for rank in sorted(files)]
+    layout = find(Path(path))
+    shards = [_read_shard(file) for file in layout.files]
     for shard in shards:
         saved_for = shard.content.get("mp_world_size")
         if isinstance(saved_for, int) and saved_for != len(shards):
             raise CheckpointError(
-                f"{shard.path}: saved for {saved_for} ranks, but {directory} holds {len(shards)} shards"
+                f"{shard.path}: saved for {saved_for} ranks, but {layout.directory} holds {len(shards)} shards"
                 + (f"; {shard_name(len(shards))} is missing" if saved_for > len(shards) else "")
             )
-    return MegatronCheckpoint(_describe(folder, iteration, shards), shards)
-
-
-def _find(folder: Path) -> tuple[Path, str, Path]:
-    """The checkpoint's folder, the iteration, and the folder of its shards."""
-    if not folder.exists():
-        raise CheckpointError(f"{folder}: no such folder; --model takes the folder of {TRACKER}")
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: not a folder; --model takes the folder of {TRACKER}")
-    tracker = folder / TRACKER
-    if not tracker.is_file():
-        if any(_SHARD.match(p.name) for p in folder.iterdir()):  # the iteration's own folder was given
-            name, parent = folder.resolve().name, folder.resolve().parent
-            if not _is_iteration(name):
-                return folder, "release", folder
-            return (parent if (parent / TRACKER).is_file() else folder), name, folder
-        raise CheckpointError(f"{folder}: no {TRACKER} there, so no CPM checkpoint")
-    try:
-        word = tracker.read_text(encoding="utf-8").strip()
-    except UnicodeDecodeError:
-        word = "?"
-    if not _is_iteration(word):
-        raise CheckpointError(f"{tracker}: must hold an iteration or 'release', not {word[:40]!r}")
-    directory = folder / word
-    if not directory.is_dir():
-        raise CheckpointError(f"{tracker}: names iteration {word}, but there is no folder {directory}")
-    return folder, word, directory
-
-
-def _is_iteration(word: str) -> bool:
-    return word == "release" or word.isdecimal()
+    return MegatronCheckpoint(_describe(layout, shards), shards)
 
 
 def _read_shard(path: Path) -> Shard:
     saved = SavedFile(path)
     if not isinstance(saved.content, dict):
-        raise CheckpointError(f"{path}: holds a {type(saved.content).__name__}, not a checkpoint's dictionary")
-    flat = dict(_flatten(saved.content))
+        dropped = isinstance(saved.content, Dropped)
+        what = ascii(saved.content.origin)[:100] if dropped else type(saved.content).__name__
+        raise CheckpointError(f"{path}: holds a {what}, not a checkpoint's dictionary")
+    flat = _flatten(saved.content, path)
     anchors = sorted((n for n in flat if n == _WORDS or n.endswith("." + _WORDS)), key=lambda n: (n.count("."), n))
     if not anchors:
         raise CheckpointError(f"{path}: no tensor {_WORDS} in it, so no CPM network")
     under_module = [n for n in anchors if n.startswith("module.")]
     prefix = (under_module or anchors)[0].removesuffix(_WORDS)
+    if prefix.endswith("language_model.embedding.") or saved.content.get("checkpoint_version") not in (None, 0, 0.0):
+        raise CheckpointError(
+            f"{path}: saved by a newer Megatron-LM, whose tensors have other names and another order of query, key and value; "
+            "not supported"
+        )
     tensors = {n.removeprefix(prefix): t for n, t in flat.items() if n.startswith(prefix)}
-    if not prefix:  # a bare state dict: what DeepSpeed stores besides the network is not part of it
-        tensors = {n: t for n, t in tensors.items() if n.startswith("transformer.") or "embeddings" in n}
-    return Shard(path, saved.content, tensors, saved.notes)
+    if not prefix:  # a bare state dict: what DeepSpeed keeps beside the network is not part of it
+        tensors = {n: t for n, t in tensors.items() if n.startswith("transformer.") or "embeddings" in n or n == _HEAD}
+    ignored = _ignored(tensors)
+    network = {n: t for n, t in tensors.items() if n not in ignored}
+    kept = {id(t) for t in network.values()}
+    return Shard(
+        saved,
+        network,
+        frozenset(id(tensors[n]) for n in ignored if id(tensors[n]) not in kept),
+        [*saved.notes, *dict.fromkeys(ignored.values())],
+    )
 
 
-def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, TensorRef]]:
-    """Tensors in nested dictionaries, by dotted names."""
-    for key, value in tree.items():
-        if isinstance(value, TensorRef):
-            yield f"{prefix}{key}", value
-        elif isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
+def _flatten(content: dict[Any, Any], path: Path) -> dict[str, TensorRef]:
+    """Tensors under nested dictionaries, by dotted names. A dictionary that stands in several places is entered once."""
+    found: dict[str, TensorRef] = {}
+    entered: set[int] = set()
+
+    def enter(tree: dict[Any, Any], prefix: str) -> None:
+        if id(tree) in entered:
+            return
+        entered.add(id(tree))
+        for key, value in tree.items():
+            if not isinstance(value, (TensorRef, dict)) or type(key) not in (str, int):
+                continue
+            name = f"{prefix}{key}"
+            if len(name) > _NAME_LENGTH:
+                raise CheckpointError(f"{path}: a tensor's name has more than {_NAME_LENGTH} characters: {name!a:.60}")
+            if isinstance(value, dict):
+                enter(value, name + ".")
+                continue
+            name = name.replace(_COMPILED, "")
+            if name in found:
+                raise CheckpointError(f"{path}: two tensors are named {name!a}, one of them with {_COMPILED}")
+            found[name] = value
+
+    enter(content, "")
+    return found
 
 
-def _describe(folder: Path, iteration: str, shards: list[Shard]) -> Checkpoint:
+def _ignored(tensors: dict[str, TensorRef]) -> dict[str, str]:
+    """Tensors that add nothing to the network, with a note on each: a head tied to the embedding, causal masks."""
+    result = {}
+    words, head = tensors.get(_WORDS), tensors.get(_HEAD)
+    if words is not None and head is not None and _equal(words, head):
+        result[_HEAD] = f"{_HEAD} (equal to {_WORDS})"
+    rows = tensors[_POSITIONS].shape[:1] if _POSITIONS in tensors else ()
+    for name, tensor in tensors.items():
+        if match := _MASK.fullmatch(name):
+            square = tensor.shape[-2:] == 2 * rows and math.prod(tensor.shape) == math.prod(2 * rows)
+            if square or (match[1] == "masked_bias" and math.prod(tensor.shape) == 1):
+                result[name] = f"attention.{match[1]} (causal mask)"
+    return result
+
+
+def _equal(a: TensorRef, b: TensorRef) -> bool:
+    """Whether two tensors are the same bits; tensors that share their storage are not read."""
+    if (a.shape, a.dtype) != (b.shape, b.dtype):
+        return False
+    if (a.storage.offset, a.first, a.stride) == (b.storage.offset, b.first, b.stride):
+        return True
+    same = torch.equal(bits(a.view()), bits(b.view()))
+    a.release()
+    b.release()
+    return same
+
+
+def _describe(layout: Layout, shards: list[Shard]) -> Checkpoint:
     """The checkpoint that the shards make together; raises CheckpointError if they do not."""
-    first, degree = shards[0], len(shards)
+    folder, first, degree = layout.folder, shards[0], len(shards)
     for name in (_WORDS, _POSITIONS):
         ref = first.tensors.get(name)
         if ref is None:
             raise CheckpointError(f"{first.path}: tensor {name} is missing")
+        if ref.shape == (0,):
+            raise CheckpointError(f"{first.path}: {name} is empty: {ZERO_3}")
         if len(ref.shape) != 2:
             raise CheckpointError(f"{first.path}: {name} has shape {list(ref.shape)}, not two dimensions")
     rows, hidden = first.tensors[_WORDS].shape
     vocabulary, positions = rows * degree, first.tensors[_POSITIONS].shape[0]
+    if hidden > _HIDDEN:
+        raise CheckpointError(f"{first.path}: hidden size {hidden}, more than any network has")
     numbers = [n for name in first.tensors if (n := tensor_table.split_layer(name)[0]) is not None]
     layers = 1 + max(numbers, default=-1)
     tensor_table.check_degree(
         degree, vocabulary=vocabulary, heads=None, hidden=hidden, where=f"{folder}: {degree} shards"
     )
     expected = list(tensor_table.names(layers))
+    if missing := [n for n in expected if n not in first.tensors]:
+        raise CheckpointError(f"{first.path}: tensor {missing[0]} is missing" + _more(missing))
     tensors = {}
     for name in expected:
         cut = tensor_table.cut_of(name)
@@ -162,7 +200,8 @@ def _describe(folder: Path, iteration: str, shards: list[Shard]) -> Checkpoint:
         if missing := [n for n in expected if n not in shard.tensors]:
             raise CheckpointError(f"{shard.path}: tensor {missing[0]} is missing" + _more(missing))
         if unexpected := [n for n in shard.tensors if n not in tensors]:
-            raise CheckpointError(f"{shard.path}: unexpected tensor {unexpected[0]!a}" + _more(unexpected))
+            differs = f", which differs from {_WORDS}" if unexpected[0] == _HEAD else ""
+            raise CheckpointError(f"{shard.path}: unexpected tensor {unexpected[0]!a}{differs}" + _more(unexpected))
         for name, tensor in tensors.items():
             ref, wanted = shard.tensors[name], tensor_table.rank_shape(tensor.cut, tensor.shape, degree)
             if ref.shape != wanted:
@@ -176,9 +215,15 @@ def _describe(folder: Path, iteration: str, shards: list[Shard]) -> Checkpoint:
                 raise CheckpointError(
                     f"{shard.path}: {name} is {ref.dtype}, but {first.tensors[name].dtype} in {first.path.name}"
                 )
+            ref.check()
+            if math.prod(ref.shape) > ref.extent:
+                raise CheckpointError(f"{shard.path}: {name} repeats its elements, so it is no saved weight")
+    notes = sorted({note for shard in shards for note in shard.notes})
+    stored = (shard.tensors[name].storage.checksum for shard in shards for name in expected)
+    checksums = {(c.path, c.name): c for c in stored if c is not None}
     return Checkpoint(
         folder=folder,
-        iteration=iteration,
+        iteration=layout.iteration,
         degree=degree,
         layers=layers,
         hidden=hidden,
@@ -186,8 +231,9 @@ def _describe(folder: Path, iteration: str, shards: list[Shard]) -> Checkpoint:
         positions=positions,
         dtype=first.tensors[_WORDS].dtype,
         files=[shard.path for shard in shards],
-        notes=sorted({note for shard in shards for note in shard.notes}),
+        notes=notes[:_NOTES] + ([f"and {len(notes) - _NOTES} more"] if len(notes) > _NOTES else []),
         tensors=tensors,
+        checksums=list(checksums.values()),
     )
 
 

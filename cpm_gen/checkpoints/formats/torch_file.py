@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import math
 import mmap
+import pickle
 import stat
 import struct
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -75,18 +77,23 @@ class TensorRef:
             return 0
         return 1 + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
 
-    def view(self) -> Tensor:
-        """The tensor over the mapped file; reading it reads the disk. Raises CheckpointError if it is outside the file."""
+    def check(self) -> None:
+        """Raise CheckpointError if the layout does not fit the storage, or the storage lies outside the file."""
         numbers = (*self.shape, *self.stride, self.first)
         sound = all(type(n) is int and 0 <= n < 2**63 for n in numbers) and len(self.shape) == len(self.stride)
         available = self.storage.nbytes // self.dtype.itemsize
         if not sound or self.first + self.extent > available or math.prod(self.shape) >= 2**63:
             raise CheckpointError(f"{self.file.path}: a tensor of shape {self.shape} does not fit its storage")
+        begin = self.storage.offset + self.first * self.dtype.itemsize
+        if self.extent and (self.storage.offset < 0 or begin + self.extent * self.dtype.itemsize > self.file.size):
+            raise CheckpointError(f"{self.file.path}: the file ends before its tensors do; it is truncated")
+
+    def view(self) -> Tensor:
+        """The tensor over the mapped file; reading it reads the disk. Raises CheckpointError if it lies outside the file."""
+        self.check()
         if self.extent == 0:
             return torch.empty(0, dtype=self.dtype).as_strided(self.shape, self.stride)
         begin = self.storage.offset + self.first * self.dtype.itemsize
-        if self.storage.offset < 0 or begin + self.extent * self.dtype.itemsize > self.file.size:
-            raise CheckpointError(f"{self.file.path}: the file ends before its tensors do; it is truncated")
         flat = torch.frombuffer(self.file.map(), dtype=self.dtype, count=self.extent, offset=begin)
         return flat.as_strided(self.shape, self.stride)
 
@@ -128,7 +135,8 @@ class SavedFile:
         except CheckpointError:
             raise
         except Exception as error:  # a damaged pickle can raise anything
-            what = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+            known = isinstance(error, (pickle.UnpicklingError, zipfile.BadZipFile))
+            what = " ".join((str(error) if known else f"{type(error).__name__}: {error}").split())[:160]
             raise CheckpointError(f"{path}: not a readable checkpoint file, damaged or truncated ({what})") from None
 
     @property
