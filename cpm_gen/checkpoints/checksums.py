@@ -58,8 +58,7 @@ class VerifyBeside:
         """threads: how many; None: one for each CPU, at most four."""
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1), "checksum")
-        longest_first = sorted(checksums, key=lambda c: -c.length)
-        self._results = [self._pool.submit(c.verify, self._stop.is_set) for c in longest_first]
+        self._results = [self._pool.submit(c.verify, self._stop.is_set) for c in checksums]
 
     def __enter__(self) -> VerifyBeside:
         return self

@@ -8,17 +8,21 @@ from typing import Any
 from cpm_gen.checkpoints import tensor_table
 from cpm_gen.checkpoints.attention_heads import known_or_configured_heads, resolve_heads
 from cpm_gen.checkpoints.checkpoint import Checkpoint, verify_replicas
+from cpm_gen.checkpoints.checksums import verify_checksums
 
 DEGREES = (1, 2, 4, 8)
 
 
-def describe(checkpoint: Checkpoint, heads: int | None = None) -> dict[str, Any]:
+def describe(checkpoint: Checkpoint, heads: int | None = None, *, verify: bool = False) -> dict[str, Any]:
     """Sizes, degree, dtype, parameters, iteration, and bytes needed per rank at several degrees.
 
-    ``memory`` counts one rank's weights and one window of KV cache, in float32 and in a 16-bit format; None for a degree at which
-    the checkpoint cannot be cut. Raises CheckpointError if replicated tensors differ or ``heads`` is impossible.
+    ``memory`` counts this rank's weights and one window of keys and values, in float32 and in a 16-bit format; None where the
+    checkpoint cannot be cut so. verify: read all weights and compare them with the checksums in the files, as a load does.
+    Raises CheckpointError if replicated tensors differ, checksums differ or ``heads`` is impossible.
     """
     verify_replicas(checkpoint)
+    if verify:
+        verify_checksums(checkpoint.checksums)
     if heads is not None or known_or_configured_heads(checkpoint) is not None:
         heads = resolve_heads(checkpoint, heads)
     names = list(tensor_table.names(checkpoint.layers))
@@ -48,6 +52,7 @@ def describe(checkpoint: Checkpoint, heads: int | None = None) -> dict[str, Any]
         "possible_degrees": possible,
         "memory": memory,
         "dropped": checkpoint.notes,
+        "checksums": {"stored": len(checkpoint.checksums), "verified": verify and bool(checkpoint.checksums)},
     }
 
 
@@ -67,6 +72,11 @@ def to_text(description: dict[str, Any]) -> str:
         ("positions", f"{d['positions']:,}"),
         ("can run on", f"{', '.join(map(str, d['possible_degrees']))} ranks"),
     ]
+    checksums = d["checksums"]
+    if checksums["verified"]:
+        rows.append(("checksums", f"{checksums['stored']:,} records are as they were saved"))
+    elif not checksums["stored"]:
+        rows.append(("checksums", "none in the files"))
     if d["dropped"]:
         rows.append(("dropped", f"{', '.join(d['dropped'])} (named in the files, never loaded)"))
     text = "".join(f"{name:<12}{value}\n" for name, value in rows)

@@ -21,6 +21,7 @@ from torch import Tensor
 from cpm_gen.checkpoints import tensor_table
 from cpm_gen.checkpoints.attention_heads import known_or_configured_heads, resolve_heads
 from cpm_gen.checkpoints.checkpoint import Checkpoint, bits, verify_replicas
+from cpm_gen.checkpoints.checksums import verify_checksums
 from cpm_gen.checkpoints.formats.known_globals import Dropped
 from cpm_gen.checkpoints.formats.megatron import Shard, open_shards, without_dropped
 from cpm_gen.checkpoints.formats.megatron_layout import TRACKER, shard_name
@@ -81,6 +82,7 @@ def reshard(
     if os.path.lexists(target) and not force:
         raise InputError(f"{target}: exists already; remove it, or give --force to replace it")
     verify_replicas(checkpoint)
+    verify_checksums([checksum for shard in opened.shards for checksum in shard.saved.checksums])
     try:
         _check_space(checkpoint, target.parent)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))

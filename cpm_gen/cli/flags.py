@@ -75,6 +75,7 @@ def inspect_flags(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(config=[])
     parser.add_argument("dir", metavar="DIR", nargs="?", help="checkpoint folder (default: the embedded model)")
     _heads_flag(parser)
+    parser.add_argument("--verify", action="store_true", help="read all weights and compare them with their checksums")
     parser.add_argument("--json", action="store_true", help="as one JSON object")
 
 

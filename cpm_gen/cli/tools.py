@@ -20,7 +20,7 @@ def inspect(args: argparse.Namespace, settings: Settings) -> int:
     from cpm_gen.checkpoints.locate import model_folder, open_checkpoint
 
     checkpoint = open_checkpoint(model_folder(settings.model.model if args.dir is None else args.dir))
-    description = describe(checkpoint, settings.model.heads)
+    description = describe(checkpoint, settings.model.heads, verify=args.verify)
     sys.stdout.write(json.dumps(description, ensure_ascii=False) + "\n" if args.json else to_text(description))
     return 0
 

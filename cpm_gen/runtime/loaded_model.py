@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from cpm_gen.checkpoints.checkpoint import verify_replicas
+from cpm_gen.checkpoints.checksums import VerifyBeside
 from cpm_gen.engine.model_runner import ModelRunner
 from cpm_gen.errors import CpmGenError, RankError
 from cpm_gen.parallel.group import TensorParallel
@@ -61,7 +62,8 @@ class LoadedModel:
         """Start or join the other ranks and load the weights on all of them.
 
         on_rank_death: see :class:`cpm_gen.parallel.local_ranks.LocalRanks`. Raises CheckpointError if the tensors are
-        inconsistent, RankError if a rank cannot start or load, MemoryError (or torch's error) if memory does not suffice.
+        inconsistent or differ from their checksums, RankError if a rank cannot start or load, MemoryError (or torch's error)
+        if memory does not suffice.
         """
         verify_replicas(plan.checkpoint)
         threads = _CpuThreads(plan.threads)
@@ -73,7 +75,9 @@ class LoadedModel:
             elif plan.degree > 1:
                 ranks = _start_ranks(plan, on_rank_death)
                 group = join_local(0, plan.degree, plan.device, ranks.folder)
-            runner = build_runner(plan.for_rank(plan.rank), plan.checkpoint, group)
+            first_here = plan.launch is None or plan.launch.local_rank == 0
+            with VerifyBeside(plan.checkpoint.checksums if first_here else ()):
+                runner = build_runner(plan.for_rank(plan.rank), plan.checkpoint, group)
             return LoadedModel(plan, runner, group, ranks, threads)
         except BaseException as error:
             explained = _explain(error, group, ranks) if isinstance(error, RuntimeError) else error

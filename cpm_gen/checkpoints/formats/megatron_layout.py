@@ -157,7 +157,7 @@ def _why_none(names: list[str]) -> str:
     if any(_is_zero(name) for name in names):
         return ZERO_3
     said = f"no {shard_name(0)} there"
-    if any(re.fullmatch(r"layer_[0-9]+-model.*_model_states\.pt|mp_rank_[0-9]+_[0-9]+", name) for name in names):
+    if any(re.fullmatch(r"layer_[0-9]+-model.*model_states\.pt|mp_rank_[0-9]+_[0-9]+", name) for name in names):
         said += "; the checkpoint was saved with pipeline parallelism, which is not supported"
     elif any(name.endswith("optim_states.pt") for name in names):
         said += ", only the optimizer's states"
