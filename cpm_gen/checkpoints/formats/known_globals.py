@@ -32,6 +32,7 @@ STORAGE_DTYPES: dict[str, torch.dtype] = {
     "UntypedStorage": torch.uint8,
 }
 
+_DTYPES = {("torch", str(dtype).removeprefix("torch.")): dtype for dtype in STORAGE_DTYPES.values()}
 _DIMENSIONS = 64  # numpy's limit and torch's
 
 
@@ -150,6 +151,7 @@ def known(
     array = Dropped("numpy.ndarray")  # names the type; calling it makes no array
 
     table: dict[tuple[str, str], Any] = {
+        **_DTYPES,
         ("torch._utils", "_rebuild_tensor"): tensor,
         ("torch._utils", "_rebuild_tensor_v2"): tensor,
         ("torch._utils", "_rebuild_tensor_v3"): tensor_v3,
@@ -163,8 +165,6 @@ def known(
         table |= {(module, "set"): containers.set_of, (module, "frozenset"): containers.frozenset_of}
         table[module, "complex"] = complex_number
         table[module, "bytes"] = lambda: b""  # protocol 2 writes empty bytes so; others go through _codecs
-    for dtype in {*STORAGE_DTYPES.values()}:
-        table["torch", str(dtype).removeprefix("torch.")] = dtype
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
         table[module, "_reconstruct"] = lambda kind, *_: Array(budget) if kind is array else Dropped()
         table[module, "scalar"] = scalar

@@ -6,7 +6,8 @@ tensors to the reader of the file. Nothing is imported by a name from the file.
 Costs. A pickle of N bytes takes time linear in N, at most ``300 * N`` bytes of memory, and never more than about 1 GB beside
 ``8 * N``. What bounds them:
 
-- a length is compared with what is left of the file before memory is allocated; a pickle has at most :data:`PICKLE_BYTES`;
+- a length is compared with what is left of the file before memory is allocated; a pickle has at most
+  :data:`cpm_gen.checkpoints.formats.pickle_source.PICKLE_BYTES`;
 - a pickle has at most :data:`OPCODES` opcodes, and what calls copy is bounded by the number of bytes read;
 - a whole number has at most 256 bytes;
 - keys of dictionaries and elements of sets are strings, numbers, None, or short tuples of these: hashing and comparing
@@ -32,49 +33,12 @@ from cpm_gen.checkpoints.formats.known_globals import (
     NumberType,
     known,
 )
+from cpm_gen.checkpoints.formats.pickle_source import PickleSource
 from cpm_gen.checkpoints.formats.plain_containers import Containers, check_nesting
 
-PICKLE_BYTES = 1 << 28
 OPCODES = 3_000_000
 _INT_BYTES, _LINE, _MEMO = 256, 4096, 1 << 32
 _ARGUMENTS = 16  # of a call
-
-
-class _Source:
-    """The bytes of one pickle. Every length is compared with what is left before memory is allocated."""
-
-    def __init__(self, file: IO[bytes], left: int) -> None:
-        self._file = file
-        self.left = self.size = min(left, PICKLE_BYTES)
-
-    def read(self, count: int) -> bytes:
-        """The next ``count`` bytes."""
-        if count > self.left:
-            raise pickle.UnpicklingError(f"{count:,} bytes are declared, {self.left:,} are left")
-        data = self._file.read(count)
-        if len(data) < count:
-            raise pickle.UnpicklingError("the file ends inside a value")
-        self.left -= count
-        return data
-
-    def number(self, form: str) -> int:
-        """The next number, in the form of :mod:`struct`; not negative."""
-        value: int = struct.unpack(form, self.read(struct.calcsize(form)))[0]
-        if value < 0:
-            raise pickle.UnpicklingError("a negative length")
-        return value
-
-    def line(self, most: int = PICKLE_BYTES) -> bytes:
-        """The next bytes to a newline, without it."""
-        line = self._file.readline(min(self.left, most) + 1)
-        if not line.endswith(b"\n") or len(line) > self.left:
-            raise pickle.UnpicklingError("a line without an end")
-        self.left -= len(line)
-        return line[:-1]
-
-    def sized(self, form: str) -> bytes:
-        """Bytes after their number."""
-        return self.read(self.number(form))
 
 
 class Unpickler:
@@ -92,7 +56,7 @@ class Unpickler:
 
         tensor: makes a tensor over a storage. note: is given the name of every global that is dropped.
         """
-        self._source = _Source(file, left)
+        self._source = PickleSource(file, left)
         self._persistent = persistent
         self._note = note
         budget = Budget(10_000 + 4 * self._source.size)
@@ -104,25 +68,30 @@ class Unpickler:
 
     def load(self) -> Any:
         """The object; raises UnpicklingError (or any other Exception) if the pickle is damaged or exceeds a bound."""
-        source = self._source
+        source, stop, operations = self._source, pickle.STOP[0], _OPERATIONS
         for _ in range(OPCODES):
-            code = source.read(1)[0]
-            if code == pickle.STOP[0]:
+            if source.at < len(source.data):  # as source.byte(), without a call for each opcode
+                code = source.data[source.at]
+                source.at += 1
+            else:
+                code = source.byte()
+            if operation := operations.get(code):
+                operation(self)
+            elif code == stop:
+                source.close()
                 content = self._stack.pop()
                 check_nesting(content, 10_000 + 16 * (source.size - source.left))
                 return content
-            operation = _OPERATIONS.get(code)
-            if operation is None:
+            else:
                 raise pickle.UnpicklingError(f"byte {source.size - source.left - 1}: unknown opcode {code:#04x}")
-            operation(self)
         raise pickle.UnpicklingError(f"more than {OPCODES:,} opcodes")
 
     def _protocol(self) -> None:
-        if (protocol := self._source.read(1)[0]) > pickle.HIGHEST_PROTOCOL:
+        if (protocol := self._source.byte()) > pickle.HIGHEST_PROTOCOL:
             raise pickle.UnpicklingError(f"unsupported pickle protocol {protocol}")
 
     def _frame(self) -> None:  # opcodes lie inside frames as they do without
-        if (length := self._source.number("<Q")) > self._source.left:
+        if (length := self._source.number("u8")) > self._source.left:
             raise pickle.UnpicklingError(f"a frame of {length:,} bytes, {self._source.left:,} are left")
 
     # the stack
@@ -248,66 +217,66 @@ _OPERATIONS: dict[int, Callable[[Unpickler], Any]] = {
         pickle.PROTO: Unpickler._protocol,
         pickle.FRAME: Unpickler._frame,
         # values
-        pickle.NONE: lambda m: m._push(None),
-        pickle.NEWTRUE: lambda m: m._push(True),
-        pickle.NEWFALSE: lambda m: m._push(False),
+        pickle.NONE: lambda m: m._stack.append(None),
+        pickle.NEWTRUE: lambda m: m._stack.append(True),
+        pickle.NEWFALSE: lambda m: m._stack.append(False),
         pickle.INT: Unpickler._integer,
         pickle.LONG: Unpickler._integer,
-        pickle.BININT: lambda m: m._push(struct.unpack("<i", m._source.read(4))[0]),
-        pickle.BININT1: lambda m: m._push(m._source.read(1)[0]),
-        pickle.BININT2: lambda m: m._push(m._source.number("<H")),
-        pickle.LONG1: lambda m: m._long("<B"),
-        pickle.LONG4: lambda m: m._long("<i"),
-        pickle.FLOAT: lambda m: m._push(float(m._source.line(_LINE))),
-        pickle.BINFLOAT: lambda m: m._push(struct.unpack(">d", m._source.read(8))[0]),
+        pickle.BININT: lambda m: m._stack.append(struct.unpack("<i", m._source.read(4))[0]),
+        pickle.BININT1: lambda m: m._stack.append(m._source.byte()),
+        pickle.BININT2: lambda m: m._stack.append(m._source.number("u2")),
+        pickle.LONG1: lambda m: m._long("u1"),
+        pickle.LONG4: lambda m: m._long("i4"),
+        pickle.FLOAT: lambda m: m._stack.append(float(m._source.line(_LINE))),
+        pickle.BINFLOAT: lambda m: m._stack.append(struct.unpack(">d", m._source.read(8))[0]),
         pickle.STRING: Unpickler._string,
-        pickle.BINSTRING: lambda m: m._push(m._source.sized("<i").decode("latin1")),
-        pickle.SHORT_BINSTRING: lambda m: m._push(m._source.sized("<B").decode("latin1")),
-        pickle.UNICODE: lambda m: m._push(str(m._source.line(), "raw-unicode-escape")),
-        pickle.BINUNICODE: lambda m: m._text("<I"),
-        pickle.BINUNICODE8: lambda m: m._text("<Q"),
-        pickle.SHORT_BINUNICODE: lambda m: m._text("<B"),
-        pickle.BINBYTES: lambda m: m._push(m._source.sized("<I")),
-        pickle.BINBYTES8: lambda m: m._push(m._source.sized("<Q")),
-        pickle.SHORT_BINBYTES: lambda m: m._push(m._source.sized("<B")),
-        pickle.BYTEARRAY8: lambda m: m._push(bytearray(m._source.sized("<Q"))),
+        pickle.BINSTRING: lambda m: m._stack.append(m._source.sized("i4").decode("latin1")),
+        pickle.SHORT_BINSTRING: lambda m: m._stack.append(m._source.sized("u1").decode("latin1")),
+        pickle.UNICODE: lambda m: m._stack.append(str(m._source.line(), "raw-unicode-escape")),
+        pickle.BINUNICODE: lambda m: m._text("u4"),
+        pickle.BINUNICODE8: lambda m: m._text("u8"),
+        pickle.SHORT_BINUNICODE: lambda m: m._text("u1"),
+        pickle.BINBYTES: lambda m: m._stack.append(m._source.sized("u4")),
+        pickle.BINBYTES8: lambda m: m._stack.append(m._source.sized("u8")),
+        pickle.SHORT_BINBYTES: lambda m: m._stack.append(m._source.sized("u1")),
+        pickle.BYTEARRAY8: lambda m: m._stack.append(bytearray(m._source.sized("u8"))),
         # containers
-        pickle.EMPTY_TUPLE: lambda m: m._push(()),
+        pickle.EMPTY_TUPLE: lambda m: m._stack.append(()),
         pickle.TUPLE1: lambda m: m._replace(1, tuple(m._stack[-1:])),
         pickle.TUPLE2: lambda m: m._replace(2, tuple(m._stack[-2:])),
         pickle.TUPLE3: lambda m: m._replace(3, tuple(m._stack[-3:])),
-        pickle.TUPLE: lambda m: m._push(tuple(m._pop_mark())),
-        pickle.EMPTY_LIST: lambda m: m._push([]),
-        pickle.LIST: lambda m: m._push(m._pop_mark()),
+        pickle.TUPLE: lambda m: m._stack.append(tuple(m._pop_mark())),
+        pickle.EMPTY_LIST: lambda m: m._stack.append([]),
+        pickle.LIST: lambda m: m._stack.append(m._pop_mark()),
         pickle.APPEND: lambda m: m._containers.extend(m._stack[-2], [m._stack.pop()]),
         pickle.APPENDS: lambda m: m._give_top(m._containers.extend),
-        pickle.EMPTY_DICT: lambda m: m._push({}),
+        pickle.EMPTY_DICT: lambda m: m._stack.append({}),
         pickle.DICT: Unpickler._dictionary,
         pickle.SETITEM: Unpickler._one_item,
         pickle.SETITEMS: lambda m: m._give_top(m._containers.fill),
-        pickle.EMPTY_SET: lambda m: m._push(set()),
+        pickle.EMPTY_SET: lambda m: m._stack.append(set()),
         pickle.ADDITEMS: lambda m: m._give_top(m._containers.add),
-        pickle.FROZENSET: lambda m: m._push(frozenset(m._containers.key(item) for item in m._pop_mark())),
+        pickle.FROZENSET: lambda m: m._stack.append(frozenset(m._containers.key(item) for item in m._pop_mark())),
         # the stack and the memo
         pickle.MARK: lambda m: m._marks.append(len(m._stack)),
         pickle.POP: Unpickler._pop,
         pickle.POP_MARK: Unpickler._pop_mark,
-        pickle.DUP: lambda m: m._push(m._stack[-1]),
+        pickle.DUP: lambda m: m._stack.append(m._stack[-1]),
         pickle.PUT: lambda m: m._put(int(m._source.line(_LINE))),
-        pickle.BINPUT: lambda m: m._put(m._source.read(1)[0]),
-        pickle.LONG_BINPUT: lambda m: m._put(m._source.number("<I")),
+        pickle.BINPUT: lambda m: m._put(m._source.byte()),
+        pickle.LONG_BINPUT: lambda m: m._put(m._source.number("u4")),
         pickle.MEMOIZE: lambda m: m._put(len(m._memo)),
         pickle.GET: lambda m: m._get(int(m._source.line(_LINE))),
-        pickle.BINGET: lambda m: m._get(m._source.read(1)[0]),
-        pickle.LONG_BINGET: lambda m: m._get(m._source.number("<I")),
+        pickle.BINGET: lambda m: m._get(m._source.byte()),
+        pickle.LONG_BINGET: lambda m: m._get(m._source.number("u4")),
         # globals and calls
-        pickle.GLOBAL: lambda m: m._push(m._named()),
+        pickle.GLOBAL: lambda m: m._stack.append(m._named()),
         pickle.STACK_GLOBAL: lambda m: m._replace(2, m._global(*m._stack[-2:])),
-        pickle.EXT1: lambda m: m._extension("<B"),
-        pickle.EXT2: lambda m: m._extension("<H"),
-        pickle.EXT4: lambda m: m._extension("<i"),
-        pickle.PERSID: lambda m: m._push(m._persistent(m._source.line(_LINE))),
-        pickle.BINPERSID: lambda m: m._push(m._persistent(m._stack.pop())),
+        pickle.EXT1: lambda m: m._extension("u1"),
+        pickle.EXT2: lambda m: m._extension("u2"),
+        pickle.EXT4: lambda m: m._extension("i4"),
+        pickle.PERSID: lambda m: m._stack.append(m._persistent(m._source.line(_LINE))),
+        pickle.BINPERSID: lambda m: m._stack.append(m._persistent(m._stack.pop())),
         pickle.REDUCE: lambda m: m._reduce(2),
         pickle.NEWOBJ: lambda m: m._reduce(2),
         pickle.NEWOBJ_EX: lambda m: m._reduce(3),

@@ -27,7 +27,8 @@ from torch import Tensor
 from cpm_gen.checkpoints.checksums import Checksum
 from cpm_gen.checkpoints.formats.foreign_files import recognize
 from cpm_gen.checkpoints.formats.known_globals import Array, Dropped
-from cpm_gen.checkpoints.formats.safe_pickle import PICKLE_BYTES, Unpickler
+from cpm_gen.checkpoints.formats.pickle_source import PICKLE_BYTES
+from cpm_gen.checkpoints.formats.safe_pickle import Unpickler
 from cpm_gen.checkpoints.formats.zip_records import ZipRecords
 from cpm_gen.errors import CheckpointError
 
