@@ -1,8 +1,8 @@
-"""Write a Megatron checkpoint for another degree, on disk (original: ``change_mp.py``).
+"""Write a checkpoint on disk for another number of ranks (original: ``change_mp.py``).
 
-One output shard is in memory at a time, and every tensor gets compact storage of its own. What DeepSpeed stores besides the
-network is copied from the source rank in which the target rank's slices begin. The result is written under a temporary name, read
-back and compared bit for bit, and then renamed: a target folder is complete or absent.
+The source's checksums are verified first. One output shard is in memory at a time; every tensor gets compact storage of its
+own; what DeepSpeed keeps beside the network is copied from the source rank in which the target rank begins. The result is read
+back and compared bit for bit before it gets its name, so that a target folder is either complete or not there.
 """
 
 from __future__ import annotations
@@ -52,15 +52,14 @@ def reshard(
 ) -> Path:
     """Write the checkpoint in ``source`` for ``degree`` ranks; returns the folder written.
 
-    progress: called with (phase, tensors done, tensors in all). Raises CheckpointError for a damaged source or an impossible
-    degree, InputError if the target exists (unless ``force``) or the disk is full. Peak memory: one output shard.
+    progress is called with (what, tensors done, tensors in all). Raises CheckpointError for a damaged source or an
+    impossible degree; InputError if ``degree`` is no whole number, a folder's name is empty, the target exists (unless
+    ``force``) or the disk is full. Peak memory: one output shard.
     """
     try:
         degree = operator.index(degree)
     except TypeError:
         raise InputError(f"the number of ranks must be a whole number, not {degree!r:.60}") from None
-    if degree < 1:
-        raise InputError(f"the number of ranks must be at least 1, not {degree}")
     if source == "" or target == "":
         raise InputError("reshard: a folder has an empty name; is a variable of the shell not set?")
     opened = open_shards(source)

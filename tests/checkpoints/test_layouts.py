@@ -329,8 +329,8 @@ def test_an_empty_name_is_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             reshard(*arguments)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("degree", ["2", 2.0, None, 0, -2])
-def test_an_impossible_number_of_ranks_is_an_input_error(tmp_path: Path, degree: Any) -> None:
+@pytest.mark.parametrize("degree", ["2", 2.0, None])
+def test_a_number_of_ranks_that_is_no_whole_number_is_an_input_error(tmp_path: Path, degree: Any) -> None:
     with pytest.raises(InputError, match="number of ranks"):
         reshard(random_checkpoint(tmp_path / "net"), degree)
 

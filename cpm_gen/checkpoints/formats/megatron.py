@@ -94,7 +94,8 @@ def _read_shard(path: Path) -> Shard:
         raise CheckpointError(f"{path}: no tensor {_WORDS} in it, so no CPM network")
     under_module = [n for n in anchors if n.startswith("module.")]
     prefix = (under_module or anchors)[0].removesuffix(_WORDS)
-    if prefix.endswith("language_model.embedding.") or saved.content.get("checkpoint_version") not in (None, 0, 0.0):
+    version = saved.content.get("checkpoint_version")
+    if prefix.endswith("language_model.embedding.") or (isinstance(version, (int, float)) and version > 0):
         raise CheckpointError(
             f"{path}: saved by a newer Megatron-LM, whose tensors have other names and another order of query, key and value; "
             "not supported"

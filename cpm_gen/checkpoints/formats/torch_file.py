@@ -1,7 +1,7 @@
 """Reads ``torch.save`` files without executing anything in them and without reading the tensors.
 
-The pickle is read by :mod:`cpm_gen.checkpoints.formats.safe_pickle`; what that drops is listed in the file's notes. Tensors are
-not read: a :class:`TensorRef` has a tensor's place in the memory-mapped file and returns a view on request.
+The pickle inside goes through :mod:`cpm_gen.checkpoints.formats.safe_pickle`; what it dropped is listed in the file's notes. A
+tensor stays where it is: a :class:`TensorRef` knows its place in the memory-mapped file and gives a view on request.
 
 Both formats are read: zip (torch 1.6 and newer) and the legacy stream.
 """
@@ -136,8 +136,11 @@ class SavedFile:
         except CheckpointError:
             raise
         except Exception as error:  # a damaged pickle can raise anything
-            known = isinstance(error, (pickle.UnpicklingError, zipfile.BadZipFile))
-            what = " ".join((str(error) if known else f"{type(error).__name__}: {error}").split())[:160]
+            what = "malformed contents"
+            if isinstance(error, (pickle.UnpicklingError, zipfile.BadZipFile)):
+                what = " ".join(str(error).split())[:160]
+            elif isinstance(error, MemoryError):
+                what = "MemoryError: its contents need more memory than there is"
             raise CheckpointError(f"{path}: not a readable checkpoint file, damaged or truncated ({what})") from None
 
     @property
@@ -245,7 +248,7 @@ class SavedFile:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether ``value`` may be saved again: not a Dropped, a class or another type of this reader."""
+    """Whether ``value`` can be saved: not a Dropped, a function or anything else that only this reader knows."""
     if isinstance(value, Array):
         return value.filled
     return value is None or isinstance(value, (*_PLAIN, TensorRef))
