@@ -16,8 +16,8 @@ DEGREES = (1, 2, 4, 8)
 def describe(checkpoint: Checkpoint, heads: int | None = None, *, verify: bool = False) -> dict[str, Any]:
     """Sizes, degree, dtype, parameters, iteration, and bytes needed per rank at several degrees.
 
-    ``memory`` counts this rank's weights and one window of keys and values, in float32 and in a 16-bit format; None where the
-    checkpoint cannot be cut so. verify: read all weights and compare them with the checksums in the files, as a load does.
+    ``memory`` counts one rank's weights and one window of KV cache, in float32 and in a 16-bit format; None for a degree at which
+    the checkpoint cannot be cut. verify: read all weights and compare them with the checksums in the files, as a load does.
     Raises CheckpointError if replicated tensors differ, checksums differ or ``heads`` is impossible.
     """
     verify_replicas(checkpoint)

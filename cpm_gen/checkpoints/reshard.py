@@ -1,8 +1,8 @@
 """Write a checkpoint on disk for another number of ranks (original: ``change_mp.py``).
 
-The source's checksums are verified first. One output shard is in memory at a time; every tensor gets compact storage of its
-own; what DeepSpeed keeps beside the network is copied from the source rank in which the target rank begins. The result is read
-back and compared bit for bit before it gets its name, so that a target folder is either complete or not there.
+The source's checksums are verified first. One output shard is in memory at a time, and every tensor gets compact storage of its
+own. What DeepSpeed stores besides the network is copied from the source rank in which the target rank's slices begin. The result
+is written under a temporary name, read back and compared bit for bit, and then renamed: a target folder is complete or absent.
 """
 
 from __future__ import annotations

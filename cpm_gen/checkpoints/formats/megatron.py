@@ -101,7 +101,7 @@ def _read_shard(path: Path) -> Shard:
             "not supported"
         )
     tensors = {n.removeprefix(prefix): t for n, t in flat.items() if n.startswith(prefix)}
-    if not prefix:  # a bare state dict: what DeepSpeed keeps beside the network is not part of it
+    if not prefix:  # a bare state dict: what DeepSpeed stores besides the network is not part of it
         tensors = {n: t for n, t in tensors.items() if n.startswith("transformer.") or "embeddings" in n or n == _HEAD}
     ignored = _ignored(tensors)
     network = {n: t for n, t in tensors.items() if n not in ignored}
@@ -115,7 +115,7 @@ def _read_shard(path: Path) -> Shard:
 
 
 def _flatten(content: dict[Any, Any], path: Path) -> dict[str, TensorRef]:
-    """Tensors under nested dictionaries, by dotted names. A dictionary that stands in several places is entered once."""
+    """Tensors in nested dictionaries, by dotted names. A dictionary that occurs several times is entered once."""
     found: dict[str, TensorRef] = {}
     entered: set[int] = set()
 

@@ -1,7 +1,8 @@
-"""A pickle machine that runs no code from the file: its globals are a fixed table, everything else becomes a :class:`Dropped`.
+"""A pickle reader that executes nothing: its globals are a fixed table, every other global becomes an inert
+:class:`cpm_gen.checkpoints.formats.known_globals.Dropped`.
 
-A pickle is a program. This reader lets it build plain containers, numbers, strings and numpy arrays of numbers, and gives
-tensors to the reader of the file. Nothing is imported by a name from the file.
+A pickle is a program. This reader lets it build plain containers, numbers, strings and numpy arrays of numbers, and passes
+tensors to the caller's function. It never imports a name from the file.
 
 Costs. A pickle of N bytes takes time linear in N, at most ``300 * N`` bytes of memory, and never more than about 1 GB beside
 ``8 * N``. What bounds them:

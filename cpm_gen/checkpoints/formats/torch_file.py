@@ -1,7 +1,7 @@
 """Reads ``torch.save`` files without executing anything in them and without reading the tensors.
 
-The pickle inside goes through :mod:`cpm_gen.checkpoints.formats.safe_pickle`; what it dropped is listed in the file's notes. A
-tensor stays where it is: a :class:`TensorRef` knows its place in the memory-mapped file and gives a view on request.
+The pickle is read by :mod:`cpm_gen.checkpoints.formats.safe_pickle`; what that drops is listed in the file's notes. Tensors are
+not read: a :class:`TensorRef` has a tensor's place in the memory-mapped file and returns a view on request.
 
 Both formats are read: zip (torch 1.6 and newer) and the legacy stream.
 """
@@ -90,7 +90,7 @@ class TensorRef:
             raise CheckpointError(f"{self.file.path}: the file ends before its tensors do; it is truncated")
 
     def view(self) -> Tensor:
-        """The tensor over the mapped file; reading it reads the disk. Raises CheckpointError if it lies outside the file."""
+        """The tensor over the mapped file; reading it reads the disk. Raises CheckpointError if it is outside the file."""
         self.check()
         if self.extent == 0:
             return torch.empty(0, dtype=self.dtype).as_strided(self.shape, self.stride)
@@ -107,9 +107,9 @@ class TensorRef:
 class SavedFile:
     """One file written by ``torch.save``.
 
-    content: the object that was saved, tensors as TensorRef. notes: names of the globals that were dropped. size: bytes.
+    content: the saved object, tensors as TensorRef. notes: names of the globals that were dropped. size: bytes.
     checksums: of the storages that ``content`` uses; none if the file stores none (legacy files have none).
-    Raises CheckpointError if the file is not such a file, is cut short or damaged. Memory and time are linear in the length
+    Raises CheckpointError if the file is not such a file, or is truncated or damaged. Memory and time are linear in the length
     of the pickle inside, see :mod:`cpm_gen.checkpoints.formats.safe_pickle`.
     """
 
