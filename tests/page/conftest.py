@@ -43,6 +43,11 @@ def served() -> Iterator[Server]:
         yield server
 
 
+def shown(text: str) -> str:
+    """A text of the service as the page shows it: the end of a document is a line break."""
+    return text.replace("<eod>", "\n")
+
+
 class Desk:
     """The page as its reader meets it."""
 
@@ -95,15 +100,17 @@ class Desk:
 
     @property
     def text(self) -> str:
-        return str(self.page.evaluate("document.getElementById('text').firstChild.data"))
+        return str(self.page.evaluate("document.getElementById('text').textContent"))
 
     def painted(self, name: str) -> list[list[int]]:
         """From where to where a highlight goes."""
-        script = "n => [...CSS.highlights.get(n)].map(r => [r.startOffset, r.endOffset])"
+        script = """n => { const text = document.getElementById('text'), at = (node, offset) => {
+            const range = document.createRange(); range.setStart(text, 0); range.setEnd(node, offset); return range.toString().length };
+            return [...CSS.highlights.get(n)].map(r => [at(r.startContainer, r.startOffset), at(r.endContainer, r.endOffset)]) }"""
         return list(self.page.evaluate(script, name))
 
     def await_length(self, characters: int) -> None:
-        self.page.wait_for_function("n => document.getElementById('text').firstChild.data.length >= n", arg=characters)
+        self.page.wait_for_function("n => document.getElementById('text').textContent.length >= n", arg=characters)
 
     @property
     def words(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Route, expect
 
-from tests.page.conftest import Desk, Server, until
+from tests.page.conftest import Desk, Server, shown, until
 
 pytestmark = pytest.mark.browser
 
@@ -67,7 +67,7 @@ def stop_and_compare(desk: Desk) -> None:
     desk.press("Escape")
     desk.await_state("paused")
     work = desk.work()
-    assert desk.text == work["prompt"] + work["choices"][0]["text"]
+    assert desk.text == work["prompt"] + shown(work["choices"][0]["text"])
     assert len(desk.works()) == 1
 
 
@@ -88,11 +88,11 @@ def test_what_was_written_elsewhere_is_shown_when_the_page_comes_back(desk: Desk
     desk.page.reload()
     desk.await_length(len(text) + 10)
     desk.await_state("finished")
-    assert desk.text == OPENING + desk.work()["choices"][0]["text"]
+    assert desk.text == OPENING + shown(desk.work()["choices"][0]["text"])
     desk.press("Control+Enter")  # and from there
     until(lambda: desk.works()[0]["tokens"] == 70)
     desk.await_state("finished")
-    assert desk.text == OPENING + desk.work()["choices"][0]["text"]
+    assert desk.text == OPENING + shown(desk.work()["choices"][0]["text"])
 
 
 def test_going_on_is_asked_for_once_though_the_answer_was_lost(desk: Desk) -> None:
@@ -109,7 +109,7 @@ def test_going_on_is_asked_for_once_though_the_answer_was_lost(desk: Desk) -> No
     desk.page.evaluate("document.querySelector('#notice button')?.click()")  # or it was tried again already
     expect(desk.page.locator("#facts")).to_contain_text("已写 40 词元")
     desk.await_state("finished")
-    assert desk.text == OPENING + desk.work()["choices"][0]["text"]
+    assert desk.text == OPENING + shown(desk.work()["choices"][0]["text"])
     assert desk.works()[0]["tokens"] == 40
 
 
@@ -121,7 +121,7 @@ def test_a_work_deleted_elsewhere_while_it_rested_is_written_anew(desk: Desk, se
     expect(desk.page.locator("#notice")).to_contain_text("再写就是一部新作品")
     desk.press("Control+Enter")
     desk.await_state("finished")
-    assert desk.work()["prompt"] == text
+    assert shown(desk.work()["prompt"]) == text
 
 
 def test_a_reload_before_the_first_word_loses_nothing(desk: Desk) -> None:

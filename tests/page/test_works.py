@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from tests.page.conftest import Desk, Server, until
+from tests.page.conftest import Desk, Server, shown, until
 
 pytestmark = pytest.mark.browser
 
@@ -169,7 +169,7 @@ def test_a_work_deleted_elsewhere_leaves_the_text(desk: Desk, served: Server) ->
     desk.press("Control+Enter")
     desk.await_state("finished")
     assert desk.text.startswith(kept)
-    assert desk.work()["prompt"] == kept
+    assert shown(desk.work()["prompt"]) == kept
 
 
 def test_a_work_that_another_client_made_opens_and_is_not_replaced(desk: Desk, served: Server) -> None:

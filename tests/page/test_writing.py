@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.page.conftest import Desk, until
+from tests.page.conftest import Desk, shown, until
 
 pytestmark = pytest.mark.browser
 
@@ -17,7 +17,7 @@ def test_the_text_grows_in_place_and_the_hands_are_told_apart(desk: Desk) -> Non
     (run,) = desk.painted("model")
     assert run == [12, len(desk.text)]
     work = desk.work()
-    assert desk.words == work["choices"][0]["text"]
+    assert desk.words == shown(work["choices"][0]["text"])
     assert work["prompt"] == "话说长安城外有一座旧园，"
     assert work["parameters"]["style"] == "novel"
     expect(desk.page.locator("#status")).to_have_text("写完一段，可以接着写")
@@ -37,7 +37,7 @@ def test_stop_and_go_on_without_end_are_one_work(desk: Desk) -> None:
     stopped = desk.text
     work = desk.work()
     assert work["state"] == "paused"
-    assert stopped == "春江潮水连海平，" + work["choices"][0]["text"]
+    assert stopped == "春江潮水连海平，" + shown(work["choices"][0]["text"])
     desk.page.click("#write")
     desk.await_length(len(stopped) + 60)
     desk.page.click("#stop")
@@ -45,7 +45,7 @@ def test_stop_and_go_on_without_end_are_one_work(desk: Desk) -> None:
     (only,) = desk.works()
     assert only["id"] == work["id"]
     assert desk.text.startswith(stopped)
-    assert desk.text == "春江潮水连海平，" + desk.work()["choices"][0]["text"]
+    assert desk.text == "春江潮水连海平，" + shown(desk.work()["choices"][0]["text"])
 
 
 def test_a_finished_run_goes_on_in_the_same_work(desk: Desk) -> None:
@@ -56,11 +56,11 @@ def test_a_finished_run_goes_on_in_the_same_work(desk: Desk) -> None:
     first = desk.text
     desk.length(45)
     desk.press("Control+Enter")
-    desk.page.wait_for_function("n => document.getElementById('text').firstChild.data.length > n", arg=len(first))
+    desk.page.wait_for_function("n => document.getElementById('text').textContent.length > n", arg=len(first))
     desk.await_state("finished")
     (only,) = desk.works()
     assert only["tokens"] == 75
-    assert desk.text == "从前有座山，" + desk.work()["choices"][0]["text"]
+    assert desk.text == "从前有座山，" + shown(desk.work()["choices"][0]["text"])
     desk.press("Control+z")  # one run at a time
     assert desk.text == first
 
@@ -75,7 +75,7 @@ def test_the_text_is_locked_while_the_model_writes(desk: Desk) -> None:
     expect(desk.page.locator("#notice")).to_contain_text("模型正在写")
     desk.press("Escape")
     desk.await_state("paused")
-    assert desk.text == "话说" + desk.work()["choices"][0]["text"]
+    assert desk.text == "话说" + shown(desk.work()["choices"][0]["text"])
     desk.type("完")
     assert desk.text.endswith("完")
 
@@ -217,8 +217,8 @@ def test_an_edit_after_stop_makes_a_new_work_of_the_whole_text(desk: Desk) -> No
     until(lambda: len(desk.works()) == 1)
     work = desk.work()
     assert work["id"] != first
-    assert work["prompt"] == edited
-    assert desk.text == edited + work["choices"][0]["text"]
+    assert shown(work["prompt"]) == edited
+    assert desk.text == edited + shown(work["choices"][0]["text"])
     assert len(desk.painted("model")) == 2
 
 
@@ -236,7 +236,7 @@ def test_lyrics_are_lines_on_both_sides(desk: Desk) -> None:
     work = desk.work()
     assert work["prompt"] == "明月几时有<eod> <eod>把酒问青天"
     assert work["parameters"]["window"]["boundary"] == "eod"
-    assert desk.text == "明月几时有\n\n把酒问青天\n" + work["choices"][0]["text"]
+    assert desk.text == "明月几时有\n\n把酒问青天\n" + shown(work["choices"][0]["text"])
 
 
 def test_an_empty_text_is_not_sent(desk: Desk) -> None:

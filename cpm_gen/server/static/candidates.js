@@ -1,8 +1,9 @@
 // Three continuations side by side.
 
 import { events, Lost, Refusal } from "./api.js";
-import { endOf, promptOf } from "./store.js";
 import { say, t } from "./language.js";
+import { endOf, promptOf } from "./store.js";
+import { shown, withBreaks } from "./text.js";
 
 const COUNT = 3;
 const LENGTH = 120; // tokens
@@ -68,9 +69,9 @@ export class Candidates {
   }
 
   add({ index, text, finish_reason: reason }) {
-    this.texts[index] += text;
+    this.texts[index] += withBreaks(text);
     const card = this.cards.children[index];
-    card.lastChild.append(text);
+    card.lastChild.append(shown(withBreaks(text)));
     if (reason) card.classList.remove("writing");
   }
 

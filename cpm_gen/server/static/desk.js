@@ -128,7 +128,7 @@ export class Desk {
     this.writing.abandon();
     const done = take();
     if (!done) return;
-    this.editor.show(this.text.string);
+    this.editor.renew(this.text.string);
     this.settle();
     this.editor.select(done.caret);
     if (done.run) this.editor.toEnd();
@@ -141,7 +141,7 @@ export class Desk {
     const run = this.history.lastRun;
     if (!run) return;
     this.history.edit(run.at, this.text.length, "");
-    this.editor.show(this.text.string);
+    this.editor.renew(this.text.string);
     this.settle();
     await this.writing.write(Math.floor(Math.random() * 2 ** 48));
   }
@@ -150,7 +150,7 @@ export class Desk {
   adopt(string, style) {
     this.history.begin();
     this.history.grow(MODEL, store.glueOf(this.text.string, style === "lyric") + string);
-    this.editor.show(this.text.string);
+    this.editor.renew(this.text.string);
     this.settle();
     this.editor.toEnd();
   }

@@ -4,7 +4,7 @@ import { confirmed } from "./dialogs.js";
 import { number, t, when } from "./language.js";
 import { wordsFor } from "./notices.js";
 import { drafts, forget, fromWork, load } from "./store.js";
-import { title } from "./text.js";
+import { shown, title, withBreaks } from "./text.js";
 import { download } from "./works.js";
 
 const PAGE = 30;
@@ -70,13 +70,13 @@ export class Drawer {
       name,
       state: work.state,
       facts: [t(`work.${work.state}`), t("characters", { n: number(work.characters) }), when(work.updated)],
-      tail: work.tail.slice(-80),
+      tail: shown(withBreaks(work.tail)).slice(-80),
       current: this.desk.inStep && this.desk.work.id === id,
       open: async () => {
         const whole = kept ? null : await this.api.json("GET", `/works/${id}`);
         this.open(kept ? load(kept.id) : fromWork(whole), whole?.parameters);
       },
-      save: async () => download(fromWork(await this.api.json("GET", `/works/${id}`)).text.string, name),
+      save: async () => download(shown(fromWork(await this.api.json("GET", `/works/${id}`)).text.string), name),
       remove: async () => {
         await this.api.json("DELETE", `/works/${id}`).catch(unlessGone);
         if (kept) forget(kept.id);

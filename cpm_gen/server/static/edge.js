@@ -1,9 +1,11 @@
 // Where the window begins. The model does not see the text before it.
 
-import { letterAt, unitsOf } from "./text.js";
+import { BREAK, EOD, letterAt, unitsOf } from "./text.js";
 
 const AHEAD = 6; // characters that a token may be off: the vocabulary normalises some characters
 const REACH = 8_000; // characters at each end of a prompt that are searched; a window holds about a thousand tokens
+
+const LINE_END = new RegExp(`[\n${BREAK}]`);
 
 const plain = (letter) => letter.normalize("NFKC").toLowerCase();
 
@@ -12,6 +14,11 @@ export function beginnings(pieces, string) {
   let at = 0;
   return pieces.map((piece) => {
     const begin = at;
+    if (piece === EOD) {
+      const end = string.slice(at, at + AHEAD).search(LINE_END);
+      at += end + 1;
+      return begin;
+    }
     for (const letter of piece) {
       for (let k = at; k < Math.min(at + AHEAD, string.length); k++) {
         if (plain(string[k]) !== plain(letter)) continue;
@@ -60,13 +67,13 @@ export class EdgeLine {
   }
 
   draw() {
-    const box = this.at !== null && this.at < this.editor.string.length ? this.editor.box(this.at) : null;
+    const box = this.at !== null && this.at < this.editor.length ? this.editor.box(this.at) : null;
     this.element.hidden = !box;
     if (!box) return;
     const frame = this.element.parentElement.getBoundingClientRect();
     const line = parseFloat(getComputedStyle(this.editor.element).lineHeight);
     const top = box.top - frame.top - (line - box.height) / 2;
-    const left = this.editor.string[this.at] === "\n" ? frame.width : box.left - frame.left;
+    const left = this.editor.endsLine(this.at) ? frame.width : box.left - frame.left;
     const right = Math.max(frame.width - left, 0);
     Object.assign(this.above.style, { left: `${left}px`, width: `${right}px`, top: `${top}px`, height: `${line}px` });
     Object.assign(this.below.style, { width: `${left}px`, top: `${top + line}px` });

@@ -1,8 +1,8 @@
-// The editor: one text node in a contenteditable element, so that input methods, selection and screen readers find plain text.
-// The CSS Custom Highlight API colours who wrote what without changing the document; 200,000 characters
-// cost a few milliseconds more than two hundred.
+// The editor: blocks of plain text in a contenteditable element, so that input methods, selection and screen readers find plain text.
+// The CSS Custom Highlight API colours who wrote what without changing the document.
 
-import { difference, MODEL } from "./text.js";
+import { Blocks } from "./blocks.js";
+import { BREAK, difference, MODEL, shown, withBreaks } from "./text.js";
 
 const NEAR = 60; // px below the frame within which the view still follows the end of the text
 const ROOM = 0.2; // part of the frame that stays free below the end of the text
@@ -11,8 +11,7 @@ export class Editor {
   // on: edit(from, to, string), compose(begins), history(-1 | 1), locked()
   constructor(element, scroller, on) {
     Object.assign(this, { element, scroller, on, composing: false, locked: false, following: true, reached: 0 });
-    this.node = document.createTextNode("");
-    this.end = document.createElement("br"); // gives the caret a place in an empty last line
+    this.blocks = new Blocks(element);
     this.highlights = {};
     for (const name of ["model", "unseen", "unseen-model"]) {
       if (!globalThis.Highlight) break; // an older browser shows the text alone
@@ -20,10 +19,11 @@ export class Editor {
       CSS.highlights.set(name, this.highlights[name]);
     }
     this.highlights["unseen-model"] && (this.highlights["unseen-model"].priority = 2);
-    element.replaceChildren(this.node, this.end);
     element.addEventListener("beforeinput", (event) => this.before(event));
     element.addEventListener("input", () => this.read());
     element.addEventListener("compositionstart", () => {
+      const [from, to] = this.selection();
+      if (!this.blocks.within(from, to)) this.gather(from, to);
       this.composing = true;
       this.on.compose(true);
     });
@@ -35,17 +35,26 @@ export class Editor {
       event.preventDefault();
       this.insert(event.clipboardData.getData("text/plain"));
     });
+    for (const kind of ["copy", "cut", "dragstart"]) {
+      element.addEventListener(kind, (event) => this.give(event.clipboardData ?? event.dataTransfer, event));
+    }
     element.addEventListener("keydown", (event) => {
       if (this.locked && event.key.length === 1 && !event.ctrlKey && !event.metaKey && !event.altKey) this.on.locked();
     });
     scroller.addEventListener("scroll", () => {
-      const end = this.box(this.node.length - 1);
+      const end = this.box(this.length - 1);
       this.following = !end || end.top < scroller.getBoundingClientRect().bottom + NEAR;
     });
   }
 
-  get string() {
-    return this.node.data;
+  get length() {
+    return this.blocks.length;
+  }
+
+  // Whether a line ends at `at`.
+  endsLine(at) {
+    const [node, offset] = this.blocks.place(at);
+    return node.data[offset] === "\n";
   }
 
   // Accept what an input method has composed so far.
@@ -70,59 +79,98 @@ export class Editor {
     } else if (kind === "insertFromDrop") {
       event.preventDefault();
       const [range] = event.getTargetRanges();
-      if (range) this.select(this.offset(range.startContainer, range.startOffset));
+      if (range) this.select(this.blocks.offset(range.startContainer, range.startOffset));
       this.insert(event.dataTransfer.getData("text/plain"));
     } else if (kind.startsWith("format")) {
       event.preventDefault();
+    } else if (kind === "insertText" || kind.startsWith("delete")) {
+      this.guard(event);
     }
+  }
+
+  // An edit that reaches over the end of a block is made here, others by the browser.
+  guard(event) {
+    const [range] = event.getTargetRanges();
+    if (!range || this.locked) return;
+    let from = this.blocks.offset(range.startContainer, range.startOffset);
+    let to = this.blocks.offset(range.endContainer, range.endOffset);
+    if (event.inputType.startsWith("delete") && from === to) {
+      if (event.inputType.endsWith("Forward")) to = Math.min(to + 1, this.length); // the line break between two blocks
+      else from = Math.max(from - 1, 0);
+    }
+    const native = from === to ? range.startContainer === this.blocks.place(from)[0] : true;
+    if (native && this.blocks.within(from, to)) return;
+    event.preventDefault();
+    this.change(from, to, event.data ?? "");
+  }
+
+  // What the user copies is the text, without the blocks.
+  give(data, event) {
+    const [from, to] = this.selection();
+    if (from === to || !data) return;
+    data.setData("text/plain", this.blocks.string.slice(from, to));
+    if (event.type === "dragstart") return;
+    event.preventDefault();
+    if (event.type === "cut") this.insert("");
+  }
+
+  // An input method begins inside [from, to) and needs one text node.
+  gather(from, to) {
+    this.blocks.join(from, to);
+    this.select(from, to);
   }
 
   // Read the text as the browser or the input method changed it.
   read() {
     if (this.locked) return;
-    const plain = this.element.firstChild === this.node && this.node.nextSibling === this.end && !this.end.nextSibling;
     const caret = this.caret();
-    const after = plain ? this.node.data : textOf(this.element, this.end);
-    const { from, to, text } = difference(this.known, after, caret);
-    if (from !== to || text) {
-      this.known = after;
-      this.on.edit(from, to, text);
-    }
-    if (!plain && !this.composing) {
-      this.show(after);
-      this.select(caret);
-    }
+    const [start, before, after] = this.blocks.taken();
+    const { from, to, text } = difference(before, after, caret - start);
+    this.blocks.note();
+    if (!this.composing && this.blocks.mend()) this.select(caret);
+    if (from !== to || text) this.on.edit(start + from, start + to, text);
   }
 
   // Replace the selection with a string written by the user.
   insert(string) {
-    if (this.locked) return;
-    const [from, to] = this.selection();
-    const clean = string.replace(/\r\n?/g, "\n").replaceAll("\0", "");
+    if (!this.locked) this.change(...this.selection(), string);
+  }
+
+  change(from, to, string) {
+    const clean = withBreaks(string.replace(/\r\n?|[\u2028\u2029]/g, "\n").replaceAll("\0", ""));
     if (!clean && from === to) return;
-    this.node.replaceData(from, to - from, clean);
-    this.known = this.node.data;
+    this.blocks.replace(from, to, shown(clean));
     this.on.edit(from, to, clean);
     this.select(from + clean.length);
     this.reveal();
   }
 
+  // Show another text.
   show(string) {
-    this.node.data = string;
-    this.known = string;
-    this.element.replaceChildren(this.node, this.end);
+    this.blocks.set(shown(string));
+    this.element.classList.toggle("empty", !string);
+  }
+
+  // Show a changed text. The caret stays where it was.
+  renew(string) {
+    const { from, to, text } = difference(this.blocks.string, shown(string), 0);
+    if (from === to && !text) return;
+    const moved = (at) => (at <= from ? at : at >= to ? at + text.length - (to - from) : from + text.length);
+    const selected = this.selected;
+    const at = selected && this.selection().map(moved);
+    this.blocks.replace(from, to, text);
+    if (selected) this.select(...at);
     this.element.classList.toggle("empty", !string);
   }
 
   // Append the model's text.
   append(string) {
-    this.node.appendData(string);
-    this.known = this.node.data;
+    this.blocks.replace(this.length, this.length, shown(string));
     this.element.classList.remove("empty");
   }
 
   toEnd() {
-    const end = this.box(this.node.length - 1);
+    const end = this.box(this.length - 1);
     const frame = this.scroller.getBoundingClientRect();
     if (end) this.scroller.scrollTop += end.bottom - frame.bottom + ROOM * frame.height;
     this.reached = this.scroller.scrollTop;
@@ -136,14 +184,14 @@ export class Editor {
 
   // Colour what the model wrote, and the part [from, to) outside the window.
   paint(spans, unseen) {
-    this.element.classList.toggle("empty", !this.node.data);
+    const size = this.length;
+    this.element.classList.toggle("empty", !size);
     if (!this.highlights.model) return;
     for (const highlight of Object.values(this.highlights)) highlight.clear();
-    const size = this.node.data.length;
     const add = (name, from, to) => {
       if (from >= Math.min(to, size)) return;
-      const at = { startContainer: this.node, startOffset: from, endContainer: this.node, endOffset: Math.min(to, size) };
-      this.highlights[name].add(new StaticRange(at));
+      const [[startContainer, startOffset], [endContainer, endOffset]] = [this.blocks.place(from), this.blocks.place(Math.min(to, size))];
+      this.highlights[name].add(new StaticRange({ startContainer, startOffset, endContainer, endOffset }));
     };
     let at = 0;
     for (const { who, text } of spans) {
@@ -165,27 +213,24 @@ export class Editor {
     this.element.setAttribute("aria-readonly", String(locked));
   }
 
-  offset(container, offset) {
-    if (container === this.node) return offset;
-    const range = document.createRange();
-    range.setStart(this.element, 0);
-    range.setEnd(container, offset);
-    return Math.min(textOf(range.cloneContents(), null).length, this.element.textContent.length); // not after the last <br>
+  // Whether the selection is in the text.
+  get selected() {
+    const selection = getSelection();
+    return selection.rangeCount > 0 && this.element.contains(selection.anchorNode);
   }
 
   selection() {
-    const selection = getSelection();
-    if (!selection.rangeCount || !this.element.contains(selection.anchorNode)) return [this.node.length, this.node.length];
-    const range = selection.getRangeAt(0);
-    return [this.offset(range.startContainer, range.startOffset), this.offset(range.endContainer, range.endOffset)];
+    if (!this.selected) return [this.length, this.length];
+    const { startContainer, startOffset, endContainer, endOffset } = getSelection().getRangeAt(0);
+    return [this.blocks.offset(startContainer, startOffset), this.blocks.offset(endContainer, endOffset)];
   }
 
   caret() {
     return this.selection()[1];
   }
 
-  select(at) {
-    getSelection().collapse(this.node, Math.min(at, this.node.length));
+  select(from, to = from) {
+    getSelection().setBaseAndExtent(...this.blocks.place(from), ...this.blocks.place(to));
   }
 
   reveal() {
@@ -199,19 +244,10 @@ export class Editor {
   box(at) {
     if (at < 0) return null;
     const range = document.createRange();
-    range.setStart(this.node, Math.min(at, this.node.length));
-    range.setEnd(this.node, Math.min(at + 1, this.node.length));
+    const [node, offset] = this.blocks.place(at);
+    range.setStart(node, offset);
+    range.setEnd(node, Math.min(offset + 1, node.length));
     const boxes = range.getClientRects();
     return boxes[boxes.length - 1] || null;
   }
-}
-
-function textOf(root, end) {
-  let out = "";
-  for (const child of root.childNodes) {
-    if (child.nodeType === Node.TEXT_NODE) out += child.data;
-    else if (child.nodeName === "BR") out += child === end ? "" : "\n";
-    else out += (out && !out.endsWith("\n") ? "\n" : "") + textOf(child, end);
-  }
-  return out;
 }

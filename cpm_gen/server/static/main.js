@@ -12,7 +12,7 @@ import { Notices } from "./notices.js";
 import { offered, Settings } from "./settings.js";
 import { fillTable, listen } from "./shortcuts.js";
 import * as store from "./store.js";
-import { title } from "./text.js";
+import { shown, title } from "./text.js";
 import * as theme from "./theme.js";
 import { download } from "./works.js";
 
@@ -150,7 +150,7 @@ const act = {
     desk.put(store.blank());
     find("text").focus();
   },
-  export: () => download(desk.text.string, title(desk.text.string)),
+  export: () => download(shown(desk.text.string), title(desk.text.string)),
   help: () => find("keys").showModal(),
   language: () => {
     switchLanguage();

@@ -1,14 +1,13 @@
 // Documents and settings in this browser. A document and the event id that its work has reached are stored in one write.
 
 import { forever, visit } from "./kept.js";
-import { letterAt, MODEL, Text, title } from "./text.js";
+import { BREAK, EOD, letterAt, MODEL, shown, Text, title, withBreaks } from "./text.js";
 
 const DOCUMENT = "cpm-gen:document:";
 const CURRENT = "cpm-gen:current";
 const SETTINGS = "cpm-gen:settings";
 const PAUSES = "cpm-gen:pauses";
 const MOST = 150_000; // characters of a prompt; the service takes 200,000
-const EOD = "<eod>";
 
 function read(key) {
   try {
@@ -44,8 +43,10 @@ export function load(id) {
   const kept = read(DOCUMENT + id);
   if (typeof kept?.string !== "string") return null; // nothing, or not written by this page
   const text = Text.marked(kept.string, kept.marks);
-  const { inStep, ...rest } = kept.work || {};
-  return { id, text, work: kept.work && { ...rest, shown: inStep ? text.string : null } };
+  if (!kept.work) return { id, text, work: null };
+  const { inStep, ...rest } = kept.work;
+  const moved = (at) => withBreaks(kept.string.slice(0, at)).length; // kept before breaks were one character
+  return { id, text, work: { ...rest, from: moved(rest.from), run: moved(rest.run), shown: inStep ? text.string : null } };
 }
 
 // Calls `on` when another tab has stored the document `id()`.
@@ -75,7 +76,7 @@ export function drafts() {
       title: title(kept.string),
       characters: kept.string.length,
       updated: kept.updated,
-      string: kept.string,
+      string: shown(withBreaks(kept.string)),
     });
   }
   return out.sort((a, b) => b.updated - a.updated);
@@ -90,12 +91,12 @@ export const savePauses = (ids) => write(PAUSES, ids);
 // Make a document from a work's JSON.
 export function fromWork(work) {
   const lyric = work.parameters.style === "lyric";
-  const prompt = shownPrompt(typeof work.prompt === "string" ? work.prompt : work.prompt[0], lyric);
+  const text = Text.marked(shownPrompt(typeof work.prompt === "string" ? work.prompt : work.prompt[0], lyric), work.metadata.spans);
+  const prompt = text.string;
   const glue = glueOf(prompt, lyric);
-  const text = Text.marked(prompt, work.metadata.spans);
   const choice = work.choices[0];
   const several = typeof work.prompt !== "string" && work.prompt.length > 1;
-  text.replace(text.length, text.length, [{ who: MODEL, text: glue + choice.text }]);
+  text.replace(text.length, text.length, [{ who: MODEL, text: glue + withBreaks(choice.text) }]);
   return {
     ...blank(),
     text,
@@ -117,10 +118,10 @@ export function fromWork(work) {
   };
 }
 
-// In the lyric style a line ends with <eod>, which a text shows as a newline; a blank line is a single space.
+// A break is <eod>. In the lyric style every line ends with it; a blank line is a single space.
 export function promptOf(string, style) {
-  if (style !== "lyric") return string;
-  return string.split("\n").map((line) => line || " ").join(EOD);
+  if (style !== "lyric") return string.replaceAll(BREAK, EOD);
+  return shown(string).split("\n").map((line) => line || " ").join(EOD);
 }
 
 // The part of a prompt that is sent: its end, beginning at a whole character and not inside an <eod>.
@@ -139,5 +140,5 @@ function shownPrompt(prompt, lyric) {
 
 // A lyric's prompt consists of whole lines; the model begins on the next one.
 export function glueOf(string, lyric) {
-  return lyric && !string.endsWith("\n") ? "\n" : "";
+  return lyric && !/[\n\u2029]$/.test(string.slice(-1)) ? "\n" : "";
 }

@@ -2,6 +2,14 @@
 
 export const WRITER = "w";
 export const MODEL = "m";
+export const EOD = "<eod>"; // what ends a document, as the service writes it
+export const BREAK = "\u2029"; // the same in a text: one character, shown as a line break
+
+// A text of the service, as a document has it.
+export const withBreaks = (string) => string.replaceAll(EOD, BREAK);
+
+// A document's text, as the reader sees it.
+export const shown = (string) => string.replaceAll(BREAK, "\n");
 
 // Join neighbouring spans of the same author and drop empty ones.
 function joined(spans) {
@@ -23,15 +31,8 @@ export class Text {
 
   // Restore from a string and its marks(). If they do not match, the whole text counts as the user's.
   static marked(string, marks) {
-    const spans = [];
-    let at = 0;
-    for (const mark of (marks || "").split(",")) {
-      const length = Number(mark.slice(1));
-      if ((mark[0] !== WRITER && mark[0] !== MODEL) || !(length > 0)) return new Text([{ who: WRITER, text: string }]);
-      spans.push({ who: mark[0], text: string.slice(at, at + length) });
-      at += length;
-    }
-    return at === string.length ? new Text(spans) : new Text([{ who: WRITER, text: string }]);
+    const spans = divided(string, marks) || divided(withBreaks(string), marks) || [{ who: WRITER, text: string }];
+    return new Text(spans.map(({ who, text }) => ({ who, text: withBreaks(text) })));
   }
 
   // Lengths by author in the order of the text: "w12,m340".
@@ -78,6 +79,18 @@ export class Text {
   }
 }
 
+function divided(string, marks) {
+  const spans = [];
+  let at = 0;
+  for (const mark of (marks || "").split(",")) {
+    const length = Number(mark.slice(1));
+    if ((mark[0] !== WRITER && mark[0] !== MODEL) || !(length > 0)) return null;
+    spans.push({ who: mark[0], text: string.slice(at, at + length) });
+    at += length;
+  }
+  return at === string.length ? spans : null;
+}
+
 function stringOf(spans) {
   return spans.map((span) => span.text).join("");
 }
@@ -101,10 +114,9 @@ export function difference(before, after, caret = after.length) {
 
 // The first words, as the text's name.
 export function title(string) {
-  const line = string.split("\n").find((one) => one.trim()) || "";
-  const words = line.replaceAll("<eod>", " ").trim();
+  const [words] = string.replace(/^(?:\s|<eod>)+/, "").split(/[\n\u2029]|<eod>/, 1);
   const cut = words.search(/[。！？；!?;]/);
-  const first = cut > 3 ? words.slice(0, cut) : words;
+  const first = (cut > 3 ? words.slice(0, cut) : words).trim();
   const letters = [...first];
   return letters.length > 22 ? letters.slice(0, 22).join("") + "…" : first;
 }
@@ -115,9 +127,11 @@ export function letterAt(string, at) {
   return code >= 0xdc00 && code <= 0xdfff ? at + 1 : at;
 }
 
-// The index of the n-th character: the service counts characters, JavaScript counts UTF-16 units.
+// The index of the n-th character of the service's text: it counts characters, and the letters of <eod>; JavaScript counts UTF-16 units.
 export function unitsOf(string, from, characters) {
   let at = from;
-  for (let n = 0; n < characters && at < string.length; n++) at += string.codePointAt(at) > 0xffff ? 2 : 1;
+  for (let n = 0; n < characters && at < string.length; n += string[at] === BREAK ? EOD.length : 1, at++) {
+    if (string.codePointAt(at) > 0xffff) at++;
+  }
   return at;
 }

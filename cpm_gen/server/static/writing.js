@@ -5,7 +5,7 @@ import { follow, RESTING } from "./follow.js";
 import { Pauses } from "./pauses.js";
 import { Rate } from "./rate.js";
 import { endOf, glueOf, promptOf } from "./store.js";
-import { MODEL, title, unitsOf } from "./text.js";
+import { MODEL, title, unitsOf, withBreaks } from "./text.js";
 import { make, sweep } from "./works.js";
 
 const SPANS = 24_000; // bytes of a work's metadata that the marks may take
@@ -192,8 +192,9 @@ export class Writing {
 
   flush() {
     this.drawing = false;
-    const { text, event } = this.pending;
+    const { text: written, event } = this.pending;
     if (!event) return;
+    const text = withBreaks(written);
     const began = performance.now();
     const { desk } = this;
     this.pending = { text: "", event: null };
