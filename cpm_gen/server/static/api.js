@@ -3,6 +3,7 @@
 import { visit } from "./kept.js";
 
 const KEY = "cpm-gen:key";
+const ROOT = new URL("..", import.meta.url); // the service may be below a path of a proxy
 const SILENCE = 45_000; // ms; the service sends something every fifteen seconds
 
 export class Refusal extends Error {
@@ -42,7 +43,7 @@ export class Api {
       let response;
       try {
         const content = body === undefined ? undefined : JSON.stringify(body);
-        response = await fetch(path, { method, headers: all, body: content, signal, cache: "no-store" });
+        response = await fetch(new URL(path.slice(1), ROOT), { method, headers: all, body: content, signal, cache: "no-store" });
       } catch (error) {
         if (error.name === "AbortError") throw error;
         throw new Lost(String(error));

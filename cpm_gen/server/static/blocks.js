@@ -2,11 +2,18 @@
 // One node for each paragraph costs 21 ms a key at 200,000 characters, blocks of 2,000 characters 8 ms, a single node 87 ms.
 
 const FULL = 2_000; // characters after which a block ends with its paragraph
+const NEAR = "1500px 0px"; // around the visible part
 const MOST = 2 * FULL; // characters from which a block is divided
 
 export class Blocks {
-  constructor(element) {
+  // `moved` is called when other blocks come near the visible part.
+  constructor(element, scroller, moved) {
     this.element = element;
+    this.far = new Set(); // elements of blocks
+    this.watch = new IntersectionObserver((seen) => {
+      for (const { target, isIntersecting: near } of seen) near || !target.isConnected ? this.far.delete(target) : this.far.add(target);
+      moved();
+    }, { root: scroller, rootMargin: NEAR });
     this.loose = null; // the text, while an input method has changed the nodes
     this.end = document.createElement("br"); // gives the caret a place in an empty last line
     // the first block has no element of its own: a short text is a single text node, which every input method handles
@@ -28,7 +35,9 @@ export class Blocks {
     const { node } = this.list[0];
     this.loose = null;
     node.data = first;
-    this.list = [{ box: null, node, text: first }, ...rest.map(made)];
+    this.watch.disconnect();
+    this.far.clear();
+    this.list = [{ box: null, node, text: first }, ...rest.map((text) => this.made(text))];
     this.element.replaceChildren(node, ...this.list.slice(1).map(({ box }) => box));
     this.putEnd();
   }
@@ -53,13 +62,38 @@ export class Blocks {
     const block = list[first];
     while (last < list.length - 1 && !text.endsWith("\n")) text += list[++last].text;
     const [head, ...rest] = parts(text);
-    const fresh = rest.map(made);
-    for (const { box } of list.slice(first + 1, last + 1)) box.remove();
+    const fresh = rest.map((text) => this.made(text));
+    for (const { box } of list.slice(first + 1, last + 1)) this.drop(box);
     block.node.data = head;
     block.text = head;
     (block.box ?? block.node).after(...fresh.map(({ box }) => box));
     list.splice(first + 1, last - first, ...fresh);
     this.putEnd();
+  }
+
+  made(text) {
+    const box = document.createElement("div");
+    const node = document.createTextNode(text);
+    box.append(node);
+    this.watch.observe(box);
+    return { box, node, text };
+  }
+
+  drop(box) {
+    this.watch.unobserve(box);
+    this.far.delete(box);
+    box.remove();
+  }
+
+  // The blocks that can be seen, or soon can: [node, start, end].
+  near() {
+    let start = 0;
+    const out = [];
+    for (const { box, node, text } of this.list) {
+      if (!this.far.has(box)) out.push([node, start, start + text.length]);
+      start += text.length;
+    }
+    return out;
   }
 
   putEnd() {
@@ -108,6 +142,17 @@ export class Blocks {
     return first === last && text.length > 0 && !(at === 0 && till === text.length);
   }
 
+  // Whether the character at `at` is in this node. The browser's caret may be behind the line break of the block before.
+  holds(node, at) {
+    return node === this.place(at)[0];
+  }
+
+  // Whether a block that is not the first one begins at `at`, and whether one that is not the last one ends there, before its line break.
+  borders(at) {
+    const [n, offset] = this.find(at);
+    return [n > 0 && offset === 0, n < this.list.length - 1 && offset === this.list[n].text.length - 1];
+  }
+
   // Make the blocks of [from, to) one, so that the browser finds one text node.
   join(from, to) {
     const [first] = this.find(from);
@@ -115,7 +160,7 @@ export class Blocks {
     if (first === last) return;
     const block = this.list[first];
     for (const { box, text } of this.list.splice(first + 1, last - first)) {
-      box.remove();
+      this.drop(box);
       block.text += text;
     }
     block.node.data = block.text;
@@ -175,13 +220,6 @@ export class Blocks {
     }
     return torn;
   }
-}
-
-function made(text) {
-  const box = document.createElement("div");
-  const node = document.createTextNode(text);
-  box.append(node);
-  return { box, node, text };
 }
 
 // Divide at line breaks, which end the parts. Only the last part may be without one.

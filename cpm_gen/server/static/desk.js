@@ -6,12 +6,12 @@ import * as store from "./store.js";
 import { MODEL } from "./text.js";
 import { Writing } from "./writing.js";
 
-const KEPT = 1_000; // ms between two writes to the browser's store
+const KEPT = 1_000; // ms between two writes to the browser's store, at least
 
 export class Desk {
   // on: changed(), state(), renewed(), refused(error, again), said(name)
   constructor(api, editor, settings, on) {
-    Object.assign(this, { api, editor, on, timer: null, range: null, document: null });
+    Object.assign(this, { api, editor, on, timer: null, wait: KEPT, range: null, document: null });
     this.writing = new Writing(this, api, editor, settings);
     addEventListener("pagehide", () => this.keep());
     document.addEventListener("visibilitychange", () => document.hidden && this.keep());
@@ -48,15 +48,27 @@ export class Desk {
     this.writing.arrive();
   }
 
-  // Another tab has this document open and changed it. The last change wins.
+  // Another tab has this document open and changed it. The last change wins; what it takes from this one becomes a draft.
   renew() {
     if (this.timer || this.history.held || this.writing.active) return;
-    const document = store.load(this.document.id);
-    const { text, work } = document;
-    const same = ["id", "event", "state"].every((name) => work?.[name] === this.work?.[name]);
-    if (same && text.string === this.text.string) return;
+    const other = store.load(this.document.id);
+    if (!other) return;
+    const { text, work, revision, saved, base } = other;
+    const mine = this.document;
+    const same = ["id", "event", "state"].every((name) => work?.[name] === mine.work?.[name]) && text.string === mine.text.string;
+    const lost = base !== mine.revision && !this.inStep && mine.text.string.trim() && !text.string.startsWith(mine.text.string);
+    if (lost) store.draft(mine.revision, { string: mine.text.string, marks: mine.text.marks() });
+    Object.assign(mine, { revision, saved });
+    if (same) return;
     this.on.renewed();
-    this.show(document);
+    mine.work = work;
+    this.history.renew(text, work && work.shown !== null ? work.run : null);
+    this.range = null;
+    this.editor.renew(this.text.string);
+    this.paint();
+    this.look();
+    this.writing.arrive();
+    if (lost) this.on.said("overtaken");
   }
 
   // Open another document. The service has this one whole, or this browser keeps it.
@@ -82,14 +94,17 @@ export class Desk {
 
   changed() {
     this.paint();
-    this.timer ??= setTimeout(() => this.keep(), KEPT);
+    this.timer ??= setTimeout(() => this.keep(), this.wait);
   }
 
   keep() {
     clearTimeout(this.timer);
     this.timer = null;
     if (this.history.held) return; // an unfinished composition is not stored
-    const kept = store.save(this.document);
+    const began = performance.now();
+    const { kept, lost } = store.save(this.document);
+    this.wait = Math.max(KEPT, 100 * (performance.now() - began)); // a long text takes its time
+    if (lost) this.on.said("overtook");
     if (!kept && !this.full) this.on.said("not_kept");
     this.full = !kept;
   }

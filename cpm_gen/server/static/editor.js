@@ -11,7 +11,8 @@ export class Editor {
   // on: edit(from, to, string), compose(begins), history(-1 | 1), locked()
   constructor(element, scroller, on) {
     Object.assign(this, { element, scroller, on, composing: false, locked: false, following: true, reached: 0 });
-    this.blocks = new Blocks(element);
+    this.blocks = new Blocks(element, scroller, () => this.paint(...this.painted));
+    this.painted = [[], null];
     this.highlights = {};
     for (const name of ["model", "unseen", "unseen-model"]) {
       if (!globalThis.Highlight) break; // an older browser shows the text alone
@@ -90,16 +91,15 @@ export class Editor {
 
   // An edit that reaches over the end of a block is made here, others by the browser.
   guard(event) {
-    const [range] = event.getTargetRanges();
-    if (!range || this.locked) return;
-    let from = this.blocks.offset(range.startContainer, range.startOffset);
-    let to = this.blocks.offset(range.endContainer, range.endOffset);
-    if (event.inputType.startsWith("delete") && from === to) {
-      if (event.inputType.endsWith("Forward")) to = Math.min(to + 1, this.length); // the line break between two blocks
-      else from = Math.max(from - 1, 0);
-    }
-    const native = from === to ? range.startContainer === this.blocks.place(from)[0] : true;
-    if (native && this.blocks.within(from, to)) return;
+    if (this.locked) return;
+    const kind = event.inputType;
+    let [from, to] = this.selection();
+    if (kind.startsWith("delete") && from === to) {
+      const [begins, ends] = this.blocks.borders(from);
+      if (kind.endsWith("Backward") && begins) from--;
+      else if (kind.endsWith("Forward") && ends) to++;
+      else return;
+    } else if (this.blocks.within(from, to) && (from !== to || this.blocks.holds(getSelection().anchorNode, from))) return;
     event.preventDefault();
     this.change(from, to, event.data ?? "");
   }
@@ -182,16 +182,21 @@ export class Editor {
     if (this.following) this.toEnd();
   }
 
-  // Colour what the model wrote, and the part [from, to) outside the window.
+  // Colour what the model wrote, and the part [from, to) outside the window. What is far from the visible part is left out: the browser
+  // looks at all of them after a key.
   paint(spans, unseen) {
-    const size = this.length;
-    this.element.classList.toggle("empty", !size);
+    this.painted = [spans, unseen];
+    this.element.classList.toggle("empty", !this.length);
     if (!this.highlights.model) return;
     for (const highlight of Object.values(this.highlights)) highlight.clear();
+    const near = this.blocks.near();
     const add = (name, from, to) => {
-      if (from >= Math.min(to, size)) return;
-      const [[startContainer, startOffset], [endContainer, endOffset]] = [this.blocks.place(from), this.blocks.place(Math.min(to, size))];
-      this.highlights[name].add(new StaticRange({ startContainer, startOffset, endContainer, endOffset }));
+      for (const [node, start, end] of near) {
+        const [first, last] = [Math.max(from, start) - start, Math.min(to, end) - start];
+        if (first >= last) continue;
+        const at = { startContainer: node, startOffset: first, endContainer: node, endOffset: last };
+        this.highlights[name].add(new StaticRange(at));
+      }
     };
     let at = 0;
     for (const { who, text } of spans) {

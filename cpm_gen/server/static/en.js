@@ -81,6 +81,8 @@ export const en = {
   empty: "Write a few words first; the model goes on from them.",
   locked: "The model is writing, so the text cannot be changed; press Esc or Stop first.",
   part: "The text is so long that the model got its last part only; all of it is kept in this browser, and the earlier work stays in the list.",
+  overtook: "Another tab changed this text as well. This version stays; the other one is a draft under “Works”.",
+  overtaken: "Another tab changed this text, and its version is shown. What you wrote here is a draft under “Works”; undo brings it back, too.",
   not_kept: "This browser has no room left for the text: export it, or delete some drafts.",
   again: "Try now",
   give_up: "Never mind",

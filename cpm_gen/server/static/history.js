@@ -1,6 +1,6 @@
 // Undo and redo: the user's edits, joined into words, and whole runs of the model.
 
-import { difference, sizeOf, Text, WRITER } from "./text.js";
+import { difference, MODEL, sizeOf, Text, WRITER } from "./text.js";
 
 const PAUSE = 1200; // ms without a key press after which a new edit begins
 
@@ -67,6 +67,23 @@ export class History {
   // After a reload: record the text from `at` on as one run.
   recall(at) {
     this.past.push({ at, removed: [], inserted: this.text.slice(at, this.text.length), run: true });
+  }
+
+  // Another tab changed the text: record it as an edit, and as a run what the model wrote from `run` on.
+  renew(text, run) {
+    const { lastRun } = this;
+    if (lastRun && lastRun.at === run && text.string.startsWith(this.text.string)) {
+      this.grow(MODEL, text.string.slice(this.text.length));
+      return;
+    }
+    const before = this.text.string;
+    const edit = difference(before, text.string.slice(0, run ?? text.length));
+    const inserted = text.slice(edit.from, edit.from + edit.text.length);
+    const removed = this.text.replace(edit.from, edit.to, inserted);
+    if (edit.from !== edit.to || edit.text) this.record({ at: edit.from, removed, inserted });
+    if (run === null || run >= text.length) return;
+    this.begin();
+    this.grow(MODEL, text.string.slice(run));
   }
 
   // Drop a run that wrote nothing: there is nothing to undo.

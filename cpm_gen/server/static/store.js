@@ -22,31 +22,65 @@ function write(key, value) {
   return forever.set(key, JSON.stringify(value));
 }
 
+const fresh = () => crypto.getRandomValues(new Uint32Array(3)).join("-");
+
 export function blank() {
-  return { id: crypto.getRandomValues(new Uint32Array(3)).join("-"), text: new Text(), work: null };
+  return { id: fresh(), text: new Text(), work: null };
 }
 
+// Store a document. `kept`: whether there was room; `lost`: whether another tab had stored a version that this one was not made from.
+// That version becomes a draft of its own.
 export function save(document) {
-  const { id, text, work } = document;
+  const { id, text, work, revision } = document;
+  const stored = read(DOCUMENT + id);
+  const lost = Boolean(stored) && stored.revision !== revision && document.saved !== content(document) && !holds(text, stored);
+  let kept = !lost || draft(stored.revision, stored);
+  visit.set(CURRENT, id); // each tab has its own
   if (!text.length && !work) {
     forget(id);
-    return true;
+    return { kept, lost };
   }
-  // `shown` is the text itself until it is edited
-  const kept = work && { ...work, shown: undefined, inStep: work.shown === text.string };
-  const marks = text.marks();
-  visit.set(CURRENT, id); // each tab has its own
-  return write(DOCUMENT + id, { id, string: text.string, marks, work: kept, updated: Date.now() }) && write(CURRENT, id);
+  const now = content(document);
+  if (!stored || document.saved !== now) {
+    document.revision = fresh();
+    document.saved = now;
+    const { string } = text;
+    // `shown` is the text itself until it is edited
+    const keptWork = work && { ...work, shown: undefined, inStep: work.shown === string };
+    const value = { id, string, marks: text.marks(), work: keptWork, updated: Date.now(), revision: document.revision, base: revision };
+    kept = write(DOCUMENT + id, value) && kept;
+  }
+  return { kept: write(CURRENT, id) && kept, lost };
+}
+
+// What of a document is stored, to find out whether it changed.
+function content({ text, work }) {
+  return JSON.stringify([work && { ...work, shown: work.shown === text.string }, text.marks()]) + text.string;
+}
+
+// Whether nothing of a stored version is lost if `text` takes its place: the text begins with it, or the service has it.
+function holds(text, { string, work }) {
+  return (work?.inStep && !work.part) || text.string.startsWith(string) || !string.trim();
+}
+
+// Store a version as a document of its own. Its name is that of the version, so that it is stored once.
+export function draft(revision, { string, marks }) {
+  const id = revision ?? fresh();
+  return write(DOCUMENT + id, { id, string, marks, work: null, updated: Date.now() });
 }
 
 export function load(id) {
   const kept = read(DOCUMENT + id);
   if (typeof kept?.string !== "string") return null; // nothing, or not written by this page
-  const text = Text.marked(kept.string, kept.marks);
-  if (!kept.work) return { id, text, work: null };
-  const { inStep, ...rest } = kept.work;
-  const moved = (at) => withBreaks(kept.string.slice(0, at)).length; // kept before breaks were one character
-  return { id, text, work: { ...rest, from: moved(rest.from), run: moved(rest.run), shown: inStep ? text.string : null } };
+  const { revision, base } = kept;
+  const document = { id, text: Text.marked(kept.string, kept.marks), work: null, revision, base };
+  if (kept.work) {
+    const { inStep, ...rest } = kept.work;
+    const moved = (at) => withBreaks(kept.string.slice(0, at)).length; // stored before breaks were one character
+    document.work = { ...rest, from: moved(rest.from), run: moved(rest.run), shown: inStep ? document.text.string : null };
+  }
+  document.saved = content(document);
+  return document;
 }
 
 // Calls `on` when another tab has stored the document `id()`.
