@@ -23,7 +23,7 @@ def test_the_whole_text_is_printed_and_nothing_else(desk: Desk) -> None:
     desk.page.emulate_media(media="print")
     seen = """() => [...document.body.querySelectorAll('*')].filter(e => e.getClientRects().length && !e.closest('#text'))
         .map(e => e.id || e.className || e.localName)"""
-    assert set(desk.page.evaluate(seen)) == {"bar", "title", "scroll", "paper"}
+    assert set(desk.page.evaluate(seen)) == {"bar", "title", "rename", "scroll", "paper"}
     assert desk.page.evaluate("document.documentElement.scrollHeight") > 300 * 20
     pdf = desk.page.pdf(format="A4")
     assert len(re.findall(rb"/Type\s*/Page\b", pdf)) > 10
@@ -69,9 +69,7 @@ def below(served: Server) -> Iterator[str]:
         proxy.shutdown()
 
 
-def test_the_page_writes_below_a_path_of_a_proxy(
-    served: Server, below: str, open_desk: Callable[..., Desk]
-) -> None:
+def test_the_page_writes_below_a_path_of_a_proxy(served: Server, below: str, open_desk: Callable[..., Desk]) -> None:
     desk = open_desk(served)
     desk.page.goto(below)
     desk.url = below

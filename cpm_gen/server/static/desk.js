@@ -53,12 +53,12 @@ export class Desk {
     if (this.timer || this.history.held || this.writing.active) return;
     const other = store.load(this.document.id);
     if (!other) return;
-    const { text, work, revision, saved, base } = other;
+    const { text, title, work, revision, saved, base } = other;
     const mine = this.document;
-    const same = ["id", "event", "state"].every((name) => work?.[name] === mine.work?.[name]) && text.string === mine.text.string;
+    const same = ["id", "event", "state"].every((name) => work?.[name] === mine.work?.[name]) && text.string === mine.text.string && title === mine.title;
     const lost = base !== mine.revision && !this.inStep && mine.text.string.trim() && !text.string.startsWith(mine.text.string);
-    if (lost) store.draft(mine.revision, { string: mine.text.string, marks: mine.text.marks() });
-    Object.assign(mine, { revision, saved });
+    if (lost) store.draft(mine.revision, { string: mine.text.string, marks: mine.text.marks(), title: mine.title });
+    Object.assign(mine, { revision, saved, title });
     if (same) return;
     this.on.renewed();
     mine.work = work;
@@ -75,8 +75,8 @@ export class Desk {
   leave() {
     if (!this.document) return;
     this.writing.cut();
-    this.keep();
-    if (this.inStep && !this.work.part) store.forget(this.document.id);
+    const behind = this.keep(false);
+    if (!behind && this.inStep && !this.work.part && this.work.title === this.document.title) store.forget(this.document.id);
   }
 
   // The document was deleted together with its work.
@@ -97,16 +97,19 @@ export class Desk {
     this.timer ??= setTimeout(() => this.keep(), this.wait);
   }
 
-  keep() {
+  // Store the document. Returns whether another tab has stored a newer version, which is then shown if the document stays open.
+  keep(stays = true) {
     clearTimeout(this.timer);
     this.timer = null;
-    if (this.history.held) return; // an unfinished composition is not stored
+    if (this.history.held) return false; // an unfinished composition is not stored
     const began = performance.now();
-    const { kept, lost } = store.save(this.document);
+    const { kept, lost, behind } = store.save(this.document);
     this.wait = Math.max(KEPT, 100 * (performance.now() - began)); // a long text takes its time
     if (lost) this.on.said("overtook");
     if (!kept && !this.full) this.on.said("not_kept");
     this.full = !kept;
+    if (behind && stays) this.renew(); // it came while a save was due
+    return behind;
   }
 
   edited(from, to, string) {
@@ -128,6 +131,12 @@ export class Desk {
     this.changed();
     if (this.inStep) this.look();
     this.writing.settle();
+  }
+
+  // Name the text; without a name its first words stand for one.
+  rename(title) {
+    this.document.title = title.trim() || undefined;
+    this.changed();
   }
 
   undo() {

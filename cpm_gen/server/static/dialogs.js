@@ -29,6 +29,23 @@ export function askKey(code) {
   });
 }
 
+// A line of text; null if the dialog was dismissed.
+export function askLine(title, label, value = "") {
+  const input = find("line-value");
+  find("line-title").textContent = title;
+  find("line-label").textContent = label;
+  input.value = value;
+  return ask(find("line"), (finish) => {
+    const send = () => finish(input.value);
+    find("line-send").onclick = send;
+    input.onkeydown = (event) => {
+      if (event.key !== "Enter" || event.isComposing) return;
+      event.preventDefault(); // or Enter presses the button that gets the focus back
+      send();
+    };
+  });
+}
+
 export function confirmed(title, text, yes) {
   find("confirm-title").textContent = title;
   find("confirm-text").textContent = text;

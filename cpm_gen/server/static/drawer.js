@@ -1,11 +1,11 @@
 // The list: works of the service, and drafts in this browser.
 
 import { confirmed } from "./dialogs.js";
+import { download } from "./exports.js";
 import { number, t, when } from "./language.js";
 import { wordsFor } from "./notices.js";
 import { drafts, forget, fromWork, load } from "./store.js";
 import { shown, title, withBreaks } from "./text.js";
-import { download } from "./works.js";
 
 const PAGE = 30;
 
@@ -64,8 +64,8 @@ export class Drawer {
   work(work) {
     const { id } = work;
     const prompt = typeof work.prompt === "string" ? work.prompt : work.prompt[0];
-    const name = work.metadata.title || title(prompt) || t("untitled");
     const kept = this.local.find((draft) => draft.work === id);
+    const name = kept?.title || work.metadata.title || title(prompt) || t("untitled");
     return this.item({
       name,
       state: work.state,
@@ -76,7 +76,7 @@ export class Drawer {
         const whole = kept ? null : await this.api.json("GET", `/works/${id}`);
         this.open(kept ? load(kept.id) : fromWork(whole), whole?.parameters);
       },
-      save: async () => download(shown(fromWork(await this.api.json("GET", `/works/${id}`)).text.string), name),
+      save: async () => download(fromWork(await this.api.json("GET", `/works/${id}`)).text.string, name),
       remove: async () => {
         await this.api.json("DELETE", `/works/${id}`).catch(unlessGone);
         if (kept) forget(kept.id);

@@ -2,6 +2,7 @@
 
 import { en } from "./en.js";
 import { forever } from "./kept.js";
+import { inLetters } from "./lengths.js";
 import { zh } from "./zh.js";
 
 const TABLES = { zh, en };
@@ -34,7 +35,12 @@ export function speak(root = document) {
     const keys = element.getAttribute("aria-keyshortcuts");
     element.title = keys ? `${name} (${keys.split(" ")[0].replace("Control", "Ctrl")})` : name;
   }
-  for (const element of root.querySelectorAll("[data-tokens]")) element.textContent = t("tokens", { n: element.dataset.tokens });
+  for (const element of root.querySelectorAll("[data-hint]")) element.title = t(element.dataset.hint);
+  for (const element of root.querySelectorAll("[data-tokens]")) {
+    const n = element.dataset.tokens;
+    element.textContent = t("letters", { z: number(inLetters(n)) });
+    element.title = t("tokens", { n: number(n) });
+  }
 }
 
 export function switchLanguage() {
@@ -43,8 +49,10 @@ export function switchLanguage() {
   forever.set(KEPT, language);
 }
 
+const formats = { zh: new Intl.NumberFormat("zh"), en: new Intl.NumberFormat("en") };
+
 export function number(value) {
-  return new Intl.NumberFormat(language).format(value);
+  return formats[language].format(value);
 }
 
 export function when(seconds) {

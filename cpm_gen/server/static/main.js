@@ -3,18 +3,22 @@
 import { Api } from "./api.js";
 import { Candidates } from "./candidates.js";
 import { Desk } from "./desk.js";
-import { askKey } from "./dialogs.js";
+import { askKey, askLine } from "./dialogs.js";
 import { Drawer } from "./drawer.js";
 import { EdgeLine } from "./edge.js";
 import { Editor } from "./editor.js";
+import { download } from "./exports.js";
+import * as fontsize from "./fontsize.js";
+import { read } from "./imports.js";
 import { number, speak, switchLanguage, t } from "./language.js";
+import { letters } from "./lengths.js";
 import { Notices } from "./notices.js";
+import { Personal } from "./personal.js";
 import { offered, Settings } from "./settings.js";
 import { fillTable, listen } from "./shortcuts.js";
 import * as store from "./store.js";
-import { shown, title } from "./text.js";
+import { Text, withBreaks, WRITER } from "./text.js";
 import * as theme from "./theme.js";
-import { download } from "./works.js";
 
 const find = (id) => document.getElementById(id);
 
@@ -30,6 +34,7 @@ const editor = new Editor(find("text"), find("scroll"), {
   history: (way) => press(way < 0 ? "undo" : "redo"),
   locked: () => notices.tell("locked"),
 });
+const personal = new Personal(find("personal"), api, settings);
 const edge = new EdgeLine(find("edge"), editor);
 const desk = new Desk(api, editor, settings, {
   changed,
@@ -46,7 +51,7 @@ const drawer = new Drawer(find("drawer"), api, desk, {
       document.work.asked = JSON.stringify(settings.body());
     }
     desk.put(document);
-    find("said").textContent = t("opened", { title: title(desk.text.string) });
+    find("said").textContent = t("opened", { title: store.titleOf(desk.document) });
   },
   removed: () => {
     leave();
@@ -67,26 +72,31 @@ new ResizeObserver(() => candidates.open && editor.toEnd()).observe(find("candid
 
 function changed() {
   const { text, history, work, range } = desk;
-  find("title").textContent = title(text.string) || t("untitled");
+  put("rename", store.titleOf(desk.document) || t("untitled"));
   find("undo").disabled = !history.canUndo;
   find("redo").disabled = !history.canRedo;
   find("retry").disabled = !history.lastRun;
-  find("export").disabled = !text.length;
+  for (const name of ["export", "export_md", "export_epub", "print"]) find(name).disabled = !text.length;
   edge.put(range ? range[1] : null);
   facts(text, work);
+}
+
+// An unchanged text is not laid out again.
+function put(id, words) {
+  if (find(id).textContent !== words) find(id).textContent = words;
 }
 
 function facts(text, work) {
   const rate = desk.writing.active ? desk.writing.rate.perSecond : null;
   const said = [];
   if (rate) said.push(t("rate", { n: number(Math.round(rate)) }));
-  said.push(t("characters", { n: number(text.length) }));
+  said.push(t("characters", { n: number(letters(text.string)) }));
   if (work && desk.inStep) {
     if (work.slides) said.push(t("slides", { n: number(work.slides) }));
     said.push(t("written", { n: number(work.tokens) }));
   }
-  find("facts").textContent = said.join(" · ");
-  find("drawn").textContent = work ? t("drawn", { seed: work.seed }) : "";
+  put("facts", said.join(" · "));
+  put("drawn", work ? t("drawn", { seed: work.seed }) : "");
 }
 
 function state() {
@@ -96,8 +106,7 @@ function state() {
   find("stop").hidden = !active;
   find("stop").disabled = name === "stopping";
   find("three").setAttribute("aria-pressed", String(candidates.open));
-  const words = t(`state.${name}`);
-  if (find("status").textContent !== words) find("status").textContent = words;
+  put("status", t(`state.${name}`));
   changed();
 }
 
@@ -150,7 +159,18 @@ const act = {
     desk.put(store.blank());
     find("text").focus();
   },
-  export: () => download(shown(desk.text.string), title(desk.text.string)),
+  export: () => save("txt"),
+  export_md: () => save("md"),
+  export_epub: () => save("epub"),
+  print: () => print(),
+  import: () => find("file").click(),
+  rename: async () => {
+    const { document } = desk;
+    const name = await askLine(t("rename"), t("rename_label"), store.titleOf(document));
+    if (name !== null && document === desk.document) desk.rename(name);
+  },
+  larger: () => fontsize.step(1),
+  smaller: () => fontsize.step(-1),
   help: () => find("keys").showModal(),
   language: () => {
     switchLanguage();
@@ -161,6 +181,23 @@ const act = {
     words();
   },
 };
+
+function save(format) {
+  download(desk.text.string, store.titleOf(desk.document), format);
+}
+
+// A file becomes a new text with the file's name.
+async function open(file) {
+  const name = file.name.replace(/\.txt$/i, "");
+  try {
+    const { text, encoding } = await read(file);
+    leave();
+    desk.put({ ...store.blank(), text: new Text([{ who: WRITER, text: withBreaks(text) }]), title: name.slice(0, 80) });
+    notices.tell("imported", { name, encoding: encoding.toUpperCase() });
+  } catch (error) {
+    notices.tell(error.message, { name });
+  }
+}
 
 // Whether there was a button to press.
 function press(name) {
@@ -176,6 +213,7 @@ function press(name) {
 
 function words() {
   speak();
+  personal.show(find("own").value);
   find("text").dataset.placeholder = t("placeholder");
   find("theme").textContent = t(`theme_${theme.following()}`);
   state();
@@ -183,10 +221,15 @@ function words() {
 
 for (const name of Object.keys(act)) {
   find(name).addEventListener("click", () => {
-    find("menu").hidePopover();
+    if (!["larger", "smaller"].includes(name)) for (const menu of ["menu", "exports"]) find(menu).hidePopover();
     act[name]();
   });
 }
+find("file").addEventListener("change", () => {
+  const [file] = find("file").files;
+  if (file) open(file);
+  find("file").value = ""; // the same file may be chosen again
+});
 fillTable(find("keys").querySelector("tbody"));
 listen(press, (n) => {
   if (!candidates.open) return false;
@@ -205,5 +248,6 @@ visualViewport.addEventListener("resize", fit);
 fit();
 setInterval(() => desk.writing.active && facts(desk.text, desk.work), 500);
 theme.apply();
+fontsize.apply();
 desk.put(store.current() || store.blank());
 words();

@@ -23,6 +23,7 @@ export class Settings {
   constructor(form, { settings, presets }, changed) {
     this.form = form;
     this.presets = presets;
+    this.banned = []; // ids of words
     this.changed = changed;
     this.fields = new Map();
     for (const length of LENGTHS) this.addLength(length);
@@ -79,6 +80,14 @@ export class Settings {
     this.store();
   }
 
+  // The values of one of the user's own presets.
+  put(values) {
+    const known = Object.entries(values).filter(([name]) => this.fields.has(name));
+    this.values = { ...this.preset(values.style), ...Object.fromEntries(known) };
+    this.show();
+    this.store();
+  }
+
   show() {
     const { elements } = this.form;
     const length = this.values.max_new_tokens;
@@ -124,6 +133,7 @@ export class Settings {
       else if (name.startsWith("window.")) (body.window ??= {})[name.slice(7)] = value;
       else body[name] = value;
     }
+    if (this.banned.length) body.banned_ids = this.banned;
     return body;
   }
 

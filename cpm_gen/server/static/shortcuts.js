@@ -13,6 +13,7 @@ const TABLE = [
   ["Alt+W", "key.works"],
   ["Alt+N", "key.new"],
   ["Ctrl+S", "key.export"],
+  ["Ctrl+P", "key.print"],
   ["? / Ctrl+/", "key.help"],
 ];
 

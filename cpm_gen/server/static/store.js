@@ -6,6 +6,7 @@ import { BREAK, EOD, letterAt, MODEL, shown, Text, title, withBreaks } from "./t
 const DOCUMENT = "cpm-gen:document:";
 const CURRENT = "cpm-gen:current";
 const SETTINGS = "cpm-gen:settings";
+const OWN = "cpm-gen:own";
 const PAUSES = "cpm-gen:pauses";
 const MOST = 150_000; // characters of a prompt; the service takes 200,000
 
@@ -28,8 +29,13 @@ export function blank() {
   return { id: fresh(), text: new Text(), work: null };
 }
 
+// A document's own title, or its first words.
+export function titleOf({ title: own, text }) {
+  return own || title(text.string);
+}
+
 // Store a document. `kept`: whether there was room; `lost`: whether another tab had stored a version that this one was not made from.
-// That version becomes a draft of its own.
+// That version becomes a draft of its own. `behind`: whether there was nothing to store, and another tab has stored a newer version.
 export function save(document) {
   const { id, text, work, revision } = document;
   const stored = read(DOCUMENT + id);
@@ -38,24 +44,25 @@ export function save(document) {
   visit.set(CURRENT, id); // each tab has its own
   if (!text.length && !work) {
     forget(id);
-    return { kept, lost };
+    return { kept, lost, behind: false };
   }
   const now = content(document);
+  const behind = Boolean(stored) && document.saved === now && stored.revision !== revision;
   if (!stored || document.saved !== now) {
     document.revision = fresh();
     document.saved = now;
     const { string } = text;
     // `shown` is the text itself until it is edited
     const keptWork = work && { ...work, shown: undefined, inStep: work.shown === string };
-    const value = { id, string, marks: text.marks(), work: keptWork, updated: Date.now(), revision: document.revision, base: revision };
+    const value = { id, string, title: document.title, marks: text.marks(), work: keptWork, updated: Date.now(), revision: document.revision, base: revision };
     kept = write(DOCUMENT + id, value) && kept;
   }
-  return { kept: write(CURRENT, id) && kept, lost };
+  return { kept: write(CURRENT, id) && kept, lost, behind };
 }
 
 // What of a document is stored, to find out whether it changed.
-function content({ text, work }) {
-  return JSON.stringify([work && { ...work, shown: work.shown === text.string }, text.marks()]) + text.string;
+function content({ text, work, title: own }) {
+  return JSON.stringify([own ?? null, work && { ...work, shown: work.shown === text.string }, text.marks()]) + text.string;
 }
 
 // Whether nothing of a stored version is lost if `text` takes its place: the text begins with it, or the service has it.
@@ -64,16 +71,16 @@ function holds(text, { string, work }) {
 }
 
 // Store a version as a document of its own. Its name is that of the version, so that it is stored once.
-export function draft(revision, { string, marks }) {
+export function draft(revision, { string, marks, title: own }) {
   const id = revision ?? fresh();
-  return write(DOCUMENT + id, { id, string, marks, work: null, updated: Date.now() });
+  return write(DOCUMENT + id, { id, string, title: own, marks, work: null, updated: Date.now() });
 }
 
 export function load(id) {
   const kept = read(DOCUMENT + id);
   if (typeof kept?.string !== "string") return null; // nothing, or not written by this page
-  const { revision, base } = kept;
-  const document = { id, text: Text.marked(kept.string, kept.marks), work: null, revision, base };
+  const { title: own, revision, base } = kept;
+  const document = { id, text: Text.marked(kept.string, kept.marks), title: own, work: null, revision, base };
   if (kept.work) {
     const { inStep, ...rest } = kept.work;
     const moved = (at) => withBreaks(kept.string.slice(0, at)).length; // stored before breaks were one character
@@ -107,7 +114,7 @@ export function drafts() {
       id: kept.id,
       work: kept.work?.id || null,
       inStep: Boolean(kept.work?.inStep),
-      title: title(kept.string),
+      title: kept.title || title(kept.string),
       characters: kept.string.length,
       updated: kept.updated,
       string: shown(withBreaks(kept.string)),
@@ -118,6 +125,9 @@ export function drafts() {
 
 export const loadSettings = () => read(SETTINGS) || {};
 export const saveSettings = (settings) => write(SETTINGS, settings);
+
+export const loadOwn = () => read(OWN) || {};
+export const saveOwn = (own) => write(OWN, own);
 
 export const loadPauses = () => read(PAUSES) || [];
 export const savePauses = (ids) => write(PAUSES, ids);
@@ -134,8 +144,10 @@ export function fromWork(work) {
   return {
     ...blank(),
     text,
+    title: named(work),
     work: {
       id: work.id,
+      title: named(work),
       state: work.state,
       event: work.event_id,
       from: prompt.length + glue.length,
@@ -151,6 +163,9 @@ export function fromWork(work) {
     },
   };
 }
+
+// The title that a user gave a work; others are first words.
+const named = ({ metadata }) => (metadata.named && metadata.title) || undefined;
 
 // A break is <eod>. In the lyric style every line ends with it; a blank line is a single space.
 export function promptOf(string, style) {

@@ -50,11 +50,3 @@ export async function sweep(api) {
     }
   }
 }
-
-export function download(string, name) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([string], { type: "text/plain;charset=utf-8" }));
-  link.download = `${name.replace(/[\\/:*?"<>|\p{Cc}]/gu, " ").trim() || "cpm-gen"}.txt`;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-}

@@ -2,10 +2,11 @@
 
 import { pause, Refusal } from "./api.js";
 import { follow, RESTING } from "./follow.js";
+import { learn } from "./lengths.js";
 import { Pauses } from "./pauses.js";
 import { Rate } from "./rate.js";
-import { endOf, glueOf, promptOf } from "./store.js";
-import { MODEL, title, unitsOf, withBreaks } from "./text.js";
+import { endOf, glueOf, promptOf, titleOf } from "./store.js";
+import { MODEL, unitsOf, withBreaks } from "./text.js";
 import { make, sweep } from "./works.js";
 
 const SPANS = 24_000; // bytes of a work's metadata that the marks may take
@@ -112,7 +113,9 @@ export class Writing {
     const prompt = endOf(whole);
     const part = prompt.length < whole.length;
     const spans = text.marks();
-    const metadata = { title: title(text.string) };
+    const { title } = desk.document;
+    const metadata = { title: titleOf(desk.document) };
+    if (title) metadata.named = "yes";
     if (!part && spans.length < SPANS) metadata.spans = spans;
     const body = { ...asked, prompt, truncate_prompt: true, metadata };
     if (dice !== null) body.seed = dice;
@@ -125,7 +128,7 @@ export class Writing {
       this.editor.append(glue);
     }
     desk.document.work = {
-      id: work.id, state: work.state, event: null, from: text.length, run, window: null, slides: 0, tokens: 0,
+      id: work.id, title, state: work.state, event: null, from: text.length, run, window: null, slides: 0, tokens: 0,
       prompted: work.usage.prompt_tokens, keep: asked.window?.keep || 0, asked: JSON.stringify(asked),
       seed: work.parameters.seed, part, own: true, shown: text.string,
     };
@@ -233,6 +236,8 @@ export class Writing {
 
   rest() {
     this.cut();
+    const { text, work, inStep } = this.desk;
+    if (inStep) learn(text.string.slice(work.from), work.tokens);
     this.settle();
     this.desk.keep();
     this.desk.on.changed();
