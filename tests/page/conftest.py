@@ -70,6 +70,11 @@ class Desk:
         expect(self.page.locator("body[data-state]")).to_be_attached()
         return self
 
+    def reload(self) -> None:
+        """The page, and the settings that it asks the service for."""
+        self.page.reload()
+        expect(self.page.locator("body[data-state]")).to_be_attached()
+
     def type(self, words: str) -> None:
         """At the end of the text, as keys or an input method give it."""
         self.page.locator("#text").focus()

@@ -161,7 +161,7 @@ def test_the_windows_edge_stands_where_the_service_says(desk: Desk) -> None:
     box = label.bounding_box()
     assert box
     assert -30 < box["y"] + box["height"] / 2 - top < 45  # on the line above or below the edge
-    desk.page.reload()  # and it stands there again
+    desk.reload()  # and it stands there again
     desk.page.wait_for_function("n => [...CSS.highlights.get('unseen')].some(r => r.endOffset === n)", arg=edge)
     desk.press("Control+z")
     assert desk.painted("unseen") == []
@@ -243,5 +243,5 @@ def test_a_long_text_stays_usable(desk: Desk) -> None:
     expect(desk.page.locator("#notice")).to_contain_text("只收到最后一部分")
     desk.await_state("finished")
     assert desk.text == long + "字" * 10 + shown(desk.work()["choices"][0]["text"])
-    desk.page.reload()
+    desk.reload()
     assert len(desk.text) > len(long) + 40

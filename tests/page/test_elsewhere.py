@@ -85,7 +85,7 @@ def test_what_was_written_elsewhere_is_shown_when_the_page_comes_back(desk: Desk
     with served.client() as client:
         client.post(f"/works/{id}/continue", json={"max_new_tokens": 30})
         until(lambda: client.get(f"/works/{id}").json()["state"] == "finished")
-    desk.page.reload()
+    desk.reload()
     desk.await_length(len(text) + 10)
     desk.await_state("finished")
     assert desk.text == OPENING + shown(desk.work()["choices"][0]["text"])
@@ -128,7 +128,7 @@ def test_a_reload_before_the_first_word_loses_nothing(desk: Desk) -> None:
     desk.route("**/events", lambda route: route.abort())
     write(desk, None)
     desk.await_state("lost")
-    desk.page.reload()
+    desk.reload()
     desk.page.unroute("**/events")
     desk.await_length(len(OPENING) + 20)
     stop_and_compare(desk)
@@ -141,7 +141,7 @@ def test_stop_holds_whatever_is_on_the_desk_when_the_service_hears_it(desk: Desk
     tried = unheard_stop(desk)
     if then == "reload":
         desk.type("完")
-        desk.page.reload()
+        desk.reload()
     else:
         desk.press("Alt+n")
     eventually(desk, lambda: len(tried) > 1)

@@ -35,12 +35,12 @@ def stop_and_compare(desk: Desk) -> None:
 def test_a_reload_in_the_middle_loses_nothing(desk: Desk) -> None:
     begin(desk)
     before = desk.text
-    desk.page.reload()
+    desk.reload()
     desk.await_state("running")
     desk.await_length(len(before) + 40)
     assert desk.text.startswith(before)
     stop_and_compare(desk)
-    desk.page.reload()
+    desk.reload()
     desk.await_state("paused")
     kept = desk.text
     desk.page.click("#undo")  # the run is known as one
@@ -186,7 +186,7 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(
     desk.page.click("#key-send")
     desk.await_state("finished")
     written = desk.text
-    desk.page.reload()
+    desk.reload()
     desk.await_state("finished")
     desk.press("Control+Enter")
     desk.await_length(len(written) + 10)
@@ -383,5 +383,5 @@ def test_two_tabs_with_one_document_show_the_same(desk: Desk, served: Server, op
     other.type("连海平")
     expect(desk.page.locator("#text")).to_have_text("春江潮水连海平")
     other.page.close()
-    desk.page.reload()
+    desk.reload()
     expect(desk.page.locator("#text")).to_have_text("春江潮水连海平")

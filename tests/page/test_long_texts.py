@@ -30,7 +30,8 @@ def select(desk: Desk, start: int, end: int | None = None) -> None:
     """Put the caret, or a selection, where a reader would with the mouse."""
     desk.page.evaluate(
         """([from, to]) => { const nodes = [...document.querySelectorAll('#text, #text > div')].map(e => e.firstChild);
-        const place = at => { for (const node of nodes) { if (at < node.length || node === nodes.at(-1)) return [node, at]; at -= node.length } };
+        const place = at => {
+            for (const node of nodes) { if (at < node.length || node === nodes.at(-1)) return [node, at]; at -= node.length } };
         document.getElementById('text').focus(); getSelection().setBaseAndExtent(...place(from), ...place(to)) }""",
         [start, start if end is None else end],
     )
@@ -87,7 +88,7 @@ def test_keys_at_the_border_of_two_blocks(
     while not desk.page.locator("#redo").is_disabled():
         desk.press("Control+Shift+z")
     assert desk.text == text[: border + cut[0]] + put + "【" + text[border + cut[1] :]
-    desk.page.reload()
+    desk.reload()
     assert desk.text == text[: border + cut[0]] + put + "【" + text[border + cut[1] :]
 
 

@@ -78,7 +78,7 @@ def test_colours_follow_the_system_and_can_be_read(served: Server, open_desk: Ca
         desk.page.click("#theme")
     other = desk.page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert other != ground
-    desk.page.reload()
+    desk.reload()
     assert desk.page.evaluate("getComputedStyle(document.body).backgroundColor") == other
 
 
@@ -97,7 +97,7 @@ def test_the_language_follows_the_browser_and_can_be_switched(served: Server, op
     desk.page.click("#language")
     expect(desk.page.locator("html")).to_have_attribute("lang", "zh-Hans")
     expect(desk.page.locator("#write")).to_have_text("写")
-    desk.page.reload()
+    desk.reload()
     expect(desk.page.locator("#write")).to_have_text("写")
     # nothing is left without words, and no name of words shows as such
     left = "[...document.querySelectorAll('[data-say]')].filter(e => !e.textContent.trim() || /^[a-z_]+[._][a-z_.]+$/.test(e.textContent))"

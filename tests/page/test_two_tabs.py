@@ -67,8 +67,8 @@ def test_what_two_tabs_did_not_change_is_not_kept_twice(tabs: tuple[Desk, Desk])
     until(lambda: one.text == other.text)
     one.type("完。")
     until(lambda: one.text == other.text)
-    other.page.reload()
-    one.page.reload()
+    other.reload()
+    one.reload()
     assert one.text == other.text
     drafts = "Object.keys(localStorage).filter(k => k.startsWith('cpm-gen:document:')).length"
     assert one.page.evaluate(drafts) == 1

@@ -131,7 +131,7 @@ def test_a_text_whose_work_was_not_deleted_stays(desk: Desk, edit: str) -> None:
     expect(desk.page.locator("#works-wrong")).to_contain_text("连不上服务")
     desk.press("Escape")
     assert desk.text == text
-    desk.page.reload()
+    desk.reload()
     assert desk.text == text
 
 
@@ -147,7 +147,7 @@ def test_drafts_are_kept_in_the_browser_and_edited_works_stand_once(desk: Desk) 
     expect(items.nth(1)).to_contain_text("已改动")
     items.nth(1).locator(".work").click()
     assert desk.text == text + "【改】"
-    desk.page.reload()
+    desk.reload()
     assert desk.text == text + "【改】"
     desk.press("Control+z")  # what was typed before a reload stands
     desk.page.click("#works")

@@ -35,7 +35,7 @@ def test_a_text_file_is_imported_whatever_wrote_it(desk: Desk, encoding: str) ->
     expect(desk.page.locator("#title")).to_have_text("旧园")
     assert desk.text == TEXT
     assert desk.painted("model") == []
-    desk.page.reload()
+    desk.reload()
     assert desk.text == TEXT
     expect(desk.page.locator("#title")).to_have_text("旧园")
 
@@ -79,7 +79,7 @@ def test_a_title_is_kept_with_the_text_and_its_work(desk: Desk, served: Server, 
     other.page.locator("#line-value").fill("")
     other.press("Enter")
     expect(other.page.locator("#title")).to_have_text(re.compile("^话说长安城外"))
-    other.page.reload()
+    other.reload()
     expect(other.page.locator("#title")).to_have_text(re.compile("^话说长安城外"))
 
 
@@ -133,7 +133,7 @@ def test_the_end_of_a_document_is_a_break_and_goes_back_as_it_came(desk: Desk, t
     desk.await_state("finished")
     assert desk.work()["prompt"] == "话说甲。<eod>乙"
     text = desk.text
-    desk.page.reload()
+    desk.reload()
     assert desk.text == text
     assert desk.painted("model") == [[2, len(text)]]
     desk.page.evaluate("localStorage.clear(); sessionStorage.clear()")
@@ -153,7 +153,7 @@ def test_the_text_can_be_larger(desk: Desk) -> None:
     desk.page.click("#larger")
     after = desk.page.evaluate(size)
     assert after > before * 1.2
-    desk.page.reload()
+    desk.reload()
     assert desk.page.evaluate(size) == after
 
 
@@ -165,7 +165,7 @@ def test_own_presets_are_kept_in_the_browser(desk: Desk) -> None:
     desk.press("Enter")
     expect(desk.page.locator("#own")).to_have_value("拘谨")
     desk.page.get_by_label("歌词").check()
-    desk.page.reload()
+    desk.reload()
     desk.page.click("#more summary")
     expect(desk.page.locator("[name=top_k]")).not_to_have_value("7")
     desk.page.select_option("#own", "拘谨")
@@ -186,7 +186,7 @@ def test_words_of_one_token_are_banned_and_others_named(desk: Desk, served: Serv
     desk.press("Control+Enter")
     desk.await_state("finished")
     assert desk.work()["parameters"]["banned_ids"] == [moon]
-    desk.page.reload()
+    desk.reload()
     desk.page.click("#more summary")
     expect(desk.page.locator("#banned")).to_have_value("明月\nthe")
     desk.page.locator("#banned").fill("")

@@ -56,7 +56,8 @@ export function save(document) {
     const keptWork = work && { ...work, shown: undefined, inStep: work.shown === string };
     const value = { id, string, title: document.title, marks: text.marks(), work: keptWork, updated: Date.now(), revision: document.revision, base: revision };
     kept = write(DOCUMENT + id, value) && kept;
-  }
+  } else if (!document.opened && !behind) write(DOCUMENT + id, { ...stored, updated: Date.now() }); // it comes first in the list
+  document.opened = true;
   return { kept: write(CURRENT, id) && kept, lost, behind };
 }
 
