@@ -2,7 +2,7 @@
 // One node for each paragraph costs 21 ms a key at 200,000 characters, blocks of 2,000 characters 8 ms, a single node 87 ms.
 
 const FULL = 2_000; // characters after which a block ends with its paragraph
-const NEAR = "1500px 0px"; // around the visible part
+const NEAR = "1000px 0px"; // around the visible part
 const MOST = 2 * FULL; // characters from which a block is divided
 
 export class Blocks {

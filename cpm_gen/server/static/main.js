@@ -20,7 +20,11 @@ import * as store from "./store.js";
 import { Text, withBreaks, WRITER } from "./text.js";
 import * as theme from "./theme.js";
 
+const LONG = 20_000; // characters that are not counted at every key
+
 const find = (id) => document.getElementById(id);
+let count = { string: "", letters: 0 };
+let recount = null;
 
 const api = new Api(askKey);
 const notices = new Notices(find("notice"));
@@ -86,11 +90,23 @@ function put(id, words) {
   if (find(id).textContent !== words) find(id).textContent = words;
 }
 
+// The length in letters. That of a long text follows a moment after the keys.
+function counted(string) {
+  if (count.string === string) return count.letters;
+  if (string.length < LONG) count = { string, letters: letters(string) };
+  else recount ??= setTimeout(() => {
+    recount = null;
+    count = { string: desk.text.string, letters: letters(desk.text.string) };
+    facts(desk.text, desk.work);
+  }, 400);
+  return count.letters;
+}
+
 function facts(text, work) {
   const rate = desk.writing.active ? desk.writing.rate.perSecond : null;
   const said = [];
   if (rate) said.push(t("rate", { n: number(Math.round(rate)) }));
-  said.push(t("characters", { n: number(letters(text.string)) }));
+  said.push(t("characters", { n: number(counted(text.string)) }));
   if (work && desk.inStep) {
     if (work.slides) said.push(t("slides", { n: number(work.slides) }));
     said.push(t("written", { n: number(work.tokens) }));

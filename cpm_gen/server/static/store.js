@@ -41,11 +41,11 @@ export function save(document) {
   const stored = read(DOCUMENT + id);
   const lost = Boolean(stored) && stored.revision !== revision && document.saved !== content(document) && !holds(text, stored);
   let kept = !lost || draft(stored.revision, stored);
-  visit.set(CURRENT, id); // each tab has its own
   if (!text.length && !work) {
     forget(id);
     return { kept, lost, behind: false };
   }
+  visit.set(CURRENT, id); // each tab has its own
   const now = content(document);
   const behind = Boolean(stored) && document.saved === now && stored.revision !== revision;
   if (!stored || document.saved !== now) {
