@@ -112,7 +112,7 @@ async def _serve(settings: Settings, keys: ApiKeys, listener: socket.socket, sto
         signalled = asyncio.create_task(stopping.wait())
         await asyncio.wait((serving, signalled), return_when=asyncio.FIRST_COMPLETED)
         signalled.cancel()
-    committed = await _drain(service, works, settings.serve.drain_timeout)
+    committed = await drain(service, works, settings.serve.drain_timeout)
     server.should_exit = True
     await serving
     if not await service.close(END_SECONDS):
@@ -165,7 +165,7 @@ def _handle_signals(service: Service, stopping: asyncio.Event) -> None:
                 asyncio.get_running_loop().add_signal_handler(number, handle, number)
 
 
-async def _drain(service: Service, works: WorkManager, timeout: float) -> bool:
+async def drain(service: Service, works: WorkManager, timeout: float) -> bool:
     """Commit the works, which resume in the next process, and drain the service; both within ``timeout`` seconds.
 
     Returns False if the database did not commit within COMMIT_SECONDS; its thread then still waits for it.

@@ -12,7 +12,10 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
+from cpm_gen.config.options import ModelOptions
+from cpm_gen.config.serve_options import ServeOptions
 from cpm_gen.server import main
+from cpm_gen.serving.service import Service
 from tests.service_process import error, events, until
 
 
@@ -129,11 +132,12 @@ def test_when_it_is_killed_nothing_stays_behind(start):
 
 def test_requests_drain_while_the_database_takes_its_time(monkeypatch):
     cut = []
-    engine = SimpleNamespace(busy=1, fail_all=cut.append)
+    service = Service(ServeOptions(), ModelOptions())
+    service.engine = SimpleNamespace(busy=1, fail_all=cut.append)
     works = SimpleNamespace(close=lambda: asyncio.sleep(60))  # a database that hangs
-    monkeypatch.setattr(main, "_KEEP", 4.0)
+    monkeypatch.setattr(main, "COMMIT_SECONDS", 4.0)
     began = time.monotonic()
-    assert not asyncio.run(main._drain(SimpleNamespace(draining=False, engine=engine), works, 4.0))
+    assert not asyncio.run(main.drain(service, works, 4.0))
     assert 4.0 <= time.monotonic() - began < 7.2
     assert [error.code for error in cut] == ["shutting_down"]
 
