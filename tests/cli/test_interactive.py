@@ -22,7 +22,8 @@ def terminal(tmp_path: Path) -> Iterator:
     def start(*words: str, into: Path | None = None):
         """``into``: where standard output goes; the rest stays with the terminal."""
         line = shlex.join([sys.executable, "-m", "cpm_gen", *words]) + (f" > {shlex.quote(str(into))}" if into else "")
-        env = {**os.environ, "TERM": "xterm", "XDG_STATE_HOME": str(tmp_path), "PROMPT_TOOLKIT_NO_CPR": "1"}
+        own = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}  # the terminal's own size counts
+        env = {**own, "TERM": "xterm", "XDG_STATE_HOME": str(tmp_path), "PROMPT_TOOLKIT_NO_CPR": "1"}
         child = pexpect.spawn(
             "/bin/sh", ["-c", f"exec {line}"], env=env, encoding="utf-8", timeout=60, dimensions=(24, 90)
         )
