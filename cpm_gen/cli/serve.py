@@ -19,7 +19,7 @@ def serve(settings: Settings) -> int:
     try:
         from cpm_gen.server.main import serve as run
     except ModuleNotFoundError as error:
-        raise ConfigError(f"the service needs {error.name}: pip install 'cpm-gen[serve]'") from None
+        raise ConfigError(f"the service needs {error.name}: in the checkout, pip install -e '.[serve]'") from None
     return run(settings)
 
 

@@ -74,7 +74,9 @@ class Store:
             if isinstance(error, NoSuchModuleError):
                 raise ConfigError(f"database: {error}") from None
             if isinstance(error, ModuleNotFoundError):
-                raise ConfigError(f"database {self} needs {error.name}: pip install 'cpm-gen[postgres]'") from None
+                raise ConfigError(
+                    f"database {self} needs {error.name}: in the checkout, pip install -e '.[postgres]'"
+                ) from None
             if isinstance(error, (OSError, SQLAlchemyError)):
                 raise ConfigError(f"database {self}: {_first_line(error)}") from None
             raise
