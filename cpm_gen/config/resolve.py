@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,13 @@ from cpm_gen.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "CPM_GEN_"
 NOT_SETTINGS = {"CPM_GEN_REFERENCE", "CPM_GEN_API_KEYS"}  # where tests find reference data; secrets of the service
+
+# Kubernetes sets these in every container for each Service of its namespace; a Service named cpm-gen, or cpm-gen-api, has our prefix:
+# CPM_GEN_SERVICE_HOST, CPM_GEN_SERVICE_PORT_HTTP, CPM_GEN_PORT=tcp://10.0.0.1:8000, CPM_GEN_PORT_8000_TCP_ADDR
+_OF_KUBERNETES = re.compile(
+    r"CPM_GEN_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_PORT_OF_KUBERNETES = re.compile(r"(tcp|udp|sctp)://")
 
 GROUPS: tuple[type[Any], ...] = (ModelOptions, SamplingParams, TextOptions, ServeOptions)
 FIELDS: dict[str, FieldInfo] = {name: f for group in GROUPS for name, f in declared(group).items()}
@@ -82,7 +90,7 @@ def resolve(
             else:
                 put(name, value, str(path), str(path))
     for key, value in (environment or {}).items():
-        if key.startswith(ENVIRONMENT_PREFIX) and key not in NOT_SETTINGS:
+        if key.startswith(ENVIRONMENT_PREFIX) and key not in NOT_SETTINGS and not _of_kubernetes(key, value):
             put(key.removeprefix(ENVIRONMENT_PREFIX).lower(), value, f"environment variable {key}", key)
     for name, value in (flags or {}).items():
         flag = "--" + name.replace("_", "-")
@@ -94,6 +102,15 @@ def resolve(
         serve=_build(ServeOptions, values),
         sources=sources,
     )
+
+
+def _of_kubernetes(key: str, value: str) -> bool:
+    """Whether Kubernetes set this variable for a Service whose name begins with cpm-gen."""
+    if key.removeprefix(ENVIRONMENT_PREFIX).lower() in FIELDS and key != "CPM_GEN_PORT":
+        return False
+    if _OF_KUBERNETES.fullmatch(key):
+        return True
+    return key.endswith("_PORT") and _PORT_OF_KUBERNETES.match(value) is not None
 
 
 def model_options(given: Mapping[str, Any]) -> ModelOptions:

@@ -32,6 +32,14 @@ class ServeOptions:
         default=(),
         description="Host header to answer to, besides loopback names; may be given several times (default: none without keys, else any)",
     )
+    served_model_name: Texts = Field(
+        default=(),
+        description="name of the model under /v1; may be given several times: the first is shown, all are taken (default: its folder's)",
+    )
+    open_metrics: bool = Field(
+        default=False,
+        description="answer /metrics without a key and for any Host header, as a scraper in a cluster needs it",
+    )
     access_log: bool = Field(default=True, description="one line on standard error for each request, without its text")
     log_prompts: bool = Field(default=False, description="write prompts into the log")
 

@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import cpm_gen
 from cpm_gen.server import errors
@@ -34,7 +34,27 @@ def _drop_undocumented(app: FastAPI) -> None:
 
 
 class _CrossOrigin(CORSMiddleware):
-    """Reports a refused preflight as an error of ours, with our JSON body."""
+    """Reports a refused preflight as an error of ours, with our JSON body.
+
+    All headers are allowed: clients send many of their own (``x-stainless-os``), and the origins decide who may send any.
+    """
+
+    def __init__(self, app: ASGIApp, origins: tuple[str, ...]) -> None:
+        super().__init__(
+            app,
+            allow_origins=list(origins),
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After", "X-Request-Id"],
+        )
+
+    async def refusal(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send ``app``'s response with the headers that let the page read it, also to a preflight."""
+        headers = Headers(scope=scope)
+        if "origin" in headers:
+            await self.simple_response(scope, receive, send, request_headers=headers)
+        else:
+            await self.app(scope, receive, send)
 
     def preflight_response(self, request_headers: Headers) -> Response:
         response = super().preflight_response(request_headers)
@@ -59,13 +79,7 @@ def create_app(service: Service, works: WorkManager) -> ASGIApp:
     app.include_router(settings.router())
     app.include_router(web_page.router())
     _drop_undocumented(app)
-    served: ASGIApp = app
-    if service.options.cors_origin:
-        served = _CrossOrigin(
-            app,
-            allow_origins=list(service.options.cors_origin),
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Last-Event-ID"],
-            expose_headers=["Retry-After", "X-Request-Id"],
-        )
-    return RequestMiddleware(served, service)
+    origins = service.options.cors_origin
+    if not origins:
+        return RequestMiddleware(app, service)
+    return RequestMiddleware(_CrossOrigin(app, origins), service, lambda answer: _CrossOrigin(answer, origins).refusal)

@@ -84,12 +84,14 @@ _HTTP_ERRORS: Mapping[int, tuple[str, str]] = {
 }
 
 
-def from_validation(error: RequestValidationError) -> ServiceError:
-    """The first mistake in a body, with the name of its field."""
+def from_validation(error: RequestValidationError, is_json: bool = True) -> ServiceError:
+    """The first mistake in a body, with the name of its field. is_json: whether the request said that its body is JSON."""
     errors = [{**e, "loc": e["loc"][1:]} for e in error.errors()]  # each begins with "body", "query" or "header"
     if errors[0]["type"] == "json_invalid":
         return HttpError(400, "malformed", "the body is not valid JSON")
     field, message = first_mistake(errors)
+    if field is None and not is_json and errors[0].get("input"):
+        return invalid("the body must be JSON: send it with the header Content-Type: application/json", "Content-Type")
     return invalid(f"{field or 'the body'} {message}", field)
 
 
@@ -108,14 +110,18 @@ def install(app: FastAPI) -> None:
 
     async def validation_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return respond(from_validation(error), request.url.path)
+        is_json = "json" in request.headers.get("content-type", "").lower()
+        return respond(from_validation(error, is_json), request.url.path)
 
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         code, message = _HTTP_ERRORS.get(error.status_code, ("refused", "the request was refused"))
+        if error.status_code == 404 and request.url.path.startswith("/v1/"):
+            message += "; under /v1 there are: " + ", ".join(sorted(p for p in app.openapi()["paths"] if "/v1/" in p))
         response = respond(HttpError(error.status_code, code, message), request.url.path)
         response.headers.update(error.headers or {})
         if error.status_code == 405 and (methods := _methods(app, request.url.path)):
+            methods |= {"HEAD"} if "GET" in methods else set()
             response.headers["Allow"] = ", ".join(sorted(methods))  # Starlette names only those of one route
         return response
 

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -24,6 +25,8 @@ from cpm_gen.serving.service import Service
 log = logging.getLogger("cpm_gen.server")
 
 _DISCARD = 2**26  # most bytes of a too large body that are read and discarded
+
+_FORM = ("", "application/x-www-form-urlencoded")  # what curl -d says of any body, and what is said without a header
 
 _LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
 
@@ -40,8 +43,12 @@ SECURITY_HEADERS = {
 class RequestMiddleware:
     """An ASGI application around ``app``, which gets only requests whose body is complete and at most ``max_body`` bytes."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(
+        self, app: ASGIApp, service: Service, wrapped: Callable[[ASGIApp], ASGIApp] = lambda answer: answer
+    ) -> None:
+        """wrapped: what adds to a refusal the headers that ``app`` adds to its responses."""
         self._app = app
+        self._wrapped = wrapped
         self._service = service
         self._open = 0
         options = service.options
@@ -53,7 +60,7 @@ class RequestMiddleware:
         """Serve one request."""
         if scope["type"] != "http":
             return
-        response = _ResponseSender(send)
+        scope, response = _normalised(scope), _ResponseSender(send, bodiless=scope["method"] == "HEAD")
         began = time.monotonic()
         self._open += 1
         self._service.metrics.open.set(self._open)
@@ -61,15 +68,17 @@ class RequestMiddleware:
         try:
             self._admit(scope)
             body = await self._read_body(scope, receive) if self._has_key(scope) else b""
+            if body:
+                _declare_json(scope)
             await self._app(scope, _replay(body, receive), response.send)
         except ServiceError as error:
-            await respond(error, scope["path"])(scope, receive, response.send)
+            await self._wrapped(respond(error, scope["path"]))(scope, receive, response.send)
         except ClientDisconnected:
             response.status = response.status or 499
         except Exception:  # a bug: the application has sent a 500 response, or has begun another one
             log.exception("%s: a bug", response.id)
             if response.status == 0:
-                await respond(internal_error(), scope["path"])(scope, receive, response.send)
+                await self._wrapped(respond(internal_error(), scope["path"]))(scope, receive, response.send)
         finally:
             self._open -= 1
             self._service.metrics.open.set(self._open)
@@ -77,12 +86,16 @@ class RequestMiddleware:
 
     def _admit(self, scope: Scope) -> None:
         """Check the number of open requests and the Host header; raises ServiceError."""
-        if self._open > self._service.options.connections and not scope["path"].startswith("/health/"):
+        path = scope["path"]
+        health = path == "/health" or path.startswith("/health/")
+        if self._open > self._service.options.connections and not health:
             raise unavailable("too_many_connections", "too many requests are open", retry_after=1)
         host = Headers(scope=scope).get("host", "").lower()
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() and not host.endswith("]") else host
-        if self._hosts and name not in self._hosts:
-            raise HttpError(421, "wrong_host", "the service does not answer to this Host", "Host")
+        any_host = health or (path == "/metrics" and self._service.options.open_metrics)
+        if self._hosts and name not in self._hosts and not any_host:
+            told = f"; start it with --allowed-host {name[:255]} if it should" if name else ""
+            raise HttpError(421, "wrong_host", f"the service does not answer to this Host{told}", "Host")
 
     def _has_key(self, scope: Scope) -> bool:
         """Whether the request has a valid key. Without one its body is not read, and the route refuses it."""
@@ -129,6 +142,23 @@ class RequestMiddleware:
             log.info("%s %s %s %s %d %.3f s", response.id, user, scope["method"], path, response.status, seconds)
 
 
+def _normalised(scope: Scope) -> Scope:
+    """A copy of the scope in which HEAD is GET, whose response is then sent without its body, and the path has no final slash."""
+    path = scope["path"].rstrip("/") or "/"
+    return {**scope, "method": "GET" if scope["method"] == "HEAD" else scope["method"], "path": path}
+
+
+def _declare_json(scope: Scope) -> None:
+    """Take a body for JSON if it is said to be a form, or nothing is said: ``curl -d`` sends no form here.
+
+    Not from a browser, where a page of any site may send forms without asking the service.
+    """
+    headers = MutableHeaders(scope=scope)
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind in _FORM and "origin" not in headers and "sec-fetch-site" not in headers:
+        headers["content-type"] = "application/json"
+
+
 def _replay(body: bytes, receive: Receive) -> Receive:
     """A ``receive`` that returns a whole body as one message."""
     first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
@@ -154,8 +184,10 @@ async def _discard(receive: Receive) -> None:
 class _ResponseSender:
     """Sends a response with the common headers. ``status``: what was sent; 0 before the response's start."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, bodiless: bool = False) -> None:
         self._send = send
+        self._bodiless = bodiless  # the response to HEAD: complete after its head
+        self._ended = False
         self.id = secrets.token_hex(8)
         self.status = 0
 
@@ -168,4 +200,8 @@ class _ResponseSender:
             headers["X-Request-Id"] = self.id
             if self.status in (408, 413):
                 headers["Connection"] = "close"
-        await self._send(message)
+        if not self._bodiless:
+            await self._send(message)
+        elif not self._ended:
+            await self._send(message if message["type"] == "http.response.start" else {"type": "http.response.body"})
+            self._ended = message["type"] != "http.response.start"

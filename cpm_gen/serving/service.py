@@ -54,6 +54,7 @@ class Service:
         self.metrics = Metrics()
         self.tokenizer_pool = TokenizerPool(options.tokenize_timeout, options.tokenize_queue)
         self.model_id = _model_id(model.model)
+        self.served_names = (*options.served_model_name, self.model_id)  # under /v1: the first is shown, all are taken
         self.draining = False
         self._loaded = False
         self.engine = EngineClient(

@@ -85,6 +85,33 @@ def test_the_place_of_reference_data_is_no_setting():
     assert resolve(environment={"CPM_GEN_REFERENCE": "/somewhere"}) == resolve()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CPM_GEN_PORT", "tcp://10.0.0.1:8000"),
+        ("CPM_GEN_SERVICE_HOST", "10.0.0.1"),
+        ("CPM_GEN_SERVICE_PORT", "8000"),
+        ("CPM_GEN_SERVICE_PORT_HTTP", "8000"),
+        ("CPM_GEN_PORT_8000_TCP", "tcp://10.0.0.1:8000"),
+        ("CPM_GEN_PORT_8000_TCP_PROTO", "tcp"),
+        ("CPM_GEN_PORT_8000_TCP_PORT", "8000"),
+        ("CPM_GEN_PORT_8000_TCP_ADDR", "10.0.0.1"),
+        ("CPM_GEN_API_PORT", "tcp://10.0.0.1:8000"),
+        ("CPM_GEN_API_SERVICE_HOST", "10.0.0.1"),
+    ],
+)
+def test_what_kubernetes_sets_for_a_service_is_no_setting(name, value):
+    assert resolve(environment={name: value}) == resolve()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("CPM_GEN_PORT", "http"), ("CPM_GEN_PORTS", "1"), ("CPM_GEN_SERVICE", "1")]
+)
+def test_what_only_looks_like_kubernetes_is_an_error(name, value):
+    with pytest.raises(ConfigError, match=name):
+        resolve(environment={name: value})
+
+
 def test_unknown_keys_are_errors_in_each_layer_that_suggest_the_right_one(tmp_path):
     file = write(tmp_path, "windowhop: 3")
     with pytest.raises(ConfigError, match=r"settings\.yaml: unknown setting 'windowhop'; did you mean 'window_hop'\?"):

@@ -201,7 +201,7 @@ def test_documentation_is_complete(client):
     expected = {
         "/generate", "/score", "/tokenize", "/detokenize", "/v1/completions", "/v1/models", "/v1/models/{model}",
         "/works", "/works/{id}", "/works/{id}/pause", "/works/{id}/resume", "/works/{id}/continue", "/works/{id}/events",
-        "/health/live", "/health/ready", "/metrics", "/settings",
+        "/health", "/health/live", "/health/ready", "/metrics", "/settings",
     }  # fmt: skip
     assert set(document["paths"]) == expected
     for path in expected:

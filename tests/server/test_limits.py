@@ -227,9 +227,51 @@ def test_a_body_must_say_that_it_is_json(client):
 
 
 def test_a_foreign_host_is_not_answered(client):
-    assert client.get("/health/live", headers={"Host": "evil.example"}).status_code == 421
-    assert client.get("/health/live", headers={"Host": "localhost:8000"}).status_code == 200
-    assert client.get("/health/live", headers={"Host": "[::1]:8000"}).status_code == 200
+    refused = client.get("/openapi.json", headers={"Host": "evil.example"})
+    assert refused.status_code == 421
+    assert "--allowed-host evil.example" in error(refused)["message"]
+    assert client.get("/metrics", headers={"Host": "evil.example"}).status_code == 421
+    assert client.get("/openapi.json", headers={"Host": "localhost:8000"}).status_code == 200
+    assert client.get("/openapi.json", headers={"Host": "[::1]:8000"}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready"])
+def test_health_is_answered_for_any_host_and_for_none(server, client, path):
+    assert client.get(path, headers={"Host": "10.0.0.7:8000"}).status_code == 200
+    assert raw(server, f"GET {path} HTTP/1.0\r\n\r\n".encode()).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("path", ["/", "/health/live", "/health", "/metrics", "/v1/models", "/works", "/settings"])
+def test_head_is_answered_as_get_without_a_body(client, path):
+    answer, head = client.get(path), client.head(path)
+    assert (head.status_code, head.content) == (answer.status_code, b"")
+    assert head.headers["Content-Type"] == answer.headers["Content-Type"]
+
+
+def test_head_of_what_takes_only_post_is_refused(client):
+    assert client.head("/generate").status_code == 405
+
+
+def test_a_final_slash_changes_nothing(client):
+    assert client.get("/v1/models/").json() == client.get("/v1/models").json()
+    assert client.post("/generate/", json=BODY).status_code == 200
+
+
+def test_a_body_without_a_content_type_is_taken_for_json_unless_a_web_page_sends_it(client):
+    body = json.dumps(BODY)
+    form = {"Content-Type": "application/x-www-form-urlencoded"}  # as curl -d says
+    for path in ("/generate", "/v1/completions"):
+        sent = body if path == "/generate" else json.dumps({"model": "cpm-embedded", "prompt": "从前", "max_tokens": 2})
+        assert client.post(path, content=sent).status_code == 200
+        assert client.post(path, content=sent, headers=form).status_code == 200
+        for headers in (form | {"Origin": "https://evil.example"}, {"Content-Type": "text/plain"}):
+            refused = client.post(path, content=sent, headers=headers)
+            assert refused.status_code in (400, 422)
+            assert "Content-Type: application/json" in refused.json()["error"]["message"]
+
+
+def test_an_unknown_address_under_v1_is_told_what_exists(client):
+    assert "/v1/completions" in client.post("/v1/engines/x/completions").json()["error"]["message"]
 
 
 def test_unknown_addresses_and_methods_have_the_same_shape(client):
@@ -256,6 +298,12 @@ def test_cross_origin_requests_need_a_setting(single):
         assert client.options("/generate", headers=preflight).headers["Access-Control-Allow-Origin"] == ORIGIN
         refused = client.post("/generate", json={}, headers={"Origin": ORIGIN})
         assert refused.headers["Access-Control-Allow-Origin"] == ORIGIN
+        everything = {"Access-Control-Request-Headers": "authorization,content-type,x-stainless-os,x-stainless-lang"}
+        allowed = client.options("/v1/completions", headers=preflight | everything)
+        assert "x-stainless-os" in allowed.headers["Access-Control-Allow-Headers"]
+        gate = client.post("/generate", json=BODY, headers={"Origin": ORIGIN, "Host": "evil.example"})
+        assert gate.status_code == 421
+        assert gate.headers["Access-Control-Allow-Origin"] == ORIGIN
         stranger = client.post("/generate", json={}, headers={"Origin": "https://other.example"})
         assert "Access-Control-Allow-Origin" not in stranger.headers
 

@@ -248,9 +248,9 @@ def test_the_service_answers_to_its_own_names_and_to_those_it_was_given(strict):
             ("proxy.example", 200), ("Proxy.Example:443", 200), ("127.0.0.1", 200), ("localhost:1", 200), ("[::1]", 200),
             ("evil.example", 421), ("proxy.example.evil.example", 421),
         ):  # fmt: skip
-            response = client.get("/health/live", headers={"Host": host})
+            response = client.get("/openapi.json", headers={"Host": host})
             assert response.status_code == status, host
-        assert error(client.get("/health/live", headers={"Host": ""}))["code"] == "wrong_host"
+        assert error(client.get("/openapi.json", headers={"Host": ""}))["code"] == "wrong_host"
 
 
 def test_a_preflight_is_refused_as_everything_is(strict):

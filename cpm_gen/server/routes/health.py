@@ -1,4 +1,4 @@
-"""``GET /health/live``, ``/health/ready`` and ``/metrics``."""
+"""``GET /health/live``, ``/health/ready``, ``/health`` and ``/metrics``."""
 
 from __future__ import annotations
 
@@ -27,9 +27,16 @@ class Ready(BaseModel):
     model: str
 
 
+class Health(BaseModel):
+    """Requests are accepted, in llama.cpp's words."""
+
+    status: Literal["ok"] = "ok"
+
+
 def router(service: Service) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["health"])
+    is_open = service.options.open_metrics
     exposition: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
     always = {
@@ -45,12 +52,17 @@ def router(service: Service) -> APIRouter:
         await service.check_ready()
         return Ready(model=service.model_id)
 
+    @routes.get("/health", summary="As /health/ready, for clients of llama.cpp and vLLM", responses=refusals())
+    async def health() -> Health:
+        await service.check_ready()
+        return Health()
+
     @routes.get(
         "/metrics",
         summary="Counters for Prometheus",
         response_class=Response,
-        responses=exposition | refusals(401, 429),
-        dependencies=[Depends(authorised(service))],
+        responses=exposition | refusals(*(() if is_open else (401, 429))),
+        dependencies=[] if is_open else [Depends(authorised(service))],
     )
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
