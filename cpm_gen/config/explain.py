@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from cpm_gen.config.fields import alternatives, bounds, item_type, none_word
 
@@ -43,8 +44,8 @@ _LIMITS = {  # the type is right, the value is not
     "string_too_short": "must not be empty",  # no text has another least length
     "string_too_long": "must have at most {max_length} characters",
     "missing": "is missing",
-    "extra_forbidden": "is not known",
-    "unexpected_keyword_argument": "is not known",
+    "extra_forbidden": "is an unknown field",
+    "unexpected_keyword_argument": "is an unknown field",
 }
 _TAGS = {
     "str",
@@ -59,12 +60,31 @@ _TAGS = {
 }  # which member of a union, in a path
 
 
+_MISTAKE = "mistake"  # the type of an error that mistake() made
+
+
+def mistake(field: str, message: str) -> PydanticCustomError:
+    """An error for a validator of a whole body to raise: a field, which may be a path with dots ("" for all), and what is wrong."""
+    return PydanticCustomError(_MISTAKE, "{message}", {"field": field, "message": message})
+
+
+def unknown_field(name: str, known: Iterable[str]) -> PydanticCustomError:
+    """The mistake of a field that does not exist, with the one that has nearly that name."""
+    if not name.isprintable() or len(name) > 64:
+        return mistake("", "has an unknown field")
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    return mistake(name, "is an unknown field" + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
 def first_mistake(errors: Sequence[Error]) -> tuple[str | None, str]:
     """The first value that is wrong, as a path with dots (None: the whole), and what would be right: "must be a number".
 
     A value that is none of several kinds has an error for each: what is wrong within the kind it has comes first.
     """
     path = _path(errors[0])
+    if errors[0]["type"] == _MISTAKE:
+        context = errors[0]["ctx"]
+        return ".".join(filter(None, (*path, context["field"]))) or None, context["message"]
     same = [e for e in errors if _path(e)[:1] == path[:1]]
     limits = [e for e in same if _kind(e) is None]
     if limits:

@@ -17,6 +17,11 @@ class NoneWord:
     word: str
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """Metadata of a field of ``KEY:VALUE`` entries: an object is read as its entries."""
+
+
 def declared(group: type[Any]) -> dict[str, FieldInfo]:
     """The fields of a group by name, in the order they are declared."""
     fields: dict[str, FieldInfo] = group.__pydantic_fields__
@@ -47,6 +52,11 @@ def bounds(field: FieldInfo) -> tuple[float | None, float | None]:
     """The least and the greatest value of a number; None where there is no such bound, or where the bound itself is excluded."""
     found = {name: getattr(m, name) for m in field.metadata for name in ("ge", "le") if hasattr(m, name)}
     return found.get("ge"), found.get("le")
+
+
+def takes_pairs(field: FieldInfo) -> bool:
+    """Whether the entries of a list are ``KEY:VALUE``, and an object is taken for them."""
+    return any(isinstance(m, Pairs) for m in field.metadata)
 
 
 def none_word(field: FieldInfo) -> str | None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from cpm_gen.config.declare import settings_group
-from cpm_gen.config.fields import NoneWord
+from cpm_gen.config.fields import NoneWord, Pairs
+from cpm_gen.config.logit_bias import checked
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Decoder = Literal["cached", "recompute"]
@@ -31,6 +32,8 @@ TokenId = Annotated[int, Field(strict=True, ge=0, le=MOST_IDS)]
 StopString = Annotated[str, Field(strict=True, min_length=1, max_length=4096)]
 # strict=False of a tuple: a list is taken for one; its entries stay strict. A megabyte of wrong entries is one error.
 TokenIds = Annotated[tuple[TokenId, ...], Field(strict=False, fail_fast=True)]
+Bias = Annotated[str, Field(strict=True, max_length=64), AfterValidator(checked)]
+Biases = Annotated[tuple[Bias, ...], Field(strict=False, fail_fast=True, max_length=1024)]
 StopStrings = Annotated[tuple[StopString, ...], Field(strict=False, fail_fast=True, max_length=256)]
 
 
@@ -126,6 +129,9 @@ class SamplingParams:
         default=0, ge=0, le=MOST_IDS, description="neither stop strings nor <eod> end the text before this many tokens"
     )
     banned_ids: TokenIds = Field(default=(), description="token ids that are never written")
+    logit_bias: Annotated[Biases, Pairs()] = Field(
+        default=(), description="ID:BIAS, added to the logit of a token, from -100 to 100; may be given several times"
+    )
     dry_multiplier: float = Field(
         default=0.0,
         ge=0,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numbers
 import os
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic.fields import FieldInfo
 
-from cpm_gen.config.fields import alternatives, item_type, none_word
+from cpm_gen.config.fields import alternatives, item_type, none_word, takes_pairs
+from cpm_gen.config.logit_bias import entries_of
 
 _BOOLEANS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
 
@@ -22,6 +23,11 @@ def from_words(value: Any, field: FieldInfo) -> Any:
     """
     if isinstance(value, str) and value == none_word(field):
         return None
+    if isinstance(value, Mapping) and takes_pairs(field):
+        try:
+            return entries_of(value)
+        except ValueError:
+            return tuple(f"{key}:{entry}" for key, entry in value.items())  # the declaration says what is wrong
     for kind in alternatives(field.annotation):
         if typing.get_origin(kind) is Literal:
             continue

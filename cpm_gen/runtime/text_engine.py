@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 
+from cpm_gen.config.logit_bias import biases
 from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.config.options import ModelOptions, SamplingParams, StyleName, TextOptions
 from cpm_gen.engine.engine import Engine
@@ -123,7 +124,7 @@ class TextEngine:
         ConfigError for a window longer than the network's positions.
         """
         self.loaded.check_open()
-        self._check_ids(i for ids in (*prompts, sampling.banned_ids) for i in ids)
+        self._check_ids(i for ids in (*prompts, sampling.banned_ids, biases(sampling.logit_bias)) for i in ids)
         if window is not None and window.limit > self.size.positions:
             raise ConfigError(f"window limit must be at most {self.size.positions}, the network's positions")
         window = window or self.window

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cpm_gen.config.logit_bias import biases
 from cpm_gen.config.options import SamplingParams
 from cpm_gen.sampling.dry import dry_penalties
 
@@ -49,11 +50,14 @@ def edits(
     repeats = params.repetition_penalty != 1.0
     counts = params.presence_penalty != 0 or params.frequency_penalty != 0
     dry = params.dry_multiplier != 0
-    if not (repeats or counts or dry or params.no_repeat_ngram or params.banned_ids or forbidden):
+    bans_any = params.no_repeat_ngram or params.banned_ids or forbidden
+    if not (repeats or counts or dry or params.logit_bias or bans_any):
         return _NOTHING
     seen = np.asarray(context if repeats or params.no_repeat_ngram else (), dtype=np.intp)
     bans = _below(params.banned_ids, size), _below(tuple(forbidden), size)
     subtracted: list[tuple[Indices, Floats]] = []
+    if params.logit_bias:
+        subtracted.append(_biases(params.logit_bias, size))
     if counts and len(written):
         counted = np.asarray(written, dtype=np.intp)
         amounts = params.presence_penalty + params.frequency_penalty * np.bincount(counted)[counted]
@@ -101,6 +105,13 @@ def penalise(
 @functools.lru_cache(maxsize=64)  # the same at every step, and many if the vocabulary is padded
 def _below(ids: tuple[int, ...], size: int) -> Indices:
     return np.array([i for i in ids if i < size], dtype=np.intp)
+
+
+@functools.lru_cache(maxsize=64)  # the same at every step
+def _biases(entries: tuple[str, ...], size: int) -> tuple[Indices, Floats]:
+    """Ids below ``size`` and their biases, negated: amounts to subtract."""
+    known = {token: bias for token, bias in biases(entries).items() if token < size}
+    return np.array(list(known), dtype=np.intp), -np.array(list(known.values()), dtype=np.float64)
 
 
 def ngram_bans(context: Sequence[int] | Indices, n: int) -> Indices:

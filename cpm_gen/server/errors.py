@@ -6,6 +6,7 @@ with OpenAI's ``{"error": {"message": "…", "type": "invalid_request_error", "p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from starlette.routing import compile_path
 
 from cpm_gen.config.explain import first_mistake
 from cpm_gen.errors import CpmGenError
+from cpm_gen.server.schemas.compatible import called
 from cpm_gen.serving.errors import Kind, ServiceError, from_library, invalid
 
 _STATUS: Mapping[Kind, int] = {
@@ -30,6 +32,7 @@ _STATUS: Mapping[Kind, int] = {
 }
 _OPENAI_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 _OPENAI_NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
+_NAME = re.compile(r"[a-z]+_[a-z_]+|^[a-z]+")  # of a field, in a message
 
 
 class HttpError(ServiceError):
@@ -58,12 +61,15 @@ def headers(error: ServiceError) -> dict[str, str]:
 
 def body(error: ServiceError, openai: bool = False) -> dict[str, Any]:
     """The JSON body, in our shape or in OpenAI's."""
+    names = {ours: called().get(theirs, theirs) for ours, theirs in _OPENAI_NAMES.items()} if openai else {}
+    names |= called()
+    message = _NAME.sub(lambda word: names.get(word[0], word[0]), error.message)
+    field = error.field and ".".join(names.get(part, part) for part in error.field.split("."))
     if not openai:
-        return {"error": {"code": error.code, "message": error.message, "field": error.field}}
+        return {"error": {"code": error.code, "message": message, "field": field}}
     number = status(error)
     kind = _OPENAI_TYPES.get(number, "server_error" if number >= 500 else "invalid_request_error")
-    param = _OPENAI_NAMES.get(error.field or "", error.field)
-    return {"error": {"message": error.message, "type": kind, "param": param, "code": error.code}}
+    return {"error": {"message": message, "type": kind, "param": field, "code": error.code}}
 
 
 def respond(error: ServiceError, path: str) -> Response:

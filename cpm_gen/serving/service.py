@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
+from cpm_gen.config.logit_bias import biases
 from cpm_gen.config.options import ModelOptions, StyleName
 from cpm_gen.config.serve_options import ServeOptions
 from cpm_gen.engine.window import Window
@@ -238,6 +239,7 @@ class Service:
         check_limits(spec, self.options, max_tokens)
         llm = self.engine.require()
         check_ids(spec.sampling.banned_ids, llm.size.vocabulary, "banned_ids")
+        check_ids(tuple(biases(spec.sampling.logit_bias)), llm.size.vocabulary, "logit_bias")
         if spec.decoder == "cached" and llm.options.decoder != "cached":
             raise invalid("this service runs without a cache; leave decoder out", "decoder")
 

@@ -69,6 +69,7 @@ class WorkSpec:
     no_repeat_ngram: int = 0
     min_new_tokens: int = 0
     banned_ids: tuple[int, ...] = ()
+    logit_bias: tuple[str, ...] = ()
     dry_multiplier: float = 0.0
     dry_base: float = 1.75
     dry_allowed_length: int = 2

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cpm_gen.checkpoints import tensor_table
-from cpm_gen.config.fields import alternatives, choices
+from cpm_gen.config.fields import alternatives, choices, takes_pairs
 from cpm_gen.config.files import shipped
 from cpm_gen.config.model_sizes import KNOWN_SIZES, known_heads, read_size
 from cpm_gen.config.options import ModelOptions, SamplingParams, TextOptions
@@ -78,6 +78,8 @@ def word_for(name: str) -> str:
     if options := choices(FIELDS[name]):
         return options[0]
     kinds = alternatives(FIELDS[name].annotation)
+    if takes_pairs(FIELDS[name]):
+        return "1:1"
     return "true" if bool in kinds else "1"
 
 

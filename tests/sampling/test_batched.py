@@ -36,6 +36,9 @@ def some_draw(dice: random.Random, size: int) -> Draw:
         no_repeat_ngram=dice.choice([0, 0, 1, 2, 3]),
         dry_multiplier=maybe(dice.choice([0.8, 5.0])),
         dry_allowed_length=dice.choice([1, 2, 3]),
+        logit_bias=tuple(
+            f"{i}:{dice.uniform(-9, 9):.3f}" for i in dice.sample(range(size + 5), dice.choice([0, 0, 3]))
+        ),
         banned_ids=tuple(dice.sample(range(size + 5), dice.choice([0, 0, 1, 5]))),
     )
     context = [dice.randrange(min(size, 12)) for _ in range(dice.choice([0, 1, 30]))]

@@ -54,20 +54,63 @@ def test_a_model_is_called_as_its_folder(tmp_path, monkeypatch, given):
 
 
 def test_a_completion_is_what_the_library_writes(api, llm):
-    expected = llm.generate(PROMPT, max_new_tokens=12, seed=1, temperature=0.5, top_p=0.9)
+    expected = llm.generate(PROMPT, max_new_tokens=12, seed=1, temperature=0.5, top_p=0.9, stop_at_eod=True)
     answer = complete(api, temperature=0.5, top_p=0.9)
     assert answer.object == "text_completion"
     assert answer.model == MODEL
     assert answer.id.startswith("cmpl-")
     [choice] = answer.choices
-    assert (choice.text, choice.index, choice.finish_reason) == (expected.text, 0, "length")
+    assert (choice.text, choice.index, choice.finish_reason) == (
+        expected.text,
+        0,
+        "stop",
+    )  # at <eod>, as OpenAI's models end
     assert choice.logprobs is None
     prompt = len(expected.prompt_token_ids)
     assert answer.usage.model_dump(exclude_none=True) == {
         "prompt_tokens": prompt,
-        "completion_tokens": 12,
-        "total_tokens": prompt + 12,
+        "completion_tokens": len(expected.token_ids),
+        "total_tokens": prompt + len(expected.token_ids),
     }
+
+
+def test_ignore_eos_writes_on_after_the_end_of_a_document(api, llm):
+    expected = llm.generate(PROMPT, max_new_tokens=12, seed=1, temperature=0.5, top_p=0.9)
+    extra = {"ignore_eos": True}
+    assert complete(api, temperature=0.5, top_p=0.9, extra_body=extra).choices[0].text == expected.text
+
+
+def test_what_changes_nothing_is_ignored(api):
+    plain = complete(api, top_p=0.5).choices[0].text
+    extra = {  # what SillyTavern and others send at their defaults
+        "max_new_tokens": 12, "top_k": -1, "min_p": 0, "rep_pen": 1.0, "repetition_penalty": 1, "typical_p": 1, "tfs": 1, "top_a": 0,
+        "skip_special_tokens": True, "mirostat_mode": 0, "do_sample": True, "min_tokens": 0.0, "ignore_eos": False, "stop": None,
+        "n": None, "presence_penalty": None, "metadata": {"a": "b"}, "store": False, "custom_token_bans": "", "banned_strings": [],
+        "ban_eos_token": False, "guidance_scale": 1, "negative_prompt": "", "dry_multiplier": 0, "sampler_priority": ["temperature"],
+    }  # fmt: skip
+    assert complete(api, top_p=0.5, user="u", extra_body=extra).choices[0].text == plain
+
+
+def test_a_whole_number_may_be_written_with_a_point(api):
+    assert (
+        complete(api, extra_body={"top_k": 40.0}).choices[0].text
+        == complete(api, extra_body={"top_k": 40}).choices[0].text
+    )
+
+
+def test_other_names_of_a_setting_mean_the_same(api):
+    expected = complete(api, extra_body={"repetition_penalty": 1.3}).choices[0].text
+    assert complete(api, extra_body={"rep_pen": 1.3}).choices[0].text == expected
+    assert complete(api, extra_body={"repeat_penalty": 1.3}).choices[0].text == expected
+
+
+def test_logit_bias_bans_and_prefers_tokens(api, llm):
+    [first, *_] = llm.generate(PROMPT, max_new_tokens=1, temperature=0.0).token_ids
+    banned = complete(api, max_tokens=1, temperature=0, logit_bias={str(first): -100}).choices[0].text
+    assert banned == llm.generate(PROMPT, max_new_tokens=1, temperature=0.0, banned_ids=[first]).text
+    assert complete(api, max_tokens=1, temperature=0, logit_bias={"103": 100}).choices[0].text == llm.tokenizer.surface(
+        103
+    )
 
 
 def test_every_form_of_prompt(api, llm):
@@ -168,7 +211,13 @@ def test_ours_come_as_extra_body(api, llm):
     [
         ({"suffix": "完"}, "unsupported", "suffix"),
         ({"best_of": 3}, "unsupported", "best_of"),
-        ({"logit_bias": {"5": 1.0}}, "unsupported", "logit_bias"),
+        ({"logit_bias": {"5": 101}}, "invalid", "logit_bias"),
+        ({"logit_bias": {"x": 1}}, "invalid", "logit_bias"),
+        ({"logit_bias": {"2000000": 1}}, "invalid", "logit_bias"),
+        ({"extra_body": {"typical_p": 0.5}}, "invalid", "typical_p"),
+        ({"extra_body": {"do_sample": False}}, "invalid", "do_sample"),
+        ({"extra_body": {"max_new_tokens": 5}}, "invalid", "max_new_tokens"),
+        ({"extra_body": {"rep_pen": 1000}}, "invalid", "rep_pen"),
         ({"max_tokens": 0}, "invalid", "max_tokens"),
         ({"max_tokens": 20_000}, "too_many_tokens", "max_tokens"),
         ({"temperature": 3}, "invalid", "temperature"),

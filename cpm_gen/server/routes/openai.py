@@ -47,7 +47,7 @@ def router(service: Service) -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/v1", tags=["openai"])
     authorise = authorised(service)
-    card = ModelCard(id=service.model_id, created=int(time.time()))
+    card = ModelCard(id=service.served_names[0], created=int(time.time()))
 
     @routes.get("/models", summary="The model", responses=_refusals(401, 429), dependencies=[Depends(authorise)])
     async def models() -> ModelList:
@@ -91,9 +91,9 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-def _check_model(service: Service, model: str) -> None:
-    if model != service.model_id:
-        raise not_found(f"the model here is {service.model_id!r}", "model", "model_not_found")
+def _check_model(service: Service, model: str | None) -> None:
+    if model and model not in service.served_names:
+        raise not_found(f"the model here is {service.served_names[0]!r}", "model", "model_not_found")
 
 
 def _check(service: Service, body: CompletionBody) -> None:
@@ -101,8 +101,6 @@ def _check(service: Service, body: CompletionBody) -> None:
     _check_model(service, body.model)
     if body.suffix:
         raise invalid("suffix is not supported: the model writes from left to right", "suffix", "unsupported")
-    if body.logit_bias:
-        raise invalid("logit_bias is not supported; banned_ids bans tokens", "logit_bias", "unsupported")
     if body.best_of not in (None, body.n or 1):
         raise invalid("best_of is not supported unless it equals n", "best_of", "unsupported")
     if body.tokens == 0 and not body.echo:
@@ -175,7 +173,7 @@ class _Completion:
         return CompletionAnswer(
             id=self._id,
             created=self._created,
-            model=self._service.model_id,
+            model=self._service.served_names[0],
             system_fingerprint=f"cpm-gen-{cpm_gen.__version__}",
             choices=choices,
             usage=None if used is None else _usage_body(used),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, create_model, model_validator
 
 from cpm_gen.config.fields import declared
 from cpm_gen.config.options import Boundary, Decoder, ModelOptions, SamplingParams, StyleName, TextOptions, TokenId
+from cpm_gen.server.schemas.compatible import ALIASES, IGNORED, NEUTRAL, adapt, bias_entries, check_known, check_text
 
 T = TypeVar("T")
 
@@ -18,18 +19,52 @@ TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]  # a megabyte of wron
 
 
 class Body(BaseModel):
-    """Unknown fields are errors, and no value is taken for one of another type."""
+    """Unknown fields are errors, and no value is taken for one of another type. All text is Unicode."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+    foreign: ClassVar[bool | None] = (
+        None  # whether other programs' fields are taken as :func:`compatible.adapt` does; None: none
+    )
 
     @model_validator(mode="before")
     @classmethod
-    def _one_unknown(cls, given: Any) -> Any:
-        """Of many unknown fields one is enough to refuse the body: each would be an error."""
-        if not isinstance(given, dict) or len(given) <= len(cls.model_fields):
+    def _adapted(cls, given: Any) -> Any:
+        """The values under our names."""
+        if not isinstance(given, dict):
             return given
-        unknown = next(name for name in given if name not in cls.model_fields)
-        return {name: value for name, value in given.items() if name in cls.model_fields or name == unknown}
+        check_text(given)
+        if cls.foreign is not None:
+            given = adapt(given, cls.model_fields, foreign=cls.foreign)
+        check_known(given, cls.model_fields)
+        if "logit_bias" in cls.model_fields and "logit_bias" in given:
+            given = given | {"logit_bias": bias_entries(given["logit_bias"])}
+        return given
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """As ``_adapted`` takes it."""
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        fields = schema.get("properties", {})
+        if "logit_bias" in fields:
+            entries = {
+                k: fields["logit_bias"].pop(k) for k in ("type", "items", "maxItems") if k in fields["logit_bias"]
+            }
+            object_ = {"type": "object", "maxProperties": 1024, "additionalProperties": {"type": "number"}}
+            fields["logit_bias"]["anyOf"] = [object_, entries]
+        if cls.foreign is not None:
+            for name in (*IGNORED, *NEUTRAL, *(ALIASES if cls.foreign else ())):
+                fields.setdefault(
+                    name, {"description": "another program's field; ignored, refused, or the same as one of ours"}
+                )
+            for name, field in cls.model_fields.items():
+                if not field.is_required() and field.default is not None and "anyOf" not in fields[name]:
+                    kept = {
+                        k: fields[name].pop(k)
+                        for k in list(fields[name])
+                        if k not in ("description", "default", "title")
+                    }
+                    fields[name]["anyOf"] = [kept, {"type": "null"}]
+        return schema
 
 
 # Where a request may have less than the library takes; all else of a setting is as cpm_gen.config.options declares it.
@@ -122,6 +157,8 @@ class GenerateBody(TextBody):
             ]
         },
     )
+
+    foreign: ClassVar[bool | None] = False
 
     max_new_tokens: NewTokens = Field(declared(TextOptions)["max_new_tokens"].default, description="tokens to write")
     stream: bool = Field(False, description="server-sent events instead of one answer")

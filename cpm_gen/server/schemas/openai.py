@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # what create_model makes, for the type checker
     class _Settings(Body):
         style: StyleName
         n: int | None
+        stop_at_eod: bool | None
 else:
     _OPENAI: dict[str, tuple[Any, Any]] = {  # OpenAI's ranges: what it refuses is refused here, too
         "temperature": setting(SamplingParams, "temperature", Field(le=2)),
@@ -27,6 +28,9 @@ else:
         "frequency_penalty": setting(SamplingParams, "frequency_penalty", Field(ge=-2, le=2)),
         "top_p": setting(SamplingParams, "top_p", default=1.0),  # which means the same as our 0
         "n": setting(TextOptions, "n"),
+        "stop_at_eod": setting(
+            TextOptions, "stop_at_eod", default=True, description="end at <eod>, as OpenAI's models do"
+        ),
     }
     _NULLABLE = {name: (kind | None, field) for name, (kind, field) in _OPENAI.items()}
     _FIELDS = settings(SamplingParams, TextOptions, without=("max_new_tokens", "stop")) | _NULLABLE
@@ -50,7 +54,9 @@ class CompletionBody(_Settings):
         },
     )
 
-    model: str = Field(max_length=1024)
+    foreign: ClassVar[bool | None] = True
+
+    model: Annotated[str, Field(max_length=1024)] | None = Field(None, description="left out: the one that is here")
     prompt: (
         Prompt
         | Annotated[list[Prompt], Field(min_length=1, max_length=256)]
@@ -65,11 +71,10 @@ class CompletionBody(_Settings):
     )
     echo: bool | None = False
     stop: StopString | StopStrings | None = None
-    user: Annotated[str, Field(max_length=1024)] | None = Field(None, description="not used")
     best_of: int | None = Field(None, description="not supported unless it equals n")
     suffix: str | None = Field(None, description="not supported: the model writes from left to right")
-    logit_bias: dict[str, object] | None = Field(None, description="not supported; there is banned_ids")
 
+    ignore_eos: bool | None = Field(None, description="vLLM's name for the opposite of stop_at_eod")
     decoder: Decoder | None = None
     window: WindowBody | None = None
     truncate_prompt: bool = False
@@ -98,7 +103,8 @@ class CompletionBody(_Settings):
     def options(self) -> TextOptions:
         """As the library takes it; null is the default."""
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
-        given = read_group(TextOptions, vars(self) | {"stop": stop})
+        end = self.stop_at_eod if self.ignore_eos is None else not self.ignore_eos
+        given = read_group(TextOptions, vars(self) | {"stop": stop, "stop_at_eod": end})
         return dataclasses.replace(given, max_new_tokens=max(1, self.tokens))
 
 
