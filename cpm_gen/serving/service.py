@@ -97,6 +97,11 @@ class Service:
             raise unavailable("loading", "the model is being loaded")
         return llm
 
+    @property
+    def prompt_tokens(self) -> int | None:
+        """The most tokens of a prompt that is shown whole; None before the model is loaded."""
+        return self.engine.require().window.limit if self._loaded and self.engine.error is None else None
+
     async def check_ready(self) -> None:
         """Raises ServiceError (unavailable) unless requests are accepted and the network answers.
 

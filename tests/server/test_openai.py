@@ -33,6 +33,8 @@ def complete(api, **options):
 
 def test_models(api):
     [model] = api.models.list().data
+    assert model.max_model_len == 511
+    assert model.limits["max_tokens"] == 16_384
     assert (model.id, model.object, model.owned_by) == (MODEL, "model", "cpm-gen")
     assert api.models.retrieve(MODEL).id == MODEL
     with pytest.raises(openai.NotFoundError) as refused:
@@ -72,6 +74,33 @@ def test_a_completion_is_what_the_library_writes(api, llm):
         "completion_tokens": len(expected.token_ids),
         "total_tokens": prompt + len(expected.token_ids),
     }
+
+
+def test_a_chat_continues_its_messages_joined_by_newlines(api):
+    messages = [
+        {"role": "system", "content": "从前"},
+        {"role": "user", "content": [{"type": "text", "text": "有一座山，"}]},
+    ]
+    answer = api.chat.completions.create(model=MODEL, messages=messages, max_completion_tokens=12, seed=1)
+    expected = complete(api, prompt="从前\n有一座山，")
+    assert answer.object == "chat.completion"
+    [choice] = answer.choices
+    assert (choice.message.role, choice.message.content) == ("assistant", expected.choices[0].text)
+    assert choice.finish_reason == expected.choices[0].finish_reason
+    assert answer.usage == expected.usage
+
+
+def test_a_stream_of_a_chat_joins_to_the_whole(api):
+    asked = {"model": MODEL, "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 30, "seed": 1, "n": 2}
+    whole = api.chat.completions.create(**asked)
+    chunks = list(api.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    assert chunks[-1].usage == whole.usage
+    assert {chunk.object for chunk in chunks} == {"chat.completion.chunk"}
+    for choice in whole.choices:
+        mine = [c for chunk in chunks for c in chunk.choices if c.index == choice.index]
+        assert mine[0].delta.role == "assistant"
+        assert "".join(c.delta.content for c in mine) == choice.message.content
+        assert mine[-1].finish_reason == choice.finish_reason
 
 
 def test_ignore_eos_writes_on_after_the_end_of_a_document(api, llm):

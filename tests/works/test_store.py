@@ -169,6 +169,43 @@ def test_one_process_at_a_time(store: Store, database: str):
     store.check()
 
 
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
+def test_a_link_to_an_open_database_does_not_give_it_to_a_second_process(tmp_path: Path, link):
+    store = Store(str(tmp_path / "works.db"))
+    try:
+        other = tmp_path / "elsewhere" / "other.db"
+        other.parent.mkdir()
+        link(other, tmp_path / "works.db")
+        with pytest.raises(ConfigError, match="in use by another"):
+            Store(str(other))
+    finally:
+        store.close()
+
+
+def test_what_lies_where_a_lock_file_might_be_is_left_alone(tmp_path: Path):
+    precious = tmp_path / "precious"
+    precious.write_text("text")
+    (tmp_path / "works.db.lock").symlink_to(precious)
+    Store(str(tmp_path / "works.db")).close()
+    assert precious.read_text() == "text"
+
+
+def test_a_new_database_is_for_its_owner_only(tmp_path: Path):
+    store = Store(str(tmp_path / "works.db"))
+    try:
+        store.add(work())
+        assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize("database", ["", " ", "postgresql://localhost:x/works", "sqlite://"])
+def test_what_names_no_database_is_refused_in_a_line(database: str):
+    with pytest.raises(ConfigError) as refused:
+        Store(database)
+    assert "\n" not in str(refused.value)
+
+
 def test_who_lost_the_database_to_another_process_does_not_write(postgres: str):
     first = Store(postgres)
     engine = sa.create_engine(postgres)

@@ -15,11 +15,14 @@ from cpm_gen.server.authentication import authorised
 from cpm_gen.server.routes.openai_logprobs import CompletionPiece, CompletionText, prompt_pieces, surface
 from cpm_gen.server.schemas.generate import WindowBody, refusals
 from cpm_gen.server.schemas.openai import (
+    ChatAnswer,
+    ChatBody,
     CompletionAnswer,
     CompletionBody,
     CompletionChoice,
     CompletionUsage,
     ModelCard,
+    ModelLimits,
     ModelList,
     OpenAIError,
 )
@@ -47,16 +50,16 @@ def router(service: Service) -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/v1", tags=["openai"])
     authorise = authorised(service)
-    card = ModelCard(id=service.served_names[0], created=int(time.time()))
+    created = int(time.time())
 
     @routes.get("/models", summary="The model", responses=_refusals(401, 429), dependencies=[Depends(authorise)])
     async def models() -> ModelList:
-        return ModelList(data=[card])
+        return ModelList(data=[_card(service, name, created) for name in dict.fromkeys(service.served_names)])
 
     @routes.get("/models/{model:path}", responses=_refusals(401, 404, 429), dependencies=[Depends(authorise)])
     async def model(model: str) -> ModelCard:
         _check_model(service, model)
-        return card
+        return _card(service, model, created)
 
     @routes.post(
         "/completions",
@@ -67,6 +70,20 @@ def router(service: Service) -> APIRouter:
     async def completions(
         request: Request, body: CompletionBody, key: ApiKey = Depends(authorise)
     ) -> CompletionAnswer | Response:
+        written: CompletionAnswer | Response = await answer(request, body, key, _Completion)
+        return written
+
+    @routes.post(
+        "/chat/completions",
+        response_model=ChatAnswer,
+        responses=_STREAM | _refusals(400, 401, 404, 429, 500),
+        summary="Write on after messages, as OpenAI's chat API does",
+    )
+    async def chat(request: Request, body: ChatBody, key: ApiKey = Depends(authorise)) -> ChatAnswer | Response:
+        written: ChatAnswer | Response = await answer(request, body.completion(), key, _Chat)
+        return written
+
+    async def answer(request: Request, body: CompletionBody, key: ApiKey, kind: type[_Completion]) -> Any:
         _check(service, body)
         job = await unless_disconnected(request, service.start(_spec(body), key))
         try:
@@ -80,7 +97,7 @@ def router(service: Service) -> APIRouter:
         except BaseException:
             service.cancel(job)
             raise
-        completion = _Completion(service, job, body, texts)
+        completion = kind(service, job, body, texts)
         if body.stream:
             return EventStream(completion.events(), lambda: service.cancel(job))
         try:
@@ -89,6 +106,25 @@ def router(service: Service) -> APIRouter:
             service.cancel(job)
 
     return routes
+
+
+def _card(service: Service, name: str, created: int) -> ModelCard:
+    options = service.options
+    return ModelCard(
+        id=name,
+        created=created,
+        root=service.model_id,
+        max_model_len=service.prompt_tokens,
+        limits=ModelLimits(
+            max_tokens=options.max_text_tokens,
+            n=options.max_samples,
+            prompts=options.max_prompts,
+            prompt_characters=options.max_prompt_chars,
+            stop=options.max_stop,
+            stop_characters=options.max_stop_chars,
+            body_bytes=options.max_body,
+        ),
+    )
 
 
 def _check_model(service: Service, model: str | None) -> None:
@@ -136,6 +172,8 @@ def _usage_body(used: TokenUsage) -> CompletionUsage:
 class _Completion:
     """A job as OpenAI's completion, whole or in pieces."""
 
+    prefix = "cmpl-"
+
     def __init__(self, service: Service, job: Job, body: CompletionBody, texts: list[CompletionText]) -> None:
         self._service = service
         self._job = job
@@ -143,7 +181,7 @@ class _Completion:
         self._texts = texts
         self._usage = usage(job, [])
         self._created = int(time.time())
-        self._id = "cmpl-" + job.id.removeprefix("gen-")
+        self._id = self.prefix + job.id.removeprefix("gen-")
 
     async def _updates(self) -> AsyncGenerator[Update, None]:
         """The job's updates; none for max_tokens 0, where only the prompt is shown."""
@@ -179,7 +217,15 @@ class _Completion:
             usage=None if used is None else _usage_body(used),
         )
 
-    async def whole(self) -> CompletionAnswer:
+    def render(self, answer: CompletionAnswer) -> dict[str, Any]:
+        """The response without ``stream``."""
+        return answer.model_dump()
+
+    def render_piece(self, answer: CompletionAnswer) -> dict[str, Any]:
+        """An event's data."""
+        return answer.model_dump()
+
+    async def whole(self) -> dict[str, Any]:
         """The response without ``stream``."""
         choices: dict[int, CompletionChoice] = {}
         async for choice in self._pieces():
@@ -188,7 +234,7 @@ class _Completion:
         if self._body.tokens > 0:
             for at, text in enumerate(self._texts):
                 choices[at] = self._choice(at, text.whole(), choices[at].finish_reason)
-        return self._response([choices[at] for at in sorted(choices)], self._usage)
+        return self.render(self._response([choices[at] for at in sorted(choices)], self._usage))
 
     async def events(self) -> AsyncGenerator[str, None]:
         """The response with ``stream``."""
@@ -198,9 +244,36 @@ class _Completion:
                 if choice is None:
                     yield KEEP_ALIVE
                 else:
-                    yield event(None, self._response([choice], None).model_dump())
+                    yield event(None, self.render_piece(self._response([choice], None)))
             if wants_usage:
-                yield event(None, self._response([], self._usage).model_dump())
+                yield event(None, self.render_piece(self._response([], self._usage)))
             yield event(None, "[DONE]")
         except ServiceError as error:
             yield event(None, errors.body(error, openai=True))
+
+
+class _Chat(_Completion):
+    """A job as OpenAI's chat completion. The first piece of each choice has the role."""
+
+    prefix = "chatcmpl-"
+
+    def __init__(self, service: Service, job: Job, body: CompletionBody, texts: list[CompletionText]) -> None:
+        super().__init__(service, job, body, texts)
+        self._begun: set[int] = set()
+
+    def render(self, answer: CompletionAnswer) -> dict[str, Any]:
+        """The texts as messages."""
+        choices = [self._chat_choice(c, {"message": {"role": "assistant", "content": c.text}}) for c in answer.choices]
+        return answer.model_dump() | {"object": "chat.completion", "choices": choices}
+
+    def render_piece(self, answer: CompletionAnswer) -> dict[str, Any]:
+        """The texts as deltas."""
+        choices = []
+        for choice in answer.choices:
+            role = {} if choice.index in self._begun else {"role": "assistant"}
+            self._begun.add(choice.index)
+            choices.append(self._chat_choice(choice, {"delta": role | {"content": choice.text}}))
+        return answer.model_dump() | {"object": "chat.completion.chunk", "choices": choices}
+
+    def _chat_choice(self, choice: CompletionChoice, said: dict[str, Any]) -> dict[str, Any]:
+        return {"index": choice.index} | said | {"logprobs": None, "finish_reason": choice.finish_reason}

@@ -43,7 +43,43 @@ class StreamOptions(Body):
     include_usage: bool = Field(False, description="a last chunk with the usage of the whole request")
 
 
-class CompletionBody(_Settings):
+class _Completion(_Settings):
+    """What both kinds of completion take."""
+
+    foreign: ClassVar[bool | None] = True
+
+    model: Annotated[str, Field(max_length=1024)] | None = Field(None, description="left out: the one that is here")
+    max_tokens: int | None = Field(16, ge=0, le=2**53 - 1, description="0 only with echo")
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    stop: StopString | StopStrings | None = None
+    ignore_eos: bool | None = Field(None, description="vLLM's name for the opposite of stop_at_eod")
+    decoder: Decoder | None = None
+    window: WindowBody | None = None
+    truncate_prompt: bool = False
+    timeout: float | None = Field(None, gt=0, le=86_400)
+
+    def sampling(self) -> SamplingParams:
+        """As the library takes it; null is the default."""
+        return read_group(
+            SamplingParams, {name: vars(self)[NAMES.get(name, name)] for name in declared(SamplingParams)}
+        )
+
+    @property
+    def tokens(self) -> int:
+        """How many to write; null is the default."""
+        default: int = type(self).model_fields["max_tokens"].default
+        return default if self.max_tokens is None else self.max_tokens
+
+    def options(self) -> TextOptions:
+        """As the library takes it; null is the default."""
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
+        end = self.stop_at_eod if self.ignore_eos is None else not self.ignore_eos
+        given = read_group(TextOptions, vars(self) | {"stop": stop, "stop_at_eod": end})
+        return dataclasses.replace(given, max_new_tokens=max(1, self.tokens))
+
+
+class CompletionBody(_Completion):
     """OpenAI's parameters, then ours (``extra_body`` of its clients). Defaults are OpenAI's."""
 
     model_config = ConfigDict(
@@ -54,31 +90,18 @@ class CompletionBody(_Settings):
         },
     )
 
-    foreign: ClassVar[bool | None] = True
-
-    model: Annotated[str, Field(max_length=1024)] | None = Field(None, description="left out: the one that is here")
     prompt: (
         Prompt
         | Annotated[list[Prompt], Field(min_length=1, max_length=256)]
         | _Ids
         | Annotated[list[_Ids], Field(min_length=1, max_length=256)]
     )
-    max_tokens: int | None = Field(16, ge=0, le=2**53 - 1, description="0 only with echo")
-    stream: bool | None = False
-    stream_options: StreamOptions | None = None
     logprobs: int | None = Field(
         None, ge=0, le=20, description="log-probabilities of this many best tokens at each place"
     )
     echo: bool | None = False
-    stop: StopString | StopStrings | None = None
     best_of: int | None = Field(None, description="not supported unless it equals n")
     suffix: str | None = Field(None, description="not supported: the model writes from left to right")
-
-    ignore_eos: bool | None = Field(None, description="vLLM's name for the opposite of stop_at_eod")
-    decoder: Decoder | None = None
-    window: WindowBody | None = None
-    truncate_prompt: bool = False
-    timeout: float | None = Field(None, gt=0, le=86_400)
 
     def prompts(self) -> list[str | list[int]]:
         """Always a list; each a text or token ids."""
@@ -89,23 +112,46 @@ class CompletionBody(_Settings):
             return [given]
         return list(given)
 
-    def sampling(self) -> SamplingParams:
-        """As the library takes it; null is the default."""
-        return read_group(
-            SamplingParams, {name: vars(self)[NAMES.get(name, name)] for name in declared(SamplingParams)}
-        )
 
-    @property
-    def tokens(self) -> int:
-        """How many to write; null is OpenAI's default."""
-        return 16 if self.max_tokens is None else self.max_tokens
+class TextPart(Body):
+    """A part of a message's content."""
 
-    def options(self) -> TextOptions:
-        """As the library takes it; null is the default."""
-        stop = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
-        end = self.stop_at_eod if self.ignore_eos is None else not self.ignore_eos
-        given = read_group(TextOptions, vars(self) | {"stop": stop, "stop_at_eod": end})
-        return dataclasses.replace(given, max_new_tokens=max(1, self.tokens))
+    type: Literal["text"]
+    text: Prompt
+
+
+class Message(Body):
+    """A message. The role is not shown to the model, which knows none."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Prompt | Annotated[list[TextPart], Field(max_length=256)]
+    name: str | None = Field(None, max_length=1024, description="not used")
+
+    def text(self) -> str:
+        """The content as one text."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class ChatBody(_Completion):
+    """OpenAI's parameters of chats, for a model that continues texts: it writes on after the messages, joined by newlines."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "examples": [{"messages": [{"role": "user", "content": "从前"}], "max_tokens": 32, "seed": 1}]
+        },
+    )
+
+    messages: list[Message] = Field(min_length=1, max_length=4096)
+    max_tokens: int | None = Field(256, ge=1, le=2**53 - 1, description="tokens to write")
+    logprobs: Literal[False] | None = Field(None, description="not supported; /v1/completions has them")
+
+    def completion(self) -> CompletionBody:
+        """The completion of the joined messages."""
+        given = {name: getattr(self, name) for name in _Completion.model_fields}
+        text = "\n".join(message.text() for message in self.messages)
+        return CompletionBody.model_construct(**given | {"max_tokens": self.tokens}, prompt=text)
 
 
 class Logprobs(BaseModel):
@@ -146,6 +192,47 @@ class CompletionAnswer(BaseModel):
     usage: CompletionUsage | None = None
 
 
+class ChatMessage(BaseModel):
+    """What was written, or with ``stream`` a piece of it."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChatChoice(BaseModel):
+    """One answer."""
+
+    index: int
+    message: ChatMessage
+    logprobs: None = None
+    finish_reason: Literal["stop", "length"] | None
+
+
+class ChatAnswer(BaseModel):
+    """A chat completion; with ``stream`` the choices have a ``delta`` instead of a message."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: CompletionUsage | None = None
+
+
+class ModelLimits(BaseModel):
+    """The most that a request may ask for."""
+
+    max_tokens: int
+    n: int
+    prompts: int
+    prompt_characters: int
+    stop: int
+    stop_characters: int
+    logprobs: int = 20
+    body_bytes: int
+
+
 class ModelCard(BaseModel):
     """A model."""
 
@@ -153,6 +240,11 @@ class ModelCard(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: Literal["cpm-gen"] = "cpm-gen"
+    root: str = Field(description="the name of its folder")
+    max_model_len: int | None = Field(
+        description="most tokens of a prompt, unless truncate_prompt is set; null while the model is being loaded. A text may be longer"
+    )
+    limits: ModelLimits
 
 
 class ModelList(BaseModel):

@@ -1,7 +1,8 @@
 """Works in a database: SQLite by default, PostgreSQL for those who run one.
 
 Opening creates or migrates the tables with Alembic and locks the database, so that no two processes write the same works: SQLite with
-``flock`` on a file beside the database, PostgreSQL with an advisory lock. Every method blocks; the service calls them on one thread.
+``flock`` on the file itself, whatever link names it, PostgreSQL with an advisory lock. Every method blocks; the service calls them on one
+thread.
 
 SQLite does not sync its WAL at every commit: ``kill -9`` loses nothing, and the tokens lost in a power cut are generated again.
 """
@@ -10,10 +11,12 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import os
+import stat
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -56,7 +59,9 @@ class Store:
     def __init__(self, database: str | None) -> None:
         """Open (None: in the user's data folder), lock and migrate; raises ConfigError."""
         self._url = _url(database)
-        self._file: IO[str] | None = None
+        self._file: int | None = (
+            None  # descriptor that holds the lock. Closing it drops SQLite's own locks, so it is closed last
+        )
         self._lock: sa.Connection | None = None
         try:
             if self._sqlite:
@@ -94,11 +99,16 @@ class Store:
             raise ConfigError("database: works outlive the process; SQLite needs a file for that")
         path = Path(self._url.database or "")
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.with_name(path.name + ".lock").open("w")
+        path = path.resolve()
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        if not stat.S_ISREG(os.fstat(self._file).st_mode):
+            raise ConfigError(f"database {self} is not a regular file")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise self._taken() from None
+        if not os.path.samestat(os.fstat(self._file), path.stat()):
+            raise ConfigError(f"database {self} was replaced while it was opened; try again")
 
     def _taken(self) -> ConfigError:
         return ConfigError(f"database {self} is in use by another cpm-gen serve; give --database another one")
@@ -154,7 +164,8 @@ class Store:
         if hasattr(self, "_engine"):
             self._engine.dispose()
         if self._file is not None:
-            self._file.close()
+            os.close(self._file)
+            self._file = None
 
     @_raises_storage_error
     def add(self, work: StoredWork, limit: int | None = None) -> bool:
@@ -248,10 +259,12 @@ class Store:
 
 
 def _url(database: str | None) -> URL:
+    if database is not None and not database.strip():
+        raise ConfigError("database must not be empty: give a file or a URL, or leave it out")
     if database is not None and "://" in database:
         try:
             return make_url(database)
-        except ArgumentError:
+        except (ArgumentError, ValueError):  # ValueError: the port is no number
             raise ConfigError("database must be a file or a URL such as postgresql+psycopg://user@host/name") from None
     if database is None:
         return URL.create("sqlite", database=str(user_folder("data") / "works.db"))
