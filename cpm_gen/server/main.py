@@ -30,11 +30,21 @@ log = logging.getLogger("cpm_gen.server")
 
 END_SECONDS = 10.0  # for the engine's thread and the ranks to end
 COMMIT_SECONDS = 10.0  # for the database to commit the works at shutdown
+ACCEPTED = (
+    32  # connections accepted in one turn of the event loop: so many more than the limit are open before one is closed
+)
+WAITING = 2048  # connections that the system holds until they are accepted
 RESPONSE_SECONDS = 2.0  # for the last responses to reach their clients
 
 
 class _Server(uvicorn.Server):
     """uvicorn without its own signal handlers: :func:`_handle_signals` installs ours."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen. asyncio accepts as many connections in one turn as the system may hold, unless these are set apart."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(WAITING)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -95,6 +105,7 @@ async def _serve(settings: Settings, keys: ApiKeys, listener: socket.socket, sto
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=int(RESPONSE_SECONDS),
+            backlog=ACCEPTED,
         )
     )
     stopping = asyncio.Event()

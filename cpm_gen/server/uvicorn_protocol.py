@@ -23,6 +23,7 @@ log = logging.getLogger("cpm_gen.server")
 
 _SPARE = 64  # connections beyond the most open requests, for /health and for refusals
 _FILES = 256  # open files other than connections
+_BURST = 10.0  # seconds without a closed connection after which the next one is logged
 _PACE = 2**14  # least bytes that a client must read in --send-timeout
 
 
@@ -31,10 +32,11 @@ class Connection(H11Protocol):
 
     options: ServeOptions
     most: int
+    silent_until = 0.0
+    idle: dict[Connection, None]  # those of all connections that have no request, the one that is idle longest first
 
     def __init__(self, *known: Any, **named: Any) -> None:
         super().__init__(*known, **named)
-        self._idle_since = self.loop.time()
         self._arriving: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
 
@@ -47,15 +49,25 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # pause writing as soon as the client has not read everything
         self._watch_arrival()
+        self._watch_idle()
         if len(self.connections) > self.most:
-            idle = (c for c in self.connections if isinstance(c, Connection) and c._idle)
-            longest = min(idle, key=lambda c: c._idle_since)
+            longest = next(iter(self.idle))
+            del self.idle[longest]
             self.connections.discard(longest)
             longest.transport.abort()
+            self._report()
+
+    def _report(self) -> None:
+        """Log that connections are closed, once for a burst of them."""
+        now, kind = self.loop.time(), type(self)
+        if now >= kind.silent_until:
+            log.warning("more than %d connections: those that are idle longest are closed", self.most)
+        kind.silent_until = now + _BURST
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timers."""
         super().connection_lost(exc)
+        self.idle.pop(self, None)
         _cancel(self._arriving)
         _cancel(self._unread)
 
@@ -63,11 +75,19 @@ class Connection(H11Protocol):
         """Pass on a part of a request, and watch its arrival time."""
         super().data_received(data)
         self._watch_arrival()
+        self._watch_idle()
 
     def on_response_complete(self) -> None:
         """The response is written, though possibly not read yet."""
-        self._idle_since = self.loop.time()
+        self._watch_idle()
         super().on_response_complete()
+        self._watch_idle()  # the next request may be here already
+
+    def _watch_idle(self) -> None:
+        if not self._idle:
+            self.idle.pop(self, None)
+        elif self in self.connections:
+            self.idle.setdefault(self)
 
     def _watch_arrival(self) -> None:
         if not self._idle:  # the middleware limits the time of the body
@@ -140,6 +160,7 @@ def connections(settings: ServeOptions) -> type[Connection]:
         options = settings
         most = limit
 
+    Limited.idle = {}
     return Limited
 
 

@@ -86,3 +86,33 @@ def test_detokenize_is_the_librarys(client, llm):
     assert lyric == llm.tokenizer.decode(ids).removesuffix("<eod>") + "\n"
     response = client.post("/detokenize", json={"token_ids": [8000]})
     assert (response.status_code, error(response)["field"]) == (422, "token_ids")
+
+
+def test_tokenizing_in_vllms_words_is_the_same(client):
+    ours = client.post("/tokenize", json={"text": "春江潮水"}).json()
+    theirs = client.post(
+        "/tokenize",
+        json={"model": "cpm-embedded", "prompt": "春江潮水", "add_special_tokens": False, "return_token_strs": True},
+    ).json()
+    assert theirs["tokens"] == theirs["token_ids"] == ours["token_ids"]
+    assert theirs["token_strs"] == ours["pieces"]
+    assert (theirs["count"], theirs["max_model_len"]) == (ours["count"], 511)
+    assert client.post("/detokenize", json={"model": "x", "tokens": ours["token_ids"]}).json()["prompt"] == "春江潮水"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/tokenize", {}),
+        ("/tokenize", {"text": "a", "prompt": "a"}),
+        ("/detokenize", {}),
+        ("/detokenize", {"tokens": [], "token_ids": []}),
+    ],
+)
+def test_one_of_two_names_is_given(client, path, body):
+    assert client.post(path, json=body).status_code == 422
+
+
+def test_the_tokenizer_is_described(client):
+    info = client.get("/tokenizer_info").json()
+    assert (info["eos_token"], info["model_max_length"]) == ("<eod>", 511)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from fastapi import APIRouter, Depends, Request
 
 from cpm_gen.server.authentication import authorised
@@ -12,6 +14,7 @@ from cpm_gen.server.schemas.generate import (
     ScoreBody,
     TokenizeAnswer,
     TokenizeBody,
+    TokenizerInfo,
     refusals,
 )
 from cpm_gen.server.sse import unless_disconnected
@@ -19,6 +22,7 @@ from cpm_gen.serving.api_keys import ApiKey
 from cpm_gen.serving.errors import invalid
 from cpm_gen.serving.service import Service
 
+T = TypeVar("T")
 _REFUSALS = refusals(400, 401, 422, 429, 500)
 
 
@@ -43,12 +47,42 @@ def router(service: Service) -> APIRouter:
 
     @routes.post("/tokenize", summary="A text's token ids")
     async def tokenize(request: Request, body: TokenizeBody, key: ApiKey = Depends(authorise)) -> TokenizeAnswer:
-        found = await unless_disconnected(request, service.tokenize(body.text, body.style, key))
-        ids = list(found.token_ids)
-        return TokenizeAnswer(token_ids=ids, pieces=list(found.pieces), count=len(ids))
+        text = _only(body.text, "text", body.prompt, "prompt")
+        found = await unless_disconnected(request, service.tokenize(text, body.style, key))
+        ids, pieces = list(found.token_ids), list(found.pieces)
+        return TokenizeAnswer(
+            token_ids=ids,
+            pieces=pieces,
+            count=len(ids),
+            tokens=ids,
+            token_strs=pieces if body.return_token_strs else None,
+            max_model_len=service.prompt_tokens,
+        )
 
     @routes.post("/detokenize", summary="The text of token ids", dependencies=[Depends(authorise)])
     async def detokenize(body: DetokenizeBody) -> DetokenizeAnswer:
-        return DetokenizeAnswer(text=await service.detokenize(body.token_ids, body.style))
+        text = await service.detokenize(_only(body.token_ids, "token_ids", body.tokens, "tokens"), body.style)
+        return DetokenizeAnswer(text=text, prompt=text)
+
+    @routes.get(
+        "/tokenizer_info", summary="The tokenizer, for lm-evaluation-harness", dependencies=[Depends(authorise)]
+    )
+    async def tokenizer_info() -> TokenizerInfo:
+        tokenizer = service.require().tokenizer
+        return TokenizerInfo(
+            vocab_size=tokenizer.size,
+            model_max_length=service.prompt_tokens,
+            eos_token=tokenizer.surface(tokenizer.eod),
+            eos_token_id=tokenizer.eod,
+            pad_token=tokenizer.surface(tokenizer.eod),
+        )
 
     return routes
+
+
+def _only(ours: T | None, name: str, theirs: T | None, other: str) -> T:
+    """The one of two fields that is given; raises ServiceError (invalid) for none and for both."""
+    given = theirs if ours is None else ours
+    if given is None or (ours is not None and theirs is not None):
+        raise invalid(f"give either {name} or {other}", name)
+    return given

@@ -259,8 +259,14 @@ class TokenizeBody(Body):
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"text": "春江潮水"}]})
 
-    text: Prompt
+    text: Prompt | None = None
+    prompt: Prompt | None = Field(None, description="vLLM's name for text")
     style: StyleName | None = None
+    model: str | None = Field(None, max_length=1024, description="not used")
+    add_special_tokens: bool = Field(
+        False, description="not used: prompts get no special tokens but those of their style"
+    )
+    return_token_strs: bool | None = Field(False, description="as vLLM: the pieces also as token_strs")
 
 
 class TokenizeAnswer(BaseModel):
@@ -269,6 +275,9 @@ class TokenizeAnswer(BaseModel):
     token_ids: list[int]
     pieces: list[str]
     count: int
+    tokens: list[int] = Field(description="token_ids, as vLLM calls them")
+    token_strs: list[str] | None = Field(None, description="the pieces, where they were asked for by vLLM's name")
+    max_model_len: int | None = Field(description="most tokens of a prompt, unless truncate_prompt is set")
 
 
 class DetokenizeBody(Body):
@@ -276,14 +285,30 @@ class DetokenizeBody(Body):
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"token_ids": [103, 207]}]})
 
-    token_ids: TokenIds
+    token_ids: TokenIds | None = None
+    tokens: TokenIds | None = Field(None, description="vLLM's name for token_ids")
     style: StyleName = "plain"
+    model: str | None = Field(None, max_length=1024, description="not used")
 
 
 class DetokenizeAnswer(BaseModel):
     """Their text."""
 
     text: str
+    prompt: str = Field(description="the text, as vLLM calls it")
+
+
+class TokenizerInfo(BaseModel):
+    """What lm-evaluation-harness asks of a tokenizer."""
+
+    tokenizer_class: str = "cpm"
+    vocab_size: int
+    model_max_length: int | None
+    bos_token: None = None
+    eos_token: str
+    eos_token_id: int
+    pad_token: str
+    chat_template: None = None
 
 
 class ErrorDetail(BaseModel):
