@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from cpm_gen.cli import progress
-from cpm_gen.errors import CpmGenError, InputError
+from cpm_gen.errors import ConfigError, CpmGenError, InputError
 
 if TYPE_CHECKING:
     from cpm_gen.config.resolve import Settings
@@ -98,6 +98,8 @@ def settings(args: argparse.Namespace) -> Settings:
 
     files = [shipped(f"{args.command}.yaml")] if args.command in _PRESETS else []
     for name in args.config:
+        if not name:
+            raise ConfigError("--config: the file's name is empty")
         plain = "/" not in name and not Path(name).exists() and not name.endswith(".yaml")
         files.append(shipped(f"{name}.yaml") if plain else Path(name))
     flags = {k: v for k, v in vars(args).items() if k in FIELDS}

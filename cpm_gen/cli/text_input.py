@@ -1,4 +1,4 @@
-"""Read the command line's texts. Input that is not UTF-8 is an error that names the byte."""
+"""Read the command line's texts. A byte order mark, CRLF and one final newline of a file or a pipe are not part of the text."""
 
 from __future__ import annotations
 
@@ -7,15 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+from cpm_gen.config.text_files import decode_text
 from cpm_gen.errors import ConfigError, InputError
-
-
-def decode(content: bytes, where: str) -> str:
-    """Decode strict UTF-8 without a leading byte order mark; raises InputError."""
-    try:
-        return content.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not UTF-8 at byte {error.start}; save the text as UTF-8") from None
 
 
 def prompt(args: argparse.Namespace) -> str | None:
@@ -24,15 +17,22 @@ def prompt(args: argparse.Namespace) -> str | None:
     if len(given) > 1:
         raise ConfigError("give the prompt once: as an argument, with --prompt or with --prompt-file")
     if args.prompt_file is not None and args.prompt_file != "-":
+        if not args.prompt_file:
+            raise InputError("--prompt-file: the file's name is empty")
         path = Path(args.prompt_file)
         try:
-            return decode(path.read_bytes(), str(path))
+            return _without_final_newline(decode_text(path.read_bytes(), str(path)))
         except IsADirectoryError:
             raise InputError(f"{path}: is a folder; --prompt-file takes a text file") from None
         except OSError as error:
             raise InputError(f"{path}: {error.strerror or error}") from None
     if args.prompt_file is None and given:
-        return decode(os.fsencode(getattr(args, given[0])), "the prompt")
+        return decode_text(os.fsencode(getattr(args, given[0])), "the prompt")
     if args.prompt_file == "-" or not sys.stdin.isatty():
-        return decode(sys.stdin.buffer.read(), "standard input")
+        return _without_final_newline(decode_text(sys.stdin.buffer.read(), "standard input"))
     return None
+
+
+def _without_final_newline(text: str) -> str:
+    """Editors and ``echo`` end a file with a newline that is not meant; a second one is."""
+    return text.removesuffix("\n")

@@ -92,6 +92,8 @@ def check_output(path: str | None) -> None:
     """Check that a file can be written, before the model is loaded; raises InputError."""
     if path is None:
         return
+    if not path:
+        raise InputError("--output: the file's name is empty")
     target, folder = Path(path), Path(path).absolute().parent
     if target.is_dir():
         raise InputError(f"{path}: is a folder; --output takes a file")

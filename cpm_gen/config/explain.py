@@ -105,7 +105,7 @@ def explain_setting(errors: Sequence[Error], fields: Mapping[str, FieldInfo], gi
         return f"{name} must be {expected(fields[name])}, not {given[name]!r}"
     error = limits[0]
     if error["type"] == "string_too_short":
-        return f"a {name} string must not be empty"
+        return f"a {name} string must not be empty" if len(error["loc"]) > 1 else f"{name} must not be empty"
     if "too_" in error["type"]:
         return f"{name} {_limit(error)}"
     return f"{name} {_range(error, fields[name])}, not {error['input']}"

@@ -30,6 +30,7 @@ DRY_LONGEST = 50  # and counts no more tokens of a repeated passage than these
 
 TokenId = Annotated[int, Field(strict=True, ge=0, le=MOST_IDS)]
 StopString = Annotated[str, Field(strict=True, min_length=1, max_length=4096)]
+PathText = Annotated[str, Field(strict=True, min_length=1)]  # "" is what an unset shell variable gives
 # strict=False of a tuple: a list is taken for one; its entries stay strict. A megabyte of wrong entries is one error.
 TokenIds = Annotated[tuple[TokenId, ...], Field(strict=False, fail_fast=True)]
 Bias = Annotated[str, Field(strict=True, max_length=64), AfterValidator(checked)]
@@ -41,10 +42,10 @@ StopStrings = Annotated[tuple[StopString, ...], Field(strict=False, fail_fast=Tr
 class ModelOptions:
     """Which network, where it runs and how its window moves: fixed for the life of a loaded model."""
 
-    model: str | None = Field(
+    model: PathText | None = Field(
         default=None, description="checkpoint folder, or 'embedded' (default: the embedded model)"
     )
-    tokenizer: str | None = Field(
+    tokenizer: PathText | None = Field(
         default=None, description="folder of chinese_vocab.model (default: beside the checkpoint)"
     )
     heads: int | None = Field(
@@ -67,7 +68,7 @@ class ModelOptions:
         description="the backend: native (on CPUs, built with cpm-gen), torch, graphs (CUDA graphs of our own kernels, "
         "experimental), or auto: native where it was built, otherwise torch",
     )
-    device: str = Field(default="auto", description="cpu, cuda, cuda:N, or auto: cuda where there is one")
+    device: PathText = Field(default="auto", description="cpu, cuda, cuda:N, or auto: cuda where there is one")
     tensor_parallel: int | Literal["auto"] = Field(
         default=1, description="ranks to split the network over; auto: as the checkpoint was saved"
     )

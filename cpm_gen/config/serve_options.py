@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from cpm_gen.config.declare import settings_group
+from cpm_gen.config.options import PathText
 
 Texts = Annotated[tuple[Annotated[str, Field(strict=True)], ...], Field(strict=False)]
 
@@ -15,13 +16,13 @@ Texts = Annotated[tuple[Annotated[str, Field(strict=True)], ...], Field(strict=F
 class ServeOptions:
     """Address, access and limits of the service."""
 
-    host: str = Field(
+    host: PathText = Field(
         default="127.0.0.1", description="address to listen on; beyond loopback needs --keys or --insecure"
     )
     port: int = Field(
         default=8000, ge=0, le=65_535, description="port to listen on; 0: any free one, the ready line names it"
     )
-    keys: str | None = Field(
+    keys: PathText | None = Field(
         default=None, description="file of hashed API keys (--new-key makes one); CPM_GEN_API_KEYS may hold keys, too"
     )
     insecure: bool = Field(default=False, description="listen beyond loopback without keys")
@@ -43,7 +44,7 @@ class ServeOptions:
     access_log: bool = Field(default=True, description="one line on standard error for each request, without its text")
     log_prompts: bool = Field(default=False, description="write prompts into the log")
 
-    database: str | None = Field(
+    database: PathText | None = Field(
         default=None,
         description="where works are kept: a file (SQLite) or a URL in SQLAlchemy's form (default: works.db in the user's data folder)",
     )

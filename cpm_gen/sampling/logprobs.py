@@ -1,7 +1,12 @@
-"""Natural log-probabilities of a token and of the most probable ones, from raw logits: before penalties, temperature and filters."""
+"""Natural log-probabilities of a token and of the most probable ones, from raw logits: before penalties, temperature and filters.
+
+And the perplexity of a text, from the log-probabilities of its tokens.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +20,21 @@ class Likelihood:
     token: int
     logprob: float
     top: tuple[tuple[int, float], ...]
+
+
+def perplexity(logprobs: Sequence[float | None]) -> float | None:
+    """The exponential of the mean negative log-probability; None entries (the first token) do not count.
+
+    None for fewer than two tokens, and where the number is too large for a float.
+    """
+    known = [p for p in logprobs if p is not None]
+    if not known:
+        return None
+    try:
+        value = math.exp(-sum(known) / len(known))
+    except OverflowError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def likelihood(logits: NDArray[np.float32], token: int, count: int) -> Likelihood:

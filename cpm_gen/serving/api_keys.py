@@ -17,6 +17,7 @@ from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cpm_gen.config.text_files import decode_text
 from cpm_gen.errors import ConfigError
 from cpm_gen.serving.errors import rate_limited, unauthenticated
 
@@ -109,9 +110,9 @@ class ApiKeys:
 
     def _read(self, path: Path, streams: int, rate: int) -> None:
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
+            lines = decode_text(path.read_bytes(), str(path), ConfigError).splitlines()
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror or error}") from None
         for number, line in enumerate(lines, start=1):
             line = line.partition("#")[0].strip()
             if not line:

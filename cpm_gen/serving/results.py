@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from cpm_gen.outputs import Completion
-from cpm_gen.sampling.logprobs import Likelihood
+from cpm_gen.sampling.logprobs import Likelihood, perplexity
 from cpm_gen.serving.errors import unavailable
 from cpm_gen.serving.job import Job
 
@@ -114,9 +113,8 @@ class ScoreResult:
 
     @property
     def perplexity(self) -> float | None:
-        """The exponential of the mean negative log-probability; None for fewer than two tokens."""
-        known = [p for p in self.logprobs if p is not None]
-        return math.exp(min(700.0, -sum(known) / len(known))) if known else None
+        """See :func:`cpm_gen.sampling.logprobs.perplexity`."""
+        return perplexity(self.logprobs)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ lyric: the same cut; every piece that was not the empty string is encoded and fo
     too; on output ``<eod>`` reads as a newline.
 plain: the text as it is.
 
-CRLF reads as LF in the first two. (Original: ``generate_novel.py``, ``generate_lyric.py``.)
+CRLF reads as LF. (Original: ``generate_novel.py``, ``generate_lyric.py``.)
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ def encode_prompt(style: StyleName, text: str, tokenizer: Tokenizer) -> list[int
         raise InputError(f"a prompt must be text, not {type(text).__name__}")
     if not text.strip():
         raise InputError("the prompt is empty; give the words that the text should begin with")
+    text = text.replace("\r\n", "\n")
     if style == "plain":
         ids = tokenizer.encode(text)
     else:
-        pieces = [p for p in text.replace("\r\n", "\n").strip().split("<eod>") if p != ""]
+        pieces = [p for p in text.strip().split("<eod>") if p != ""]
         end = [tokenizer.eod] if style == "lyric" else []
         ids = [i for piece in pieces for i in (*tokenizer.encode(piece.strip()), *end)]
     if not ids:

@@ -41,6 +41,8 @@ class Tokenizer:
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
+        if not os.fspath(directory):
+            raise TokenizerError("the name of the vocabulary's folder is empty")
         path = Path(directory)
         if path.is_dir() or path.suffix != ".model":
             path = path / VOCABULARY_FILE

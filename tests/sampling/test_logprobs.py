@@ -6,7 +6,7 @@ import torch
 
 import cpm_gen
 from cpm_gen.config.options import SamplingParams, TextOptions
-from cpm_gen.sampling.logprobs import likelihood
+from cpm_gen.sampling.logprobs import likelihood, perplexity
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 40, 99])
@@ -47,3 +47,12 @@ def test_written_tokens_get_what_score_says_of_them():
         assert [k.token for k in known] == ids
         assert [k.logprob for k in known] == pytest.approx(llm.score(prompt + ids)[len(prompt) :], abs=1e-4)
         assert all(len(k.top) == 3 and k.top[0][1] >= k.logprob - 1e-9 for k in known)
+
+
+def test_perplexity_is_the_exponential_of_the_mean_and_none_where_there_is_no_such_number():
+    assert perplexity([None, -1.0, -3.0]) == pytest.approx(np.exp(2))
+    assert perplexity([None]) is None
+    assert perplexity([]) is None
+    assert perplexity([None, -709.0]) == pytest.approx(np.exp(709.0))
+    assert perplexity([None, -710.0]) is None
+    assert perplexity([None, -np.inf]) is None

@@ -86,7 +86,7 @@ def test_nothing_between_two_eod_is_nothing():
     assert encode_prompt("lyric", "明<eod><eod>月", TOKENIZER) == [*ids("明"), EOD, *ids("月"), EOD]
 
 
-@pytest.mark.parametrize("style", ["lyric", "novel"])
+@pytest.mark.parametrize("style", ["lyric", "novel", "plain"])
 def test_crlf_reads_as_lf(style):
     text = "第一行 甲\n第二行<eod>\n\n第三行\n"
     assert encode_prompt(style, text.replace("\n", "\r\n"), TOKENIZER) == encode_prompt(style, text, TOKENIZER)
@@ -107,8 +107,8 @@ def test_eod_leaves_no_token_in_a_novel():
 
 @settings(deadline=None)
 @given(st.text(st.sampled_from("明月 \r\n"), max_size=8).filter(str.strip))
-def test_plain_takes_the_text_as_it_is(text):
-    assert encode_prompt("plain", text, TOKENIZER) == ids(text)
+def test_plain_takes_the_text_as_it_is_but_for_crlf(text):
+    assert encode_prompt("plain", text, TOKENIZER) == ids(lf(text))
 
 
 def test_eod_in_a_plain_text_is_five_characters():
