@@ -10,10 +10,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+from cpm_gen.config.arguments import shown
 from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.config.options import ModelOptions, StyleName
 from cpm_gen.config.resolve import generation_options, model_options
@@ -29,8 +30,7 @@ def load(model: str | os.PathLike[str] | None = None, **options: Any) -> LLM:
 
     With ``tensor_parallel=N`` the other ranks are started as child processes of this one. Raises the children of CpmGenError.
     """
-    given = {**options, "model": None if model is None else os.fspath(model)}
-    return LLM(model_options(given))
+    return LLM(model_options({**options, "model": model}))
 
 
 class LLM:
@@ -40,6 +40,8 @@ class LLM:
     """
 
     def __init__(self, options: ModelOptions) -> None:
+        if not isinstance(options, ModelOptions):
+            raise ConfigError(f"LLM takes ModelOptions, not {shown(options)}; load(model, …) makes them")
         self.engine = TextEngine.load(options)
 
     @property
@@ -87,7 +89,7 @@ class LLM:
 
     def stream_many(self, prompts: Sequence[str], *, n: int = 1, **options: Any) -> Iterator[Chunk]:
         """Like :meth:`generate_many`, as chunks; those of different samples are interleaved."""
-        if isinstance(prompts, str):
+        if isinstance(prompts, (str, bytes, bytearray, Mapping)) or not isinstance(prompts, Iterable):
             raise InputError("prompts must be a list of texts; for one text there are generate() and stream()")
         sampling, text = generation_options({**options, "n": n})
         return self.engine.run([self.encode(prompt, text.style) for prompt in prompts], sampling, text)

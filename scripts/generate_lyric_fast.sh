@@ -5,5 +5,5 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=scripts/common.sh
 source "$here/common.sh"
-PRESET=(--decoder cached --max-new-tokens 1500)
+PRESET=(--decoder cached --max-new-tokens 1500 --lyric-lines eod)
 run_cpm_gen lyric "$here/../examples/lyric.txt" "$@"

@@ -336,3 +336,13 @@ def test_public_names_are_these() -> None:
     assert (Path(cpm_gen.__file__).parent / "py.typed").is_file()
     with pytest.raises(AttributeError):
         _ = cpm_gen.nothing
+
+
+def test_newlines_end_lines_of_a_lyric_prompt(llm: LLM) -> None:
+    options = {"style": "lyric", "max_new_tokens": 4, "temperature": 0}
+    lines = llm.generate("床前明月光\n疑是地上霜", **options)
+    assert lines == dataclasses.replace(
+        llm.generate("床前明月光<eod>疑是地上霜", **options), seed=lines.seed, timing=lines.timing
+    )
+    with cpm_gen.load(lyric_lines="eod") as original:
+        assert original.encode("床前明月光\n疑是地上霜", "lyric").count(original.tokenizer.eod) == 1

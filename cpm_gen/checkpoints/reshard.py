@@ -26,7 +26,8 @@ from cpm_gen.checkpoints.formats.known_globals import Dropped
 from cpm_gen.checkpoints.formats.megatron import Shard, open_shards, without_dropped
 from cpm_gen.checkpoints.formats.megatron_layout import TRACKER, shard_name
 from cpm_gen.checkpoints.formats.torch_file import TensorRef
-from cpm_gen.errors import CheckpointError, InputError
+from cpm_gen.config.arguments import path_argument, shown, whole_number
+from cpm_gen.errors import CheckpointError, ConfigError, InputError
 
 _COMPANIONS = ("config.json", "chinese_vocab.model", "vocab.json")  # small files that are copied with a checkpoint
 
@@ -56,16 +57,16 @@ def reshard(
     impossible degree; InputError if ``degree`` is no whole number, a folder's name is empty, the target exists (unless
     ``force``) or the disk is full. Peak memory: one output shard.
     """
-    try:
-        degree = operator.index(degree)
-    except TypeError:
-        raise InputError(f"the number of ranks must be a whole number, not {degree!r:.60}") from None
-    if source == "" or target == "":
-        raise InputError("reshard: a folder has an empty name; is a variable of the shell not set?")
+    source = path_argument(source, "the checkpoint folder")
+    degree = whole_number(degree, "the number of ranks", 1, ConfigError)
+    heads = None if heads is None else whole_number(heads, "heads", 1, ConfigError)
+    target = None if target is None else path_argument(target, "the target folder")
+    if not callable(progress):
+        raise ConfigError(f"progress must be a function, not {shown(progress)}")
     opened = open_shards(source)
     checkpoint = opened.checkpoint
     source = checkpoint.folder
-    target = Path(target) if target is not None else default_target(source, degree)
+    target = default_target(source, degree) if target is None else target
     if heads is not None:
         resolve_heads(checkpoint, heads)
     tensor_table.check_degree(

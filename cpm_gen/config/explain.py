@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
+from cpm_gen.config.arguments import shown
 from cpm_gen.config.fields import alternatives, bounds, item_type, none_word
 
 Error = Mapping[str, Any]  # one of ValidationError.errors()
@@ -101,8 +102,8 @@ def explain_setting(errors: Sequence[Error], fields: Mapping[str, FieldInfo], gi
     limits = [e for e in errors if e["loc"][0] == name and _kind(e) is None]
     if not limits:
         if errors[0]["type"] == "finite_number":
-            return f"{name} must be a finite number, not {given[name]!r}"
-        return f"{name} must be {expected(fields[name])}, not {given[name]!r}"
+            return f"{name} must be a finite number, not {shown(given[name])}"
+        return f"{name} must be {expected(fields[name])}, not {shown(given[name])}"
     error = limits[0]
     if error["type"] == "string_too_short":
         return f"a {name} string must not be empty" if len(error["loc"]) > 1 else f"{name} must not be empty"

@@ -21,6 +21,7 @@ Kernels = Literal["auto", "native", "torch", "graphs"]
 Quantize = Literal["none", "int8"]
 KVFormat = Literal["auto", "int8"]
 StyleName = Literal["lyric", "novel", "plain"]
+LyricLines = Literal["newline", "eod"]
 Boundary = Literal["token", "sentence", "eod"]
 
 MOST_IDS = 2**31 - 1  # token ids, and counts of tokens within a window
@@ -91,6 +92,11 @@ class ModelOptions:
     window_boundary: Boundary = Field(default="token", description="what a window may begin after")
     window_keep: int = Field(
         default=0, ge=0, le=MOST_IDS, description="tokens from the very beginning that always stay in the window"
+    )
+    lyric_lines: LyricLines = Field(
+        default="newline",
+        description="what ends a line of a prompt in the lyric style: newline: a newline or the string <eod>; "
+        "eod: the string <eod> alone, as in the original",
     )
 
 

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from cpm_gen.config.fields import alternatives, item_type, none_word, takes_pairs
 from cpm_gen.config.logit_bias import entries_of
+from cpm_gen.config.arguments import plain
 
 _BOOLEANS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
 
@@ -19,8 +20,9 @@ _BOOLEANS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("fa
 def from_words(value: Any, field: FieldInfo) -> Any:
     """``value`` as the setting's type, where it reads as one; otherwise as it is, for the declaration to refuse.
 
-    Numbers of numpy become Python's, paths become text, lists become tuples.
+    Numbers and arrays of numpy and torch become Python's, paths become text, lists become tuples.
     """
+    value = plain(value)
     if isinstance(value, str) and value == none_word(field):
         return None
     if isinstance(value, Mapping) and takes_pairs(field):
@@ -41,7 +43,7 @@ def _single(value: Any, kind: Any) -> Any:
     if kind is bool:
         return _BOOLEANS.get(str(value).lower(), value) if isinstance(value, (str, int)) else value
     if kind is str:
-        return str(value) if isinstance(value, os.PathLike) else value
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
     if isinstance(value, str):
         try:
             return kind(value)
@@ -58,7 +60,7 @@ def _list(value: Any, item: Any) -> Any:
     if isinstance(value, str):
         entries: Sequence[Any] = [v.strip() for v in value.split(",") if v.strip()] if item is int else [value]
     elif isinstance(value, Sequence):
-        entries = value
+        entries = [plain(v) for v in value] if item is int else value
     else:
         return value
     if item is int and all(isinstance(v, str) and v.isdecimal() for v in entries):

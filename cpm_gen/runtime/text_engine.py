@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 
 from cpm_gen.config.logit_bias import biases
+from cpm_gen.config.arguments import token_ids as check_ids
 from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.config.options import ModelOptions, SamplingParams, StyleName, TextOptions
 from cpm_gen.engine.engine import Engine
 from cpm_gen.engine.scheduler import CachedScheduler, RecomputeScheduler
 from cpm_gen.engine.sequence import Request
 from cpm_gen.engine.window import Window
-from cpm_gen.errors import ConfigError, InputError
+from cpm_gen.errors import ConfigError
 from cpm_gen.outputs import Chunk
 from cpm_gen.runtime.loaded_model import LoadedModel
 from cpm_gen.runtime.plan import Machine, plan_load
@@ -70,8 +71,8 @@ class TextEngine:
         return self._tokenizer
 
     def encode(self, prompt: str, style: StyleName = "plain") -> list[int]:
-        """Token ids of a prompt in a style; raises InputError for an empty one."""
-        return encode_prompt(style, prompt, self.tokenizer)
+        """Token ids of a prompt in a style (see :mod:`cpm_gen.text.prompt_styles`); raises InputError for an empty one."""
+        return encode_prompt(style, prompt, self.tokenizer, self.options.lyric_lines)
 
     def visible(self, token_ids: Sequence[int]) -> int:
         """Number of a history's tokens that the network sees."""
@@ -124,7 +125,10 @@ class TextEngine:
         ConfigError for a window longer than the network's positions.
         """
         self.loaded.check_open()
-        self._check_ids(i for ids in (*prompts, sampling.banned_ids, biases(sampling.logit_bias)) for i in ids)
+        most = self.size.vocabulary - 1
+        prompts = [check_ids(prompt, most) for prompt in prompts]
+        check_ids(sampling.banned_ids, most)
+        check_ids(biases(sampling.logit_bias), most)
         if window is not None and window.limit > self.size.positions:
             raise ConfigError(f"window limit must be at most {self.size.positions}, the network's positions")
         window = window or self.window
@@ -218,15 +222,16 @@ class TextEngine:
         Needs no tokenizer unless the window moves to sentences or ``<eod>``. Raises InputError for ids outside the vocabulary,
         NumericsError for logits that are not finite.
         """
-        first: list[float | None] = [None] * min(len(token_ids), 1)
-        return first + [p for part in self.scoring(token_ids) for p in part]
+        ids = check_ids(token_ids, self.size.vocabulary - 1)
+        first: list[float | None] = [None] * min(len(ids), 1)
+        return first + [p for part in self.scoring(ids) for p in part]
 
     def scoring(self, token_ids: Sequence[int]) -> Iterator[list[float]]:
         """:meth:`score` from the second token on, in parts of one pass of the network each; steps may run between them."""
         self.loaded.check_open()
-        self._check_ids(token_ids)
+        ids = check_ids(token_ids, self.size.vocabulary - 1)
         with self.loaded.rank_errors():
-            yield from self.token_engine.score(list(token_ids), self.window, self._ends(self.window))
+            yield from self.token_engine.score(ids, self.window, self._ends(self.window))
 
     @property
     def rank(self) -> int:
@@ -255,12 +260,6 @@ class TextEngine:
 
     def _ends(self, window: Window) -> frozenset[int] | None:
         return None if window.boundary == "token" else self.tokenizer.boundary_ids(window.boundary)
-
-    def _check_ids(self, ids: Iterable[int]) -> None:
-        most = self.size.vocabulary - 1
-        for i in ids:
-            if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i <= most:
-                raise InputError(f"token id {i!r} is not a whole number from 0 to {most}")
 
     def __enter__(self) -> TextEngine:
         """Itself."""

@@ -86,7 +86,7 @@ class Service:
         self._loaded = True
 
     async def _start_tokenizers(self) -> None:
-        await self.tokenizer_pool.start(find_tokenizer(self._model).path)
+        await self.tokenizer_pool.start(find_tokenizer(self._model).path, self._model.lyric_lines)
 
     def require(self) -> TextEngine:
         """The loaded model. Raises ServiceError (unavailable) while requests are not accepted."""

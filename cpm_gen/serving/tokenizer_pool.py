@@ -21,7 +21,7 @@ from array import array
 from pathlib import Path
 from typing import BinaryIO
 
-from cpm_gen.config.options import StyleName
+from cpm_gen.config.options import LyricLines, StyleName
 from cpm_gen.errors import InputError
 from cpm_gen.serving.errors import ServiceError, from_library, invalid, rate_limited
 from cpm_gen.text.prompt_styles import encode_prompt
@@ -42,9 +42,10 @@ class TokenizerPool:
         self._queue = queue
         self._children: tuple[_Child, _Child] | None = None
 
-    async def start(self, path: Path) -> None:
+    async def start(self, path: Path, lyric_lines: LyricLines = "newline") -> None:
         """Use the vocabulary at ``path``. The child for short texts is ready on return."""
-        self._children = (_Child(path, self._timeout, self._queue), _Child(path, self._timeout, self._queue))
+        short, long = (_Child(path, lyric_lines, self._timeout, self._queue) for _ in range(2))
+        self._children = short, long
         await self.encode("", None, "")
 
     async def encode(self, text: str, style: StyleName | None, field: str) -> list[int]:
@@ -77,8 +78,9 @@ def _failed() -> ServiceError:
 
 
 class _Child:
-    def __init__(self, path: Path, timeout: float, queue: int) -> None:
+    def __init__(self, path: Path, lyric_lines: LyricLines, timeout: float, queue: int) -> None:
         self._path = path
+        self._lyric_lines = lyric_lines
         self._timeout = timeout
         self._queue = queue
         self._lock = asyncio.Lock()
@@ -130,6 +132,7 @@ class _Child:
     async def _start(self) -> asyncio.subprocess.Process:
         process = self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2]), str(self._path), str(os.getpid()),
+            self._lyric_lines,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,  # the service handles Ctrl-C
@@ -162,6 +165,7 @@ def main() -> None:
     """The child process: serve requests until standard input or the parent process ends."""
     threading.Thread(target=_end_with, args=[int(sys.argv[3])], daemon=True).start()
     tokenizer = Tokenizer(sys.argv[2])
+    lyric_lines: LyricLines = "eod" if sys.argv[4] == "eod" else "newline"
     tokenizer.encode("词")  # loads jieba's dictionary
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     sink.write(b"+")
@@ -169,7 +173,7 @@ def main() -> None:
     while body := _read(source):
         try:
             text, style = body[1:].decode("utf-8", "surrogatepass"), _STYLES[body[0]]
-            ids = tokenizer.encode(text) if style is None else encode_prompt(style, text, tokenizer)
+            ids = tokenizer.encode(text) if style is None else encode_prompt(style, text, tokenizer, lyric_lines)
             answer = b"\0" + array("i", ids).tobytes()
         except InputError as error:
             answer = b"\1" + str(error).encode()

@@ -2,7 +2,8 @@
 
 novel: the text is stripped and cut at the string ``<eod>``; the pieces are stripped, encoded and joined.
 lyric: the same cut; every piece that was not the empty string is encoded and followed by the id of ``<eod>``, the last one
-    too; on output ``<eod>`` reads as a newline.
+    too; on output ``<eod>`` reads as a newline. Newlines within a piece end lines as well, and a blank line is a lone
+    ``<eod>``. With ``lyric_lines="eod"``, the original's way, they are tokens of the line.
 plain: the text as it is.
 
 CRLF reads as LF. (Original: ``generate_novel.py``, ``generate_lyric.py``.)
@@ -10,13 +11,18 @@ CRLF reads as LF. (Original: ``generate_novel.py``, ``generate_lyric.py``.)
 
 from __future__ import annotations
 
-from cpm_gen.config.options import StyleName
+import typing
+
+from cpm_gen.config.arguments import shown
+from cpm_gen.config.options import LyricLines, StyleName
 from cpm_gen.errors import InputError
 from cpm_gen.text.tokenizer import Detokenizer, Tokenizer
 
 
-def encode_prompt(style: StyleName, text: str, tokenizer: Tokenizer) -> list[int]:
+def encode_prompt(style: StyleName, text: str, tokenizer: Tokenizer, lyric_lines: LyricLines = "newline") -> list[int]:
     """Token ids of a prompt. Raises InputError for a text without tokens."""
+    if not isinstance(style, str) or style not in typing.get_args(StyleName):
+        raise InputError(f"a style must be {' or '.join(typing.get_args(StyleName))}, not {shown(style)}")
     if not isinstance(text, str):
         raise InputError(f"a prompt must be text, not {type(text).__name__}")
     if not text.strip():
@@ -25,9 +31,11 @@ def encode_prompt(style: StyleName, text: str, tokenizer: Tokenizer) -> list[int
     if style == "plain":
         ids = tokenizer.encode(text)
     else:
-        pieces = [p for p in text.strip().split("<eod>") if p != ""]
+        pieces = [p.strip() for p in text.strip().split("<eod>") if p != ""]
+        if style == "lyric" and lyric_lines == "newline":
+            pieces = [line.strip() for piece in pieces for line in piece.split("\n")]
         end = [tokenizer.eod] if style == "lyric" else []
-        ids = [i for piece in pieces for i in (*tokenizer.encode(piece.strip()), *end)]
+        ids = [i for piece in pieces for i in (*tokenizer.encode(piece), *end)]
     if not ids:
         raise InputError("the prompt holds no token that the vocabulary knows; give some words")
     return ids

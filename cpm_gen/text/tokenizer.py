@@ -13,11 +13,11 @@ import os
 import threading
 import warnings
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import sentencepiece
 
+from cpm_gen.config.arguments import path_argument, shown, token_ids
 from cpm_gen.config.user_folders import user_folder
 from cpm_gen.errors import ConfigError, InputError, TokenizerError
 
@@ -41,9 +41,7 @@ class Tokenizer:
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        if not os.fspath(directory):
-            raise TokenizerError("the name of the vocabulary's folder is empty")
-        path = Path(directory)
+        path = path_argument(directory, "the vocabulary's folder", TokenizerError)
         if path.is_dir() or path.suffix != ".model":
             path = path / VOCABULARY_FILE
         if not path.is_file():
@@ -61,6 +59,8 @@ class Tokenizer:
 
     def special(self, name: str) -> int:
         """The id of a special piece by name: ``<eod>``, ``<sep>``, ``<pad>``, … Raises TokenizerError if there is none."""
+        if not isinstance(name, str):
+            raise TokenizerError(f"the name of a piece must be text, not {shown(name)}")
         i: int = self._sp.piece_to_id(name)
         if self._sp.id_to_piece(i) != name:
             raise TokenizerError(f"{self.path}: the vocabulary has no piece {name!r}")
@@ -71,6 +71,8 @@ class Tokenizer:
 
         Raises InputError for lone surrogates, which no UTF-8 text holds.
         """
+        if not isinstance(text, str):
+            raise InputError(f"a text must be text, not {shown(text)}")
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -82,10 +84,12 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ``ids``; the pieces of :class:`Detokenizer` joined. Raises InputError for ids outside the vocabulary."""
         detokenizer = Detokenizer(self)
-        return "".join(detokenizer.push(i) for i in ids)
+        return "".join(detokenizer.push(i) for i in token_ids(ids, self.size - 1))
 
     def surface(self, i: int) -> str:
         """What id ``i`` adds to a decoded text, spaces and newlines already turned back."""
+        if type(i) is not int:
+            (i,) = token_ids([i], self.size - 1)
         if not 0 <= i < self.size:
             raise InputError(f"token id {i} is outside the vocabulary (0 to {self.size - 1})")
         text: str = self._surface(i)

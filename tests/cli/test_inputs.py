@@ -94,3 +94,17 @@ def test_utf_16_of_powershell_is_named(mistake: Callable[..., str], tmp_path: Pa
     file.write_bytes("从前".encode("utf-16"))
     assert "UTF-16" in mistake("tokenize", "--prompt-file", str(file))
     assert "UTF-16" in mistake("generate", stdin="从前".encode("utf-16"))
+
+
+def test_newlines_end_lines_of_a_lyric_prompt_but_in_the_originals_scripts(run: Run) -> None:
+    flags = ("--max-new-tokens", "1", "--temperature", "0", "--json")
+    lines, eod = (
+        json.loads(run("lyric", f"床前明月光{end}疑是地上霜", *flags)[1])["prompt_token_ids"] for end in ("\n", "<eod>")
+    )
+    assert lines == eod
+    for way in (("--lyric-lines", "eod"), ("--config", "original")):
+        original = json.loads(run("lyric", "床前明月光\n疑是地上霜", *flags, *way)[1])["prompt_token_ids"]
+        assert original.count(7) == 1
+    scripts = sorted((Path(__file__).parents[2] / "scripts").glob("generate_*.sh"))
+    assert len(scripts) == 4
+    assert all("original.yaml" in s.read_text() or "--lyric-lines eod" in s.read_text() for s in scripts)

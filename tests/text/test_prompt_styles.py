@@ -58,7 +58,7 @@ def test_novel_encodes_the_stripped_pieces_one_by_one_and_joins_them(pieces):
 
 @settings(deadline=None)
 @given(PIECES)
-def test_lyric_ends_every_piece_that_was_not_empty_with_eod(pieces):
+def test_lyric_of_the_original_ends_every_piece_that_was_not_empty_with_eod(pieces):
     text = "<eod>".join(pieces)
     expected = []
     for piece in outer_stripped(pieces):
@@ -66,10 +66,35 @@ def test_lyric_ends_every_piece_that_was_not_empty_with_eod(pieces):
             expected += ids(piece.strip())
             expected.append(EOD)
     if expected:
+        assert encode_prompt("lyric", text, TOKENIZER, "eod") == expected
+    else:
+        with pytest.raises(InputError):
+            encode_prompt("lyric", text, TOKENIZER, "eod")
+
+
+@settings(deadline=None)
+@given(PIECES)
+def test_lyric_ends_every_line_of_such_a_piece_with_eod(pieces):
+    text = "<eod>".join(pieces)
+    lines = [line for piece in outer_stripped(pieces) if len(piece) > 0 for line in piece.strip().split("\n")]
+    expected = [i for line in lines for i in (*ids(line.strip()), EOD)]
+    if expected:
         assert encode_prompt("lyric", text, TOKENIZER) == expected
     else:
         with pytest.raises(InputError):
             encode_prompt("lyric", text, TOKENIZER)
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "<eod>", "<eod>\n", " \n "])
+def test_newlines_end_lines_of_a_lyric_as_eod_does(newline):
+    expected = [*ids("床前明月光"), EOD, *ids("疑是地上霜"), EOD]
+    assert encode_prompt("lyric", f"床前明月光{newline}疑是地上霜{newline}", TOKENIZER) == expected
+
+
+def test_a_lyric_of_several_lines_is_what_the_page_sends_for_it():
+    text = "床前明月光\n\n\n疑是 地上霜"
+    page = "<eod>".join(line or " " for line in text.split("\n"))
+    assert encode_prompt("lyric", text, TOKENIZER) == encode_prompt("lyric", page, TOKENIZER)
 
 
 def test_lyric_ends_the_last_line_too():
@@ -93,9 +118,9 @@ def test_crlf_reads_as_lf(style):
 
 
 @pytest.mark.parametrize("style", ["lyric", "novel"])
-def test_newlines_within_a_piece_stay(style):
+def test_newlines_within_a_piece_of_the_original_stay(style):
     newline = ids("\n")
-    got = encode_prompt(style, "甲\n\n乙", TOKENIZER)
+    got = encode_prompt(style, "甲\n\n乙", TOKENIZER, "eod")
     assert got[: len(got) - (style == "lyric")] == [*ids("甲"), *newline, *newline, *ids("乙")]
 
 
