@@ -56,7 +56,7 @@ def write_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", metavar="TEXT", help="the same, as a flag")
     parser.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a UTF-8 file; - is standard input")
     parser.add_argument(
-        "--output", metavar="FILE", help="write the text to FILE token by token, instead of standard output"
+        "--output", metavar="FILE", help="write the text to FILE token by token, instead of standard output, which - is"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per sample")
     parser.add_argument(

@@ -13,34 +13,31 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from cpm_gen.cli import progress
+from cpm_gen.cli.parser import SHELLS, Parser, PrintCompletion
 from cpm_gen.errors import ConfigError, CpmGenError, InputError
 
 if TYPE_CHECKING:
     from cpm_gen.config.resolve import Settings
 
 
-class _Parser(argparse.ArgumentParser):
-    """One line instead of a usage page when the flags are wrong."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
-
 def _write(args: argparse.Namespace) -> int:
     from cpm_gen.cli import text_input, write
+    from cpm_gen.config.options import check_lengths
 
     resolved = settings(args)
+    output = None if args.output == "-" else args.output  # standard output
     if write.follows(resolved):
         return 0
+    check_lengths(resolved.sampling, resolved.text)
     text = text_input.prompt(args)
-    if text is None and (args.output or args.json or not sys.stdout.isatty()):
+    if text is None and (args.output is not None or args.json or not sys.stdout.isatty()):
         raise InputError("no prompt: give it as an argument, with --prompt, --prompt-file or on standard input")
     if text is not None and not text.strip():
         raise InputError("the prompt is empty; give the words that the text should begin with")
-    write.check_output(args.output)
+    write.check_output(output)
     with write.open_model(resolved) as llm:
         if text is not None:
-            return write.write(llm, text, resolved, as_json=args.json, output=args.output, profiled=args.profile)
+            return write.write(llm, text, resolved, as_json=args.json, output=output, profiled=args.profile)
         from cpm_gen.cli.interactive import interact
 
         return interact(llm, resolved)
@@ -128,8 +125,11 @@ def build_parser(commands: Collection[str] = tuple(COMMANDS)) -> argparse.Argume
     """The command line. Only ``commands`` get their flags: these need the settings, whose import takes longer than the rest."""
     from cpm_gen import __version__
 
-    parser = _Parser(prog="cpm-gen", description="Chinese lyrics and novels of any length with CPM-1.")
+    parser = Parser(prog="cpm-gen", description="Chinese lyrics and novels of any length with CPM-1.")
     parser.add_argument("--version", action="version", version=f"cpm-gen {__version__}")
+    parser.add_argument(
+        "--print-completion", choices=SHELLS, action=PrintCompletion, help="print completions for a shell, and end"
+    )
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher's
     parsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (_, text) in COMMANDS.items():
@@ -160,6 +160,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     _standard_streams()
     words = sys.argv[1:] if argv is None else argv
+    if not words:
+        build_parser(()).print_help()
+        return 0
     try:
         args = build_parser([name for name in COMMANDS if name in words]).parse_args(words)
     except SystemExit as ended:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import sys
 
+from cpm_gen.cli.parser import install_hint
 from cpm_gen.config.resolve import Settings
-from cpm_gen.errors import ConfigError
 
 
 def serve(settings: Settings) -> int:
@@ -19,7 +19,7 @@ def serve(settings: Settings) -> int:
     try:
         from cpm_gen.server.main import serve as run
     except ModuleNotFoundError as error:
-        raise ConfigError(f"the service needs {error.name}: in the checkout, pip install -e '.[serve]'") from None
+        raise install_hint(error.name, "serve", "the service") from None
     return run(settings)
 
 

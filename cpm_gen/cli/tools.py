@@ -106,12 +106,13 @@ def tokenize(args: argparse.Namespace, settings: Settings) -> int:
     from cpm_gen.text.find_tokenizer import find_tokenizer
 
     tokenizer = find_tokenizer(settings.model)
+    encode = tokenizer.encode_with_specials if settings.model.special_pieces else tokenizer.encode
     if args.json_lines:
         _no_other_input(args)
         if args.decode:
             _each_line("ids", lambda ids: {"text": tokenizer.decode(ids)})
         else:
-            _each_line("text", lambda text: {"ids": tokenizer.encode(text)})
+            _each_line("text", lambda text: {"ids": encode(text)})
         return 0
     text = _one_text(args)
     if args.decode:
@@ -121,7 +122,9 @@ def tokenize(args: argparse.Namespace, settings: Settings) -> int:
             raise InputError("--decode takes token ids: whole numbers, separated by spaces or commas") from None
         sys.stdout.write(tokenizer.decode(ids) + "\n")
     else:
-        sys.stdout.write(" ".join(map(str, tokenizer.encode(text))) + "\n")
+        for remark in tokenizer.remarks(text, as_text=not settings.model.special_pieces):
+            sys.stderr.write(f"note: {remark}\n")
+        sys.stdout.write(" ".join(map(str, encode(text))) + "\n")
     return 0
 
 

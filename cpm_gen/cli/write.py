@@ -17,7 +17,7 @@ from types import FrameType
 from typing import TextIO
 
 from cpm_gen.cli.progress import Meter, Status, profile, signals
-from cpm_gen.config.options import ModelOptions
+from cpm_gen.config.options import ModelOptions, check_lengths
 from cpm_gen.config.resolve import Settings
 from cpm_gen.errors import InputError
 from cpm_gen.outputs import Chunk, Completion
@@ -125,11 +125,9 @@ def write(
     """
     options = settings.text
     prompt = llm.encode(text, options.style)
-    if len(prompt) > llm.window.limit:
-        sys.stderr.write(
-            f"note: the prompt has {len(prompt):,} tokens; the network sees {llm.visible(prompt):,} of them "
-            f"(its window holds {llm.window.limit:,})\n"
-        )
+    check_lengths(settings.sampling, options)
+    for remark in llm.remarks(text, prompt, options):
+        sys.stderr.write(f"note: {remark}\n")
     samples = Samples(options.n, as_json=as_json)
     most = options.max_new_tokens * options.n if options.max_new_tokens else None
     meter = Meter(most, llm.visible(prompt))
@@ -137,10 +135,16 @@ def write(
         chunks = llm.run([prompt], settings.sampling, options, stop=lambda: interrupt.asked)
         first = next(chunks)  # before the file is opened: what cannot begin overwrites nothing
         with open_output(output) as out, Status(beside_text=output is None) as status:
-            for chunk in itertools.chain([first], chunks):
-                samples.take(chunk, out)
-                meter.count((chunk.prompt, chunk.index), len(chunk.token_ids), chunk.slides, llm.slots)
-                status.show(meter.line())
+            try:
+                for chunk in itertools.chain([first], chunks):
+                    samples.take(chunk, out)
+                    meter.count((chunk.prompt, chunk.index), len(chunk.token_ids), chunk.slides, llm.slots)
+                    status.show(meter.line())
+            except BrokenPipeError:
+                raise
+            except BaseException:  # an error, or a second Ctrl-C
+                samples.rest(out)
+                raise
             samples.end(out)
             status.summary(f"{meter.total()} · seed {samples.seed}")
     if profiled:
@@ -190,6 +194,15 @@ class Samples:
         if text:
             out.write(text)
             self._line_open = not text.endswith("\n")
+
+    def rest(self, out: TextIO) -> None:
+        """Write the finished samples that wait for an unfinished one before them."""
+        for at in range(self._at + 1, len(self._done)):
+            if self._done[at] is not None:
+                self._at = at
+                self._begun = False
+                self._show(out)
+        self.end(out)
 
     def _end_line(self, out: TextIO) -> None:
         if self._line_open:

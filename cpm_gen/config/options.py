@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field
 from cpm_gen.config.declare import settings_group
 from cpm_gen.config.fields import NoneWord, Pairs
 from cpm_gen.config.logit_bias import checked
+from cpm_gen.errors import ConfigError
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Decoder = Literal["cached", "recompute"]
@@ -98,6 +99,10 @@ class ModelOptions:
         description="what ends a line of a prompt in the lyric style: newline: a newline or the string <eod>; "
         "eod: the string <eod> alone, as in the original",
     )
+    special_pieces: bool = Field(
+        default=False,
+        description="names of special pieces in a prompt (<sep>, </s>, <mask>, …) are their tokens, and <unk> may be written",
+    )
 
 
 @settings_group
@@ -166,3 +171,10 @@ class TextOptions:
         default=None, ge=0, le=2**64 - 1, description="same seed, same text (default: drawn, and reported)"
     )
     n: int = Field(default=1, ge=1, le=2**16, description="samples per prompt")
+
+
+def check_lengths(sampling: SamplingParams, text: TextOptions) -> None:
+    """Check that the least number of tokens is not above the most; raises ConfigError."""
+    least, most = sampling.min_new_tokens, text.max_new_tokens
+    if most is not None and least > most:
+        raise ConfigError(f"min_new_tokens must be at most max_new_tokens, which is {most}, not {least}")

@@ -14,7 +14,7 @@ from cpm_gen.config.explain import unknown_setting
 from cpm_gen.config.fields import declared
 from cpm_gen.config.files import read_yaml
 from cpm_gen.config.model_sizes import parse_size
-from cpm_gen.config.options import ModelOptions, SamplingParams, TextOptions
+from cpm_gen.config.options import ModelOptions, SamplingParams, TextOptions, check_lengths
 from cpm_gen.config.serve_options import ServeOptions
 from cpm_gen.config.words import from_words
 from cpm_gen.errors import ConfigError
@@ -131,7 +131,9 @@ def generation_options(given: Mapping[str, Any]) -> tuple[SamplingParams, TextOp
         if name not in known:
             raise ConfigError(unknown_setting(name, known))
     values = _converted(given)
-    return _build(SamplingParams, values), _build(TextOptions, values)
+    sampling, text = _build(SamplingParams, values), _build(TextOptions, values)
+    check_lengths(sampling, text)
+    return sampling, text
 
 
 def _converted(given: Mapping[str, Any]) -> dict[str, Any]:

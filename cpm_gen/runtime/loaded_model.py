@@ -55,7 +55,10 @@ class LoadedModel:
         self._ranks = ranks
         self._threads = threads
         self._closed = False
-        self._finish: weakref.finalize[Any, Any] = weakref.finalize(self, _end_group, runner, group, ranks)
+        self._process = os.getpid()
+        self._finish: weakref.finalize[Any, Any] = weakref.finalize(
+            self, _end_group, runner, group, ranks, self._process
+        )
 
     @staticmethod
     def start(plan: LoadPlan, on_rank_death: Callable[[str], None] | None = None) -> LoadedModel:
@@ -114,7 +117,12 @@ class LoadedModel:
             raise explained from error
 
     def check_open(self) -> None:
-        """Raise CpmGenError if the model was closed or this is not rank 0."""
+        """Raise CpmGenError if the model was closed, if a fork copied it, or if this is not rank 0."""
+        if os.getpid() != self._process:
+            raise CpmGenError(
+                "this model was loaded before the process forked, and its threads exist in the parent only; "
+                "load it after forking (gunicorn: without --preload; multiprocessing: in the child, or with 'spawn')"
+            )
         if self._closed:
             raise CpmGenError("this model was closed; load it again")
         if self.rank:
@@ -122,7 +130,7 @@ class LoadedModel:
 
     def close(self) -> None:
         """End the other ranks and leave the group. Idempotent. Happens automatically when the program ends."""
-        if not self._closed:
+        if not self._closed and os.getpid() == self._process:
             self._closed = True
             self._finish()
             self._threads.restore()
@@ -179,7 +187,9 @@ def _abandon(group: TensorParallel, ranks: LocalRanks | None) -> None:
     group.close()
 
 
-def _end_group(runner: ModelRunner, group: TensorParallel, ranks: LocalRanks | None) -> None:
+def _end_group(runner: ModelRunner, group: TensorParallel, ranks: LocalRanks | None, process: int) -> None:
+    if os.getpid() != process:  # the parent's, after a fork
+        return
     with contextlib.suppress(RuntimeError, RankError):
         if group.rank == 0:
             runner.close()

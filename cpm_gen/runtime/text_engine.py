@@ -1,13 +1,15 @@
 """Texts on a loaded model: requests are queued, steps write a token for each, chunks of text come out.
 
-:class:`cpm_gen.llm.LLM` and the service are built on :class:`TextEngine`. It is not safe for use from several threads at once,
-except where a method says so.
+:class:`cpm_gen.llm.LLM` and the service are built on :class:`TextEngine`. One thread at a time may use it, except where a
+method says otherwise: a second one gets a CpmGenError.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import secrets
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,13 +23,14 @@ from cpm_gen.engine.engine import Engine
 from cpm_gen.engine.scheduler import CachedScheduler, RecomputeScheduler
 from cpm_gen.engine.sequence import Request
 from cpm_gen.engine.window import Window
-from cpm_gen.errors import ConfigError
+from cpm_gen.errors import ConfigError, CpmGenError
 from cpm_gen.outputs import Chunk
 from cpm_gen.runtime.loaded_model import LoadedModel
 from cpm_gen.runtime.plan import Machine, plan_load
 from cpm_gen.runtime.text_stream import TextStream
 from cpm_gen.text.find_tokenizer import fitting_tokenizer
 from cpm_gen.text.prompt_styles import detokenizer, encode_prompt
+from cpm_gen.text.stop_strings import Stops, find_stops
 from cpm_gen.text.tokenizer import Tokenizer
 
 _STEP_TOKENS = 256  # a step's budget: the longest delay that a long prompt causes for the other texts
@@ -54,6 +57,7 @@ class TextEngine:
         self._tokenizer: Tokenizer | None = None
         self._streams: dict[int, TextStream] = {}  # by id of their generation
         self._step_seconds = 0.0
+        self._use = threading.RLock()  # held by the thread that uses the engine
 
     @staticmethod
     def load(options: ModelOptions, on_rank_death: Callable[[str], None] | None = None) -> TextEngine:
@@ -72,7 +76,37 @@ class TextEngine:
 
     def encode(self, prompt: str, style: StyleName = "plain") -> list[int]:
         """Token ids of a prompt in a style (see :mod:`cpm_gen.text.prompt_styles`); raises InputError for an empty one."""
-        return encode_prompt(style, prompt, self.tokenizer, self.options.lyric_lines)
+        return encode_prompt(
+            style, prompt, self.tokenizer, self.options.lyric_lines, special_pieces=self.options.special_pieces
+        )
+
+    def stops(self, text: TextOptions) -> Stops:
+        """What ends a text with these options besides its length and ``<eod>``."""
+        if not text.stop:
+            return Stops((), frozenset(), ())
+        return find_stops(text.stop, self.tokenizer, detokenizer(text.style, self.tokenizer))
+
+    def remarks(self, prompt: str, token_ids: Sequence[int], text: TextOptions) -> list[str]:
+        """What the writer of a prompt should know: what of it the network cannot see, and stop strings that never match.
+
+        token_ids: of the prompt.
+        """
+        found = []
+        if len(token_ids) > self.window.limit:
+            found.append(
+                f"the prompt has {len(token_ids):,} tokens; the network sees {self.visible(token_ids):,} of them "
+                f"(its window holds {self.window.limit:,})"
+            )
+        # in the other styles <eod> divides the prompt
+        shown = prompt if text.style == "plain" else prompt.replace("<eod>", "\n")
+        found += self.tokenizer.remarks(shown, as_text=not self.options.special_pieces)
+        for stop in text.stop:
+            if "\\n" in stop and "\n" not in stop:
+                found.append(f"the stop string {stop} holds a backslash and an n; a newline is $'\\n' in most shells")
+        found += [
+            f"the stop string {stop} never matches: the vocabulary cannot write it" for stop in self.stops(text).never
+        ]
+        return found
 
     def visible(self, token_ids: Sequence[int]) -> int:
         """Number of a history's tokens that the network sees."""
@@ -132,10 +166,13 @@ class TextEngine:
         if window is not None and window.limit > self.size.positions:
             raise ConfigError(f"window limit must be at most {self.size.positions}, the network's positions")
         window = window or self.window
+        stop_ids = self.stops(text).ids | ({self.tokenizer.eod} if text.stop_at_eod else set())
         seed = secrets.randbits(63) if text.seed is None else text.seed
-        # rows of the embedding that only pad the vocabulary have no text
-        padding = range(self.tokenizer.size, self.size.vocabulary)
-        sampling = dataclasses.replace(sampling, banned_ids=(*sampling.banned_ids, *padding))
+        # rows of the embedding that only pad the vocabulary have no text, and <unk> stands for text that was not known
+        never = [*range(self.tokenizer.size, self.size.vocabulary)]
+        if not self.options.special_pieces:
+            never += [i for name, i in self.tokenizer.specials.items() if name == "<unk>" and i not in stop_ids]
+        sampling = dataclasses.replace(sampling, banned_ids=(*sampling.banned_ids, *never))
         return [
             Request(
                 prompt=tuple(prompt),
@@ -145,7 +182,7 @@ class TextEngine:
                 seed=seed,
                 sample_index=index,
                 max_new_tokens=text.max_new_tokens,
-                stop_ids=frozenset({self.tokenizer.eod}) if text.stop_at_eod else frozenset(),
+                stop_ids=stop_ids,
                 recompute=recompute,
                 logprobs=logprobs,
             )
@@ -160,13 +197,24 @@ class TextEngine:
 
         shown: for a request that continues an earlier run, the number of characters that run returned.
         """
-        self.loaded.check_open()
+        strings = self.stops(text).strings
+        with self._one_thread():
+            return self._begin(requests, text, ready, shown, strings)
+
+    def _begin(
+        self,
+        requests: Sequence[Request],
+        text: TextOptions,
+        ready: deque[Chunk],
+        shown: int | None,
+        strings: tuple[str, ...],
+    ) -> list[TextStream]:
         streams = [
             TextStream(
                 self.token_engine,
                 request,
                 detokenizer(text.style, self.tokenizer),
-                text.stop,
+                strings,
                 at // text.n,
                 ready,
                 place=at,
@@ -179,19 +227,20 @@ class TextEngine:
 
     def end(self, streams: Iterable[TextStream]) -> None:
         """Forget streams of :meth:`begin`; unfinished ones leave the batch before the next step."""
-        for stream in streams:
-            self.token_engine.cancel(stream.generation)
-            del self._streams[id(stream.generation)]
+        with self._use:  # waits for another thread's step: a generator may be closed in any thread
+            for stream in streams:
+                self.token_engine.cancel(stream.generation)
+                del self._streams[id(stream.generation)]
 
     def step(self) -> None:
         """One step for every stream that was begun and is not done."""
-        self.loaded.check_open()
-        began = time.perf_counter()
-        with self.loaded.rank_errors():
-            advanced = self.token_engine.step()
-        for generation in advanced:
-            self._streams[id(generation)].advance()
-        self._step_seconds += time.perf_counter() - began
+        with self._one_thread():
+            began = time.perf_counter()
+            with self.loaded.rank_errors():
+                advanced = self.token_engine.step()
+            for generation in advanced:
+                self._streams[id(generation)].advance()
+            self._step_seconds += time.perf_counter() - began
 
     @property
     def running(self) -> int:
@@ -228,10 +277,29 @@ class TextEngine:
 
     def scoring(self, token_ids: Sequence[int]) -> Iterator[list[float]]:
         """:meth:`score` from the second token on, in parts of one pass of the network each; steps may run between them."""
-        self.loaded.check_open()
         ids = check_ids(token_ids, self.size.vocabulary - 1)
-        with self.loaded.rank_errors():
-            yield from self.token_engine.score(ids, self.window, self._ends(self.window))
+        with self._one_thread():
+            parts = iter(self.token_engine.score(ids, self.window, self._ends(self.window)))
+        while True:
+            with self._one_thread(), self.loaded.rank_errors():
+                part = next(parts, None)
+            if part is None:
+                return
+            yield part
+
+    @contextlib.contextmanager
+    def _one_thread(self) -> Iterator[None]:
+        """Raise CpmGenError if the model is not open here, or another thread is using it."""
+        self.loaded.check_open()
+        if not self._use.acquire(blocking=False):
+            raise CpmGenError(
+                "another thread uses this model, and one thread at a time may; "
+                "give all prompts to one generate_many, use a lock, or let cpm-gen serve share the model"
+            )
+        try:
+            yield
+        finally:
+            self._use.release()
 
     @property
     def rank(self) -> int:

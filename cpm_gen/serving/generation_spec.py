@@ -58,6 +58,8 @@ def check_limits(spec: GenerationSpec, options: ServeOptions, max_tokens: int | 
     _at_most(len(spec.prompts), options.max_prompts, "prompt", "prompts", "too_many_prompts")
     _at_most(text.n, options.max_samples, "n", "samples of a prompt", "too_many_samples")
     check_length(text.max_new_tokens, max_tokens)
+    if text.max_new_tokens is not None and spec.sampling.min_new_tokens > text.max_new_tokens:
+        raise invalid(f"must be at most max_new_tokens, which is {text.max_new_tokens}", "min_new_tokens")
     _at_most(len(text.stop), options.max_stop, "stop", "stop strings", "too_many_stops")
     longest = max(map(len, text.stop), default=0)
     _at_most(longest, options.max_stop_chars, "stop", "characters of a stop string", "too_long")

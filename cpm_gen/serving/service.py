@@ -86,7 +86,9 @@ class Service:
         self._loaded = True
 
     async def _start_tokenizers(self) -> None:
-        await self.tokenizer_pool.start(find_tokenizer(self._model).path, self._model.lyric_lines)
+        await self.tokenizer_pool.start(
+            find_tokenizer(self._model).path, self._model.lyric_lines, self._model.special_pieces
+        )
 
     def require(self) -> TextEngine:
         """The loaded model. Raises ServiceError (unavailable) while requests are not accepted."""

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,9 +43,9 @@ class TokenizerPool:
         self._queue = queue
         self._children: tuple[_Child, _Child] | None = None
 
-    async def start(self, path: Path, lyric_lines: LyricLines = "newline") -> None:
+    async def start(self, path: Path, lyric_lines: LyricLines = "newline", special_pieces: bool = False) -> None:
         """Use the vocabulary at ``path``. The child for short texts is ready on return."""
-        short, long = (_Child(path, lyric_lines, self._timeout, self._queue) for _ in range(2))
+        short, long = (_Child(path, [lyric_lines, str(special_pieces)], self._timeout, self._queue) for _ in range(2))
         self._children = short, long
         await self.encode("", None, "")
 
@@ -78,9 +79,9 @@ def _failed() -> ServiceError:
 
 
 class _Child:
-    def __init__(self, path: Path, lyric_lines: LyricLines, timeout: float, queue: int) -> None:
+    def __init__(self, path: Path, ways: Sequence[str], timeout: float, queue: int) -> None:
         self._path = path
-        self._lyric_lines = lyric_lines
+        self._ways = ways  # arguments of encode_prompt
         self._timeout = timeout
         self._queue = queue
         self._lock = asyncio.Lock()
@@ -132,7 +133,7 @@ class _Child:
     async def _start(self) -> asyncio.subprocess.Process:
         process = self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2]), str(self._path), str(os.getpid()),
-            self._lyric_lines,
+            *self._ways,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,  # the service handles Ctrl-C
@@ -166,6 +167,7 @@ def main() -> None:
     threading.Thread(target=_end_with, args=[int(sys.argv[3])], daemon=True).start()
     tokenizer = Tokenizer(sys.argv[2])
     lyric_lines: LyricLines = "eod" if sys.argv[4] == "eod" else "newline"
+    special_pieces = sys.argv[5] == "True"
     tokenizer.encode("词")  # loads jieba's dictionary
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     sink.write(b"+")
@@ -173,7 +175,11 @@ def main() -> None:
     while body := _read(source):
         try:
             text, style = body[1:].decode("utf-8", "surrogatepass"), _STYLES[body[0]]
-            ids = tokenizer.encode(text) if style is None else encode_prompt(style, text, tokenizer, lyric_lines)
+            ids = (
+                tokenizer.encode(text)
+                if style is None
+                else encode_prompt(style, text, tokenizer, lyric_lines, special_pieces=special_pieces)
+            )
             answer = b"\0" + array("i", ids).tobytes()
         except InputError as error:
             answer = b"\1" + str(error).encode()

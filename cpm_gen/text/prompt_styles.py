@@ -19,8 +19,18 @@ from cpm_gen.errors import InputError
 from cpm_gen.text.tokenizer import Detokenizer, Tokenizer
 
 
-def encode_prompt(style: StyleName, text: str, tokenizer: Tokenizer, lyric_lines: LyricLines = "newline") -> list[int]:
-    """Token ids of a prompt. Raises InputError for a text without tokens."""
+def encode_prompt(
+    style: StyleName,
+    text: str,
+    tokenizer: Tokenizer,
+    lyric_lines: LyricLines = "newline",
+    *,
+    special_pieces: bool = False,
+) -> list[int]:
+    """Token ids of a prompt. Raises InputError for a text without tokens.
+
+    special_pieces: names such as ``<sep>`` are their tokens; otherwise they are text.
+    """
     if not isinstance(style, str) or style not in typing.get_args(StyleName):
         raise InputError(f"a style must be {' or '.join(typing.get_args(StyleName))}, not {shown(style)}")
     if not isinstance(text, str):
@@ -28,14 +38,15 @@ def encode_prompt(style: StyleName, text: str, tokenizer: Tokenizer, lyric_lines
     if not text.strip():
         raise InputError("the prompt is empty; give the words that the text should begin with")
     text = text.replace("\r\n", "\n")
+    encode = tokenizer.encode_with_specials if special_pieces else tokenizer.encode
     if style == "plain":
-        ids = tokenizer.encode(text)
+        ids = encode(text)
     else:
         pieces = [p.strip() for p in text.strip().split("<eod>") if p != ""]
         if style == "lyric" and lyric_lines == "newline":
             pieces = [line.strip() for piece in pieces for line in piece.split("\n")]
         end = [tokenizer.eod] if style == "lyric" else []
-        ids = [i for piece in pieces for i in (*tokenizer.encode(piece), *end)]
+        ids = [i for piece in pieces for i in (*encode(piece), *end)]
     if not ids:
         raise InputError("the prompt holds no token that the vocabulary knows; give some words")
     return ids

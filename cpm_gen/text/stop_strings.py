@@ -1,8 +1,42 @@
-"""Stop strings in a text that arrives in pieces."""
+"""Stop strings: what they match with a vocabulary, and where they are in a text that arrives in pieces."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cpm_gen.text.tokenizer import Detokenizer, Tokenizer
+
+
+@dataclass(frozen=True)
+class Stops:
+    """What ends a text: strings, token ids; never: the stop strings that no text of the vocabulary holds."""
+
+    strings: tuple[str, ...]
+    ids: frozenset[int]
+    never: tuple[str, ...]
+
+
+def find_stops(stops: Sequence[str], tokenizer: Tokenizer, detokenizer: Detokenizer) -> Stops:
+    """What ``stops`` match in texts of this vocabulary.
+
+    A stop string matches what the vocabulary writes for it as well: ``，`` may be written as ``,``. The name of a special piece
+    such as ``<sep>`` matches its token, which has no text.
+    """
+    strings: dict[str, None] = {}
+    ids: set[int] = set()
+    never = []
+    for stop in stops:
+        strings[stop] = None
+        special = tokenizer.specials.get(stop)
+        if special is not None and detokenizer.push(special) != stop:
+            ids.add(special)
+        written = tokenizer.written(stop)
+        if written:
+            strings[written] = None
+        elif special is None:
+            never.append(stop)
+    return Stops(tuple(strings), frozenset(ids), tuple(never))
 
 
 class StopScanner:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import threading
 import warnings
 from collections.abc import Iterable
@@ -22,6 +23,8 @@ from cpm_gen.config.user_folders import user_folder
 from cpm_gen.errors import ConfigError, InputError, TokenizerError
 
 VOCABULARY_FILE = "chinese_vocab.model"
+
+SPECIAL_NAMES = ("<unk>", "<s>", "</s>", "<sep>", "<pad>", "<mask>", "<eod>")
 
 _SPACE, _NEWLINE = "▂", "▃"
 _OUT = str.maketrans({" ": _SPACE, "\n": _NEWLINE})
@@ -81,10 +84,44 @@ class Tokenizer:
         ids: list[int] = self._sp.encode(" ".join(word.translate(_OUT) for word in words))
         return ids
 
+    def encode_with_specials(self, text: str) -> list[int]:
+        """Like :meth:`encode`, with the names of special pieces as their tokens: ``床前<sep>明月`` holds ``<sep>``."""
+        pattern = "|".join(map(re.escape, self.specials))
+        ids: list[int] = []
+        for at, part in enumerate(re.split(f"({pattern})", text)):
+            ids += [self.specials[part]] if at % 2 else self.encode(part)
+        return ids
+
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ``ids``; the pieces of :class:`Detokenizer` joined. Raises InputError for ids outside the vocabulary."""
         detokenizer = Detokenizer(self)
         return "".join(detokenizer.push(i) for i in token_ids(ids, self.size - 1))
+
+    def written(self, text: str) -> str | None:
+        """``text`` as the vocabulary writes it (``，`` may become ``,``); None if it holds characters that have no piece."""
+        ids = self._sp.encode(text.translate(_OUT))
+        return None if any(self._sp.is_unknown(i) for i in ids) else "".join(self.surface(i) for i in ids)
+
+    def unknown(self, text: str) -> list[str]:
+        """The characters of ``text`` that the vocabulary has no piece for, in order, each once."""
+        return [c for c in dict.fromkeys(text) if not c.isspace() and self.written(c) is None]
+
+    def remarks(self, text: str, *, as_text: bool) -> list[str]:
+        """What the writer of ``text`` should know: characters without a piece, and special pieces' names read ``as_text``."""
+        found = []
+        if self.written(text) is None and (unknown := self.unknown(text)):
+            listed = "".join(unknown[:20]) + ("…" if len(unknown) > 20 else "")
+            found.append(f"the vocabulary has no piece for these characters, which are read as <unk>: {listed}")
+        names = [name for name in self.specials if name in text] if as_text else []
+        if names:
+            found.append(f"{', '.join(names)} is read as text; --special-pieces reads it as its token")
+        return found
+
+    @functools.cached_property
+    def specials(self) -> dict[str, int]:
+        """The ids of the special pieces by name, as far as the vocabulary has them."""
+        ids = {name: self._sp.piece_to_id(name) for name in SPECIAL_NAMES}
+        return {name: i for name, i in ids.items() if self._sp.id_to_piece(i) == name}
 
     def surface(self, i: int) -> str:
         """What id ``i`` adds to a decoded text, spaces and newlines already turned back."""

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from cpm_gen.checkpoints.locate import EMBEDDED
-from cpm_gen.cli.main import main
+from cpm_gen.cli.main import COMMANDS, main
+from cpm_gen.cli.parser import install_hint
+from cpm_gen.cli.write import Samples
+from cpm_gen.outputs import Chunk, Completion, Timing
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -108,3 +112,85 @@ def test_newlines_end_lines_of_a_lyric_prompt_but_in_the_originals_scripts(run: 
     scripts = sorted((Path(__file__).parents[2] / "scripts").glob("generate_*.sh"))
     assert len(scripts) == 4
     assert all("original.yaml" in s.read_text() or "--lyric-lines eod" in s.read_text() for s in scripts)
+
+
+def test_what_a_stop_or_a_prompt_cannot_mean_is_said(run: Run) -> None:
+    flags = ("--max-new-tokens", "1", "--temperature", "0")
+    assert r"backslash" in run("generate", "从前", "--stop", r"\n", *flags)[2]
+    assert "<sep> is read as text" in run("generate", "从前<sep>", *flags)[2]
+    status, out, err = run("tokenize", "从前<sep>", "--special-pieces")
+    assert (status, out.split()[-1], err) == (0, "4", "")
+
+
+def test_more_least_tokens_than_most_are_a_mistake(mistake: Callable[..., str]) -> None:
+    assert "min_new_tokens must be at most" in mistake("lyric", "x", "--min-new-tokens", "9", "--max-new-tokens", "8")
+
+
+def test_without_a_command_the_commands_are_shown(run: Run) -> None:
+    status, out, err = run()
+    assert (status, err) == (0, "")
+    assert all(name in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["lyrics", "x"], "did you mean lyric?"),
+        (["tokenise", "x"], "did you mean tokenize?"),
+        (["lyric", "x", "--temprature", "0.5"], "did you mean --temperature?"),
+        (["lyric", "x", "--max-tokens=5"], "did you mean --max-new-tokens?"),
+        (["generate", "-从前"], "--prompt=TEXT, or after --"),
+        (["generate", "--prompt", "-从前"], "--prompt=TEXT"),
+    ],
+    ids=str,
+)
+def test_a_mistake_in_a_command_or_flag_names_what_was_meant(
+    mistake: Callable[..., str], words: list[str], meant: str
+) -> None:
+    assert meant in mistake(*words)
+
+
+def test_a_text_that_begins_with_a_dash_is_taken_after_two_dashes_or_an_equals_sign(run: Run) -> None:
+    expected = run("tokenize", stdin="-从前".encode())
+    assert expected[0] == 0
+    assert run("tokenize", "--prompt=-从前") == expected
+    assert run("tokenize", "--", "-从前") == expected
+
+
+def test_output_dash_is_standard_output(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ("--max-new-tokens", "3", "--seed", "1")
+    assert run("generate", "从前", "--output", "-", *flags) == run("generate", "从前", *flags)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_of_a_shell_names_commands_and_flags(run: Run, shell: str) -> None:
+    status, out, _ = run("--print-completion", shell)
+    assert status == 0
+    assert "tokenize" in out
+    assert "--window-hop" in out
+
+
+def test_a_module_that_windows_lacks_says_what_is_supported() -> None:
+    assert "WSL" in str(install_hint("resource", "serve", "the service"))
+    assert "pip install -e '.[serve]'" in str(install_hint("fastapi", "serve", "the service"))
+
+
+def test_no_text_says_to_install_a_package_that_no_index_has() -> None:
+    root = Path(__file__).parents[2]
+    texts = [*root.glob("*.md"), *root.glob("docs/**/*.md"), *root.glob("cpm_gen/**/*.py")]
+    assert not [str(path) for path in texts if re.search(r"pip install '?cpm-gen", path.read_text(encoding="utf-8"))]
+
+
+def test_finished_samples_are_kept_when_another_ends_with_an_error() -> None:
+    timing = Timing(None, None)
+    completion = Completion("二", (1,), (2,), "length", 1, 1, 0, timing)
+    chunk = Chunk("二", (1,), 0, 1, 1, 0, 0, finish_reason="length", completion=completion)
+    out = io.StringIO()
+    samples = Samples(3, as_json=True)
+    samples.take(chunk, out)
+    assert out.getvalue() == ""
+    samples.rest(out)
+    (line,) = out.getvalue().splitlines()
+    assert json.loads(line)["text"] == "二"

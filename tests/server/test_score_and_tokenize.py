@@ -74,6 +74,14 @@ def test_tokenize_is_the_librarys(client, llm, style):
     assert "".join(answer["pieces"]) == llm.tokenizer.decode(ids)
 
 
+def test_newlines_end_lines_of_a_lyric_as_eod_does(client):
+    lines, eod = (
+        client.post("/tokenize", json={"text": f"床前{end}明月", "style": "lyric"}).json() for end in ("\n", "<eod>")
+    )
+    assert lines == eod
+    assert lines["pieces"].count("<eod>") == 2
+
+
 def test_an_empty_text_has_no_tokens(client):
     assert client.post("/tokenize", json={"text": ""}).json() == {"token_ids": [], "pieces": [], "count": 0}
     assert client.post("/detokenize", json={"token_ids": []}).json() == {"text": ""}
@@ -83,7 +91,7 @@ def test_detokenize_is_the_librarys(client, llm):
     ids = llm.encode(TEXT, "lyric")
     assert client.post("/detokenize", json={"token_ids": ids}).json() == {"text": llm.tokenizer.decode(ids)}
     lyric = client.post("/detokenize", json={"token_ids": ids, "style": "lyric"}).json()["text"]
-    assert lyric == llm.tokenizer.decode(ids).removesuffix("<eod>") + "\n"
+    assert lyric == llm.tokenizer.decode(ids).replace("<eod>", "\n") == TEXT + "\n"
     response = client.post("/detokenize", json={"token_ids": [8000]})
     assert (response.status_code, error(response)["field"]) == (422, "token_ids")
 

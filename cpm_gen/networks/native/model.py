@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ class NativeCache:
         self.handle = handle
         self.slots = slots
         self.bytes: int = native.cpm_cache_bytes(handle)
-        self.release = weakref.finalize(self, native.cpm_cache_destroy, handle)
+        self.release = weakref.finalize(self, _destroy, native.cpm_cache_destroy, handle, os.getpid())
 
 
 class NativeModel:
@@ -113,7 +113,7 @@ class NativeModel:
             if kernels and kernels not in library.kernels():
                 raise ConfigError(f"no kernels {kernels!r} on this machine; there are {', '.join(library.kernels())}")
             raise MemoryError("no memory for the network")
-        self.release = weakref.finalize(self, self._library.cpm_destroy, self._handle)
+        self.release = weakref.finalize(self, _destroy, self._library.cpm_destroy, self._handle, os.getpid())
         name: bytes = self._library.cpm_model_kernels(self._handle)
         self.kernels = name.decode()
 
@@ -220,6 +220,12 @@ class NativeModel:
             raise failure
         if status == library.NO_MEMORY:
             raise MemoryError("no memory for this step's activations")
+
+
+def _destroy(destroy: Callable[[int], None], handle: int, process: int) -> None:
+    """Free what the library holds; not in a forked child, which would wait for threads that only the parent has."""
+    if os.getpid() == process:
+        destroy(handle)
 
 
 def _allowed_cpus() -> Sequence[int]:

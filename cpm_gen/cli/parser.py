@@ -1,0 +1,80 @@
+"""The argument parser's errors: one line, with the command or flag that was probably meant. And shell completion."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+from cpm_gen.errors import ConfigError
+
+SHELLS = ("bash", "zsh")
+_DASH = "a text that begins with - is given as --prompt=TEXT, or after --"
+
+
+class Parser(argparse.ArgumentParser):
+    """One line instead of a usage page when the flags are wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message, and what was probably meant; end with status 2."""
+        self.exit(2, f"{self.prog}: {message}{self._hint(message)} (see {self.prog} --help)\n")
+
+    def _hint(self, message: str) -> str:
+        if found := re.search(r"invalid choice: '(.*?)' \(choose from", message):
+            return _near(found[1], self._commands())
+        if found := re.match(r"unrecognized arguments: (.*)", message, re.DOTALL):
+            word = found[1].split()[0] if found[1].split() else ""
+            flag = word.partition("=")[0]
+            if re.fullmatch(r"--?[A-Za-z][\w-]*", flag):
+                return _near(flag, self._flags())
+            return f"; {_DASH}" if word.startswith("-") else ""
+        if message.startswith(("argument --prompt:", "argument --stop:")) and "expected one argument" in message:
+            return f"; a value that begins with - is given as --{message[11:].partition(':')[0].strip('-')}=TEXT"
+        return ""
+
+    def _subparsers_of(self) -> Iterable[argparse._SubParsersAction[Any]]:
+        return (action for action in self._actions if isinstance(action, argparse._SubParsersAction))
+
+    def _commands(self) -> list[str]:
+        return [name for action in self._subparsers_of() for name in action.choices]
+
+    def _flags(self) -> list[str]:
+        own = [flag for action in self._actions if action.help != argparse.SUPPRESS for flag in action.option_strings]
+        for action in self._subparsers_of():
+            for parser in action.choices.values():
+                own += [flag for a in parser._actions for flag in a.option_strings]
+        return list(dict.fromkeys(own))
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+class PrintCompletion(argparse.Action):
+    """``--print-completion bash|zsh``: print the shell's completion script, and end."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> NoReturn:
+        """Print and end."""
+        import shtab
+
+        from cpm_gen.cli.main import build_parser
+
+        sys.stdout.write(shtab.complete(build_parser(), shell=str(values)))
+        raise SystemExit(0)
+
+
+def install_hint(module: str | None, extra: str, what: str) -> ConfigError:
+    """The error for a library that an extra brings, or that Windows does not have."""
+    if module in ("resource", "fcntl"):
+        return ConfigError(f"{what} runs on Linux and macOS; on Windows it runs in WSL, which is supported")
+    return ConfigError(f"{what} needs {module}: pip install -e '.[{extra}]' in the checkout")
