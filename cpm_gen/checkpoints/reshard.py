@@ -7,7 +7,6 @@ is written under a temporary name, read back and compared bit for bit, and then 
 
 from __future__ import annotations
 
-import operator
 import os
 import shutil
 import tempfile

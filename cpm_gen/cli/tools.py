@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from cpm_gen.cli import text_input
 from cpm_gen.config.resolve import Settings
+from cpm_gen.config.text_files import decode_text
 from cpm_gen.errors import ConfigError, InputError
 
 
@@ -54,7 +54,7 @@ def _lines() -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of each non-empty line of standard input; raises InputError."""
     for number, raw in enumerate(sys.stdin.buffer, start=1):
         where = f"standard input, line {number}"
-        line = text_input.decode(raw, where)
+        line = decode_text(raw, where)
         if not line.strip():
             continue
         try:
@@ -131,6 +131,7 @@ def tokenize(args: argparse.Namespace, settings: Settings) -> int:
 def score(args: argparse.Namespace, settings: Settings) -> int:
     """Log-probabilities of ids (--json-lines) or of a text."""
     from cpm_gen.cli.write import follows, open_model
+    from cpm_gen.sampling.logprobs import perplexity
 
     if follows(settings):
         return 0
@@ -143,8 +144,6 @@ def score(args: argparse.Namespace, settings: Settings) -> int:
     with open_model(settings) as llm:
         ids = llm.encode(text)
         logprobs = llm.score(ids)
-    known = [p for p in logprobs if p is not None]
-    perplexity = math.exp(-sum(known) / len(known)) if known else None
-    content = {"ids": ids, "logprobs": logprobs, "perplexity": perplexity}
+    content = {"ids": ids, "logprobs": logprobs, "perplexity": perplexity(logprobs)}
     sys.stdout.write(json.dumps(content) + "\n")
     return 0

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from pydantic.fields import FieldInfo
 
+from cpm_gen.config.arguments import plain
 from cpm_gen.config.fields import alternatives, item_type, none_word, takes_pairs
 from cpm_gen.config.logit_bias import entries_of
-from cpm_gen.config.arguments import plain
 
 _BOOLEANS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
 

@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 
-from cpm_gen.config.logit_bias import biases
 from cpm_gen.config.arguments import token_ids as check_ids
+from cpm_gen.config.logit_bias import biases
 from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.config.options import ModelOptions, SamplingParams, StyleName, TextOptions
 from cpm_gen.engine.engine import Engine
