@@ -18,14 +18,14 @@ def llm() -> Iterator[LLM]:
         yield llm
 
 
-@pytest.mark.parametrize("whole", [np.int64, np.uint8, np.array, torch.tensor], ids=str)
+@pytest.mark.parametrize("whole", [np.int64, np.uint8, np.array, torch.tensor], ids=lambda number: number.__name__)
 def test_whole_numbers_of_numpy_and_torch_are_whole_numbers(llm: LLM, whole: Callable[[int], Any]) -> None:
     expected = llm.generate_many(["从前"], n=2, max_new_tokens=3, seed=3, top_k=20)
     got = llm.generate_many(["从前"], n=whole(2), max_new_tokens=whole(3), seed=whole(3), top_k=whole(20))
     assert [c.token_ids for c in got] == [c.token_ids for c in expected]
 
 
-@pytest.mark.parametrize("real", [np.float32, np.float64, np.array, torch.tensor], ids=str)
+@pytest.mark.parametrize("real", [np.float32, np.float64, np.array, torch.tensor], ids=lambda number: number.__name__)
 def test_numbers_of_numpy_and_torch_are_numbers(llm: LLM, real: Callable[[float], Any]) -> None:
     expected = llm.generate("从前", max_new_tokens=3, seed=3, top_p=0.5, temperature=0.75)
     assert llm.generate("从前", max_new_tokens=3, seed=3, top_p=real(0.5), temperature=real(0.75)).text == expected.text
