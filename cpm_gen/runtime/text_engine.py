@@ -162,7 +162,7 @@ class TextEngine:
         most = self.size.vocabulary - 1
         prompts = [check_ids(prompt, most) for prompt in prompts]
         check_ids(sampling.banned_ids, most)
-        check_ids(biases(sampling.logit_bias), most)
+        check_ids(list(biases(sampling.logit_bias)), most)
         if window is not None and window.limit > self.size.positions:
             raise ConfigError(f"window limit must be at most {self.size.positions}, the network's positions")
         window = window or self.window
