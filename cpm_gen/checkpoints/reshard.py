@@ -57,7 +57,7 @@ def reshard(
     ``force``) or the disk is full. Peak memory: one output shard.
     """
     source = path_argument(source, "the checkpoint folder")
-    degree = whole_number(degree, "the number of ranks", 1, ConfigError)
+    degree = whole_number(degree, "the number of ranks")  # its bounds: check_degree
     heads = None if heads is None else whole_number(heads, "heads", 1, ConfigError)
     target = None if target is None else path_argument(target, "the target folder")
     if not callable(progress):

@@ -26,12 +26,12 @@ def shown(value: Any) -> str:
     return text if 0 < len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({type(value).__name__})".removeprefix("… ")
 
 
-def whole_number(value: Any, name: str, least: int, error: type[CpmGenError] = InputError) -> int:
-    """``value`` as an int; raises ``error`` for another kind of value or a number below ``least``."""
+def whole_number(value: Any, name: str, least: int | None = None, error: type[CpmGenError] = InputError) -> int:
+    """``value`` as an int; raises ``error`` for another kind of value or a number below ``least``, if there is a least."""
     number = plain(value)
     if isinstance(number, bool) or not isinstance(number, int):
         raise error(f"{name} must be a whole number, not {shown(value)}")
-    if number < least:
+    if least is not None and number < least:
         raise error(f"{name} must be at least {least}, not {number}")
     return number
 
@@ -56,7 +56,7 @@ def path_argument(value: Any, name: str, error: type[CpmGenError] = InputError) 
     if not isinstance(found, str):
         raise error(f"{name} must be a path, not {shown(value)}")
     if not found:
-        raise error(f"{name} is empty; it must name a file or folder")
+        raise error(f"{name} has an empty name; is a variable of the shell not set?")
     if "\0" in found:
         raise error(f"{name} must be a path; it holds a NUL character")
     return Path(found)

@@ -102,10 +102,10 @@ def test_tokenizing_in_vllms_words_is_the_same(client):
         "/tokenize",
         json={"model": "cpm-embedded", "prompt": "春江潮水", "add_special_tokens": False, "return_token_strs": True},
     ).json()
-    assert theirs["tokens"] == theirs["token_ids"] == ours["token_ids"]
+    assert theirs["tokens"] == ours["token_ids"]
     assert theirs["token_strs"] == ours["pieces"]
     assert (theirs["count"], theirs["max_model_len"]) == (ours["count"], 511)
-    assert client.post("/detokenize", json={"model": "x", "tokens": ours["token_ids"]}).json()["prompt"] == "春江潮水"
+    assert client.post("/detokenize", json={"model": "x", "tokens": ours["token_ids"]}).json() == {"prompt": "春江潮水"}
 
 
 @pytest.mark.parametrize(

@@ -349,8 +349,8 @@ def test_of_many_who_change_a_work_at_once_each_gets_an_answer(server: Server, c
 
 def test_a_method_that_an_address_does_not_take_is_answered_with_those_it_takes(client: httpx.Client):
     for path, allowed in (
-        ("/works", "GET, POST"),
-        ("/works/x", "DELETE, GET"),
+        ("/works", "GET, HEAD, POST"),
+        ("/works/x", "DELETE, GET, HEAD"),
         ("/works/x/pause", "POST"),
         ("/generate", "POST"),
     ):

@@ -15,6 +15,8 @@ from cpm_gen.server.schemas.generate import (
     TokenizeAnswer,
     TokenizeBody,
     TokenizerInfo,
+    VllmDetokenizeAnswer,
+    VllmTokenizeAnswer,
     refusals,
 )
 from cpm_gen.server.sse import unless_disconnected
@@ -46,23 +48,25 @@ def router(service: Service) -> APIRouter:
         )
 
     @routes.post("/tokenize", summary="A text's token ids")
-    async def tokenize(request: Request, body: TokenizeBody, key: ApiKey = Depends(authorise)) -> TokenizeAnswer:
+    async def tokenize(
+        request: Request, body: TokenizeBody, key: ApiKey = Depends(authorise)
+    ) -> TokenizeAnswer | VllmTokenizeAnswer:
         text = _only(body.text, "text", body.prompt, "prompt")
         found = await unless_disconnected(request, service.tokenize(text, body.style, key))
         ids, pieces = list(found.token_ids), list(found.pieces)
-        return TokenizeAnswer(
-            token_ids=ids,
-            pieces=pieces,
-            count=len(ids),
+        if body.text is not None:
+            return TokenizeAnswer(token_ids=ids, pieces=pieces, count=len(ids))
+        return VllmTokenizeAnswer(
             tokens=ids,
+            count=len(ids),
             token_strs=pieces if body.return_token_strs else None,
             max_model_len=service.prompt_tokens,
         )
 
     @routes.post("/detokenize", summary="The text of token ids", dependencies=[Depends(authorise)])
-    async def detokenize(body: DetokenizeBody) -> DetokenizeAnswer:
+    async def detokenize(body: DetokenizeBody) -> DetokenizeAnswer | VllmDetokenizeAnswer:
         text = await service.detokenize(_only(body.token_ids, "token_ids", body.tokens, "tokens"), body.style)
-        return DetokenizeAnswer(text=text, prompt=text)
+        return VllmDetokenizeAnswer(prompt=text) if body.token_ids is None else DetokenizeAnswer(text=text)
 
     @routes.get(
         "/tokenizer_info", summary="The tokenizer, for lm-evaluation-harness", dependencies=[Depends(authorise)]

@@ -275,8 +275,14 @@ class TokenizeAnswer(BaseModel):
     token_ids: list[int]
     pieces: list[str]
     count: int
-    tokens: list[int] = Field(description="token_ids, as vLLM calls them")
-    token_strs: list[str] | None = Field(None, description="the pieces, where they were asked for by vLLM's name")
+
+
+class VllmTokenizeAnswer(BaseModel):
+    """The answer to a body with ``prompt``, in vLLM's names."""
+
+    tokens: list[int]
+    count: int
+    token_strs: list[str] | None = Field(None, description="the pieces, with return_token_strs")
     max_model_len: int | None = Field(description="most tokens of a prompt, unless truncate_prompt is set")
 
 
@@ -295,7 +301,12 @@ class DetokenizeAnswer(BaseModel):
     """Their text."""
 
     text: str
-    prompt: str = Field(description="the text, as vLLM calls it")
+
+
+class VllmDetokenizeAnswer(BaseModel):
+    """The answer to a body with ``tokens``, in vLLM's names."""
+
+    prompt: str
 
 
 class TokenizerInfo(BaseModel):
