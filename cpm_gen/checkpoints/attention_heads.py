@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from cpm_gen.checkpoints.checkpoint import Checkpoint
-from cpm_gen.checkpoints.small_files import read_small_text
+from cpm_gen.checkpoints.network_config import read_config, short
 from cpm_gen.config.model_sizes import known_heads
 from cpm_gen.errors import CheckpointError
-
-_CONFIG_BYTES = 1 << 20
 
 
 def resolve_heads(checkpoint: Checkpoint, given: int | None) -> int:
@@ -33,27 +29,16 @@ def resolve_heads(checkpoint: Checkpoint, given: int | None) -> int:
 
 def known_or_configured_heads(checkpoint: Checkpoint) -> int | None:
     """The number of heads by ``config.json`` or by the hidden size; None if neither determines it."""
-    configured = _configured_heads(checkpoint.folder)
+    configured = _configured_heads(checkpoint.folder) if checkpoint.heads is None else checkpoint.heads
     return configured if configured is not None else known_heads(checkpoint.hidden)
 
 
 def _configured_heads(folder: Path) -> int | None:
-    path = folder / "config.json"
-    if not path.exists():
+    config = read_config(folder)
+    if config is None:
         return None
-    text = read_small_text(path, _CONFIG_BYTES, "must hold a JSON object")
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: not a JSON object")
-    value = next((content[k] for k in ("heads", "num_attention_heads", "n_head") if k in content), None)
+    name = next((n for n in ("heads", "num_attention_heads", "n_head") if n in config.content), None)
+    value = None if name is None else config.content[name]
     if value is not None and (type(value) is not int or value.bit_length() > 31):
-        raise CheckpointError(f"{path}: heads must be a whole number, not {_short(value)}")
+        raise CheckpointError(f"{config.path}: heads must be a whole number, not {short(value)}")
     return value
-
-
-def _short(value: Any) -> str:
-    text = "a long number" if type(value) is int else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

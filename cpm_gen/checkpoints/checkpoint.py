@@ -8,9 +8,9 @@ slice plus the pages of one tensor.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch import Tensor
 from cpm_gen.checkpoints import tensor_table
 from cpm_gen.checkpoints.checksums import Checksum
 from cpm_gen.checkpoints.tensor_table import Cut
-from cpm_gen.config.model_sizes import ModelSize
+from cpm_gen.config.model_sizes import CPM_1, ModelSize, NetworkVariant
 from cpm_gen.errors import CheckpointError
 
 
@@ -102,8 +102,12 @@ class Checkpoint:
 
     folder: the folder that a person names, for messages and companion files. iteration: name of the saved state. degree: number
     of ranks that it was saved for. dtype: of the word embedding. files: those that hold the weights. notes: names of objects
-    in the files that were not loaded. tensors: by the names of :func:`cpm_gen.checkpoints.tensor_table.names`. checksums: of the
-    bytes that the tensors lie in; empty if the files store none.
+    in the files that were not loaded. tensors: by the names of :func:`cpm_gen.checkpoints.tensor_table.names`, and the output head's
+    if it is not tied. checksums: of the bytes that the tensors lie in; empty if the files store none.
+
+    format: its name for a person. variant: how the network differs from CPM-1's. heads: as the files say; None if they do not.
+    pads_vocabulary: whether a degree need not divide the vocabulary; the slices of the last ranks then end with zero rows, which
+    are no tokens. sources: where the value of a size or of a field of the variant was found, for a person.
     """
 
     folder: Path
@@ -118,10 +122,28 @@ class Checkpoint:
     notes: list[str]
     tensors: Mapping[str, StoredTensor]
     checksums: Sequence[Checksum] = ()
+    format: str = "Megatron shards"
+    variant: NetworkVariant = CPM_1
+    heads: int | None = None
+    pads_vocabulary: bool = False
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     def size(self, heads: int) -> ModelSize:
         """The network's sizes with the number of heads filled in."""
         return ModelSize(self.layers, self.hidden, heads, self.vocabulary, self.positions)
+
+    def possible_degrees(self, heads: int | None) -> list[int]:
+        """Numbers of ranks at which the network can be cut; without ``heads``, what the matrices alone allow."""
+        return tensor_table.possible_degrees(**self._divided(), heads=heads)
+
+    def check_degree(self, degree: int, heads: int | None) -> None:
+        """Raise CheckpointError, with the possible numbers of ranks, if the network cannot be cut for ``degree``."""
+        tensor_table.check_degree(degree, **self._divided(), heads=heads, where=str(self.folder))
+
+    def _divided(self) -> dict[str, Any]:
+        """The sizes that a degree must divide."""
+        vocabulary = None if self.pads_vocabulary else self.vocabulary
+        return {"vocabulary": vocabulary, "hidden": self.hidden, "inner": self.variant.inner}
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a whole tensor."""
@@ -137,10 +159,21 @@ class Checkpoint:
         return self.tensors[name].slice_parts(rank, degree)
 
     def copy_slice(self, name: str, rank: int, degree: int, out: Tensor) -> None:
-        """Fill ``out`` with what ``rank`` of ``degree`` holds of a tensor, converted to the dtype and device of ``out``."""
+        """Fill ``out`` with what ``rank`` of ``degree`` holds of a tensor, converted to the dtype and device of ``out``.
+
+        Rows that pad a vocabulary become zeros.
+        """
+        filled = 0
         for part in self.slice_parts(name, rank, degree):
-            part.within(out).copy_(part.view())
+            within = part.within(out)
+            within.copy_(part.view())
             part.stored.release()
+            filled += within.numel()
+        if filled < out.numel():
+            dim = self.tensors[name].cut.dim
+            assert dim is not None
+            held = filled * out.shape[dim] // out.numel()
+            out.narrow(dim, held, out.shape[dim] - held).zero_()
 
 
 def verify_replicas(checkpoint: Checkpoint) -> None:

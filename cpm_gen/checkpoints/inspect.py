@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
-from cpm_gen.checkpoints import tensor_table
 from cpm_gen.checkpoints.attention_heads import known_or_configured_heads, resolve_heads
 from cpm_gen.checkpoints.checkpoint import Checkpoint, verify_replicas
 from cpm_gen.checkpoints.checksums import verify_checksums
+from cpm_gen.config.model_sizes import CPM_1, NetworkVariant
 
 DEGREES = (1, 2, 4, 8)
 
@@ -23,10 +24,13 @@ def describe(checkpoint: Checkpoint, heads: int | None = None, *, verify: bool =
     verify_replicas(checkpoint)
     if verify:
         verify_checksums(checkpoint.checksums)
+    sources = dict(checkpoint.sources)
+    if heads is not None:
+        sources["heads"] = "as given"
     if heads is not None or known_or_configured_heads(checkpoint) is not None:
         heads = resolve_heads(checkpoint, heads)
-    names = list(tensor_table.names(checkpoint.layers))
-    possible = tensor_table.possible_degrees(vocabulary=checkpoint.vocabulary, heads=heads, hidden=checkpoint.hidden)
+    names = list(checkpoint.tensors)
+    possible = checkpoint.possible_degrees(heads)
     memory: dict[str, Any] = {}
     for degree in DEGREES:
         if degree not in possible:
@@ -40,6 +44,7 @@ def describe(checkpoint: Checkpoint, heads: int | None = None, *, verify: bool =
         }
     return {
         "path": str(checkpoint.folder),
+        "format": checkpoint.format,
         "iteration": checkpoint.iteration,
         "degree": checkpoint.degree,
         "dtype": str(checkpoint.dtype).removeprefix("torch."),
@@ -48,6 +53,8 @@ def describe(checkpoint: Checkpoint, heads: int | None = None, *, verify: bool =
         "heads": heads,
         "vocabulary": checkpoint.vocabulary,
         "positions": checkpoint.positions,
+        "network": dataclasses.asdict(checkpoint.variant) | {"inner": checkpoint.variant.inner_size(checkpoint.hidden)},
+        "sources": sources,
         "parameters": sum(math.prod(checkpoint.shape(name)) for name in names),
         "possible_degrees": possible,
         "memory": memory,
@@ -62,6 +69,7 @@ def to_text(description: dict[str, Any]) -> str:
     heads = d["heads"] if d["heads"] is not None else "not known; give --heads"
     rows = [
         ("checkpoint", d["path"]),
+        ("format", d["format"]),
         ("iteration", d["iteration"]),
         ("saved for", f"{d['degree']} rank{'s' if d['degree'] > 1 else ''}, {d['dtype']}"),
         ("parameters", f"{d['parameters']:,}"),
@@ -70,6 +78,7 @@ def to_text(description: dict[str, Any]) -> str:
         ("heads", heads),
         ("vocabulary", f"{d['vocabulary']:,}"),
         ("positions", f"{d['positions']:,}"),
+        ("network", _network(d["network"], d["hidden"])),
         ("can run on", f"{', '.join(map(str, d['possible_degrees']))} ranks"),
     ]
     checksums = d["checksums"]
@@ -88,7 +97,28 @@ def to_text(description: dict[str, Any]) -> str:
         else:
             cells = (f"{_size(n['weights_bytes'])} + {_size(n['window_bytes'])}" for n in need.values())
             text += f"{degree:>7}" + "".join(f"{cell:>22}" for cell in cells) + "\n"
+    if d["sources"]:
+        text += "\nwhere the values come from\n"
+        text += "".join(f"  {name:<16}{source}\n" for name, source in d["sources"].items())
     return text
+
+
+def _network(network: dict[str, Any], hidden: int) -> str:
+    """How the network differs from CPM-1's, in words."""
+    inner = None if network["inner"] == 4 * hidden else network["inner"]
+    variant = NetworkVariant(**network | {"inner": inner})
+    found = []
+    if variant.gelu == "erf":
+        found.append("GELU in its erf form")
+    if variant.inner is not None:
+        found.append(f"MLP {variant.inner:,} wide")
+    if variant.epsilon != CPM_1.epsilon:
+        found.append(f"epsilon {variant.epsilon:g}")
+    if not variant.tied_head:
+        found.append("an output head of its own")
+    if variant.scale_by_layer:
+        found.append("attention divided by the layer's number")
+    return "GPT-2 as CPM-1" + (f", but {', '.join(found)}" if found else "")
 
 
 def _size(count: int) -> str:

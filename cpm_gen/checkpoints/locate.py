@@ -24,7 +24,12 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
     Raises CheckpointError, naming file and tensor, if the folder holds no checkpoint or a damaged one.
     """
-    path = path_argument(path, "the checkpoint folder", CheckpointError)
-    from cpm_gen.checkpoints.formats import megatron  # formats import torch; the tokenizer needs only model_folder
+    # formats import torch; the tokenizer needs only model_folder
+    from cpm_gen.checkpoints.formats import huggingface, megatron
 
-    return megatron.open_shards(path).checkpoint
+    folder = path_argument(path, "the checkpoint folder", CheckpointError)
+    return (
+        huggingface.open_folder(folder)
+        if huggingface.is_huggingface(folder)
+        else megatron.open_shards(folder).checkpoint
+    )

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from cpm_gen.errors import CheckpointError
@@ -50,6 +49,8 @@ TABLE: dict[str, tuple[Cut, tuple[str, ...]]] = {
     "transformer.final_layernorm.weight": (COPIED, ("h",)),
     "transformer.final_layernorm.bias": (COPIED, ("h",)),
 }
+HEAD = "lm_head.weight"  # of networks whose output head is not the word embedding; CPM-1 has none
+_WITH_HEAD = {**TABLE, HEAD: (ROWS, ("V", "h"))}
 
 
 def split_layer(name: str) -> tuple[int | None, str]:
@@ -60,14 +61,16 @@ def split_layer(name: str) -> tuple[int | None, str]:
 
 def cut_of(name: str) -> Cut | None:
     """The cut of a tensor by its checkpoint name; None if the table has no such tensor."""
-    entry = TABLE.get(_LAYER_NUMBER.sub(_LAYER, name))
+    entry = _WITH_HEAD.get(_LAYER_NUMBER.sub(_LAYER, name))
     return entry[0] if entry else None
 
 
-def whole_shape(name: str, *, vocabulary: int, positions: int, hidden: int) -> tuple[int, ...]:
-    """Shape of the uncut tensor."""
-    sizes = {"V": vocabulary, "P": positions, "h": hidden, "3h": 3 * hidden, "4h": 4 * hidden}
-    return tuple(sizes[s] for s in TABLE[_LAYER_NUMBER.sub(_LAYER, name)][1])
+def whole_shape(
+    name: str, *, vocabulary: int, positions: int, hidden: int, inner: int | None = None
+) -> tuple[int, ...]:
+    """Shape of the uncut tensor. inner: width of the MLP's hidden layer; None: four times ``hidden``."""
+    sizes = {"V": vocabulary, "P": positions, "h": hidden, "3h": 3 * hidden, "4h": inner or 4 * hidden}
+    return tuple(sizes[s] for s in _WITH_HEAD[_LAYER_NUMBER.sub(_LAYER, name)][1])
 
 
 def names(layers: int) -> Iterator[str]:
@@ -81,10 +84,10 @@ def names(layers: int) -> Iterator[str]:
 
 
 def rank_shape(cut: Cut, shape: tuple[int, ...], degree: int) -> tuple[int, ...]:
-    """Shape that one rank of ``degree`` holds of a whole tensor of ``shape``."""
+    """Shape that one rank of ``degree`` holds of a whole tensor of ``shape``; see :func:`pieces` for sizes that do not divide."""
     if cut.dim is None:
         return shape
-    return tuple(s // degree if d == cut.dim else s for d, s in enumerate(shape))
+    return tuple(-(-s // degree) if d == cut.dim else s for d, s in enumerate(shape))
 
 
 @dataclass(frozen=True)
@@ -100,14 +103,16 @@ class Piece:
 def pieces(cut: Cut, size: int, source_degree: int, target_degree: int, rank: int) -> list[Piece]:
     """The ranges that make up the slice of target ``rank``, for a dimension whose whole size is ``size``.
 
-    Both degrees must divide the size; they need not divide each other. Not for copied tensors, which any source rank has whole.
+    The degrees need not divide each other. A degree that does not divide the size, which only a vocabulary's may be, is padded: all
+    ranks hold the same number of rows, and the last rows of the last ranks are no part of the tensor; no piece fills them. Not for
+    copied tensors, which any source rank has whole.
     """
     assert cut.dim is not None
     block = size // cut.blocks
-    held, wanted = block // source_degree, block // target_degree
+    held, wanted = -(-block // source_degree), -(-block // target_degree)
     result = []
     for b in range(cut.blocks):
-        at, end = rank * wanted, (rank + 1) * wanted
+        at, end = rank * wanted, min((rank + 1) * wanted, block)
         while at < end:
             source = at // held
             length = min(end, (source + 1) * held) - at
@@ -117,35 +122,33 @@ def pieces(cut: Cut, size: int, source_degree: int, target_degree: int, rank: in
 
 
 def split(cut: Cut, whole: Tensor, degree: int) -> list[Tensor]:
-    """The slices of ``whole`` that ``degree`` ranks hold, each in compact storage of its own."""
+    """The slices of ``whole`` that ``degree`` ranks hold, each in compact storage of its own, padded with zeros."""
     if cut.dim is None:
         return [whole.clone() for _ in range(degree)]
-    return [
-        torch.cat(
-            [
-                whole.narrow(cut.dim, p.source_start, p.length)
-                for p in pieces(cut, whole.shape[cut.dim], 1, degree, rank)
-            ],
-            dim=cut.dim,
-        )
-        for rank in range(degree)
-    ]
+    slices = [whole.new_zeros(rank_shape(cut, tuple(whole.shape), degree)) for _ in range(degree)]
+    for rank, part in enumerate(slices):
+        for p in pieces(cut, whole.shape[cut.dim], 1, degree, rank):
+            part.narrow(cut.dim, p.target_start, p.length).copy_(whole.narrow(cut.dim, p.source_start, p.length))
+    return slices
 
 
-def possible_degrees(*, vocabulary: int, heads: int | None, hidden: int) -> list[int]:
-    """Degrees at which a network of these sizes can be cut; without ``heads``, what the matrices alone allow."""
-    return [
-        p
-        for p in range(1, (heads or hidden) + 1)
-        if vocabulary % p == 0 and hidden % p == 0 and (heads is None or heads % p == 0)
-    ]
+def possible_degrees(*, vocabulary: int | None, heads: int | None, hidden: int, inner: int | None = None) -> list[int]:
+    """Degrees at which a network of these sizes can be cut; without ``heads``, what the matrices alone allow.
+
+    vocabulary: None if its rows are padded, so that any degree fits. inner: as in :func:`whole_shape`.
+    """
+    sizes = [hidden, inner or hidden, hidden if vocabulary is None else vocabulary, hidden if heads is None else heads]
+    return [p for p in range(1, (heads or hidden) + 1) if all(size % p == 0 for size in sizes)]
 
 
-def check_degree(degree: int, *, vocabulary: int, heads: int | None, hidden: int, where: str) -> None:
-    """Raise CheckpointError, with the possible degrees, if ``degree`` does not divide the sizes."""
-    allowed = possible_degrees(vocabulary=vocabulary, heads=heads, hidden=hidden)
+def check_degree(
+    degree: int, *, vocabulary: int | None, heads: int | None, hidden: int, inner: int | None = None, where: str
+) -> None:
+    """Raise CheckpointError, with the possible degrees, if ``degree`` does not divide the sizes (of :func:`possible_degrees`)."""
+    allowed = possible_degrees(vocabulary=vocabulary, heads=heads, hidden=hidden, inner=inner)
     if degree not in allowed:
-        sizes = f"vocabulary {vocabulary}" + (f", {heads} heads" if heads else "") + f", hidden {hidden}"
+        named = [("vocabulary {}", vocabulary), ("{} heads", heads), ("hidden {}", hidden), ("inner {}", inner)]
+        sizes = ", ".join(text.format(size) for text, size in named if size)
         raise CheckpointError(
             f"{where}: cannot be cut for {degree} ranks ({sizes} must divide); possible: {', '.join(map(str, allowed))}"
         )

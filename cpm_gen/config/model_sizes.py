@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cpm_gen.config.files import read_yaml, shipped
 from cpm_gen.errors import ConfigError
@@ -26,6 +26,33 @@ class ModelSize:
         """Number of parameters, the tied head counted once."""
         h = self.hidden
         return (self.vocabulary + self.positions) * h + self.layers * (12 * h * h + 13 * h) + 2 * h
+
+
+@dataclass(frozen=True)
+class NetworkVariant:
+    """How a GPT-2 network differs from CPM-1's, which has the default values.
+
+    inner: width of the MLP's hidden layer; None: four times the hidden size. gelu: the form of its activation. epsilon: of the layer
+    norms. tied_head: whether the output head is the word embedding; False: it has weights of its own, ``lm_head.weight``.
+    scale_by_layer: whether the attention scores of layer i (from 0) are divided by i + 1.
+    """
+
+    inner: int | None = None
+    gelu: Literal["tanh", "erf"] = "tanh"
+    epsilon: float = 1e-5
+    tied_head: bool = True
+    scale_by_layer: bool = False
+
+    def inner_size(self, hidden: int) -> int:
+        """Width of the MLP's hidden layer in a network of that hidden size."""
+        return 4 * hidden if self.inner is None else self.inner
+
+    def attention_scale(self, head_dim: int, layer: int) -> float | None:
+        """What the products of queries and keys are multiplied by in a layer; None: the usual ``1 / sqrt(head_dim)``."""
+        return float(head_dim**-0.5) / (layer + 1) if self.scale_by_layer else None
+
+
+CPM_1 = NetworkVariant()
 
 
 def parse_size(content: Any, path: Path) -> ModelSize:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 
-from cpm_gen.checkpoints import tensor_table
 from cpm_gen.checkpoints.attention_heads import resolve_heads
 from cpm_gen.checkpoints.checkpoint import Checkpoint
 from cpm_gen.checkpoints.locate import model_folder, open_checkpoint
@@ -173,13 +172,7 @@ def choose_degree(options: ModelOptions, checkpoint: Checkpoint, heads: int, lau
     if launch and asked not in (1, launch.size):
         raise ConfigError(f"--tensor-parallel {asked} under a launcher that started {launch.size} ranks")
     degree = launch.size if launch else asked
-    tensor_table.check_degree(
-        degree,
-        vocabulary=checkpoint.vocabulary,
-        heads=heads,
-        hidden=checkpoint.hidden,
-        where=str(checkpoint.folder),
-    )
+    checkpoint.check_degree(degree, heads)
     return degree
 
 

@@ -21,7 +21,7 @@ extern "C" {
 #define CPM_API __attribute__((visibility("default")))
 #endif
 
-#define CPM_ABI 3 /* raised when a declaration or its meaning changes; cpm_gen/networks/native/library.py holds the same number */
+#define CPM_ABI 4 /* raised when a declaration or its meaning changes; cpm_gen/networks/native/library.py holds the same number */
 
 #define CPM_MAX_THREADS 1024 /* of a model */
 
@@ -36,6 +36,7 @@ enum cpm_status {
     CPM_ABORTED = 2, /* the all-reduce failed */
     CPM_MISMATCH = 3 /* no such tensor, or of another size */
 };
+enum cpm_gelu { CPM_GELU_TANH = 0, CPM_GELU_ERF = 1 };
 
 /* The sizes of a rank's part. Local: of this rank only. */
 typedef struct {
@@ -51,11 +52,16 @@ typedef struct {
     int32_t kv_format;  /* cpm_format */
     int32_t threads;    /* at most CPM_MAX_THREADS; the caller's is one of them */
     int32_t first_cpu;  /* pin threads to the allowed CPUs from this index on; -1: do not pin */
+    /* what differs between GPT-2 networks */
+    float epsilon;          /* of the layer norms; 1e-5 in CPM-1 */
+    int32_t gelu;           /* cpm_gelu */
+    int32_t untied;         /* 1: the output head has weights of its own, CPM_HEAD; 0: it is the word embedding */
+    int32_t scale_by_layer; /* 1: the attention scores of layer i (from 0) are divided by i + 1 */
 } cpm_sizes;
 
 /* A tensor of the checkpoint: first those of the whole network, from CPM_NORM1_W on those of a layer. */
 enum cpm_tensor {
-    CPM_WORDS, CPM_POSITIONS, CPM_FINAL_NORM_W, CPM_FINAL_NORM_B,
+    CPM_WORDS, CPM_POSITIONS, CPM_FINAL_NORM_W, CPM_FINAL_NORM_B, CPM_HEAD,
     CPM_NORM1_W, CPM_NORM1_B, CPM_QKV_W, CPM_QKV_B, CPM_DENSE_W, CPM_DENSE_B,
     CPM_NORM2_W, CPM_NORM2_B, CPM_UP_W, CPM_UP_B, CPM_DOWN_W, CPM_DOWN_B
 };
@@ -83,10 +89,11 @@ CPM_API cpm_model *cpm_create(const cpm_sizes *sizes, const char *kernels);
 CPM_API void cpm_destroy(cpm_model *model);
 CPM_API const char *cpm_model_kernels(const cpm_model *model);
 
-/* Pack a tensor [rows, columns]; a vector is one row. `dtype`: a cpm_dtype. `layer`: 0 for tensors of the whole network. `stride`:
- * elements from one row to the next; the columns of a row are adjacent. */
-CPM_API int cpm_pack(cpm_model *model, int tensor, int layer, const void *data, int dtype, int64_t rows, int64_t columns,
-                     int64_t stride);
+/* Pack `rows` rows of a matrix [.., columns], from row `first` on; a vector is one row, and `first` is 0. Rows that are never packed
+ * stay zero. `dtype`: a cpm_dtype. `layer`: 0 for tensors of the whole network. `stride`: elements from one row to the next; the columns
+ * of a row are adjacent. */
+CPM_API int cpm_pack(cpm_model *model, int tensor, int layer, const void *data, int dtype, int64_t first, int64_t rows,
+                     int64_t columns, int64_t stride);
 
 /* Bytes of the packed matrices: what one decode step reads besides keys and values. */
 CPM_API int64_t cpm_weight_bytes(const cpm_model *model);

@@ -127,7 +127,7 @@ inline void attend_in(const Attention& a) {
         store_key<F>(a, a.k + t * a.stride, a.start + t, row);
         store_value<F>(a, a.v + t * a.stride, a.start + t, row);
     }
-    const float scale = 1.0f / __builtin_sqrtf((float)a.head_dim);
+    const float scale = 1.0f / __builtin_sqrtf((float)a.head_dim) / a.divisor;
     for (long from = 0; from < a.rows; from += QUERY_BLOCK) {
         const long rows = a.rows - from < QUERY_BLOCK ? a.rows - from : QUERY_BLOCK;
         const long context = a.start + from + rows;  // positions that the last of these queries attends to

@@ -43,17 +43,17 @@ void cpm_destroy(cpm_model* model) { delete model; }
 
 const char* cpm_model_kernels(const cpm_model* model) { return model->ops.name; }
 
-int cpm_pack(cpm_model* model, int tensor, int layer, const void* data, int dtype, int64_t rows, int64_t columns,
+int cpm_pack(cpm_model* model, int tensor, int layer, const void* data, int dtype, int64_t first, int64_t rows, int64_t columns,
              int64_t stride) {
     try {
-        return cpm::pack(*model, tensor, layer, data, dtype, rows, columns, stride) ? CPM_OK : CPM_MISMATCH;
+        return cpm::pack(*model, tensor, layer, data, dtype, first, rows, columns, stride) ? CPM_OK : CPM_MISMATCH;
     } catch (const std::bad_alloc&) {
         return CPM_NO_MEMORY;
     }
 }
 
 int64_t cpm_weight_bytes(const cpm_model* model) {
-    int64_t bytes = model->words.bytes();
+    int64_t bytes = model->head().bytes();  // of an embedding that is not the head a step reads a few rows
     for (const cpm::Layer& l : model->layers) bytes += l.qkv.bytes() + l.dense.bytes() + l.up.bytes() + l.down.bytes();
     return bytes;
 }

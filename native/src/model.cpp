@@ -29,6 +29,7 @@ void Model::lay_out(Arena& arena) {
         l.down = arena.matrix(format, h, inner);
     }
     words = arena.matrix(format, sizes.vocabulary, h);
+    if (sizes.untied) own_head = arena.matrix(format, sizes.vocabulary, h);
 }
 
 Cache::Cache(const Model& model, int slots)

@@ -26,11 +26,13 @@ struct Model {
     const Ops& ops;
     Format format;     // of weights
     Format kv_format;  // of keys and values
-    Matrix words;      // the word embedding, also the output head
+    Matrix words;      // the word embedding, also the output head if that is tied
+    Matrix own_head;   // the output head if it is not
     float *positions, *final_norm_w, *final_norm_b;
     std::vector<Layer> layers;
     double seconds[5] = {};  // of cpm_profile
 
+    const Matrix& head() const { return sizes.untied ? own_head : words; }
     long hidden() const { return sizes.hidden; }
     long attended() const { return (long)sizes.heads * sizes.head_dim; }  // width of the local heads together
 

@@ -50,7 +50,8 @@ struct Rows {
 };
 constexpr long planes(Format f) { return f == Format::i8 ? 2 : 1; }
 
-enum class Epilogue { store, gelu, add };  // applied to a product y: out = y, out = gelu(y), out += y
+// applied to a product y: out = y, out = gelu(y) in its tanh form or its erf form, out += y
+enum class Epilogue { store, gelu, add, gelu_erf };
 
 // A product of all rows with some tiles of a matrix: y[row][column] = x[row] . w[column] + bias.
 struct Product {
@@ -86,6 +87,7 @@ struct Attention {
     const char* prefetch = nullptr;  // what this thread reads next: the keys of another head
     long prefetch_bytes = 0;
     char* scratch;  // attention_scratch_bytes(), of the slot's capacity in positions
+    float divisor = 1;  // of the scores, besides the square root of head_dim
 };
 
 // Keys of a head: a packed matrix [positions, head_dim], so that q . K is a product of packed matrices.
@@ -120,7 +122,7 @@ struct Ops {
     void (*product)(const Product&);
     void (*attend)(const Attention&);
     // out = norm(x) * weight + bias, n floats
-    void (*norm)(const float* x, long n, const float* weight, const float* bias, float* out);
+    void (*norm)(const float* x, long n, const float* weight, const float* bias, float epsilon, float* out);
     // write n floats as row `row` of a product's inputs
     void (*convert)(const float* x, long n, Format format, const Rows& out, long row);
 };

@@ -86,6 +86,7 @@ struct PackJob {
     Matrix* matrix;
     const void* data;
     int dtype;
+    long first, rows;  // of the matrix that `data` holds
     long stride;
     ThreadPool* pool;
     std::atomic<bool> failed;  // no memory on one of the threads
@@ -99,9 +100,10 @@ void pack_matrix(void* context, int number) {
         return;
     }
     // each thread packs whole tiles: the outputs of a tile share cache lines
-    for (long tile = number; tile < p.matrix->tiles(); tile += p.pool->size()) {
-        for (long r = tile * TILE; r < std::min((tile + 1) * TILE, p.matrix->outputs); r++) {
-            read_row(p.data, p.dtype, r * p.stride, p.matrix->inputs, row.get());
+    const long end = p.first + p.rows;
+    for (long tile = p.first / TILE + number; tile * TILE < end; tile += p.pool->size()) {
+        for (long r = std::max(tile * TILE, p.first); r < std::min((tile + 1) * TILE, end); r++) {
+            read_row(p.data, p.dtype, (r - p.first) * p.stride, p.matrix->inputs, row.get());
             pack_row(*p.matrix, r, row.get());
         }
     }
@@ -109,7 +111,7 @@ void pack_matrix(void* context, int number) {
 
 }  // namespace
 
-bool pack(Model& m, int tensor, int layer, const void* data, int dtype, long rows, long columns, long stride) {
+bool pack(Model& m, int tensor, int layer, const void* data, int dtype, long first, long rows, long columns, long stride) {
     if (layer < 0 || layer >= (long)m.layers.size()) return false;
     Layer& l = m.layers[layer];
     Matrix* matrix = nullptr;
@@ -117,6 +119,10 @@ bool pack(Model& m, int tensor, int layer, const void* data, int dtype, long row
     long length = m.hidden();
     switch (tensor) {
         case CPM_WORDS: matrix = &m.words; break;
+        case CPM_HEAD:
+            if (!m.sizes.untied) return false;
+            matrix = &m.own_head;
+            break;
         case CPM_QKV_W: matrix = &l.qkv; break;
         case CPM_DENSE_W: matrix = &l.dense; break;
         case CPM_UP_W: matrix = &l.up; break;
@@ -135,12 +141,12 @@ bool pack(Model& m, int tensor, int layer, const void* data, int dtype, long row
         default: return false;
     }
     if (vector) {
-        if (rows * columns != length) return false;
+        if (first != 0 || rows * columns != length) return false;
         for (long r = 0; r < rows; r++) read_row(data, dtype, r * stride, columns, vector + r * columns);
         return true;
     }
-    if (rows != matrix->outputs || columns != matrix->inputs) return false;
-    PackJob job{matrix, data, dtype, stride, &m.pool, {false}};
+    if (first < 0 || rows < 0 || rows > matrix->outputs - first || columns != matrix->inputs) return false;
+    PackJob job{matrix, data, dtype, first, rows, stride, &m.pool, {false}};
     m.pool.run_all(pack_matrix, &job);  // not `run`: reading a mapped file may sleep
     if (job.failed) throw std::bad_alloc();
     return true;

@@ -5,9 +5,9 @@
 
 namespace cpm {
 
-// Pack one tensor [rows, columns] of the checkpoint; as cpm_pack. Return false if there is no such tensor or its size differs.
+// Pack rows of one tensor of the checkpoint; as cpm_pack. Return false if there is no such tensor or its size differs.
 // Throws std::bad_alloc.
-bool pack(Model& model, int tensor, int layer, const void* data, int dtype, long rows, long columns, long stride);
+bool pack(Model& model, int tensor, int layer, const void* data, int dtype, long first, long rows, long columns, long stride);
 
 // One row of the word embedding as floats: `out` [words.inputs].
 void embedding_row(const Matrix& words, long row, float* out);

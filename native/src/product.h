@@ -40,6 +40,7 @@ inline void apply_epilogue(const Product& p, long tile, long from, long rows) {
             vf y = scaled_sums<F>(p, tile, from, r, s);
             if (p.bias) y = y + load<vf>(p.bias + first + s * W);
             if (p.epilogue == Epilogue::gelu) y = gelu_of(y);
+            if (p.epilogue == Epilogue::gelu_erf) y = gelu_erf_of(y);
             const long at = (first + s * W) * element_bytes(F);  // byte offset in a row of the next product's inputs
             if (!out && GROUP) store(staged + s * W, y);
             else if (!out) store_as(p.next.row(from + r, 1) + at / LINE * p.next.line_stride + at % LINE, y, F);

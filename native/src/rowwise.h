@@ -101,8 +101,8 @@ inline void convert(const float* x, long n, Format format, const Rows& out, long
     store_columns(zeros, round_up(n, 64) - n, format, out, row, n);
 }
 
-// Layer norm: mean and variance in two passes, sums in W lanes, eps 1e-5 as in CPM.
-inline void norm(const float* x, long n, const float* weight, const float* bias, float* out) {
+// Layer norm: mean and variance in two passes, sums in W lanes.
+inline void norm(const float* x, long n, const float* weight, const float* bias, float epsilon, float* out) {
     const long whole = n / W * W;
     vf lanes = {};
     for (long i = 0; i < whole; i += W) lanes += load<vf>(x + i);
@@ -116,7 +116,7 @@ inline void norm(const float* x, long n, const float* weight, const float* bias,
     }
     total = sum(lanes);
     for (long i = whole; i < n; i++) total += (x[i] - mean) * (x[i] - mean);
-    const float factor = 1.0f / __builtin_sqrtf(total / n + 1e-5f);
+    const float factor = 1.0f / __builtin_sqrtf(total / n + epsilon);
     for (long i = 0; i < whole; i += W) {
         store(out + i, (load<vf>(x + i) - mean) * factor * load<vf>(weight + i) + load<vf>(bias + i));
     }

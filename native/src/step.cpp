@@ -29,6 +29,7 @@ public:
     void run_layers() {
         start();
         embed();
+        const Epilogue gelu = m().sizes.gelu == CPM_GELU_ERF ? Epilogue::gelu_erf : Epilogue::gelu;
         for (size_t n = 0; n < m().layers.size() && !s.aborted; n++) {
             const Layer& l = m().layers[n];
             norm(l.norm1_w, l.norm1_b);
@@ -37,7 +38,7 @@ public:
             add_product(l.dense, s.product_input, l.dense_b);
             if (s.aborted) break;
             norm(l.norm2_w, l.norm2_b);
-            product(l.up, s.product_input, l.up_b, Epilogue::gelu, s.inner_f32, s.inner_stride(), s.inner_stride(), WEIGHTS,
+            product(l.up, s.product_input, l.up_b, gelu, s.inner_f32, s.inner_stride(), s.inner_stride(), WEIGHTS,
                     s.inner_input);
             if (s.inner_f32) convert(s.inner_f32, m().sizes.inner, s.inner_stride(), s.inner_input, OTHER);
             add_product(l.down, s.inner_input, l.down_b);
@@ -51,7 +52,7 @@ public:
         start();
         convert(hidden, m().hidden(), m().hidden(), s.product_input, HEAD);
         const long vocabulary = m().sizes.vocabulary;
-        product(m().words, s.product_input, nullptr, Epilogue::store, logits, vocabulary, vocabulary, HEAD);
+        product(m().head(), s.product_input, nullptr, Epilogue::store, logits, vocabulary, vocabulary, HEAD);
         m().ops.end();
     }
 
@@ -122,7 +123,7 @@ private:
     void norm(const float* w, const float* b) {
         float* row = s.norm_scratch + number * s.attended_stride();
         phase_for(OTHER, s.rows, row_grain(), [&](long r) {
-            m().ops.norm(s.x + r * s.x_stride(), m().hidden(), w, b, row);
+            m().ops.norm(s.x + r * s.x_stride(), m().hidden(), w, b, m().sizes.epsilon, row);
             m().ops.convert(row, m().hidden(), m().format, s.product_input, r);
         });
     }
@@ -180,6 +181,7 @@ private:
             t.row = placed.row;
             t.column = head * d;
             t.scratch = s.attention_scratch + number * s.attention_bytes;
+            if (m().sizes.scale_by_layer) t.divisor = (float)(layer + 1);
             m().ops.attend(t);
         });
         barrier(ATTENTION);
@@ -217,7 +219,7 @@ private:
             for (long before = 0; before < i; before++) to += s.segments[before].segment->wanted;
             for (long t = segment.count - segment.wanted; t < segment.count; t++, to++) {
                 m().ops.norm(s.x + (s.segments[i].row + t) * s.x_stride(), m().hidden(), m().final_norm_w, m().final_norm_b,
-                             s.hidden + to * m().hidden());
+                             m().sizes.epsilon, s.hidden + to * m().hidden());
             }
         });
     }

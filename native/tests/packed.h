@@ -11,9 +11,9 @@ struct Packed {
 
     // `weights` [outputs, inputs], packed by the library as the word embedding of a minimal network
     Packed(cpm::Format format, long outputs, long inputs, const std::vector<float>& weights) {
-        const cpm_sizes sizes = {1, (int)inputs, 1, 1, 1, (int)outputs, 0, 1, 1, (int)format, (int)format, 1, -1};
+        const cpm_sizes sizes = {1, (int)inputs, 1, 1, 1, (int)outputs, 0, 1, 1, (int)format, (int)format, 1, -1, 1e-5f, 0, 0, 0};
         cpm::Model model(sizes, *cpm::supported_ops().back());
-        const bool fits = cpm::pack(model, CPM_WORDS, 0, weights.data(), CPM_FROM_F32, outputs, inputs, inputs);
+        const bool fits = cpm::pack(model, CPM_WORDS, 0, weights.data(), CPM_FROM_F32, 0, outputs, inputs, inputs);
         CHECK(fits);
         copy(model.words);
     }

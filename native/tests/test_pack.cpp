@@ -14,7 +14,7 @@ double half(uint16_t h) {
 }
 
 Model small(Format format, int hidden, int vocabulary, int threads = 1) {
-    return {cpm_sizes{2, hidden, 1, hidden, 4 * hidden, vocabulary, 0, 7, 1, (int)format, (int)format, threads, -1}, *supported_ops().back()};
+    return {cpm_sizes{2, hidden, 1, hidden, 4 * hidden, vocabulary, 0, 7, 1, (int)format, (int)format, threads, -1, 1e-5f, 0, 0, 0}, *supported_ops().back()};
 }
 
 // All 65536 patterns of 16 bits as the word embedding [250, 263], with a stride of 300, at an odd address.
@@ -30,7 +30,7 @@ void all_patterns(int dtype) {
     for (const Format f : {Format::f32, Format::bf16}) {
         where = std::string("pack ") + name_of(f) + " from dtype " + std::to_string(dtype);
         Model m = small(f, columns, rows, 3);
-        CHECK(pack(m, CPM_WORDS, 0, data.data() + 1, dtype, rows, columns, stride));
+        CHECK(pack(m, CPM_WORDS, 0, data.data() + 1, dtype, 0, rows, columns, stride));
         const Packed packed(m.words);
         std::vector<float> row(columns);
         for (long r = 0; r < rows; r++) {
@@ -115,10 +115,10 @@ void tensors() {
         {CPM_UP_W, 80, 20, nullptr, &Layer::up},        {CPM_DOWN_W, 20, 80, nullptr, &Layer::down},
     };
     for (const auto& part : parts) {
-        CHECK(pack(m, part.tensor, 1, x.data() + 1, CPM_FROM_F32, part.rows, part.columns, part.columns), "%d", part.tensor);
-        CHECK(!pack(m, part.tensor, 1, x.data(), CPM_FROM_F32, part.rows, part.columns + 1, part.columns + 1), "%d", part.tensor);
-        CHECK(!pack(m, part.tensor, 2, x.data(), CPM_FROM_F32, part.rows, part.columns, part.columns), "%d", part.tensor);
-        CHECK(!pack(m, part.tensor, -1, x.data(), CPM_FROM_F32, part.rows, part.columns, part.columns), "%d", part.tensor);
+        CHECK(pack(m, part.tensor, 1, x.data() + 1, CPM_FROM_F32, 0, part.rows, part.columns, part.columns), "%d", part.tensor);
+        CHECK(!pack(m, part.tensor, 1, x.data(), CPM_FROM_F32, 0, part.rows, part.columns + 1, part.columns + 1), "%d", part.tensor);
+        CHECK(!pack(m, part.tensor, 2, x.data(), CPM_FROM_F32, 0, part.rows, part.columns, part.columns), "%d", part.tensor);
+        CHECK(!pack(m, part.tensor, -1, x.data(), CPM_FROM_F32, 0, part.rows, part.columns, part.columns), "%d", part.tensor);
         for (long i = 0; i < part.rows * part.columns; i++) {
             const auto at = [&](const Layer& l) {
                 return part.vector ? (l.*part.vector)[i] : (float)Packed(l.*part.matrix).stored(i / part.columns, i % part.columns);
@@ -127,14 +127,14 @@ void tensors() {
             CHECK(at(m.layers[1]) == i + 1 && at(m.layers[0]) == 0, "tensor %d, %ld", part.tensor, i);
         }
     }
-    CHECK(pack(m, CPM_POSITIONS, 0, x.data(), CPM_FROM_F32, 7, 20, 25));
+    CHECK(pack(m, CPM_POSITIONS, 0, x.data(), CPM_FROM_F32, 0, 7, 20, 25));
     for (long i = 0; i < 140; i++) CHECK(m.positions[i] == i / 20 * 25 + i % 20);
-    CHECK(pack(m, CPM_FINAL_NORM_W, 0, x.data() + 2, CPM_FROM_F32, 1, 20, 20) && m.final_norm_w[19] == 21);
-    CHECK(pack(m, CPM_FINAL_NORM_B, 0, x.data() + 3, CPM_FROM_F32, 1, 20, 20) && m.final_norm_b[19] == 22);
-    CHECK(!pack(m, CPM_DOWN_B + 1, 0, x.data(), CPM_FROM_F32, 1, 20, 20));
-    CHECK(!pack(m, -1, 0, x.data(), CPM_FROM_F32, 1, 20, 20));
+    CHECK(pack(m, CPM_FINAL_NORM_W, 0, x.data() + 2, CPM_FROM_F32, 0, 1, 20, 20) && m.final_norm_w[19] == 21);
+    CHECK(pack(m, CPM_FINAL_NORM_B, 0, x.data() + 3, CPM_FROM_F32, 0, 1, 20, 20) && m.final_norm_b[19] == 22);
+    CHECK(!pack(m, CPM_DOWN_B + 1, 0, x.data(), CPM_FROM_F32, 0, 1, 20, 20));
+    CHECK(!pack(m, -1, 0, x.data(), CPM_FROM_F32, 0, 1, 20, 20));
     // a stride of 0 repeats the row
-    CHECK(pack(m, CPM_WORDS, 0, x.data(), CPM_FROM_F32, 30, 20, 0) && Packed(m.words).stored(29, 19) == 19);
+    CHECK(pack(m, CPM_WORDS, 0, x.data(), CPM_FROM_F32, 0, 30, 20, 0) && Packed(m.words).stored(29, 19) == 19);
 }
 
 }  // namespace

@@ -72,13 +72,19 @@ double gelu_bound(double x, double bound) {
     return 1.13 * bound + std::fabs(gelu(x)) * (1e-6 + 6 * UNIT * u) + TINY;
 }
 
+double gelu_erf(double x) { return 0.5 * x * std::erfc(-x / std::sqrt(2)); }
+// Its slope is below 1.13, too.
+double gelu_erf_bound(double x, double bound) {
+    return 1.13 * bound + std::fabs(gelu_erf(x)) * (1e-6 + 6 * UNIT * std::fmin(90, x * x / 2)) + TINY;
+}
+
 // Every epilogue on `rows` rows, against double.
 void values(const Ops& ops, const Case& c, long rows) {
     const long stride = c.columns + 3;
     Buffer<float> scratch(SCRATCH_ROWS * TILE);
     const Random seed(9);
     for (const bool biased : {false, true})
-        for (const Epilogue epilogue : {Epilogue::store, Epilogue::add, Epilogue::gelu}) {
+        for (const Epilogue epilogue : {Epilogue::store, Epilogue::add, Epilogue::gelu, Epilogue::gelu_erf}) {
             Random random = seed;
             Buffer<float> out(rows * stride);
             std::vector<float> before(rows * stride);
@@ -94,6 +100,7 @@ void values(const Ops& ops, const Case& c, long rows) {
                     double want = c.exact(r, i) + (biased ? c.bias[i] : 0.0f);
                     double bound = c.bound(r, i) + 2 * UNIT * std::fabs(want);
                     if (epilogue == Epilogue::gelu) bound = gelu_bound(want, bound), want = gelu(want);
+                    if (epilogue == Epilogue::gelu_erf) bound = gelu_erf_bound(want, bound), want = gelu_erf(want);
                     if (epilogue == Epilogue::add) want += old, bound += UNIT * std::fabs(want);
                     CHECK(std::fabs(got - want) <= bound, "row %ld output %ld: %.9g, not %.9g +- %.2g (epilogue %d, bias %d)", r, i,
                           got, want, bound, (int)epilogue, biased);
@@ -221,8 +228,8 @@ void whole_numbers(const Ops& ops, Format format, long outputs, long inputs) {
     }
 }
 
-// GELU of a product with 1.
-void gelu_values(const Ops& ops) {
+// GELU, in either form, of a product with 1.
+void gelu_values(const Ops& ops, Epilogue epilogue, double (*gelu)(double), double (*gelu_bound)(double, double)) {
     Random random(1);
     std::vector<float> x(MAX_ROWS);
     for (long i = 0; i < MAX_ROWS; i++) x[i] = i < 40 ? (float)(i - 20) : 6 * random.normal();
@@ -230,7 +237,7 @@ void gelu_values(const Ops& ops) {
     const Case c(ops, Format::f32, 1, 1, {1.0f}, x);
     Buffer<float> scratch(SCRATCH_ROWS * TILE), out(MAX_ROWS);
     Product p = c.product(MAX_ROWS, out.data(), 1, 1, scratch.data());
-    p.epilogue = Epilogue::gelu;
+    p.epilogue = epilogue;
     ops.product(p);
     for (long i = 0; i < MAX_ROWS; i++) {
         if (i == 44) CHECK(std::isnan(out[i]), "gelu(NaN) is %g", out[i]);
@@ -263,7 +270,9 @@ void test_product() {
     for (const Ops* ops : supported_ops()) {
         const KernelScope scope(*ops);
         where = std::string("product ") + ops->name + " gelu";
-        gelu_values(*ops);
+        gelu_values(*ops, Epilogue::gelu, gelu, gelu_bound);
+        where = std::string("product ") + ops->name + " gelu_erf";
+        gelu_values(*ops, Epilogue::gelu_erf, gelu_erf, gelu_erf_bound);
         where = std::string("product ") + ops->name + " i8 largest";
         largest_bytes(*ops);
         for (const Format f : {Format::f32, Format::bf16, Format::i8})

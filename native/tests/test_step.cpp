@@ -17,7 +17,7 @@ struct Network {
 
     // heads of 20: no size is a multiple of a tile
     Network(const char* kernels, int format, int kv_format, int threads, int ranks = 1)
-        : sizes{2, HIDDEN, 2, 20, 4 * HIDDEN, VOCABULARY, 0, POSITIONS, ranks, format, kv_format, threads, threads % 2 ? -1 : 0},
+        : sizes{2, HIDDEN, 2, 20, 4 * HIDDEN, VOCABULARY, 0, POSITIONS, ranks, format, kv_format, threads, threads % 2 ? -1 : 0, 1e-5f, 0, 0, 0},
           model(cpm_create(&sizes, kernels)) {
         CHECK(model != nullptr);
         Random random(6);
@@ -36,9 +36,9 @@ struct Network {
                     case CPM_DOWN_W: rows = HIDDEN, columns = 4 * HIDDEN; break;
                 }
                 const std::vector<float> x = random.normals(rows * columns, 0.3f);
-                CHECK(cpm_pack(model, tensor, layer, x.data(), CPM_FROM_F32, rows, columns, columns) == CPM_OK);
+                CHECK(cpm_pack(model, tensor, layer, x.data(), CPM_FROM_F32, 0, rows, columns, columns) == CPM_OK);
             }
-        CHECK(cpm_pack(model, CPM_WORDS, 0, nullptr, CPM_FROM_F32, VOCABULARY, HIDDEN + 1, HIDDEN) == CPM_MISMATCH);
+        CHECK(cpm_pack(model, CPM_WORDS, 0, nullptr, CPM_FROM_F32, 0, VOCABULARY, HIDDEN + 1, HIDDEN) == CPM_MISMATCH);
     }
     Network(const Network&) = delete;
     ~Network() { cpm_destroy(model); }
@@ -106,7 +106,7 @@ void test_steps_on_busy_cores() {
 void test_step() {
     test_steps_on_busy_cores();
     CHECK(cpm_abi() == CPM_ABI);
-    const cpm_sizes tiny = {1, 4, 1, 4, 16, 8, 0, 8, 1, CPM_F32, CPM_F32, 1, -1};
+    const cpm_sizes tiny = {1, 4, 1, 4, 16, 8, 0, 8, 1, CPM_F32, CPM_F32, 1, -1, 1e-5f, 0, 0, 0};
     CHECK(cpm_create(&tiny, "no such kernels") == nullptr);
     cpm_sizes many_threads = tiny;
     many_threads.threads = CPM_MAX_THREADS + 1;

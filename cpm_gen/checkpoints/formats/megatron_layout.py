@@ -8,12 +8,14 @@ DeepSpeed    latest                               ``global_step<iteration>/mp_ra
 Megatron-LM  latest_checkpointed_iteration.txt    ``iter_<iteration>/mp_rank_03/model_optim_rng.pt``
 ===========  ===================================  ==================================================
 
-A folder of shards can also be given itself.
+A folder of shards can also be given itself. In any of them, a rank's shard can be ``mp_rank_03.safetensors``; if there are such, they
+are read and the others are not.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,7 @@ TRACKER = "latest_checkpointed_iteration.txt"
 _DEEPSPEED_TRACKER = "latest"
 _TRACKER_BYTES = 4096
 _SHARD = re.compile(r"mp_rank_([0-9]+)_model_states\.pt")
+_SAFETENSORS_SHARD = re.compile(r"mp_rank_([0-9]+)\.safetensors")
 _SHARD_FOLDER = re.compile(r"mp_rank_([0-9]+)")
 _IN_SHARD_FOLDER = ("model_optim_rng.pt", "model_rng.pt")
 _ITERATION = re.compile(r"release|[0-9]{1,18}")
@@ -52,6 +55,22 @@ def shard_name(rank: int) -> str:
     return f"mp_rank_{rank:02d}_model_states.pt"
 
 
+def safetensors_shard_name(rank: int) -> str:
+    """File name of a rank's shard in safetensors."""
+    return f"mp_rank_{rank:02d}.safetensors"
+
+
+def holds_shards(folder: Path) -> bool:
+    """Whether a folder has a tracker, or holds shards itself."""
+    trackers = any((folder / name).exists() for name in (TRACKER, _DEEPSPEED_TRACKER))
+    return trackers or any(_is_shard(path) for path in folder.iterdir())
+
+
+def step_folders(folder: Path) -> list[str]:
+    """Names of the folders in a folder that can be of an iteration."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and _STEP_FOLDER.fullmatch(path.name))
+
+
 def find(folder: Path) -> Layout:
     """The shards under ``folder``. Raises CheckpointError: nothing found, a shard missing, two files for one rank."""
     try:
@@ -69,17 +88,18 @@ def _directory(folder: Path) -> tuple[Path, str, Path]:
         raise CheckpointError(f"{folder}: not a folder; --model takes the folder of {TRACKER}")
     if (folder / TRACKER).exists():
         return folder, *_tracked(folder)
-    if any(_SHARD.fullmatch(p.name) or _is_zero(p.name) or _in_folder(p) for p in folder.iterdir()):
+    if any(_is_shard(path) for path in folder.iterdir()):
         return _given_itself(folder)
     if (folder / _DEEPSPEED_TRACKER).exists():
         return folder, *_tracked_by_deepspeed(folder)
-    steps = sorted(p.name for p in folder.iterdir() if p.is_dir() and _STEP_FOLDER.fullmatch(p.name))
-    if steps:
+    if steps := step_folders(folder):
         raise CheckpointError(
             f"{folder}: no {TRACKER} there that names the iteration; give a folder of shards itself: "
             + ", ".join(str(folder / step) for step in steps[-3:])
         )
-    raise CheckpointError(f"{folder}: no {TRACKER} there, so no CPM checkpoint")
+    raise CheckpointError(
+        f"{folder}: no {TRACKER} there, so no CPM checkpoint, and no config.json, so no Hugging Face folder"
+    )
 
 
 def _given_itself(directory: Path) -> tuple[Path, str, Path]:
@@ -119,6 +139,11 @@ def _tracked_by_deepspeed(folder: Path) -> tuple[str, Path]:
     return (str(int(step[1])) if step else "release"), folder / word
 
 
+def _is_shard(path: Path) -> bool:
+    named = _SHARD.fullmatch(path.name) or _SAFETENSORS_SHARD.fullmatch(path.name) or _is_zero(path.name)
+    return bool(named) or _in_folder(path) is not None
+
+
 def _is_zero(name: str) -> bool:
     return name.startswith("zero_pp_rank_") and name.endswith("_model_states.pt")
 
@@ -132,10 +157,19 @@ def _in_folder(path: Path) -> Path | None:
 
 def _files(directory: Path) -> list[Path]:
     entries = sorted(directory.iterdir())
+    if safetensors := _by_rank(directory, [p for p in entries if _SAFETENSORS_SHARD.fullmatch(p.name)]):
+        return _all_ranks(directory, safetensors, safetensors_shard_name)
+    if found := _by_rank(directory, entries):
+        return _all_ranks(directory, found, shard_name)
+    raise CheckpointError(f"{directory}: " + _why_none([path.name for path in entries]))
+
+
+def _by_rank(directory: Path, entries: list[Path]) -> dict[int, Path]:
     found: dict[int, Path] = {}
     for path in entries:
-        match = _SHARD.fullmatch(path.name) or _SHARD_FOLDER.fullmatch(path.name)
-        file = path if _SHARD.fullmatch(path.name) else _in_folder(path)
+        named = _SHARD.fullmatch(path.name) or _SAFETENSORS_SHARD.fullmatch(path.name)
+        match = named or _SHARD_FOLDER.fullmatch(path.name)
+        file = path if named else _in_folder(path)
         if match is None or file is None:
             continue
         rank = int(match[1])
@@ -143,13 +177,14 @@ def _files(directory: Path) -> list[Path]:
             a, b = (p.relative_to(directory) for p in (found[rank], file))
             raise CheckpointError(f"{directory}: two files for rank {rank}: {a} and {b}; remove one")
         found[rank] = file
-    if not found:
-        raise CheckpointError(f"{directory}: " + _why_none([path.name for path in entries]))
+    return found
+
+
+def _all_ranks(directory: Path, found: dict[int, Path], name: Callable[[int], str]) -> list[Path]:
+    """The files in rank order; raises CheckpointError if one is missing before the last."""
     missing = next(r for r in range(len(found) + 1) if r not in found)
     if missing < max(found):
-        raise CheckpointError(
-            f"{directory}: shard {shard_name(missing)} is missing (there is one for rank {max(found)})"
-        )
+        raise CheckpointError(f"{directory}: shard {name(missing)} is missing (there is one for rank {max(found)})")
     return [found[rank] for rank in sorted(found)]
 
 

@@ -82,7 +82,7 @@ class StaticCache:
         self._graphs = {rows: Graphed(self._body(rows), model.device, pool, stream) for rows in reversed(ROWS)}
         if gpu:  # the head is in no graph: compile its kernels now, not during a request
             for rows in ROWS:
-                ops.head(self._hidden[:rows], model.word_embeddings)
+                ops.head(self._hidden[:rows], model.head)
         taken, seconds = _reserved(model.device) - before, time.perf_counter() - began
         _log.info("%d graphs in %.1f s, %.0f MiB in addition to the cache", len(ROWS), seconds, taken / 2**20)
 
@@ -103,9 +103,10 @@ class StaticCache:
             for layer, store in zip(layers, self.store, strict=True):
                 x, y = ops.add_norm(x, branch, layer.input_layernorm)
                 q = ops.project(y, layer.attention.query_key_value, store, rows)
-                branch = ops.branch(ops.attend(q, store, rows), layer.attention.dense)
+                branch = ops.branch(ops.attend(q, store, rows, layer.attention.scale), layer.attention.dense)
                 x, y = ops.add_norm(x, branch, layer.post_attention_layernorm)
-                branch = ops.branch(ops.gelu(y, layer.mlp.dense_h_to_4h), layer.mlp.dense_4h_to_h)
+                inner = ops.gelu(y, layer.mlp.dense_h_to_4h, layer.mlp.approximate)
+                branch = ops.branch(inner, layer.mlp.dense_4h_to_h)
             self._hidden[:count] = ops.add_norm(x, branch, model.transformer.final_layernorm)[1]
 
         return body
@@ -195,7 +196,7 @@ class GraphedModel:
         if kept:
             assert cache is not None
             with self._device():
-                logits.append(self._ops.head(cache.hidden(kept), self.model.word_embeddings))
+                logits.append(self._ops.head(cache.hidden(kept), self.model.head))
         if len(kept) < len(segments):
             logits.append(self.model.next_logits([s for s in segments if s.slot is None], None))
         if len(logits) == 1:

@@ -61,6 +61,9 @@ def _linear(
         if WHAT == "gelu":  # x * sigmoid(2 z) is the tanh form
             y = y * tl.sigmoid(1.5957691216057308 * (y + 0.044715 * y * y * y))
             tl.store(out + row[None, :] * TOTAL + o[:, None], y, mask=there)
+        elif WHAT == "gelu_erf":
+            y = 0.5 * y * (1 + tl.erf(y * 0.7071067811865476))
+            tl.store(out + row[None, :] * TOTAL + o[:, None], y, mask=there)
         else:
             hidden: tl.constexpr = HEADS * HEAD_DIM
             query = (o < hidden)[:, None]
@@ -212,7 +215,7 @@ class TritonOps:
         q = x.new_empty(len(x), store.shape[2], store.shape[4])
         return _launch(x, linear, q, "qkv", bias=linear.bias, store=store, rows=rows)
 
-    def attend(self, q: Tensor, store: Tensor, rows: Rows) -> Tensor:
+    def attend(self, q: Tensor, store: Tensor, rows: Rows, scale: float | None = None) -> Tensor:
         count, heads, head_dim = q.shape
         _, slots, _, positions, _ = store.shape
         pieces = triton.cdiv(positions, PIECE)
@@ -220,7 +223,7 @@ class TritonOps:
         tops, totals = q.new_empty(2, count, heads, pieces, dtype=torch.float32)
         dim = triton.next_power_of_2(max(16, head_dim))
         _attend[len(rows.firsts), heads, pieces](
-            q, store, rows.slots, rows.positions, rows.firsts, rows.counts, sums, tops, totals, head_dim**-0.5,
+            q, store, rows.slots, rows.positions, rows.firsts, rows.counts, sums, tops, totals, scale or head_dim**-0.5,
             HEADS=heads, HEAD_DIM=head_dim, POSITIONS=positions, SLOTS=slots, PIECES=pieces,
             TILE=TILE, PIECE=PIECE, KEYS=KEYS, DIM=dim, num_warps=4, num_stages=2,
         )  # fmt: skip
@@ -232,8 +235,9 @@ class TritonOps:
         )  # fmt: skip
         return out
 
-    def gelu(self, x: Tensor, linear: Any) -> Tensor:
-        return _launch(x, linear, x.new_empty(len(x), len(linear.weight)), "gelu", bias=linear.bias)
+    def gelu(self, x: Tensor, linear: Any, form: str = "tanh") -> Tensor:
+        what = "gelu" if form == "tanh" else "gelu_erf"
+        return _launch(x, linear, x.new_empty(len(x), len(linear.weight)), what, bias=linear.bias)
 
     def head(self, x: Tensor, embedding: Any) -> Tensor:
         return _launch(x, embedding, x.new_empty(len(x), len(embedding.weight), dtype=torch.float32), "logits")

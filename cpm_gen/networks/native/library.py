@@ -10,13 +10,14 @@ import ctypes
 import functools
 import importlib.metadata
 import sys
-from ctypes import c_char_p, c_double, c_int, c_int32, c_int64, c_void_p
+from ctypes import c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
 
 from cpm_gen.errors import ConfigError
 
-ABI = 3  # CPM_ABI of native/include/cpm_native.h
+ABI = 4  # CPM_ABI of native/include/cpm_native.h
 MAX_THREADS = 1024  # CPM_MAX_THREADS: of one rank
+GELU = {"tanh": 0, "erf": 1}
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
 NO_MEMORY, ABORTED = 1, 2
 
@@ -32,7 +33,7 @@ class Sizes(ctypes.Structure):
             "layers", "hidden", "heads", "head_dim", "inner", "vocabulary", "first_row", "positions", "ranks", "format",
             "kv_format", "threads", "first_cpu",
         )
-    ]  # fmt: skip
+    ] + [("epsilon", c_float), ("gelu", c_int32), ("untied", c_int32), ("scale_by_layer", c_int32)]  # fmt: skip
 
 
 class CSegment(ctypes.Structure):
@@ -47,7 +48,7 @@ _DECLARATIONS = {
     "cpm_create": (c_void_p, [ctypes.POINTER(Sizes), c_char_p]),
     "cpm_destroy": (None, [c_void_p]),
     "cpm_model_kernels": (c_char_p, [c_void_p]),
-    "cpm_pack": (c_int, [c_void_p, c_int, c_int, c_void_p, c_int, c_int64, c_int64, c_int64]),
+    "cpm_pack": (c_int, [c_void_p, c_int, c_int, c_void_p, c_int, c_int64, c_int64, c_int64, c_int64]),
     "cpm_weight_bytes": (c_int64, [c_void_p]),
     "cpm_cache_create": (c_void_p, [c_void_p, c_int32]),
     "cpm_cache_destroy": (None, [c_void_p]),

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cpm_gen.checkpoints import tensor_table
 from cpm_gen.checkpoints.checkpoint import Checkpoint
-from cpm_gen.config.model_sizes import ModelSize
+from cpm_gen.config.model_sizes import CPM_1, ModelSize, NetworkVariant
 from cpm_gen.config.options import ModelOptions
 from cpm_gen.errors import ConfigError
 from cpm_gen.networks.interface import Segment, score_targets
@@ -30,6 +30,7 @@ _TENSORS = (
     "position_embeddings.weight",
     "transformer.final_layernorm.weight",
     "transformer.final_layernorm.bias",
+    "lm_head.weight",
     "input_layernorm.weight",
     "input_layernorm.bias",
     "attention.query_key_value.weight",
@@ -43,6 +44,7 @@ _TENSORS = (
     "mlp.dense_4h_to_h.weight",
     "mlp.dense_4h_to_h.bias",
 )  # in the order of cpm_tensor
+_PACKED = 1 << 22  # elements that are packed at a time
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
@@ -76,6 +78,7 @@ class NativeModel:
         self,
         size: ModelSize,
         group: TensorParallel,
+        variant: NetworkVariant = CPM_1,
         *,
         form: str,
         kv_form: str | None = None,
@@ -91,15 +94,18 @@ class NativeModel:
         self._failure: BaseException | None = None
         self._reduce = library.AllReduce(self._all_reduce)  # a reference must stay while the library may call it
         ranks = group.size
+        self._rows = -(
+            -size.vocabulary // ranks
+        )  # of the vocabulary on every rank; the last may hold zero rows at its end
         whole_machine = threads * ranks >= len(_allowed_cpus())
         sizes = library.Sizes(
             layers=size.layers,
             hidden=size.hidden,
             heads=size.heads // ranks,
             head_dim=size.hidden // size.heads,
-            inner=4 * size.hidden // ranks,
-            vocabulary=size.vocabulary // ranks,
-            first_row=size.vocabulary // ranks * group.rank,
+            inner=variant.inner_size(size.hidden) // ranks,
+            vocabulary=self._rows,
+            first_row=self._rows * group.rank,
             positions=size.positions,
             ranks=ranks,
             format=library.FORMATS[form],
@@ -107,6 +113,10 @@ class NativeModel:
             threads=threads,
             # threads are pinned only if they take all cores; otherwise the scheduler of the system places them better
             first_cpu=threads * group.rank if whole_machine else -1,
+            epsilon=variant.epsilon,
+            gelu=library.GELU[variant.gelu],
+            untied=not variant.tied_head,
+            scale_by_layer=variant.scale_by_layer,
         )
         self._handle = self._library.cpm_create(ctypes.byref(sizes), kernels.encode() if kernels else None)
         if not self._handle:
@@ -118,19 +128,27 @@ class NativeModel:
         self.kernels = name.decode()
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Pack this rank's slices, one tensor at a time, without a copy if the slice lies in one file."""
+        """Pack this rank's slices some rows at a time, so that no more than those rows are in memory beside the packed weights.
+
+        Rows that pad the vocabulary are not packed and stay zero.
+        """
         rank, degree = self.group.rank, self.group.size
         for name, tensor in checkpoint.tensors.items():
             parts = list(tensor.slice_parts(rank, degree))
-            if len(parts) == 1:
-                self._pack(name, parts[0].view())
-                parts[0].stored.release()
-            else:
+            if len(parts) > 1 and (len(tensor.shape) == 1 or tensor.cut.dim == 1):  # parts that are not whole rows
                 values = torch.empty(checkpoint.slice_shape(name, degree), dtype=tensor.dtype)
                 checkpoint.copy_slice(name, rank, degree, values)
                 self._pack(name, values)
+                continue
+            for part in parts:
+                view = part.view()
+                rows = max(1, _PACKED // view[0].numel()) if view.dim() == 2 else len(view)
+                for at, some in zip(range(0, len(view), rows), view.split(rows), strict=True):
+                    self._pack(name, some, part.slice_start + at)
+                    part.stored.release()
 
-    def _pack(self, name: str, tensor: Tensor) -> None:
+    def _pack(self, name: str, tensor: Tensor, first: int = 0) -> None:
+        """Pack a vector, or rows of a matrix that become those from ``first`` on."""
         layer, part = tensor_table.split_layer(name)
         rows, columns = tensor.shape if tensor.dim() == 2 else (1, len(tensor))
         if tensor.stride(-1) != 1:
@@ -141,6 +159,7 @@ class NativeModel:
             layer or 0,
             tensor.data_ptr(),
             _DTYPES[tensor.dtype],
+            first if tensor.dim() == 2 else 0,
             rows,
             columns,
             tensor.stride(0) if tensor.dim() == 2 else columns,
@@ -198,10 +217,12 @@ class NativeModel:
         return hidden
 
     def _head(self, hidden: np.ndarray[Any, Any]) -> Tensor:
-        logits = torch.empty(len(hidden), self.size.vocabulary // self.group.size)
+        logits = torch.empty(len(hidden), self._rows)
         if len(hidden):
             self._check(self._library.cpm_head(self._handle, hidden.ctypes.data, len(hidden), logits.data_ptr()))
-        return self.group.all_gather(logits)
+        gathered = self.group.all_gather(logits)
+        vocabulary = self.size.vocabulary
+        return gathered if gathered.shape[1] == vocabulary else gathered[:, :vocabulary].contiguous()
 
     def _all_reduce(self, values: Any, count: int) -> int:
         """Called by the library on the calling thread between two phases of a step; sums ``values`` over the ranks in place."""
@@ -245,6 +266,6 @@ def load_network(
     """See :class:`cpm_gen.networks.interface.Backend`; ``device`` is always the CPU."""
     form = "int8" if options.quantize == "int8" else options.dtype
     kv_form = None if options.kv_cache == "auto" else options.kv_cache
-    model = NativeModel(size, group, form=form, kv_form=kv_form, threads=threads)
+    model = NativeModel(size, group, checkpoint.variant, form=form, kv_form=kv_form, threads=threads)
     model.load(checkpoint)
     return model

@@ -89,10 +89,11 @@ class RowParallelLinear(Matrix):
 
 
 class VocabularyParallelEmbedding(Matrix):
-    """The word embedding, its rows over the ranks; also the tied output head."""
+    """The word embedding, its rows over the ranks; also the output head. All ranks hold the same number of rows, the last padded."""
 
     def __init__(self, vocabulary: int, hidden: int, place: Place) -> None:
-        super().__init__(vocabulary // place.group.size, hidden, place)
+        super().__init__(-(-vocabulary // place.group.size), hidden, place)
+        self.vocabulary = vocabulary
 
     def forward(self, ids: Tensor) -> Tensor:
         """``[n] -> [n, hidden]``: each rank looks up the rows it holds, zero elsewhere, then one all-reduce."""
@@ -107,9 +108,9 @@ class VocabularyParallelEmbedding(Matrix):
         rows = F.embedding(ids, self.weight)
         return rows if self.scale is None else (rows * self.scale[ids][:, None]).to(self.dtype)
 
-    def head(self, x: Tensor) -> Tensor:
-        """``[n, hidden] -> [n, vocabulary]`` logits, fp32, gathered from all ranks."""
-        return self.group.all_gather(F.linear(x, self.whole()).float())
+    def logits(self, x: Tensor) -> Tensor:
+        """``[n, hidden] -> [n, vocabulary]`` logits, fp32, gathered from all ranks; those of padding rows are left out."""
+        return self.group.all_gather(F.linear(x, self.whole()).float())[:, : self.vocabulary].contiguous()
 
 
 class PositionEmbedding(nn.Module):
@@ -124,14 +125,14 @@ class PositionEmbedding(nn.Module):
         return F.embedding(positions, self.weight)
 
 
-def layer_norm(hidden: int, place: Place) -> nn.Module:
-    """LayerNorm with CPM's eps; apex's fused kernel where it is installed and the device is a GPU."""
+def layer_norm(hidden: int, place: Place, epsilon: float) -> nn.Module:
+    """LayerNorm; apex's fused kernel where it is installed and the device is a GPU."""
     if place.device.type == "cuda":
         try:
             from apex.normalization import FusedLayerNorm
         except ImportError:
             pass
         else:
-            fused: nn.Module = FusedLayerNorm(hidden, eps=1e-5).to(place.device, place.dtype)
+            fused: nn.Module = FusedLayerNorm(hidden, eps=epsilon).to(place.device, place.dtype)
             return fused
-    return nn.LayerNorm(hidden, eps=1e-5, device=place.device, dtype=place.dtype)
+    return nn.LayerNorm(hidden, eps=epsilon, device=place.device, dtype=place.dtype)

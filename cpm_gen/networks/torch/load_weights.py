@@ -24,7 +24,8 @@ def load_network(
 ) -> TorchModel:
     """See :class:`cpm_gen.networks.interface.Backend`; ``threads`` is torch's own setting."""
     dtype = getattr(torch, options.dtype)
-    model = TorchModel(size, group, dtype=dtype, device=device, quantized=options.quantize == "int8")
+    quantized = options.quantize == "int8"
+    model = TorchModel(size, group, checkpoint.variant, dtype=dtype, device=device, quantized=quantized)
     load_into(model, checkpoint, rank=group.rank, degree=group.size)
     return model
 

@@ -1,4 +1,4 @@
-"""CPM-1's network in torch: GPT-2 with pre-LN, learned positions and a head tied to the word embedding.
+"""CPM-1's network in torch: GPT-2 with pre-LN, learned positions and a head tied to the word embedding; and its variants.
 
 Module names are checkpoint names, so the keys of ``state_dict()`` are the names in :data:`cpm_gen.checkpoints.tensor_table.TABLE`.
 
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from cpm_gen.config.model_sizes import ModelSize
+from cpm_gen.config.model_sizes import CPM_1, ModelSize, NetworkVariant
 from cpm_gen.networks.interface import Segment, score_targets
 from cpm_gen.networks.torch.kv_cache import KVCache
 from cpm_gen.networks.torch.layers import (
@@ -35,11 +35,12 @@ _ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBac
 class Attention(nn.Module):
     """Causal multi-head attention over this rank's heads."""
 
-    def __init__(self, size: ModelSize, place: Place, layer: int) -> None:
+    def __init__(self, size: ModelSize, place: Place, layer: int, scale: float | None) -> None:
         super().__init__()
         self.layer = layer
         self.heads = size.heads // place.group.size
         self.head_dim = size.hidden // size.heads
+        self.scale = scale
         self.query_key_value = ColumnParallelLinear(size.hidden, 3 * size.hidden, place)
         self.dense = RowParallelLinear(size.hidden, size.hidden, place)
 
@@ -54,44 +55,46 @@ class Attention(nn.Module):
             if segment.slot is not None:
                 assert cache is not None
                 keys, values = cache.extend(self.layer, segment.slot, segment.start, keys, values)
-            mixed.append(attend(q[:, at : at + n], keys, values))
+            mixed.append(attend(q[:, at : at + n], keys, values, self.scale))
             at += n
         y: Tensor = self.dense(torch.cat(mixed))
         return y
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """``[heads, n, d]`` queries at the end of ``[heads, m, d]`` keys and values -> ``[n, heads * d]``."""
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+    """``[heads, n, d]`` queries at the end of ``[heads, m, d]`` keys and values -> ``[n, heads * d]``. scale: None: ``1 / sqrt(d)``."""
     n, m = q.shape[1], k.shape[1]
     mask = None
     if 1 < n < m:  # the queries are at positions m - n .. m - 1
         mask = torch.ones(n, m, dtype=torch.bool, device=q.device).tril(m - n)
-    y = F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask, is_causal=1 < n == m)
+    y = F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask, is_causal=1 < n == m, scale=scale)
     return y[0].transpose(0, 1).reshape(n, -1)
 
 
 class MLP(nn.Module):
-    """``h -> 4h -> h`` with the tanh form of GELU."""
+    """``h -> 4h -> h`` with GELU, in CPM-1 in its tanh form."""
 
-    def __init__(self, size: ModelSize, place: Place) -> None:
+    def __init__(self, size: ModelSize, variant: NetworkVariant, place: Place) -> None:
         super().__init__()
-        self.dense_h_to_4h = ColumnParallelLinear(size.hidden, 4 * size.hidden, place)
-        self.dense_4h_to_h = RowParallelLinear(4 * size.hidden, size.hidden, place)
+        inner = variant.inner_size(size.hidden)
+        self.dense_h_to_4h = ColumnParallelLinear(size.hidden, inner, place)
+        self.dense_4h_to_h = RowParallelLinear(inner, size.hidden, place)
+        self.approximate = "tanh" if variant.gelu == "tanh" else "none"
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.dense_4h_to_h(F.gelu(self.dense_h_to_4h(x), approximate="tanh"))
+        y: Tensor = self.dense_4h_to_h(F.gelu(self.dense_h_to_4h(x), approximate=self.approximate))
         return y
 
 
 class Layer(nn.Module):
     """One transformer layer."""
 
-    def __init__(self, size: ModelSize, place: Place, layer: int) -> None:
+    def __init__(self, size: ModelSize, variant: NetworkVariant, place: Place, layer: int) -> None:
         super().__init__()
-        self.input_layernorm = layer_norm(size.hidden, place)
-        self.attention = Attention(size, place, layer)
-        self.post_attention_layernorm = layer_norm(size.hidden, place)
-        self.mlp = MLP(size, place)
+        self.input_layernorm = layer_norm(size.hidden, place, variant.epsilon)
+        self.attention = Attention(size, place, layer, variant.attention_scale(size.hidden // size.heads, layer))
+        self.post_attention_layernorm = layer_norm(size.hidden, place, variant.epsilon)
+        self.mlp = MLP(size, variant, place)
 
     def forward(self, x: Tensor, segments: Sequence[Segment], cache: KVCache | None) -> Tensor:
         x = x + self.attention(self.input_layernorm(x), segments, cache)
@@ -102,10 +105,10 @@ class Layer(nn.Module):
 class Transformer(nn.Module):
     """The layers and the last norm."""
 
-    def __init__(self, size: ModelSize, place: Place) -> None:
+    def __init__(self, size: ModelSize, variant: NetworkVariant, place: Place) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Layer(size, place, n) for n in range(size.layers))
-        self.final_layernorm = layer_norm(size.hidden, place)
+        self.layers = nn.ModuleList(Layer(size, variant, place, n) for n in range(size.layers))
+        self.final_layernorm = layer_norm(size.hidden, place, variant.epsilon)
 
     def forward(self, x: Tensor, segments: Sequence[Segment], cache: KVCache | None) -> Tensor:
         for layer in self.layers:
@@ -121,6 +124,7 @@ class TorchModel(nn.Module):
         self,
         size: ModelSize,
         group: TensorParallel,
+        variant: NetworkVariant = CPM_1,
         *,
         dtype: torch.dtype,
         device: torch.device,
@@ -135,8 +139,17 @@ class TorchModel(nn.Module):
         place = Place(group, dtype, device, quantized)
         self.word_embeddings = VocabularyParallelEmbedding(size.vocabulary, size.hidden, place)
         self.position_embeddings = PositionEmbedding(size.positions, size.hidden, place)
-        self.transformer = Transformer(size, place)
+        self.transformer = Transformer(size, variant, place)
+        if not variant.tied_head:
+            self.lm_head = VocabularyParallelEmbedding(size.vocabulary, size.hidden, place)
         self.requires_grad_(False).eval()
+
+    @property
+    def head(self) -> VocabularyParallelEmbedding:
+        """The matrix of the output head."""
+        matrix = self.lm_head if hasattr(self, "lm_head") else self.word_embeddings
+        assert isinstance(matrix, VocabularyParallelEmbedding)
+        return matrix
 
     def make_cache(self, slots: int) -> KVCache:
         """A cache of ``slots`` full windows for this rank's heads."""
@@ -176,10 +189,10 @@ class TorchModel(nn.Module):
             return x.new_empty((0, self.size.vocabulary), dtype=torch.float32)
         ends = torch.tensor([len(s.ids) for s in segments]).cumsum(0) - 1
         ends = ends[torch.tensor([s.logits for s in segments])]
-        return self.word_embeddings.head(x[ends.to(self.device)])
+        return self.head.logits(x[ends.to(self.device)])
 
     @torch.inference_mode()
     def score(self, segment: Segment, targets: Sequence[int], cache: KVCache | None) -> Tensor:
         """Natural log-probabilities ``[targets]``, float32 (see :meth:`cpm_gen.networks.interface.Network.score`)."""
         hidden = self.hidden([segment], cache)[len(segment.ids) - len(targets) :]
-        return score_targets(hidden, targets, self.word_embeddings.head)
+        return score_targets(hidden, targets, self.head.logits)
