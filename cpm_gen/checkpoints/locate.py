@@ -28,8 +28,6 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     from cpm_gen.checkpoints.formats import huggingface, megatron
 
     folder = path_argument(path, "the checkpoint folder", CheckpointError)
-    return (
-        huggingface.open_folder(folder)
-        if huggingface.is_huggingface(folder)
-        else megatron.open_shards(folder).checkpoint
-    )
+    if huggingface.is_huggingface(folder):
+        return huggingface.open_folder(folder)
+    return megatron.open_shards(folder).checkpoint

@@ -49,7 +49,7 @@ TABLE: dict[str, tuple[Cut, tuple[str, ...]]] = {
     "transformer.final_layernorm.weight": (COPIED, ("h",)),
     "transformer.final_layernorm.bias": (COPIED, ("h",)),
 }
-HEAD = "lm_head.weight"  # of networks whose output head is not the word embedding; CPM-1 has none
+HEAD = "lm_head.weight"  # of networks whose output head is not the word embedding, cut as that is; CPM-1 has none
 _WITH_HEAD = {**TABLE, HEAD: (ROWS, ("V", "h"))}
 
 
@@ -61,7 +61,7 @@ def split_layer(name: str) -> tuple[int | None, str]:
 
 def cut_of(name: str) -> Cut | None:
     """The cut of a tensor by its checkpoint name; None if the table has no such tensor."""
-    entry = _WITH_HEAD.get(_LAYER_NUMBER.sub(_LAYER, name))
+    entry = TABLE.get(_LAYER_NUMBER.sub(_LAYER, name))
     return entry[0] if entry else None
 
 

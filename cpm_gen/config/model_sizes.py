@@ -47,9 +47,9 @@ class NetworkVariant:
         """Width of the MLP's hidden layer in a network of that hidden size."""
         return 4 * hidden if self.inner is None else self.inner
 
-    def attention_scale(self, head_dim: int, layer: int) -> float | None:
-        """What the products of queries and keys are multiplied by in a layer; None: the usual ``1 / sqrt(head_dim)``."""
-        return float(head_dim**-0.5) / (layer + 1) if self.scale_by_layer else None
+    def score_divisor(self, layer: int) -> int:
+        """What the attention scores of a layer are divided by besides ``sqrt(head_dim)``."""
+        return layer + 1 if self.scale_by_layer else 1
 
 
 CPM_1 = NetworkVariant()

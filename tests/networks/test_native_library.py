@@ -85,13 +85,13 @@ def enum(name: str) -> dict[str, int]:
     return members
 
 
-def fields(name: str) -> list[str]:
+def fields(name: str) -> list[tuple[str, type]]:
+    kinds = {"int32_t": ctypes.c_int32, "float": ctypes.c_float}
     (body,) = re.findall(rf"typedef struct \{{([^}}]*)\}} {name};", HEADER)
     declared = []
     for line in body.split(";")[:-1]:
         kind, names = line.split(maxsplit=1)
-        assert kind == "int32_t"
-        declared += [n.strip() for n in names.split(",")]
+        declared += [(n.strip(), kinds[kind]) for n in names.split(",")]
     return declared
 
 
@@ -102,13 +102,14 @@ def test_abi() -> None:
 
 @pytest.mark.parametrize(("name", "structure"), [("cpm_sizes", library.Sizes), ("cpm_segment", library.CSegment)])
 def test_structures(name: str, structure: type[ctypes.Structure]) -> None:
-    assert [field for field, _ in structure._fields_] == fields(name)
-    assert {kind for _, kind in structure._fields_} == {ctypes.c_int32}
+    assert list(structure._fields_) == fields(name)
 
 
 def test_enums() -> None:
     formats = {"float32": "CPM_F32", "bfloat16": "CPM_BF16", "int8": "CPM_I8"}
     assert {formats[name]: value for name, value in library.FORMATS.items()} == enum("cpm_format")
+    gelu = {"tanh": "CPM_GELU_TANH", "erf": "CPM_GELU_ERF"}
+    assert {gelu[name]: value for name, value in library.GELU.items()} == enum("cpm_gelu")
     dtypes = {torch.float32: "CPM_FROM_F32", torch.float16: "CPM_FROM_F16", torch.bfloat16: "CPM_FROM_BF16"}
     assert {dtypes[dtype]: value for dtype, value in model._DTYPES.items()} == enum("cpm_dtype")
     status = enum("cpm_status")
@@ -120,6 +121,7 @@ def test_tensors_are_in_the_headers_order() -> None:
         "CPM_WORDS": "word_embeddings.weight",
         "CPM_POSITIONS": "position_embeddings.weight",
         "CPM_FINAL_NORM": "transformer.final_layernorm",
+        "CPM_HEAD": "lm_head.weight",
         "CPM_NORM1": "input_layernorm",
         "CPM_QKV": "attention.query_key_value",
         "CPM_DENSE": "attention.dense",

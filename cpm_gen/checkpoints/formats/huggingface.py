@@ -231,8 +231,7 @@ class _Reader:
         ref.check()
         if math.prod(ref.shape) > ref.extent:
             raise CheckpointError(f"{ref.path}: {full} repeats its elements, so it is no saved weight")
-        cut = tensor_table.cut_of(name)
-        assert cut is not None
+        cut = tensor_table.cut_of(name) or tensor_table.ROWS  # of an output head
         return StoredTensor(cut, shape, [Transposed(ref) if transposed else ref])
 
     def _refuse_others(self, layers: int, positions: int) -> None:

@@ -1,11 +1,13 @@
-"""Megatron/DeepSpeed checkpoints: one file for each rank of the run that saved them, written by ``torch.save``.
+"""Megatron/DeepSpeed checkpoints: one file for each rank of the run that saved them, written by ``torch.save`` or in safetensors.
 
-Where the files lie: :mod:`cpm_gen.checkpoints.formats.megatron_layout`.
+A ``config.json`` beside them may say how the network differs from CPM-1's (:mod:`cpm_gen.checkpoints.network_config`). Where the files
+lie: :mod:`cpm_gen.checkpoints.formats.megatron_layout`.
 """
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import math
 import re
 from collections.abc import Mapping
@@ -18,13 +20,19 @@ import torch
 from torch import Tensor
 
 from cpm_gen.checkpoints import tensor_table
-from cpm_gen.checkpoints.checkpoint import Checkpoint, StoredTensor, bits
+from cpm_gen.checkpoints.checkpoint import Checkpoint, StoredTensor
+from cpm_gen.checkpoints.checksums import Checksum
 from cpm_gen.checkpoints.formats.known_globals import Dropped
+from cpm_gen.checkpoints.formats.mapped_file import TensorRef, same_bits
 from cpm_gen.checkpoints.formats.megatron_layout import TRACKER, ZERO_3, Layout, find, shard_name
-from cpm_gen.checkpoints.formats.torch_file import SavedFile, TensorRef, is_plain
+from cpm_gen.checkpoints.formats.safetensors_file import SafetensorsFile
+from cpm_gen.checkpoints.formats.torch_file import SavedFile, is_plain
+from cpm_gen.checkpoints.network_config import CONFIG, NetworkConfig, read_config
+from cpm_gen.config.model_sizes import CPM_1, NetworkVariant
 from cpm_gen.errors import CheckpointError
 
-_WORDS, _POSITIONS, _HEAD = "word_embeddings.weight", "position_embeddings.weight", "lm_head.weight"
+_WORDS, _POSITIONS, _HEAD = "word_embeddings.weight", "position_embeddings.weight", tensor_table.HEAD
+_METADATA = ("mp_world_size", "iteration")  # of a safetensors shard; a torch.save file holds them beside the tensors
 _MASK = re.compile(r"transformer\.layers\.[0-9]{1,4}\.attention\.(bias|mask|masked_bias)")
 _COMPILED = "_orig_mod."  # torch.compile puts it before the names of what it compiled
 _NAME_LENGTH, _HIDDEN, _NOTES = 500, 1 << 20, 100
@@ -35,25 +43,16 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 class Shard:
     """One rank's file.
 
-    saved: what the file holds. tensors: the network's, by their names in the table. ignored: ids of the TensorRefs that add
-    nothing to the network. notes: what is not loaded.
+    path: the file. content: what was saved, tensors as TensorRef. tensors: the network's, by their names in the table. ignored: ids
+    of the TensorRefs that add nothing to the network. notes: what is not loaded. checksums: of all tensors in the file.
     """
 
-    saved: SavedFile
+    path: Path
+    content: dict[str, Any]
     tensors: dict[str, TensorRef]
     ignored: frozenset[int]
     notes: list[str]
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self.saved.path
-
-    @property
-    def content(self) -> dict[str, Any]:
-        """What was saved, tensors as TensorRef."""
-        content: dict[str, Any] = self.saved.content
-        return content
+    checksums: list[Checksum]
 
 
 @dataclass(frozen=True)
@@ -83,18 +82,27 @@ def open_shards(path: str | Path) -> MegatronCheckpoint:
 
 
 def _read_shard(path: Path) -> Shard:
+    if path.suffix == ".safetensors":
+        file = SafetensorsFile(path)
+        numbers = {k: int(v) for k, v in file.metadata.items() if k in _METADATA and re.fullmatch(r"[0-9]{1,18}", v)}
+        return _shard(path, {"module": dict(file.tensors), **numbers}, [], [])
     saved = SavedFile(path)
     if not isinstance(saved.content, dict):
         dropped = isinstance(saved.content, Dropped)
         what = ascii(saved.content.origin)[:100] if dropped else type(saved.content).__name__
         raise CheckpointError(f"{path}: holds a {what}, not a checkpoint's dictionary")
-    flat = _flatten(saved.content, path)
+    return _shard(path, saved.content, saved.notes, saved.checksums)
+
+
+def _shard(path: Path, content: dict[str, Any], notes: list[str], checksums: list[Checksum]) -> Shard:
+    """The network's tensors in a file's content."""
+    flat = _flatten(content, path)
     anchors = sorted((n for n in flat if n == _WORDS or n.endswith("." + _WORDS)), key=lambda n: (n.count("."), n))
     if not anchors:
         raise CheckpointError(f"{path}: no tensor {_WORDS} in it, so no CPM network")
     under_module = [n for n in anchors if n.startswith("module.")]
     prefix = (under_module or anchors)[0].removesuffix(_WORDS)
-    version = saved.content.get("checkpoint_version")
+    version = content.get("checkpoint_version")
     if prefix.endswith("language_model.embedding.") or (isinstance(version, (int, float)) and version > 0):
         raise CheckpointError(
             f"{path}: saved by a newer Megatron-LM, whose tensors have other names and another order of query, key and value; "
@@ -107,10 +115,12 @@ def _read_shard(path: Path) -> Shard:
     network = {n: t for n, t in tensors.items() if n not in ignored}
     kept = {id(t) for t in network.values()}
     return Shard(
-        saved,
+        path,
+        content,
         network,
         frozenset(id(tensors[n]) for n in ignored if id(tensors[n]) not in kept),
-        [*saved.notes, *dict.fromkeys(ignored.values())],
+        [*notes, *dict.fromkeys(ignored.values())],
+        checksums,
     )
 
 
@@ -145,7 +155,7 @@ def _ignored(tensors: dict[str, TensorRef]) -> dict[str, str]:
     """Tensors that add nothing to the network, with a note on each: a head tied to the embedding, causal masks."""
     result = {}
     words, head = tensors.get(_WORDS), tensors.get(_HEAD)
-    if words is not None and head is not None and _equal(words, head):
+    if words is not None and head is not None and same_bits(words, head):
         result[_HEAD] = f"{_HEAD} (equal to {_WORDS})"
     rows = tensors[_POSITIONS].shape[:1] if _POSITIONS in tensors else ()
     for name, tensor in tensors.items():
@@ -154,18 +164,6 @@ def _ignored(tensors: dict[str, TensorRef]) -> dict[str, str]:
             if square or (match[1] == "masked_bias" and math.prod(tensor.shape) == 1):
                 result[name] = f"attention.{match[1]} (causal mask)"
     return result
-
-
-def _equal(a: TensorRef, b: TensorRef) -> bool:
-    """Whether two tensors are the same bits; tensors that share their storage are not read."""
-    if (a.shape, a.dtype) != (b.shape, b.dtype):
-        return False
-    if (a.storage.offset, a.first, a.stride) == (b.storage.offset, b.first, b.stride):
-        return True
-    same = torch.equal(bits(a.view()), bits(b.view()))
-    a.release()
-    b.release()
-    return same
 
 
 def _describe(layout: Layout, shards: list[Shard]) -> Checkpoint:
@@ -180,22 +178,31 @@ def _describe(layout: Layout, shards: list[Shard]) -> Checkpoint:
         if len(ref.shape) != 2:
             raise CheckpointError(f"{first.path}: {name} has shape {list(ref.shape)}, not two dimensions")
     rows, hidden = first.tensors[_WORDS].shape
-    vocabulary, positions = rows * degree, first.tensors[_POSITIONS].shape[0]
+    positions = first.tensors[_POSITIONS].shape[0]
+    config = read_config(folder)
+    variant = CPM_1 if config is None else _variant(config, first)
+    vocabulary, padded = _vocabulary(config, rows, degree)
     if hidden > _HIDDEN:
         raise CheckpointError(f"{first.path}: hidden size {hidden}, more than any network has")
     numbers = [n for name in first.tensors if (n := tensor_table.split_layer(name)[0]) is not None]
     layers = 1 + max(numbers, default=-1)
     tensor_table.check_degree(
-        degree, vocabulary=vocabulary, heads=None, hidden=hidden, where=f"{folder}: {degree} shards"
+        degree,
+        vocabulary=None if padded else vocabulary,
+        heads=None,
+        hidden=hidden,
+        inner=variant.inner,
+        where=f"{folder}: {degree} shards",
     )
-    expected = list(tensor_table.names(layers))
+    expected = list(tensor_table.names(layers)) + ([] if variant.tied_head else [_HEAD])
     if missing := [n for n in expected if n not in first.tensors]:
         raise CheckpointError(f"{first.path}: tensor {missing[0]} is missing" + _more(missing))
     tensors = {}
     for name in expected:
-        cut = tensor_table.cut_of(name)
-        assert cut is not None
-        shape = tensor_table.whole_shape(name, vocabulary=vocabulary, positions=positions, hidden=hidden)
+        cut = tensor_table.cut_of(name) or tensor_table.ROWS  # of an output head
+        shape = tensor_table.whole_shape(
+            name, vocabulary=vocabulary, positions=positions, hidden=hidden, inner=variant.inner
+        )
         tensors[name] = StoredTensor(cut, shape, [s.tensors[name] for s in shards if name in s.tensors])
     for shard in shards:
         if missing := [n for n in expected if n not in shard.tensors]:
@@ -235,7 +242,25 @@ def _describe(layout: Layout, shards: list[Shard]) -> Checkpoint:
         notes=notes[:_NOTES] + ([f"and {len(notes) - _NOTES} more"] if len(notes) > _NOTES else []),
         tensors=tensors,
         checksums=list(checksums.values()),
+        format="Megatron shards" + (", safetensors" if first.path.suffix == ".safetensors" else ""),
+        variant=variant,
+        pads_vocabulary=padded,
+        sources={} if variant == CPM_1 else {"network": CONFIG},
     )
+
+
+def _variant(config: NetworkConfig, first: Shard) -> NetworkVariant:
+    """How the network differs from CPM-1's, by config.json. A head of its own is stored, and config.json says so, too."""
+    tied = not (_HEAD in first.tensors and config.content.get("tie_word_embeddings") is False)
+    return dataclasses.replace(config.variant(), tied_head=tied)
+
+
+def _vocabulary(config: NetworkConfig | None, rows: int, degree: int) -> tuple[int, bool]:
+    """The size of the vocabulary, and whether the last ranks' rows may be padding, which config.json tells."""
+    said = None if config is None else config.content.get("vocab_size")
+    if type(said) is int and 0 <= rows * degree - said < degree:
+        return said, True
+    return rows * degree, False
 
 
 def _more(names: list[str]) -> str:

@@ -43,8 +43,8 @@ class RowOps(Protocol):
     def project(self, x: Tensor, linear: Any, store: Tensor, rows: Rows) -> Tensor:
         """Queries ``[rows, heads, head_dim]``; keys and values go to ``store`` ``[2, slots, heads, positions, head_dim]``."""
 
-    def attend(self, q: Tensor, store: Tensor, rows: Rows, scale: float | None = None) -> Tensor:
-        """Each row over its slot's positions up to its own: ``[rows, heads * head_dim]``. scale: None: ``1 / sqrt(head_dim)``."""
+    def attend(self, q: Tensor, store: Tensor, rows: Rows) -> Tensor:
+        """Each row over its slot's positions up to its own: ``[rows, heads * head_dim]``."""
 
     def gelu(self, x: Tensor, linear: Any, form: str = "tanh") -> Tensor:
         """GELU of ``linear(x)``. form: "tanh" or "none", as torch calls them."""
@@ -70,10 +70,10 @@ class TorchOps:
         store[:, rows.slots, :, rows.positions] = qkv[:, 1:]
         return qkv[:, 0]
 
-    def attend(self, q: Tensor, store: Tensor, rows: Rows, scale: float | None = None) -> Tensor:
+    def attend(self, q: Tensor, store: Tensor, rows: Rows) -> Tensor:
         keys, values = store[:, rows.slots]  # [rows, heads, positions, head_dim]
         unseen = torch.arange(store.shape[3], device=q.device) > rows.positions[:, None]
-        scores = (keys @ q[..., None])[..., 0].float() * (scale or q.shape[-1] ** -0.5)
+        scores = (keys @ q[..., None])[..., 0].float() * q.shape[-1] ** -0.5
         weights = scores.masked_fill(unseen[:, None], -torch.inf).softmax(-1)
         # positions beyond the end of a sequence are uninitialised and may hold NaN
         values = values.masked_fill(unseen[:, None, :, None], 0)
@@ -84,5 +84,5 @@ class TorchOps:
         return F.gelu(linear(x), approximate=form)
 
     def head(self, x: Tensor, embedding: Any) -> Tensor:
-        logits: Tensor = embedding.logits(x)
+        logits: Tensor = embedding.head(x)
         return logits

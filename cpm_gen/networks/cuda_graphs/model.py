@@ -82,7 +82,7 @@ class StaticCache:
         self._graphs = {rows: Graphed(self._body(rows), model.device, pool, stream) for rows in reversed(ROWS)}
         if gpu:  # the head is in no graph: compile its kernels now, not during a request
             for rows in ROWS:
-                ops.head(self._hidden[:rows], model.head)
+                ops.head(self._hidden[:rows], model.output_head)
         taken, seconds = _reserved(model.device) - before, time.perf_counter() - began
         _log.info("%d graphs in %.1f s, %.0f MiB in addition to the cache", len(ROWS), seconds, taken / 2**20)
 
@@ -103,7 +103,9 @@ class StaticCache:
             for layer, store in zip(layers, self.store, strict=True):
                 x, y = ops.add_norm(x, branch, layer.input_layernorm)
                 q = ops.project(y, layer.attention.query_key_value, store, rows)
-                branch = ops.branch(ops.attend(q, store, rows, layer.attention.scale), layer.attention.dense)
+                if layer.attention.divisor > 1:
+                    q = q / layer.attention.divisor
+                branch = ops.branch(ops.attend(q, store, rows), layer.attention.dense)
                 x, y = ops.add_norm(x, branch, layer.post_attention_layernorm)
                 inner = ops.gelu(y, layer.mlp.dense_h_to_4h, layer.mlp.approximate)
                 branch = ops.branch(inner, layer.mlp.dense_4h_to_h)
@@ -196,7 +198,7 @@ class GraphedModel:
         if kept:
             assert cache is not None
             with self._device():
-                logits.append(self._ops.head(cache.hidden(kept), self.model.head))
+                logits.append(self._ops.head(cache.hidden(kept), self.model.output_head))
         if len(kept) < len(segments):
             logits.append(self.model.next_logits([s for s in segments if s.slot is None], None))
         if len(logits) == 1:

@@ -215,7 +215,7 @@ class TritonOps:
         q = x.new_empty(len(x), store.shape[2], store.shape[4])
         return _launch(x, linear, q, "qkv", bias=linear.bias, store=store, rows=rows)
 
-    def attend(self, q: Tensor, store: Tensor, rows: Rows, scale: float | None = None) -> Tensor:
+    def attend(self, q: Tensor, store: Tensor, rows: Rows) -> Tensor:
         count, heads, head_dim = q.shape
         _, slots, _, positions, _ = store.shape
         pieces = triton.cdiv(positions, PIECE)
@@ -223,7 +223,7 @@ class TritonOps:
         tops, totals = q.new_empty(2, count, heads, pieces, dtype=torch.float32)
         dim = triton.next_power_of_2(max(16, head_dim))
         _attend[len(rows.firsts), heads, pieces](
-            q, store, rows.slots, rows.positions, rows.firsts, rows.counts, sums, tops, totals, scale or head_dim**-0.5,
+            q, store, rows.slots, rows.positions, rows.firsts, rows.counts, sums, tops, totals, head_dim**-0.5,
             HEADS=heads, HEAD_DIM=head_dim, POSITIONS=positions, SLOTS=slots, PIECES=pieces,
             TILE=TILE, PIECE=PIECE, KEYS=KEYS, DIM=dim, num_warps=4, num_stages=2,
         )  # fmt: skip

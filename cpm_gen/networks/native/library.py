@@ -28,12 +28,12 @@ class Sizes(ctypes.Structure):
     """``cpm_sizes``."""
 
     _fields_ = [
-        (name, c_int32)
+        (name, c_float if name == "epsilon" else c_int32)
         for name in (
             "layers", "hidden", "heads", "head_dim", "inner", "vocabulary", "first_row", "positions", "ranks", "format",
-            "kv_format", "threads", "first_cpu",
+            "kv_format", "threads", "first_cpu", "epsilon", "gelu", "untied", "scale_by_layer",
         )
-    ] + [("epsilon", c_float), ("gelu", c_int32), ("untied", c_int32), ("scale_by_layer", c_int32)]  # fmt: skip
+    ]  # fmt: skip
 
 
 class CSegment(ctypes.Structure):

@@ -143,8 +143,8 @@ class NativeModel:
             for part in parts:
                 view = part.view()
                 rows = max(1, _PACKED // view[0].numel()) if view.dim() == 2 else len(view)
-                for at, some in zip(range(0, len(view), rows), view.split(rows), strict=True):
-                    self._pack(name, some, part.slice_start + at)
+                for at in range(0, len(view), rows):
+                    self._pack(name, view[at : at + rows], part.slice_start + at)
                     part.stored.release()
 
     def _pack(self, name: str, tensor: Tensor, first: int = 0) -> None:

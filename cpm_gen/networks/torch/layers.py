@@ -108,7 +108,7 @@ class VocabularyParallelEmbedding(Matrix):
         rows = F.embedding(ids, self.weight)
         return rows if self.scale is None else (rows * self.scale[ids][:, None]).to(self.dtype)
 
-    def logits(self, x: Tensor) -> Tensor:
+    def head(self, x: Tensor) -> Tensor:
         """``[n, hidden] -> [n, vocabulary]`` logits, fp32, gathered from all ranks; those of padding rows are left out."""
         return self.group.all_gather(F.linear(x, self.whole()).float())[:, : self.vocabulary].contiguous()
 

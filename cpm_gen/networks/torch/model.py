@@ -35,18 +35,20 @@ _ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBac
 class Attention(nn.Module):
     """Causal multi-head attention over this rank's heads."""
 
-    def __init__(self, size: ModelSize, place: Place, layer: int, scale: float | None) -> None:
+    def __init__(self, size: ModelSize, place: Place, layer: int, divisor: int) -> None:
         super().__init__()
         self.layer = layer
         self.heads = size.heads // place.group.size
         self.head_dim = size.hidden // size.heads
-        self.scale = scale
+        self.divisor = divisor  # of the scores; queries are divided instead
         self.query_key_value = ColumnParallelLinear(size.hidden, 3 * size.hidden, place)
         self.dense = RowParallelLinear(size.hidden, size.hidden, place)
 
     def forward(self, x: Tensor, segments: Sequence[Segment], cache: KVCache | None) -> Tensor:
         # [tokens, hidden] -> q, k, v of [heads, tokens, head_dim]
         q, k, v = self.query_key_value(x).view(len(x), 3, self.heads, self.head_dim).permute(1, 2, 0, 3)
+        if self.divisor > 1:
+            q = q / self.divisor
         mixed = []
         at = 0
         for segment in segments:
@@ -55,19 +57,19 @@ class Attention(nn.Module):
             if segment.slot is not None:
                 assert cache is not None
                 keys, values = cache.extend(self.layer, segment.slot, segment.start, keys, values)
-            mixed.append(attend(q[:, at : at + n], keys, values, self.scale))
+            mixed.append(attend(q[:, at : at + n], keys, values))
             at += n
         y: Tensor = self.dense(torch.cat(mixed))
         return y
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
-    """``[heads, n, d]`` queries at the end of ``[heads, m, d]`` keys and values -> ``[n, heads * d]``. scale: None: ``1 / sqrt(d)``."""
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """``[heads, n, d]`` queries at the end of ``[heads, m, d]`` keys and values -> ``[n, heads * d]``."""
     n, m = q.shape[1], k.shape[1]
     mask = None
     if 1 < n < m:  # the queries are at positions m - n .. m - 1
         mask = torch.ones(n, m, dtype=torch.bool, device=q.device).tril(m - n)
-    y = F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask, is_causal=1 < n == m, scale=scale)
+    y = F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask, is_causal=1 < n == m)
     return y[0].transpose(0, 1).reshape(n, -1)
 
 
@@ -92,7 +94,7 @@ class Layer(nn.Module):
     def __init__(self, size: ModelSize, variant: NetworkVariant, place: Place, layer: int) -> None:
         super().__init__()
         self.input_layernorm = layer_norm(size.hidden, place, variant.epsilon)
-        self.attention = Attention(size, place, layer, variant.attention_scale(size.hidden // size.heads, layer))
+        self.attention = Attention(size, place, layer, variant.score_divisor(layer))
         self.post_attention_layernorm = layer_norm(size.hidden, place, variant.epsilon)
         self.mlp = MLP(size, variant, place)
 
@@ -145,7 +147,7 @@ class TorchModel(nn.Module):
         self.requires_grad_(False).eval()
 
     @property
-    def head(self) -> VocabularyParallelEmbedding:
+    def output_head(self) -> VocabularyParallelEmbedding:
         """The matrix of the output head."""
         matrix = self.lm_head if hasattr(self, "lm_head") else self.word_embeddings
         assert isinstance(matrix, VocabularyParallelEmbedding)
@@ -189,10 +191,10 @@ class TorchModel(nn.Module):
             return x.new_empty((0, self.size.vocabulary), dtype=torch.float32)
         ends = torch.tensor([len(s.ids) for s in segments]).cumsum(0) - 1
         ends = ends[torch.tensor([s.logits for s in segments])]
-        return self.head.logits(x[ends.to(self.device)])
+        return self.output_head.head(x[ends.to(self.device)])
 
     @torch.inference_mode()
     def score(self, segment: Segment, targets: Sequence[int], cache: KVCache | None) -> Tensor:
         """Natural log-probabilities ``[targets]``, float32 (see :meth:`cpm_gen.networks.interface.Network.score`)."""
         hidden = self.hidden([segment], cache)[len(segment.ids) - len(targets) :]
-        return score_targets(hidden, targets, self.head.logits)
+        return score_targets(hidden, targets, self.output_head.head)
