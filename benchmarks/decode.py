@@ -136,7 +136,9 @@ def _percent(row: dict[str, Any]) -> str:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["cpm-distill", "cpm-medium"], help="of configs/, or tiny")
+    parser.add_argument(
+        "--models", nargs="+", default=["cpm-distill", "cpm-medium"], help="of configs/ or models.FOLDERS, or tiny"
+    )
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16", "int8"])
     parser.add_argument("--batches", nargs="*", type=int, default=[1, 8, 32], help="batch sizes of decoding")
     parser.add_argument("--prefill", nargs="*", type=int, default=[960], help="lengths of prompts to encode")

@@ -1,4 +1,4 @@
-"""Checkpoints with random weights in CPM-1's published sizes, and saving of result rows as JSON."""
+"""Checkpoints with random weights in the sizes of published models, and saving of result rows as JSON."""
 
 from __future__ import annotations
 
@@ -10,15 +10,24 @@ from typing import Any
 import torch
 
 from cpm_gen.checkpoints import tensor_table
+from cpm_gen.checkpoints.formats.huggingface import stored_names
 from cpm_gen.checkpoints.formats.megatron import save_checkpoint
 from cpm_gen.config.files import shipped
 from cpm_gen.config.model_sizes import ModelSize, read_size
 
 TINY = ModelSize(layers=3, hidden=256, heads=4, vocabulary=3000, positions=1024)  # for trying out the benchmarks
 
+# networks that people own as Hugging Face folders: uer/gpt2-chinese-cluecorpussmall and IDEA-CCNL/Wenzhong-GPT2-110M
+FOLDERS = {
+    "uer-small": ModelSize(layers=12, hidden=768, heads=12, vocabulary=21128, positions=1024),
+    "wenzhong": ModelSize(layers=12, hidden=768, heads=12, vocabulary=50257, positions=1024),
+}
+
 
 def size_of(name: str) -> ModelSize:
-    """The sizes in ``configs/NAME.yaml``, or those of "tiny"."""
+    """The sizes in ``configs/NAME.yaml``, of a folder in ``FOLDERS``, or those of "tiny"."""
+    if name in FOLDERS:
+        return FOLDERS[name]
     return TINY if name == "tiny" else read_size(shipped(f"{name}.yaml"))
 
 
@@ -28,7 +37,8 @@ def random_checkpoint(
     """Write a network of the named size to ``folder``, with the same weights in every run.
 
     Biases are zero and norms one, as in a new network. With ``varied`` they differ, and layers outweigh the embedding, so that
-    greedy texts do not repeat one token and a deviation of an engine becomes visible.
+    greedy texts do not repeat one token and a deviation of an engine becomes visible. A network of ``FOLDERS`` is written as a Hugging
+    Face folder with float32 weights in one ``pytorch_model.bin``, the form in which it is published.
     """
     size = size_of(name)
     generator = torch.Generator().manual_seed(0)
@@ -47,9 +57,25 @@ def random_checkpoint(
         else:
             gain = 2.0 if varied and tensor.startswith("transformer") else 1.0
             state[tensor] = (gain * torch.randn(shape, generator=generator) / math.sqrt(shape[-1])).to(dtype)
+    if name in FOLDERS:
+        write_folder(folder, state, size)
+        return size
     save_checkpoint(folder, state, degree=degree, iteration=0)
     (folder / "config.json").write_text(json.dumps({"heads": size.heads}))
     return size
+
+
+def write_folder(folder: Path, state: dict[str, torch.Tensor], size: ModelSize) -> None:
+    """Write a whole network as a Hugging Face folder."""
+    named = {}
+    for name, theirs, transposed in stored_names(size.layers):
+        value = state[name].float()
+        named[f"transformer.{theirs}"] = value.T.contiguous() if transposed else value
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(named, folder / "pytorch_model.bin")
+    config = {"model_type": "gpt2", "n_layer": size.layers, "n_embd": size.hidden, "n_head": size.heads}
+    config |= {"vocab_size": size.vocabulary, "n_positions": size.positions}
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def bytes_per_step(size: ModelSize, dtype: str, batch: int, length: float) -> float:

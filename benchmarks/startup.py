@@ -126,7 +126,7 @@ def checkpoint_rows(name: str, dtypes: list[str], runs: int) -> list[dict[str, A
     size, rows = size_of(name), []
     with tempfile.TemporaryDirectory() as tmp:
         random_checkpoint(Path(tmp), name)
-        files = sorted(Path(tmp).glob("*/*.pt"))
+        files = sorted([*Path(tmp).glob("*/*.pt"), *Path(tmp).glob("*.bin")])
         on_disk = sum(f.stat().st_size for f in files)
         speed = statistics.median(read_speed(files) for _ in range(runs))
         for dtype in dtypes:

@@ -9,7 +9,7 @@ from typing import Any
 from cpm_gen.checkpoints.attention_heads import known_or_configured_heads, resolve_heads
 from cpm_gen.checkpoints.checkpoint import Checkpoint, verify_replicas
 from cpm_gen.checkpoints.checksums import verify_checksums
-from cpm_gen.config.model_sizes import CPM_1, NetworkVariant
+from cpm_gen.config.model_sizes import NetworkVariant
 
 DEGREES = (1, 2, 4, 8)
 
@@ -106,18 +106,14 @@ def to_text(description: dict[str, Any]) -> str:
 def _network(network: dict[str, Any], hidden: int) -> str:
     """How the network differs from CPM-1's, in words."""
     inner = None if network["inner"] == 4 * hidden else network["inner"]
-    variant = NetworkVariant(**network | {"inner": inner})
-    found = []
-    if variant.gelu == "erf":
-        found.append("GELU in its erf form")
-    if variant.inner is not None:
-        found.append(f"MLP {variant.inner:,} wide")
-    if variant.epsilon != CPM_1.epsilon:
-        found.append(f"epsilon {variant.epsilon:g}")
-    if not variant.tied_head:
-        found.append("an output head of its own")
-    if variant.scale_by_layer:
-        found.append("attention divided by the layer's number")
+    words = {
+        "inner": f"an MLP {inner or 0:,} wide",
+        "gelu": "GELU in its erf form",
+        "epsilon": f"layer norms with epsilon {network['epsilon']:g}",
+        "tied_head": "an output head of its own",
+        "scale_by_layer": "attention scores divided by the layer's number",
+    }
+    found = [words[name] for name in NetworkVariant(**network | {"inner": inner}).differences()]
     return "GPT-2 as CPM-1" + (f", but {', '.join(found)}" if found else "")
 
 

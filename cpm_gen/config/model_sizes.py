@@ -47,6 +47,10 @@ class NetworkVariant:
         """Width of the MLP's hidden layer in a network of that hidden size."""
         return 4 * hidden if self.inner is None else self.inner
 
+    def differences(self) -> dict[str, Any]:
+        """The fields that are not CPM-1's, by name."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value != getattr(CPM_1, name)}
+
     def score_divisor(self, layer: int) -> int:
         """What the attention scores of a layer are divided by besides ``sqrt(head_dim)``."""
         return layer + 1 if self.scale_by_layer else 1

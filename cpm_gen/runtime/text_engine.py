@@ -17,7 +17,7 @@ from types import TracebackType
 
 from cpm_gen.config.arguments import token_ids as check_ids
 from cpm_gen.config.logit_bias import biases
-from cpm_gen.config.model_sizes import ModelSize
+from cpm_gen.config.model_sizes import ModelSize, NetworkVariant
 from cpm_gen.config.options import ModelOptions, SamplingParams, StyleName, TextOptions
 from cpm_gen.engine.engine import Engine
 from cpm_gen.engine.scheduler import CachedScheduler, RecomputeScheduler
@@ -40,7 +40,7 @@ class TextEngine:
     """A loaded model with an engine, a scheduler and a tokenizer.
 
     loaded: the model and its ranks. scheduler, token_engine: what runs in each step, and the engine that speaks token ids.
-    options, size, window, notes: of the model; see :class:`cpm_gen.runtime.plan.LoadPlan`.
+    options, size, variant, window, notes: of the model; see :class:`cpm_gen.runtime.plan.LoadPlan`.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -48,6 +48,7 @@ class TextEngine:
         self.loaded = loaded
         self.options: ModelOptions = plan.options
         self.size: ModelSize = plan.size
+        self.variant: NetworkVariant = plan.checkpoint.variant
         self.window: Window = plan.window
         self.notes = list(plan.notes)
         batch = plan.options.batch

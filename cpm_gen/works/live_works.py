@@ -103,6 +103,7 @@ def _fingerprint(llm: TextEngine) -> str:
     if options.kv_cache != "auto":
         precision += f", keys and values in {options.kv_cache}"
     window = f"window {llm.window.limit}"
+    shape += "".join(f", {name} {value}" for name, value in llm.variant.differences().items())
     return (
         f"{shape}, {size.positions} positions, {size.vocabulary} tokens, {precision}, {window}, weights {llm.digest()}"
     )

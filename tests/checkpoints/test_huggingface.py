@@ -131,7 +131,7 @@ def test_greedy_text_past_the_window_is_the_same_in_both_decoders_and_as_shards(
     from cpm_gen.engine.sequence import Request
 
     random_folder(tmp_path / "hf", **ODD)
-    reshard(tmp_path / "hf", 3, tmp_path / "shards", heads=None)
+    reshard(tmp_path / "hf", 4, tmp_path / "shards")
     texts = []
     for folder, options in [("hf", {}), ("hf", {"decoder": "recompute"}), ("shards", {"tensor_parallel": 1})]:
         with cpm_gen.load(tmp_path / folder, window_hop=5, dtype="float32", **options) as llm:
@@ -148,9 +148,9 @@ def test_resharding_writes_padded_shards_that_hold_the_same_bits(tmp_path: Path)
     random_folder(tmp_path / "hf", dtype=torch.float16, n_head=8, **ODD)
     (tmp_path / "hf" / "vocab.txt").write_text("[UNK]\n")
     source = open_checkpoint(tmp_path / "hf")
-    three = reshard(tmp_path / "hf", 8, tmp_path / "eight")
-    again = reshard(three, 2, tmp_path / "two")
-    for folder, degree in ((three, 8), (again, 2)):
+    eight = reshard(tmp_path / "hf", 8, tmp_path / "eight")
+    again = reshard(eight, 2, tmp_path / "two")
+    for folder, degree in ((eight, 8), (again, 2)):
         found = open_checkpoint(folder)
         assert (found.degree, found.vocabulary, found.variant) == (degree, 61, source.variant)
         assert (folder / "vocab.txt").read_text() == "[UNK]\n"
