@@ -33,6 +33,7 @@ DRY_LONGEST = 50  # and counts no more tokens of a repeated passage than these
 TokenId = Annotated[int, Field(strict=True, ge=0, le=MOST_IDS)]
 StopString = Annotated[str, Field(strict=True, min_length=1, max_length=4096)]
 PathText = Annotated[str, Field(strict=True, min_length=1)]  # "" is what an unset shell variable gives
+PieceName = Annotated[str, Field(strict=True, min_length=1, max_length=256)]
 # strict=False of a tuple: a list is taken for one; its entries stay strict. A megabyte of wrong entries is one error.
 TokenIds = Annotated[tuple[TokenId, ...], Field(strict=False, fail_fast=True)]
 Bias = Annotated[str, Field(strict=True, max_length=64), AfterValidator(checked)]
@@ -48,7 +49,15 @@ class ModelOptions:
         default=None, description="checkpoint folder, or 'embedded' (default: the embedded model)"
     )
     tokenizer: PathText | None = Field(
-        default=None, description="folder of chinese_vocab.model (default: beside the checkpoint)"
+        default=None, description="vocabulary's folder or file, of any kind (default: beside the checkpoint)"
+    )
+    start_token: PieceName | None = Field(
+        default=None,
+        description="the token that begins a text, such as [MASK]: where nothing is given to continue (unconditional), and before "
+        "prompts in the styles lyric and novel (default: the tokenizer's; only BERT's stands before prompts)",
+    )
+    end_token: PieceName | None = Field(
+        default=None, description="the token that ends a text, such as [CLS] or <sep> (default: the tokenizer's)"
     )
     heads: int | None = Field(
         default=None, ge=1, description="attention heads, where the checkpoint's size does not determine them"

@@ -1,27 +1,88 @@
-"""Find the tokenizer that belongs to a checkpoint."""
+"""Find the tokenizer that belongs to a model, by the files in its folder.
+
+The first of these that a folder has is taken: ``chinese_vocab.model`` or ``spiece.model`` (CPM's), ``tokenizer.json``,
+``vocab.json`` with ``merges.txt`` (byte-level BPE), ``vocab.txt`` (BERT). CPM's come first because a folder of CPM may also hold
+what other programs made of it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from cpm_gen.checkpoints.locate import model_folder
+from cpm_gen.config.arguments import path_argument
 from cpm_gen.config.options import ModelOptions
 from cpm_gen.errors import TokenizerError
-from cpm_gen.text.tokenizer import VOCABULARY_FILE, Tokenizer
+from cpm_gen.text.open_fast import open_bert, open_byte_level, open_json
+from cpm_gen.text.tokenizer import CPM_FILES, VOCABULARY_FILE, TextTokenizer, Tokenizer
 
 _MOST_PADDING = 1024  # rows that a vocabulary may be padded by
+_KINDS = "chinese_vocab.model, spiece.model, tokenizer.json, vocab.json with merges.txt, or vocab.txt"
+
+Open = Callable[[Path, Path | None], TextTokenizer]
 
 
-def find_tokenizer(options: ModelOptions) -> Tokenizer:
-    """The tokenizer asked for, or the one that lies with the checkpoint; raises TokenizerError."""
-    if options.tokenizer is not None:
-        return Tokenizer(options.tokenizer)
+def find_tokenizer(options: ModelOptions) -> TextTokenizer:
+    """The tokenizer asked for, or the one that lies with the model; raises TokenizerError.
+
+    ``options.start_token`` and ``options.end_token`` replace those that its files name.
+    """
     folder = model_folder(options.model)
-    for place in (folder, folder / "tokenizer", folder / "vocab", folder.resolve().parent):
-        if (place / VOCABULARY_FILE).is_file():
-            return Tokenizer(place)
-    raise TokenizerError(f"{folder}: no {VOCABULARY_FILE} beside the checkpoint; give --tokenizer DIR")
+    if options.tokenizer is not None:
+        found = open_tokenizer(options.tokenizer, folder)
+    else:
+        found = _beside(folder)
+    return found.with_tokens(options.start_token, options.end_token)
 
 
-def fitting_tokenizer(options: ModelOptions, vocabulary: int) -> Tokenizer:
+def _beside(folder: Path) -> TextTokenizer:
+    for place in (folder, folder / "tokenizer", folder / "vocab"):
+        if (file := _vocabulary(place)) is not None:
+            return _open(file, folder)
+    for name in CPM_FILES:  # beside a folder of shards
+        if (file := folder.resolve().parent / name).is_file():
+            return Tokenizer(file)
+    raise TokenizerError(
+        f"{folder}: no {VOCABULARY_FILE} beside the checkpoint, nor another vocabulary; give --tokenizer DIR with {_KINDS}"
+    )
+
+
+def open_tokenizer(path: str | Path, model: Path | None = None) -> TextTokenizer:
+    """The tokenizer in a folder, or in a file of one of the kinds; raises TokenizerError.
+
+    model: the model's folder, whose ``config.json`` may name the tokens that begin and end a text.
+    """
+    path = path_argument(path, "the vocabulary's folder", TokenizerError)
+    if path.is_file():
+        return _open(path, model)
+    file = _vocabulary(path)
+    if file is None:
+        raise TokenizerError(f"{path}: no vocabulary there; --tokenizer takes a file or the folder of {_KINDS}")
+    return _open(file, model)
+
+
+def _vocabulary(folder: Path) -> Path | None:
+    """The file in ``folder`` that is taken."""
+    for name in (*CPM_FILES, "tokenizer.json", "vocab.json", "vocab.txt"):
+        if (folder / name).is_file() and (name != "vocab.json" or (folder / "merges.txt").is_file()):
+            return folder / name
+    return None
+
+
+def _open(file: Path, model: Path | None) -> TextTokenizer:
+    if file.suffix == ".txt" and file.name != "merges.txt":
+        return open_bert(file, model)
+    if file.name in ("vocab.json", "merges.txt"):
+        return open_byte_level(file.with_name("vocab.json"), model)
+    if file.suffix == ".json":
+        return open_json(file, model)
+    if file.suffix == ".model":
+        return Tokenizer(file)
+    raise TokenizerError(f"{file}: not a vocabulary's name; --tokenizer takes {_KINDS}")
+
+
+def fitting_tokenizer(options: ModelOptions, vocabulary: int) -> TextTokenizer:
     """What :func:`find_tokenizer` finds, for a network with so many rows of word embedding; raises TokenizerError where they do not fit."""
     tokenizer = find_tokenizer(options)
     if not 0 <= vocabulary - tokenizer.size <= _MOST_PADDING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cpm_gen.text.tokenizer import Detokenizer, Tokenizer
+from cpm_gen.text.tokenizer import Detokenizer, TextTokenizer
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Stops:
     never: tuple[str, ...]
 
 
-def find_stops(stops: Sequence[str], tokenizer: Tokenizer, detokenizer: Detokenizer) -> Stops:
+def find_stops(stops: Sequence[str], tokenizer: TextTokenizer, detokenizer: Detokenizer) -> Stops:
     """What ``stops`` match in texts of this vocabulary.
 
     A stop string matches what the vocabulary writes for it as well: ``，`` may be written as ``,``. The name of a special piece
@@ -34,7 +34,7 @@ def find_stops(stops: Sequence[str], tokenizer: Tokenizer, detokenizer: Detokeni
         written = tokenizer.written(stop)
         if written:
             strings[written] = None
-        elif special is None:
+        elif special is None and not detokenizer.can_show(stop):
             never.append(stop)
     return Stops(tuple(strings), frozenset(ids), tuple(never))
 
