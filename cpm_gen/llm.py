@@ -22,7 +22,7 @@ from cpm_gen.engine.window import Window
 from cpm_gen.errors import ConfigError, InputError
 from cpm_gen.outputs import Chunk, Completion
 from cpm_gen.runtime.text_engine import TextEngine
-from cpm_gen.text.tokenizer import Tokenizer
+from cpm_gen.text.tokenizer import TextTokenizer
 
 
 def load(model: str | os.PathLike[str] | None = None, **options: Any) -> LLM:
@@ -65,17 +65,17 @@ class LLM:
         return self.engine.notes
 
     @property
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> TextTokenizer:
         """The model's tokenizer, loaded on first use; raises TokenizerError if it does not fit the model."""
         return self.engine.tokenizer
 
-    def generate(self, prompt: str, **options: Any) -> Completion:
-        """Write one text and return it whole."""
+    def generate(self, prompt: str | None = None, **options: Any) -> Completion:
+        """Write one text and return it whole. Without a prompt ``unconditional=True`` writes from nothing."""
         if "n" in options:
             raise ConfigError("generate writes one text; generate_many(prompts, n=…) writes several")
-        return self.generate_many([prompt], **options)[0]
+        return self.generate_many(None if prompt is None else [prompt], **options)[0]
 
-    def generate_many(self, prompts: Sequence[str], *, n: int = 1, **options: Any) -> list[Completion]:
+    def generate_many(self, prompts: Sequence[str] | None = None, *, n: int = 1, **options: Any) -> list[Completion]:
         """Write ``n`` texts for each prompt in one batch; in the order of the prompts, samples of a prompt side by side."""
         done: dict[tuple[int, int], Completion] = {}
         for chunk in self.stream_many(prompts, n=n, **options):
@@ -83,15 +83,21 @@ class LLM:
                 done[chunk.prompt, chunk.index] = chunk.completion
         return [done[key] for key in sorted(done)]
 
-    def stream(self, prompt: str, **options: Any) -> Iterator[Chunk]:
+    def stream(self, prompt: str | None = None, **options: Any) -> Iterator[Chunk]:
         """Write one text, a chunk for each token. Closing the iterator ends the generation."""
-        return self.stream_many([prompt], **options)
+        return self.stream_many(None if prompt is None else [prompt], **options)
 
-    def stream_many(self, prompts: Sequence[str], *, n: int = 1, **options: Any) -> Iterator[Chunk]:
+    def stream_many(self, prompts: Sequence[str] | None = None, *, n: int = 1, **options: Any) -> Iterator[Chunk]:
         """Like :meth:`generate_many`, as chunks; those of different samples are interleaved."""
+        sampling, text = generation_options({**options, "n": n})
+        if text.unconditional:
+            if prompts is not None:
+                raise InputError("an unconditional text has no prompt; leave it out")
+            return self.engine.run([self.engine.start_ids()], sampling, text)
+        if prompts is None:
+            raise InputError("give a prompt, or unconditional=True to write from nothing")
         if isinstance(prompts, (str, bytes, bytearray, Mapping)) or not isinstance(prompts, Iterable):
             raise InputError("prompts must be a list of texts; for one text there are generate() and stream()")
-        sampling, text = generation_options({**options, "n": n})
         return self.engine.run([self.encode(prompt, text.style) for prompt in prompts], sampling, text)
 
     def encode(self, prompt: str, style: StyleName = "plain") -> list[int]:

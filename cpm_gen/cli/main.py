@@ -29,14 +29,16 @@ def _write(args: argparse.Namespace) -> int:
     if write.follows(resolved):
         return 0
     check_lengths(resolved.sampling, resolved.text)
-    text = text_input.prompt(args)
-    if text is None and (args.output is not None or args.json or not sys.stdout.isatty()):
+    text = None if resolved.text.unconditional else text_input.prompt(args)
+    if resolved.text.unconditional:
+        text_input.refuse_prompt(args)
+    elif text is None and (args.output is not None or args.json or not sys.stdout.isatty()):
         raise InputError("no prompt: give it as an argument, with --prompt, --prompt-file or on standard input")
     if text is not None and not text.strip():
         raise InputError("the prompt is empty; give the words that the text should begin with")
     write.check_output(output)
     with write.open_model(resolved) as llm:
-        if text is not None:
+        if text is not None or resolved.text.unconditional:
             return write.write(llm, text, resolved, as_json=args.json, output=output, profiled=args.profile)
         from cpm_gen.cli.interactive import interact
 

@@ -33,6 +33,12 @@ def prompt(args: argparse.Namespace) -> str | None:
     return None
 
 
+def refuse_prompt(args: argparse.Namespace) -> None:
+    """Raise ConfigError if a prompt is given beside --unconditional. Standard input is not read."""
+    if any(getattr(args, name) is not None for name in ("words", "prompt", "prompt_file")):
+        raise ConfigError("--unconditional writes without a prompt; leave the prompt out, or the flag")
+
+
 def _without_final_newline(text: str) -> str:
     """Editors and ``echo`` end a file with a newline that is not meant; a second one is."""
     return text.removesuffix("\n")

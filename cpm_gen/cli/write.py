@@ -117,16 +117,18 @@ def open_output(path: str | None) -> Iterator[TextIO]:
 
 
 def write(
-    llm: TextEngine, text: str, settings: Settings, *, as_json: bool, output: str | None, profiled: bool = False
+    llm: TextEngine, text: str | None, settings: Settings, *, as_json: bool, output: str | None, profiled: bool = False
 ) -> int:
-    """Write the samples of one prompt to standard output or a file; returns the exit status.
+    """Write the samples of one prompt (None for unconditional texts) to standard output or a file; returns the exit status.
 
     profiled: say at the end, on standard error, where the time of the steps went.
     """
     options = settings.text
-    prompt = llm.encode(text, options.style)
+    if options.unconditional and text is not None:
+        raise InputError("an unconditional text has no prompt; set unconditional to false for this one")
+    prompt = llm.start_ids() if text is None else llm.encode(text, options.style)
     check_lengths(settings.sampling, options)
-    for remark in llm.remarks(text, prompt, options):
+    for remark in llm.remarks(text or "", prompt, options):
         sys.stderr.write(f"note: {remark}\n")
     samples = Samples(options.n, as_json=as_json)
     most = options.max_new_tokens * options.n if options.max_new_tokens else None

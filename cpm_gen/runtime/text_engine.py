@@ -29,9 +29,9 @@ from cpm_gen.runtime.loaded_model import LoadedModel
 from cpm_gen.runtime.plan import Machine, plan_load
 from cpm_gen.runtime.text_stream import TextStream
 from cpm_gen.text.find_tokenizer import fitting_tokenizer
-from cpm_gen.text.prompt_styles import detokenizer, encode_prompt
+from cpm_gen.text.prompt_styles import detokenizer, encode_prompt, start_ids
 from cpm_gen.text.stop_strings import Stops, find_stops
-from cpm_gen.text.tokenizer import Tokenizer
+from cpm_gen.text.tokenizer import TextTokenizer
 
 _STEP_TOKENS = 256  # a step's budget: the longest delay that a long prompt causes for the other texts
 
@@ -55,7 +55,7 @@ class TextEngine:
         cached = plan.options.decoder == "cached"
         self.scheduler = CachedScheduler(batch, plan.slots, _STEP_TOKENS) if cached else RecomputeScheduler()
         self.token_engine = Engine(loaded.runner, self.scheduler, batch=batch)
-        self._tokenizer: Tokenizer | None = None
+        self._tokenizer: TextTokenizer | None = None
         self._streams: dict[int, TextStream] = {}  # by id of their generation
         self._step_seconds = 0.0
         self._use = threading.RLock()  # held by the thread that uses the engine
@@ -69,7 +69,7 @@ class TextEngine:
         return TextEngine(LoadedModel.start(plan_load(options, Machine.detect()), on_rank_death))
 
     @property
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> TextTokenizer:
         """The model's tokenizer, loaded on first use; raises TokenizerError if it does not fit the model."""
         if self._tokenizer is None:
             self._tokenizer = fitting_tokenizer(self.options, self.size.vocabulary)
@@ -81,8 +81,16 @@ class TextEngine:
             style, prompt, self.tokenizer, self.options.lyric_lines, special_pieces=self.options.special_pieces
         )
 
+    def start_ids(self) -> list[int]:
+        """Token ids of a text that begins from nothing; raises InputError where the vocabulary has no token for that."""
+        return start_ids(self.tokenizer)
+
+    def stops_at_end(self, text: TextOptions) -> bool:
+        """Whether the end token ends a text with these options."""
+        return self.tokenizer.ends_texts if text.stop_at_eod == "auto" else text.stop_at_eod
+
     def stops(self, text: TextOptions) -> Stops:
-        """What ends a text with these options besides its length and ``<eod>``."""
+        """What ends a text with these options besides its length and its end token."""
         if not text.stop:
             return Stops((), frozenset(), ())
         return find_stops(text.stop, self.tokenizer, detokenizer(text.style, self.tokenizer))
@@ -153,10 +161,11 @@ class TextEngine:
         window: Window | None = None,
         recompute: bool = False,
         logprobs: int | None = None,
+        end_token: str | None = None,
     ) -> list[Request]:
         """``text.n`` checked requests for each prompt of token ids. Safe to call from any thread.
 
-        window: replaces the model's; the rest as in :class:`Request`. Raises InputError for ids outside the vocabulary and
+        window, end_token: replace the model's; the rest as in :class:`Request`. Raises InputError for ids outside the vocabulary and
         ConfigError for a window longer than the network's positions.
         """
         self.loaded.check_open()
@@ -167,12 +176,14 @@ class TextEngine:
         if window is not None and window.limit > self.size.positions:
             raise ConfigError(f"window limit must be at most {self.size.positions}, the network's positions")
         window = window or self.window
-        stop_ids = self.stops(text).ids | ({self.tokenizer.eod} if text.stop_at_eod else set())
+        tokenizer = self.tokenizer
+        end = tokenizer.end if end_token is None else tokenizer.special(end_token)
+        stop_ids = self.stops(text).ids | ({end} if end is not None and self.stops_at_end(text) else set())
         seed = secrets.randbits(63) if text.seed is None else text.seed
         # rows of the embedding that only pad the vocabulary have no text, and <unk> stands for text that was not known
-        never = [*range(self.tokenizer.size, self.size.vocabulary)]
-        if not self.options.special_pieces:
-            never += [i for name, i in self.tokenizer.specials.items() if name == "<unk>" and i not in stop_ids]
+        never = tokenizer.without_text(self.size.vocabulary)
+        if tokenizer.unk is not None and tokenizer.unk not in stop_ids and not self.options.special_pieces:
+            never.append(tokenizer.unk)
         sampling = dataclasses.replace(sampling, banned_ids=(*sampling.banned_ids, *never))
         return [
             Request(

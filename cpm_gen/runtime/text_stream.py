@@ -90,6 +90,9 @@ class TextStream:
     def _put(self, text: str, ids: tuple[int, ...], reason: FinishReason | None, now: float) -> None:
         generation = self.generation
         if reason:
+            if self.pieces is not None and self.scanner.found is None:
+                # a character whose end was not written; a text that is kept elsewhere may be continued, and waits for it
+                text += self.scanner.push(self.detokenizer.flush(), look=False)
             text += self.scanner.flush()
         if self.pieces is not None:
             self.pieces.append(text)

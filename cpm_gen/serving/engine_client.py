@@ -81,7 +81,7 @@ class EngineClient:
 
     async def _score_one(self, llm: TextEngine) -> bool:
         try:
-            await self.score([llm.tokenizer.eod] * 2)
+            await self.score([0, 0])
         except (CpmGenError, ServiceError):
             return False
         return True

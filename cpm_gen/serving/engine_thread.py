@@ -163,7 +163,7 @@ class EngineThread(threading.Thread):
     @staticmethod
     def _warm_up(llm: TextEngine) -> None:
         """Generate two tokens: the first token after loading takes longer than later ones."""
-        for _ in llm.run([[llm.tokenizer.eod] * 2], SamplingParams(), TextOptions(max_new_tokens=2)):
+        for _ in llm.run([[0, 0]], SamplingParams(), TextOptions(max_new_tokens=2)):
             pass
 
     def _iterate(self) -> None:

@@ -119,7 +119,7 @@ class ScoreResult:
 
 @dataclass(frozen=True)
 class TokenizedText:
-    """Token ids, and the surface text of each."""
+    """Token ids, and what each adds to the text; a character in several tokens comes with its last one."""
 
     token_ids: tuple[int, ...]
     pieces: tuple[str, ...]

@@ -37,6 +37,7 @@ from cpm_gen.serving.results import GenerationResult, ScoreResult, TokenizedText
 from cpm_gen.serving.tokenizer_pool import TokenizerPool
 from cpm_gen.text.find_tokenizer import find_tokenizer
 from cpm_gen.text.prompt_styles import detokenizer
+from cpm_gen.text.tokenizer import Detokenizer
 
 log = logging.getLogger("cpm_gen.serving")
 
@@ -86,9 +87,8 @@ class Service:
         self._loaded = True
 
     async def _start_tokenizers(self) -> None:
-        await self.tokenizer_pool.start(
-            find_tokenizer(self._model).path, self._model.lyric_lines, self._model.special_pieces
-        )
+        await asyncio.to_thread(find_tokenizer, self._model)  # raises what is wrong with it
+        await self.tokenizer_pool.start(self._model)
 
     def require(self) -> TextEngine:
         """The loaded model. Raises ServiceError (unavailable) while requests are not accepted."""
@@ -223,7 +223,9 @@ class Service:
 
     async def _encode_prompt(self, llm: TextEngine, spec: GenerationSpec, at: int) -> list[int]:
         prompt, field, limit = spec.prompts[at], spec.field(at), llm.window.limit
-        if isinstance(prompt, str):
+        if spec.text.unconditional:
+            ids = self._start_ids(llm)
+        elif isinstance(prompt, str):
             ids = await self.tokenizer_pool.encode(prompt, spec.text.style, field)
         else:
             ids = list(prompt)
@@ -237,6 +239,12 @@ class Service:
             )
         return ids
 
+    def _start_ids(self, llm: TextEngine) -> list[int]:
+        try:
+            return llm.start_ids()
+        except CpmGenError as error:
+            raise from_library(error, "unconditional") from None
+
     def window(self, llm: TextEngine, spec: GenerationSpec) -> Window:
         """The model's window with the spec's changes."""
         return resolve_window(spec, llm.window, self.options.min_window_hop)
@@ -244,6 +252,8 @@ class Service:
     def check(self, spec: GenerationSpec, max_tokens: int | None) -> None:
         """Check a spec against the limits and the model; ``max_tokens`` bounds a text (None: no bound)."""
         check_limits(spec, self.options, max_tokens)
+        if spec.text.unconditional and any(len(prompt) for prompt in spec.prompts):
+            raise invalid("an unconditional text has no prompt; leave it out", "prompt")
         llm = self.engine.require()
         check_ids(spec.sampling.banned_ids, llm.size.vocabulary, "banned_ids")
         check_ids(tuple(biases(spec.sampling.logit_bias)), llm.size.vocabulary, "logit_bias")
@@ -290,8 +300,11 @@ class Service:
         with (key or self.keys.anonymous).running():
             async with before(self.deadline()):
                 ids = await self._encode(text, style)
-        surface = self.require().tokenizer.surface
-        return TokenizedText(tuple(ids), tuple(surface(i) for i in ids))
+        reader = Detokenizer(self.require().tokenizer)
+        pieces = [reader.push(i) for i in ids]
+        if pieces:
+            pieces[-1] += reader.flush()
+        return TokenizedText(tuple(ids), tuple(pieces))
 
     async def _encode(self, text: str, style: StyleName | None) -> list[int]:
         self.require()
@@ -301,9 +314,9 @@ class Service:
     async def detokenize(self, token_ids: Sequence[int], style: StyleName = "plain") -> str:
         """The text of token ids."""
         check_chars(token_ids, self.options, "token_ids")
-        push = detokenizer(style, self.require().tokenizer).push
+        reader = detokenizer(style, self.require().tokenizer)
         try:
-            return await asyncio.to_thread(lambda: "".join(map(push, token_ids)))
+            return await asyncio.to_thread(lambda: "".join(map(reader.push, token_ids)) + reader.flush())
         except CpmGenError as error:
             raise from_library(error, "token_ids") from None
 

@@ -12,24 +12,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
 import threading
 import time
 from array import array
-from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from cpm_gen.config.options import LyricLines, StyleName
+from cpm_gen.config.options import ModelOptions, StyleName
 from cpm_gen.errors import InputError
 from cpm_gen.serving.errors import ServiceError, from_library, invalid, rate_limited
+from cpm_gen.text.find_tokenizer import find_tokenizer
 from cpm_gen.text.prompt_styles import encode_prompt
-from cpm_gen.text.tokenizer import Tokenizer
 
 _START = "import sys; sys.path.append(sys.argv[1]); from cpm_gen.serving.tokenizer_pool import main; main()"
 _STYLES: tuple[StyleName | None, ...] = (None, "plain", "novel", "lyric")
+# the settings of a model that its tokenizer and prompts depend on
+_SETTINGS = ("model", "tokenizer", "start_token", "end_token", "lyric_lines", "special_pieces")
 _SHORT = 4_000  # characters
 _STARTING = 120.0  # seconds for a child to load its dictionary
 
@@ -43,10 +45,10 @@ class TokenizerPool:
         self._queue = queue
         self._children: tuple[_Child, _Child] | None = None
 
-    async def start(self, path: Path, lyric_lines: LyricLines = "newline", special_pieces: bool = False) -> None:
-        """Use the vocabulary at ``path``. The child for short texts is ready on return."""
-        short, long = (_Child(path, [lyric_lines, str(special_pieces)], self._timeout, self._queue) for _ in range(2))
-        self._children = short, long
+    async def start(self, model: ModelOptions) -> None:
+        """Use the model's tokenizer. The child for short texts is ready on return."""
+        given = json.dumps({name: getattr(model, name) for name in _SETTINGS})
+        self._children = _Child(given, self._timeout, self._queue), _Child(given, self._timeout, self._queue)
         await self.encode("", None, "")
 
     async def encode(self, text: str, style: StyleName | None, field: str) -> list[int]:
@@ -79,9 +81,8 @@ def _failed() -> ServiceError:
 
 
 class _Child:
-    def __init__(self, path: Path, ways: Sequence[str], timeout: float, queue: int) -> None:
-        self._path = path
-        self._ways = ways  # arguments of encode_prompt
+    def __init__(self, settings: str, timeout: float, queue: int) -> None:
+        self._settings = settings
         self._timeout = timeout
         self._queue = queue
         self._lock = asyncio.Lock()
@@ -132,8 +133,7 @@ class _Child:
 
     async def _start(self) -> asyncio.subprocess.Process:
         process = self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2]), str(self._path), str(os.getpid()),
-            *self._ways,
+            sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2]), self._settings, str(os.getpid()),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,  # the service handles Ctrl-C
@@ -165,9 +165,8 @@ class _Child:
 def main() -> None:
     """The child process: serve requests until standard input or the parent process ends."""
     threading.Thread(target=_end_with, args=[int(sys.argv[3])], daemon=True).start()
-    tokenizer = Tokenizer(sys.argv[2])
-    lyric_lines: LyricLines = "eod" if sys.argv[4] == "eod" else "newline"
-    special_pieces = sys.argv[5] == "True"
+    model = ModelOptions(**json.loads(sys.argv[2]))
+    tokenizer = find_tokenizer(model)
     tokenizer.encode("词")  # loads jieba's dictionary
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     sink.write(b"+")
@@ -178,7 +177,7 @@ def main() -> None:
             ids = (
                 tokenizer.encode(text)
                 if style is None
-                else encode_prompt(style, text, tokenizer, lyric_lines, special_pieces=special_pieces)
+                else encode_prompt(style, text, tokenizer, model.lyric_lines, special_pieces=model.special_pieces)
             )
             answer = b"\0" + array("i", ids).tobytes()
         except InputError as error:

@@ -147,8 +147,8 @@ class FastTokenizer(TextTokenizer):
 
     def surface(self, i: int) -> str:
         """What id ``i`` reads as by itself: of a byte-level piece that is no whole character, the replacement character."""
-        piece = self._piece(i)
-        return self._surface(i, piece)
+        text: str = self._surface(i, self._piece(i))
+        return text
 
     @functools.cached_property
     def _surface(self) -> Any:

@@ -29,10 +29,7 @@ def find_tokenizer(options: ModelOptions) -> TextTokenizer:
     ``options.start_token`` and ``options.end_token`` replace those that its files name.
     """
     folder = model_folder(options.model)
-    if options.tokenizer is not None:
-        found = open_tokenizer(options.tokenizer, folder)
-    else:
-        found = _beside(folder)
+    found = _beside(folder) if options.tokenizer is None else open_tokenizer(options.tokenizer, folder)
     return found.with_tokens(options.start_token, options.end_token)
 
 

@@ -84,5 +84,5 @@ def start_ids(tokenizer: TextTokenizer) -> list[int]:
 
 def detokenizer(style: StyleName, tokenizer: TextTokenizer) -> Detokenizer:
     """An incremental detokenizer that reads the token that ends a line as the style does."""
-    reads_lines = style == "lyric" or (style == "novel" and tokenizer.ends_texts)
+    reads_lines = style == "lyric" or (style == "novel" and not (tokenizer.newlines and tokenizer.line_end is not None))
     return Detokenizer(tokenizer, eod_text="\n" if reads_lines else None)

@@ -164,6 +164,7 @@ class Detokenizer:
     """
 
     def __init__(self, tokenizer: TextTokenizer, eod_text: str | None = None) -> None:
+        self._tokenizer = tokenizer
         self._decoder = tokenizer.decoder()
         self._texts = {} if eod_text is None else dict.fromkeys(tokenizer.breaks, eod_text)
 
@@ -175,6 +176,11 @@ class Detokenizer:
     def flush(self) -> str:
         """The rest of the text, after the last token."""
         return self._decoder.flush()
+
+    def alone(self, i: int) -> str:
+        """What token ``i`` reads as by itself."""
+        text = self._texts.get(i)
+        return self._tokenizer.surface(i) if text is None else text
 
     def can_show(self, text: str) -> bool:
         """Whether the replacement of line ends can show ``text``, which no other token writes."""
@@ -250,7 +256,7 @@ class Tokenizer(TextTokenizer):
         return found
 
     @functools.cached_property
-    def specials(self) -> dict[str, int]:  # type: ignore[override]
+    def specials(self) -> dict[str, int]:
         """The ids of the special pieces by name, as far as the vocabulary has them."""
         ids = {name: self._sp.piece_to_id(name) for name in SPECIAL_NAMES}
         return {name: i for name, i in ids.items() if self._sp.id_to_piece(i) == name}

@@ -14,7 +14,7 @@ import logging
 import time
 from array import array
 
-from cpm_gen.errors import ConfigError, InputError
+from cpm_gen.errors import ConfigError, InputError, TokenizerError
 from cpm_gen.serving.errors import ServiceError, unavailable
 from cpm_gen.serving.job import Job
 from cpm_gen.serving.service import Service
@@ -249,9 +249,16 @@ class WorkScheduler:
         try:
             options, window = spec.text(current.max_tokens), spec.window_of(llm.window.limit)
             recompute = spec.decoder == "recompute"
-            requests = llm.requests([current.prompt_ids], spec.sampling(), options, window=window, recompute=recompute)
+            requests = llm.requests(
+                [current.prompt_ids],
+                spec.sampling(),
+                options,
+                window=window,
+                recompute=recompute,
+                end_token=spec.end_token,
+            )
             request = dataclasses.replace(requests[current.sample], written=written)
-        except (ConfigError, InputError) as error:
+        except (ConfigError, InputError, TokenizerError) as error:
             raise UnreadableWork(str(error), "parameters") from None
         options = dataclasses.replace(options, n=1)
         return Job(f"{live.id}.{current.place}", [request], options, shown=current.chars)

@@ -47,7 +47,8 @@ class WorkSpec:
     """Everything that determines a work's texts beside its prompt.
 
     The types are checked, the ranges are not: what an earlier version accepted stays readable. ``max_new_tokens``: tokens of each
-    text; None for no limit. ``n``: samples of each prompt. ``truncate_prompt``: a prompt longer than the window was accepted.
+    text; None for no limit. ``n``: samples of each prompt. ``end_token``: the token that ``stop_at_eod`` means; None for the
+    tokenizer's. ``unconditional``: there is no prompt. ``truncate_prompt``: a prompt longer than the window was accepted.
     """
 
     seed: int
@@ -58,6 +59,8 @@ class WorkSpec:
     max_new_tokens: int | None = None
     stop: tuple[str, ...] = ()
     stop_at_eod: bool = False
+    end_token: str | None = None
+    unconditional: bool = False
     truncate_prompt: bool = False
     temperature: float = 1.0
     top_k: int = 0
@@ -76,9 +79,17 @@ class WorkSpec:
 
     @classmethod
     def of(
-        cls, generation: GenerationSpec, seed: int, window: Window, decoder: Literal["cached", "recompute"]
+        cls,
+        generation: GenerationSpec,
+        seed: int,
+        window: Window,
+        decoder: Literal["cached", "recompute"],
+        end_token: str | None = None,
     ) -> WorkSpec:
-        """The spec of a requested generation; seed, window and decoder are given where the request leaves them to the service."""
+        """The spec of a requested generation; seed, window and decoder are given where the request leaves them to the service.
+
+        end_token: the token that ends the texts, where one does.
+        """
         text = generation.text
         return cls(
             seed=seed,
@@ -88,7 +99,9 @@ class WorkSpec:
             n=text.n,
             max_new_tokens=text.max_new_tokens,
             stop=text.stop,
-            stop_at_eod=text.stop_at_eod,
+            stop_at_eod=end_token is not None or text.stop_at_eod is True,
+            end_token=end_token,
+            unconditional=text.unconditional,
             truncate_prompt=generation.truncate,
             **{f.name: getattr(generation.sampling, f.name) for f in dataclasses.fields(SamplingParams)},
         )
@@ -134,6 +147,7 @@ class WorkSpec:
             max_new_tokens=max_new_tokens,
             stop=self.stop,
             stop_at_eod=self.stop_at_eod,
+            unconditional=self.unconditional,
             seed=self.seed,
             n=self.n,
         )

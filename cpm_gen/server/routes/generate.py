@@ -73,7 +73,7 @@ def generation_spec(body: TextBody, max_new_tokens: int | None, timeout: float |
     """What a body asks for, as the service takes it."""
     window = body.window or WindowBody()  # type: ignore[call-arg]
     return GenerationSpec(
-        prompts=[body.prompt] if isinstance(body.prompt, str) else body.prompt,
+        prompts=body.prompts,
         sampling=body.sampling(),
         text=body.options(max_new_tokens),
         decoder=body.decoder,

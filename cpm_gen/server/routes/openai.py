@@ -12,7 +12,7 @@ from fastapi.responses import Response
 import cpm_gen
 from cpm_gen.server import errors
 from cpm_gen.server.authentication import authorised
-from cpm_gen.server.routes.openai_logprobs import CompletionPiece, CompletionText, prompt_pieces, surface
+from cpm_gen.server.routes.openai_logprobs import CompletionPiece, CompletionText, prompt_pieces, reader, surface
 from cpm_gen.server.schemas.generate import WindowBody, refusals
 from cpm_gen.server.schemas.openai import (
     ChatAnswer,
@@ -88,7 +88,7 @@ def router(service: Service) -> APIRouter:
         job = await unless_disconnected(request, service.start(_spec(body), key))
         try:
             read = surface(service, body)
-            texts = [CompletionText(body.logprobs, read) for _ in range(job.samples)]
+            texts = [CompletionText(body.logprobs, read, reader(service, body)) for _ in range(job.samples)]
             if body.echo:
                 async with before(service.deadline()):
                     pieces = await unless_disconnected(request, prompt_pieces(service, job, body))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from cpm_gen.server.schemas.openai import CompletionBody, Logprobs
@@ -11,6 +11,7 @@ from cpm_gen.serving.job import Job
 from cpm_gen.serving.results import TextUpdate
 from cpm_gen.serving.service import Service
 from cpm_gen.text.prompt_styles import detokenizer
+from cpm_gen.text.tokenizer import Detokenizer
 
 
 @dataclass
@@ -37,11 +38,12 @@ class CompletionText:
     """One of a completion's texts while it is generated.
 
     count: the number of most probable tokens to show at each position; None shows no log-probabilities.
-    surface: the text of a token.
+    surface: the text of a token by itself. reader: decodes the text's tokens, for offsets.
     """
 
     count: int | None
     surface: Callable[[int], str]
+    reader: Detokenizer
     prompt: CompletionPiece | None = None
     _text: str = ""
     _offset: int = 0  # where the next token begins
@@ -67,7 +69,7 @@ class CompletionText:
             more.token_logprobs.append(known.logprob)
             more.top_logprobs.append(self._top(known.top))
             more.text_offset.append(self._offset)
-            self._offset += len(piece)
+            self._offset += len(self.reader.push(known.token))
         _extend(self._all, more)
         return CompletionPiece(update.text, more)
 
@@ -91,8 +93,23 @@ class CompletionText:
 def surface(service: Service, body: CompletionBody) -> Callable[[int], str]:
     """The function from a token to its text in the body's style. Ids that only pad the vocabulary have no text."""
     tokenizer = service.engine.require().tokenizer
-    push = detokenizer(body.style, tokenizer).push
-    return lambda token: push(token) if token < tokenizer.size else ""
+    alone = detokenizer(body.style, tokenizer).alone
+    return lambda token: alone(token) if token < tokenizer.size else ""
+
+
+def reader(service: Service, body: CompletionBody) -> Detokenizer:
+    """A decoder of a text in the body's style."""
+    return detokenizer(body.style, service.engine.require().tokenizer)
+
+
+def _decoded(service: Service, body: CompletionBody, ids: Sequence[int]) -> tuple[str, list[int]]:
+    """The text of a prompt's tokens, and where each of them begins."""
+    decoder, size = reader(service, body), service.engine.require().tokenizer.size
+    text, offsets = "", []
+    for i in ids:
+        offsets.append(len(text))
+        text += decoder.push(i) if i < size else ""
+    return text + decoder.flush(), offsets
 
 
 async def prompt_pieces(service: Service, job: Job, body: CompletionBody) -> list[CompletionPiece]:
@@ -109,21 +126,17 @@ async def prompt_pieces(service: Service, job: Job, body: CompletionBody) -> lis
         )
     pieces: list[CompletionPiece] = []
     for prompt, request in zip(body.prompts(), job.requests[:: job.text.n], strict=True):
-        tokens = [read(i) for i in request.prompt]
+        text, offsets = _decoded(service, body, request.prompt)
         if body.logprobs is None:
-            piece = CompletionPiece(prompt if isinstance(prompt, str) else "".join(tokens))
+            piece = CompletionPiece(prompt if isinstance(prompt, str) else text)
         else:
             scores = await service.logprobs(request.prompt, "prompt")
-            offsets, at = [], 0
-            for token in tokens:
-                offsets.append(at)
-                at += len(token)
             known = Logprobs(
-                tokens=tokens,
+                tokens=[read(i) for i in request.prompt],
                 token_logprobs=[None, *scores],
-                top_logprobs=[None] * len(tokens),
+                top_logprobs=[None] * len(offsets),
                 text_offset=offsets,
             )
-            piece = CompletionPiece("".join(tokens), known)
+            piece = CompletionPiece(text, known)
         pieces += [piece] * job.text.n
     return pieces

@@ -76,9 +76,9 @@ def router(service: Service) -> APIRouter:
         return TokenizerInfo(
             vocab_size=tokenizer.size,
             model_max_length=service.prompt_tokens,
-            eos_token=tokenizer.surface(tokenizer.eod),
-            eos_token_id=tokenizer.eod,
-            pad_token=tokenizer.surface(tokenizer.eod),
+            eos_token=tokenizer.name(tokenizer.end),
+            eos_token_id=tokenizer.end,
+            pad_token=tokenizer.name(tokenizer.end),
         )
 
     return routes

@@ -57,7 +57,7 @@ def router(service: Service, works: WorkManager) -> APIRouter:
     )
     async def create(body: WorkBody, response: Response, key: ApiKey = Depends(authorise)) -> WorkAnswer:
         with key.running():
-            live = await works.create(spec_of(body, service), body.prompt, body.metadata, key.name)
+            live = await works.create(spec_of(body, service), body.prompt or "", body.metadata, key.name)
         response.headers["Location"] = f"/works/{live.id}"
         return await answer(live)
 
@@ -133,7 +133,9 @@ def spec_of(body: WorkBody, service: Service) -> WorkSpec:
     generation = generation_spec(body, body.max_new_tokens)
     seed = seeded(generation.text).seed
     assert seed is not None
-    return WorkSpec.of(generation, seed, service.window(llm, generation), body.decoder or llm.options.decoder)
+    end = llm.tokenizer.name(llm.tokenizer.end) if llm.stops_at_end(generation.text) else None
+    window, decoder = service.window(llm, generation), body.decoder or llm.options.decoder
+    return WorkSpec.of(generation, seed, window, decoder, end_token=end)
 
 
 def parameters_of(view: WorkView) -> dict[str, Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, create_model, model_validator
 
+from cpm_gen.config.explain import mistake
 from cpm_gen.config.fields import declared
 from cpm_gen.config.options import Boundary, Decoder, ModelOptions, SamplingParams, StyleName, TextOptions, TokenId
 from cpm_gen.server.schemas.compatible import ALIASES, IGNORED, NEUTRAL, adapt, bias_entries, check_known, check_text
@@ -93,6 +94,14 @@ def read_group(group: type[T], values: Mapping[str, Any]) -> T:
     return group(**{name: values[name] for name in declared(group) if values.get(name) is not None})
 
 
+def check_prompt(prompt: object, unconditional: bool) -> None:
+    """Raise a mistake for a body with neither a prompt nor ``unconditional``, or with both."""
+    if prompt is None and not unconditional:
+        raise mistake("prompt", "is missing")
+    if prompt is not None and unconditional:
+        raise mistake("prompt", "is given beside unconditional, which writes without one; leave one of them out")
+
+
 if TYPE_CHECKING:  # what create_model makes, for the type checker
 
     class _Window(Body):
@@ -104,6 +113,7 @@ if TYPE_CHECKING:  # what create_model makes, for the type checker
         style: StyleName
         n: int
         seed: int | None
+        unconditional: bool
 
     NewTokens = int
 else:
@@ -120,14 +130,24 @@ class WindowBody(_Window):
 class TextBody(_Text):
     """What to write."""
 
-    prompt: Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=256)] = Field(
-        description="a text to continue, or several"
+    prompt: Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=256)] | None = Field(
+        None, description="a text to continue, or several; left out only with unconditional"
     )
     decoder: Decoder | None = Field(None, description="left out: the service's")
     window: WindowBody | None = None
     truncate_prompt: bool = Field(
         False, description="take a prompt longer than the window and hide its beginning; otherwise it is refused"
     )
+
+    @model_validator(mode="after")
+    def _with_prompt(self) -> Self:
+        check_prompt(self.prompt, self.unconditional)
+        return self
+
+    @property
+    def prompts(self) -> list[str]:
+        """Always a list; an unconditional text has an empty one."""
+        return self.prompt if isinstance(self.prompt, list) else [self.prompt or ""]
 
     def sampling(self) -> SamplingParams:
         """As the library takes it."""
@@ -316,9 +336,9 @@ class TokenizerInfo(BaseModel):
     vocab_size: int
     model_max_length: int | None
     bos_token: None = None
-    eos_token: str
-    eos_token_id: int
-    pad_token: str
+    eos_token: str | None
+    eos_token_id: int | None
+    pad_token: str | None
     chat_template: None = None
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from cpm_gen.config.fields import declared
 from cpm_gen.config.options import Decoder, SamplingParams, StopString, StopStrings, StyleName, TextOptions, TokenId
-from cpm_gen.server.schemas.generate import Body, Prompt, WindowBody, read_group, setting, settings
+from cpm_gen.server.schemas.generate import Body, Prompt, WindowBody, check_prompt, read_group, setting, settings
 
 _Ids = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # what create_model makes, for the type checker
     class _Settings(Body):
         style: StyleName
         n: int | None
-        stop_at_eod: bool | None
+        stop_at_eod: bool | Literal["auto"] | None
+        unconditional: bool
 else:
     _OPENAI: dict[str, tuple[Any, Any]] = {  # OpenAI's ranges: what it refuses is refused here, too
         "temperature": setting(SamplingParams, "temperature", Field(le=2)),
@@ -95,7 +96,8 @@ class CompletionBody(_Completion):
         | Annotated[list[Prompt], Field(min_length=1, max_length=256)]
         | _Ids
         | Annotated[list[_Ids], Field(min_length=1, max_length=256)]
-    )
+        | None
+    ) = Field(None, description="left out only with unconditional")
     logprobs: int | None = Field(
         None, ge=0, le=20, description="log-probabilities of this many best tokens at each place"
     )
@@ -103,11 +105,16 @@ class CompletionBody(_Completion):
     best_of: int | None = Field(None, description="not supported unless it equals n")
     suffix: str | None = Field(None, description="not supported: the model writes from left to right")
 
+    @model_validator(mode="after")
+    def _with_prompt(self) -> Self:
+        check_prompt(self.prompt, self.unconditional)
+        return self
+
     def prompts(self) -> list[str | list[int]]:
-        """Always a list; each a text or token ids."""
+        """Always a list; each a text or token ids. An unconditional text has an empty one."""
         given = self.prompt
-        if isinstance(given, str):
-            return [given]
+        if given is None or isinstance(given, str):
+            return [given or ""]
         if isinstance(given[0], int):
             return [given]
         return list(given)
