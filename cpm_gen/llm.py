@@ -95,7 +95,7 @@ class LLM:
                 raise InputError("an unconditional text has no prompt; leave it out")
             return self.engine.run([self.engine.start_ids()], sampling, text)
         if prompts is None:
-            raise InputError("give a prompt, or unconditional=True to write from nothing")
+            raise InputError("a prompt must be text, not None; unconditional=True writes without one")
         if isinstance(prompts, (str, bytes, bytearray, Mapping)) or not isinstance(prompts, Iterable):
             raise InputError("prompts must be a list of texts; for one text there are generate() and stream()")
         return self.engine.run([self.encode(prompt, text.style) for prompt in prompts], sampling, text)

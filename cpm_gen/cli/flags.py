@@ -101,6 +101,9 @@ def _pipe_flags(parser: argparse.ArgumentParser) -> None:
 def tokenize_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of ``cpm-gen tokenize``."""
     _pipe_flags(parser)
+    parser.add_argument(
+        "--about", action="store_true", help="say what the tokenizer is: kind, ids, tokens that begin and end a text"
+    )
     parser.add_argument("--decode", action="store_true", help='the other way round: {"ids": […]} in, {"text": …} out')
     _common_flags(parser)
     _settings_flags(parser, MODEL_FLAGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -11,17 +12,29 @@ from typing import Any
 from cpm_gen.cli import text_input
 from cpm_gen.config.resolve import Settings
 from cpm_gen.config.text_files import decode_text
-from cpm_gen.errors import ConfigError, InputError
+from cpm_gen.errors import ConfigError, InputError, TokenizerError
 
 
 def inspect(args: argparse.Namespace, settings: Settings) -> int:
     """Print what a checkpoint is and what it needs."""
     from cpm_gen.checkpoints.inspect import describe, to_text
     from cpm_gen.checkpoints.locate import model_folder, open_checkpoint
+    from cpm_gen.text.describe_tokenizer import describe_tokenizer
+    from cpm_gen.text.describe_tokenizer import to_text as tokenizer_text
+    from cpm_gen.text.find_tokenizer import fitting_tokenizer
 
-    checkpoint = open_checkpoint(model_folder(settings.model.model if args.dir is None else args.dir))
+    model = settings.model if args.dir is None else dataclasses.replace(settings.model, model=args.dir)
+    checkpoint = open_checkpoint(model_folder(model.model))
     description = describe(checkpoint, settings.model.heads, verify=args.verify)
-    sys.stdout.write(json.dumps(description, ensure_ascii=False) + "\n" if args.json else to_text(description))
+    try:
+        about = describe_tokenizer(fitting_tokenizer(model, checkpoint.vocabulary))
+        line = tokenizer_text(about)
+    except TokenizerError as error:
+        about, line = {"error": str(error)}, str(error)
+    if args.json:
+        sys.stdout.write(json.dumps(description | {"tokenizer": about}, ensure_ascii=False) + "\n")
+    else:
+        sys.stdout.write(to_text(description) + f"\ntokenizer   {line}\n")
     return 0
 
 
@@ -103,9 +116,13 @@ def _no_other_input(args: argparse.Namespace) -> None:
 
 def tokenize(args: argparse.Namespace, settings: Settings) -> int:
     """Text to ids or, with --decode, ids to text."""
+    from cpm_gen.text.describe_tokenizer import describe_tokenizer, to_text
     from cpm_gen.text.find_tokenizer import find_tokenizer
 
     tokenizer = find_tokenizer(settings.model)
+    if args.about:
+        sys.stdout.write(to_text(describe_tokenizer(tokenizer)) + "\n")
+        return 0
     encode = tokenizer.encode_with_specials if settings.model.special_pieces else tokenizer.encode
     if args.json_lines:
         _no_other_input(args)

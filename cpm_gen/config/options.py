@@ -175,10 +175,10 @@ class TextOptions:
         default=256, ge=1, le=2**53 - 1, description="tokens to write"
     )
     stop: StopStrings = Field(default=(), description="end before this string; may be given several times")
-    stop_at_eod: bool | Literal["auto"] = Field(
-        default="auto",
-        description="end at the token that ends a text (end_token); auto: yes, except for CPM's <eod>, which also ends lines",
+    stop_at_eod: bool = Field(
+        default=False, description="end at <eod>, which ends lines, too; other vocabularies' end tokens always end a text"
     )
+    ignore_eos: bool = Field(default=False, description="write on past the token that ends a text")
     unconditional: bool = Field(
         default=False, description="write without a prompt, from the token that begins a text (start_token)"
     )

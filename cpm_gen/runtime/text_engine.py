@@ -25,10 +25,12 @@ from cpm_gen.engine.sequence import Request
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import ConfigError, CpmGenError
 from cpm_gen.outputs import Chunk
+from cpm_gen.runtime.hints import hints
 from cpm_gen.runtime.loaded_model import LoadedModel
 from cpm_gen.runtime.plan import Machine, plan_load
 from cpm_gen.runtime.text_stream import TextStream
-from cpm_gen.text.find_tokenizer import fitting_tokenizer
+from cpm_gen.text.find_tokenizer import NoVocabulary, fitting_tokenizer
+from cpm_gen.text.ids_only import IdsOnly
 from cpm_gen.text.prompt_styles import detokenizer, encode_prompt, start_ids
 from cpm_gen.text.stop_strings import Stops, find_stops
 from cpm_gen.text.tokenizer import TextTokenizer
@@ -50,7 +52,7 @@ class TextEngine:
         self.size: ModelSize = plan.size
         self.variant: NetworkVariant = plan.checkpoint.variant
         self.window: Window = plan.window
-        self.notes = list(plan.notes)
+        self.notes = [*plan.notes, *hints(plan.checkpoint.folder, plan.size.positions, plan.options)]
         batch = plan.options.batch
         cached = plan.options.decoder == "cached"
         self.scheduler = CachedScheduler(batch, plan.slots, _STEP_TOKENS) if cached else RecomputeScheduler()
@@ -75,6 +77,14 @@ class TextEngine:
             self._tokenizer = fitting_tokenizer(self.options, self.size.vocabulary)
         return self._tokenizer
 
+    @property
+    def reader(self) -> TextTokenizer:
+        """The tokenizer, or for a model without one a stand-in: its ids can be written and have no text."""
+        try:
+            return self.tokenizer
+        except NoVocabulary as error:
+            return IdsOnly(self.loaded.plan.checkpoint.folder, self.size.vocabulary, error)
+
     def encode(self, prompt: str, style: StyleName = "plain") -> list[int]:
         """Token ids of a prompt in a style (see :mod:`cpm_gen.text.prompt_styles`); raises InputError for an empty one."""
         return encode_prompt(
@@ -87,7 +97,7 @@ class TextEngine:
 
     def stops_at_end(self, text: TextOptions) -> bool:
         """Whether the end token ends a text with these options."""
-        return self.tokenizer.ends_texts if text.stop_at_eod == "auto" else text.stop_at_eod
+        return not text.ignore_eos and (text.stop_at_eod or self.reader.ends_texts)
 
     def stops(self, text: TextOptions) -> Stops:
         """What ends a text with these options besides its length and its end token."""
@@ -176,7 +186,7 @@ class TextEngine:
         if window is not None and window.limit > self.size.positions:
             raise ConfigError(f"window limit must be at most {self.size.positions}, the network's positions")
         window = window or self.window
-        tokenizer = self.tokenizer
+        tokenizer = self.reader
         end = tokenizer.end if end_token is None else tokenizer.special(end_token)
         stop_ids = self.stops(text).ids | ({end} if end is not None and self.stops_at_end(text) else set())
         seed = secrets.randbits(63) if text.seed is None else text.seed
@@ -221,11 +231,12 @@ class TextEngine:
         shown: int | None,
         strings: tuple[str, ...],
     ) -> list[TextStream]:
+        reader = self.reader
         streams = [
             TextStream(
                 self.token_engine,
                 request,
-                detokenizer(text.style, self.tokenizer),
+                detokenizer(text.style, reader),
                 strings,
                 at // text.n,
                 ready,

@@ -87,12 +87,15 @@ def _in_word(character: str) -> bool:
 class JoinedDecoder:
     """Tokens of any ``tokenizer.json``, whose decoder takes whole lists: decodes the last few, and takes what they add."""
 
-    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+    def __init__(self, decode: Callable[[Sequence[int]], str], pieces: Callable[[int], str]) -> None:
+        """``pieces``: the name of an id in the vocabulary; raises for an id outside it."""
         self._decode = decode
+        self._pieces = pieces
         self._ids: list[int] = []
         self._shown = 0  # how many of them are shown
 
     def push(self, i: int) -> str:
+        self._pieces(i)
         self._ids.append(i)
         return self._take(final=len(self._ids) - self._shown > _MOST_HELD)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -127,11 +127,9 @@ class FastTokenizer(TextTokenizer):
             return ByteDecoder(self._piece, self._added)
         if self._reading == "words":
             return WordDecoder(self.surface, self._piece, self._prefix)
-        return JoinedDecoder(self._checked_decode)
+        return JoinedDecoder(self._joined, self._piece)
 
-    def _checked_decode(self, ids: Any) -> str:
-        for i in ids:
-            self._piece(i)
+    def _joined(self, ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         return text
 
@@ -160,6 +158,6 @@ class FastTokenizer(TextTokenizer):
                 # [CLS], [SEP] and the like structure a text; [UNK] stands for a part of it
                 hidden = i in self._specials.values() and i != self.unk
                 return "" if hidden else piece.removeprefix(self._prefix)
-            return self._checked_decode([i])
+            return self._joined([i])
 
         return surface

@@ -7,7 +7,6 @@ what other programs made of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from cpm_gen.checkpoints.locate import model_folder
@@ -20,7 +19,9 @@ from cpm_gen.text.tokenizer import CPM_FILES, VOCABULARY_FILE, TextTokenizer, To
 _MOST_PADDING = 1024  # rows that a vocabulary may be padded by
 _KINDS = "chinese_vocab.model, spiece.model, tokenizer.json, vocab.json with merges.txt, or vocab.txt"
 
-Open = Callable[[Path, Path | None], TextTokenizer]
+
+class NoVocabulary(TokenizerError):
+    """There is none beside the model, and none was named."""
 
 
 def find_tokenizer(options: ModelOptions) -> TextTokenizer:
@@ -40,7 +41,7 @@ def _beside(folder: Path) -> TextTokenizer:
     for name in CPM_FILES:  # beside a folder of shards
         if (file := folder.resolve().parent / name).is_file():
             return Tokenizer(file)
-    raise TokenizerError(
+    raise NoVocabulary(
         f"{folder}: no {VOCABULARY_FILE} beside the checkpoint, nor another vocabulary; give --tokenizer DIR with {_KINDS}"
     )
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # what create_model makes, for the type checker
     class _Settings(Body):
         style: StyleName
         n: int | None
-        stop_at_eod: bool | Literal["auto"] | None
+        stop_at_eod: bool | None
         unconditional: bool
 else:
     _OPENAI: dict[str, tuple[Any, Any]] = {  # OpenAI's ranges: what it refuses is refused here, too
@@ -54,7 +54,7 @@ class _Completion(_Settings):
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     stop: StopString | StopStrings | None = None
-    ignore_eos: bool | None = Field(None, description="vLLM's name for the opposite of stop_at_eod")
+    ignore_eos: bool | None = Field(None, description="as in /generate, and the opposite of stop_at_eod")
     decoder: Decoder | None = None
     window: WindowBody | None = None
     truncate_prompt: bool = False

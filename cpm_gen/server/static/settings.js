@@ -94,7 +94,7 @@ export class Settings {
     if (![...elements.max_new_tokens.options].some((option) => option.value === String(length ?? ""))) this.addLength(length);
     for (const [name, field] of this.fields) {
       const value = this.values[name];
-      if (field.type === "boolean") elements[name].checked = value === true; // "auto" is the tokenizer's choice
+      if (field.type === "boolean") elements[name].checked = value;
       else elements[name].value = value ?? "";
     }
     this.form.querySelector("#warmth").value = this.values.temperature.toFixed(2);
