@@ -79,6 +79,20 @@ def test_rows_without_a_piece_and_unknown_text_are_never_written(llm: LLM) -> No
     assert not set(bias) & set(ids)
 
 
+def test_rows_without_a_piece_are_noted(llm: LLM) -> None:
+    assert f"3 of the network's {llm.size.vocabulary} rows have no piece; they are never written" in llm.notes
+
+
+@pytest.mark.parametrize(("name", "limit"), [("gpt2-chinese-lyric", 512), ("gpt2-chinese-ancient", 320)])
+def test_a_model_of_uer_is_noted_to_be_trained_on_fewer_positions(tmp_path: Path, name: str, limit: int) -> None:
+    size = ModelSize(layers=1, hidden=8, heads=1, vocabulary=80, positions=1024)
+    folder = bert(random_checkpoint(tmp_path / name, size))
+    with cpm_gen.load(folder) as llm:
+        assert any(f"on {limit} of its 1,024 positions; --window-limit {limit}" in note for note in llm.notes)
+    with cpm_gen.load(folder, window_limit=limit) as llm:
+        assert not any("positions" in note for note in llm.notes)
+
+
 def test_an_unconditional_text_begins_from_the_start_token(llm: LLM) -> None:
     got = llm.generate(unconditional=True, temperature=0, max_new_tokens=12)
     assert got.prompt_token_ids == (llm.tokenizer.start,)
@@ -168,22 +182,27 @@ def test_inspect_and_tokenize_say_what_the_tokenizer_is(tmp_path: Path) -> None:
         f"{tokenizer.kind}, {tokenizer.size} ids; a text begins with {tokenizer.name(tokenizer.start)}"
     )
     assert tokenizer.kind in run("inspect", folder).stdout
+    assert "ids only" in run("inspect", random_checkpoint(tmp_path / "bare")).stdout
     told = json.loads(run("inspect", folder, "--json").stdout)["tokenizer"]
     assert (told["kind"], told["size"], told["end"]) == (tokenizer.kind, tokenizer.size, tokenizer.name(tokenizer.end))
+    assert told["without_piece"] == 3
     ids = run("tokenize", "床前the moon", "--model", folder).stdout
     assert [int(word) for word in ids.split()] == tokenizer.encode("床前the moon")
     assert run("tokenize", "--decode", ids, "--model", folder).stdout == "床前the moon\n"
 
 
-def test_inspect_says_what_is_wrong_with_a_vocabulary(tmp_path: Path) -> None:
+def test_a_bad_vocabulary_in_the_models_folder_is_refused_by_every_command(tmp_path: Path) -> None:
     bert(random_checkpoint(tmp_path))
     (tmp_path / "vocab.txt").write_bytes("[UNK]\n床\n".encode("gbk"))
-    done = run("inspect", tmp_path)
-    assert done.returncode == 0
-    assert "vocab.txt: not UTF-8" in done.stdout
-    assert "vocab.txt: not UTF-8" in run("generate", "床", "--model", tmp_path).stderr
+    with pytest.raises(TokenizerError, match=r"vocab\.txt: not UTF-8 at byte 6"):
+        cpm_gen.load(tmp_path)
+    for words in (["inspect", tmp_path], ["tokenize", "床", "--model", tmp_path]):
+        done = run(*words)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert "vocab.txt: not UTF-8 at byte 6" in done.stderr
 
 
+@pytest.mark.parametrize("folder", ["BERT", "byte-level BPE"], indirect=True)
 def test_the_service_encodes_and_writes_as_the_library_does(folder: Path, llm: LLM, tmp_path: Path) -> None:
     text = TextOptions(style="lyric", max_new_tokens=20, seed=2)
     spec = GenerationSpec(prompts=["床前\n明月the moon"], sampling=SamplingParams(), text=text)
@@ -211,15 +230,15 @@ def test_the_service_encodes_and_writes_as_the_library_does(folder: Path, llm: L
     asyncio.run(check())
 
 
-def test_a_work_that_is_paused_inside_characters_has_the_undisturbed_text(
-    folder: Path, llm: LLM, tmp_path: Path
-) -> None:
-    expected = llm.generate("床前明月", style="novel", max_new_tokens=300, seed=7, ignore_eos=True)
+def test_a_work_that_is_paused_inside_characters_has_the_undisturbed_text(tmp_path: Path) -> None:
+    folder = made(tmp_path / "model", "byte-level BPE")
+    with cpm_gen.load(folder) as llm:
+        window = WindowSpec(hop=llm.window.hop)
+        expected = llm.generate("床前明月", style="novel", max_new_tokens=300, seed=7, ignore_eos=True)
     pauses = random.Random(1)
 
     async def check() -> None:
         async with managing(tmp_path / "works.db", ModelOptions(model=str(folder))) as (works, _, _):
-            window = WindowSpec(hop=llm.window.hop)
             live = await create(works, "床前明月", style="novel", max_new_tokens=300, seed=7, window=window)
             for _ in range(6):
                 start = live.texts[0].current.tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 from cpm_gen.cli import text_input
 from cpm_gen.config.resolve import Settings
 from cpm_gen.config.text_files import decode_text
-from cpm_gen.errors import ConfigError, InputError, TokenizerError
+from cpm_gen.errors import ConfigError, InputError
 
 
 def inspect(args: argparse.Namespace, settings: Settings) -> int:
@@ -21,16 +22,15 @@ def inspect(args: argparse.Namespace, settings: Settings) -> int:
     from cpm_gen.checkpoints.locate import model_folder, open_checkpoint
     from cpm_gen.text.describe_tokenizer import describe_tokenizer
     from cpm_gen.text.describe_tokenizer import to_text as tokenizer_text
-    from cpm_gen.text.find_tokenizer import fitting_tokenizer
+    from cpm_gen.text.find_tokenizer import NoVocabulary, fitting_tokenizer
 
     model = settings.model if args.dir is None else dataclasses.replace(settings.model, model=args.dir)
     checkpoint = open_checkpoint(model_folder(model.model))
     description = describe(checkpoint, settings.model.heads, verify=args.verify)
-    try:
-        about = describe_tokenizer(fitting_tokenizer(model, checkpoint.vocabulary))
+    about, line = None, "none; ids only, unless --tokenizer names one"
+    with contextlib.suppress(NoVocabulary):
+        about = describe_tokenizer(fitting_tokenizer(model, checkpoint.vocabulary), checkpoint.vocabulary)
         line = tokenizer_text(about)
-    except TokenizerError as error:
-        about, line = {"error": str(error)}, str(error)
     if args.json:
         sys.stdout.write(json.dumps(description | {"tokenizer": about}, ensure_ascii=False) + "\n")
     else:

@@ -176,7 +176,8 @@ class TextOptions:
     )
     stop: StopStrings = Field(default=(), description="end before this string; may be given several times")
     stop_at_eod: bool = Field(
-        default=False, description="end at <eod>, which ends lines, too; other vocabularies' end tokens always end a text"
+        default=False,
+        description="end at <eod>, which ends lines, too; other vocabularies' end tokens always end a text",
     )
     ignore_eos: bool = Field(default=False, description="write on past the token that ends a text")
     unconditional: bool = Field(

@@ -25,7 +25,7 @@ from cpm_gen.engine.sequence import Request
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import ConfigError, CpmGenError
 from cpm_gen.outputs import Chunk
-from cpm_gen.runtime.hints import hints
+from cpm_gen.runtime.hints import rows_hint, window_hint
 from cpm_gen.runtime.loaded_model import LoadedModel
 from cpm_gen.runtime.plan import Machine, plan_load
 from cpm_gen.runtime.text_stream import TextStream
@@ -45,19 +45,22 @@ class TextEngine:
     options, size, variant, window, notes: of the model; see :class:`cpm_gen.runtime.plan.LoadPlan`.
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, tokenizer: TextTokenizer | None = None) -> None:
+        """``tokenizer``: the model's, if it was opened already."""
         plan = loaded.plan
         self.loaded = loaded
         self.options: ModelOptions = plan.options
         self.size: ModelSize = plan.size
         self.variant: NetworkVariant = plan.checkpoint.variant
         self.window: Window = plan.window
-        self.notes = [*plan.notes, *hints(plan.checkpoint.folder, plan.size.positions, plan.options)]
+        self.notes = [*plan.notes, *window_hint(plan.checkpoint.folder, plan.size.positions, plan.options)]
+        if tokenizer is not None:
+            self.notes += rows_hint(tokenizer, plan.size.vocabulary)
         batch = plan.options.batch
         cached = plan.options.decoder == "cached"
         self.scheduler = CachedScheduler(batch, plan.slots, _STEP_TOKENS) if cached else RecomputeScheduler()
         self.token_engine = Engine(loaded.runner, self.scheduler, batch=batch)
-        self._tokenizer: TextTokenizer | None = None
+        self._tokenizer = tokenizer
         self._streams: dict[int, TextStream] = {}  # by id of their generation
         self._step_seconds = 0.0
         self._use = threading.RLock()  # held by the thread that uses the engine
@@ -68,11 +71,18 @@ class TextEngine:
 
         on_rank_death: called from a thread when a rank died and no step has noticed. Raises the children of CpmGenError.
         """
-        return TextEngine(LoadedModel.start(plan_load(options, Machine.detect()), on_rank_death))
+        plan = plan_load(options, Machine.detect())
+        tokenizer = None
+        if (
+            options.tokenizer is None
+        ):  # what is wrong with the model's own vocabulary is said before its weights are read
+            with contextlib.suppress(NoVocabulary):
+                tokenizer = fitting_tokenizer(options, plan.size.vocabulary)
+        return TextEngine(LoadedModel.start(plan, on_rank_death), tokenizer)
 
     @property
     def tokenizer(self) -> TextTokenizer:
-        """The model's tokenizer, loaded on first use; raises TokenizerError if it does not fit the model."""
+        """The model's tokenizer; raises TokenizerError if there is none, or if it does not fit the model."""
         if self._tokenizer is None:
             self._tokenizer = fitting_tokenizer(self.options, self.size.vocabulary)
         return self._tokenizer

@@ -7,7 +7,6 @@ Exact where jieba's words do not matter to the ids, as in the embedded vocabular
 from __future__ import annotations
 
 import base64
-import importlib
 import json
 from typing import Any
 
@@ -35,7 +34,7 @@ def tokenizer_json(tokenizer: Tokenizer) -> str:
     charsmap = base64.b64encode(model.normalizer_spec.precompiled_charsmap).decode("ascii")
     hidden = [p.piece for p in model.pieces if p.type == _CONTROL]
     unknown = model.pieces[tokenizer.unk or 0].piece
-    content = {
+    content: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
@@ -75,11 +74,12 @@ def _replace(text: str, by: str) -> dict[str, Any]:
 def _parsed(tokenizer: Tokenizer) -> Any:
     """The vocabulary as SentencePiece's protocol buffer; raises TokenizerError where protobuf is not installed."""
     try:
-        messages = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
+        from sentencepiece import sentencepiece_model_pb2
     except ImportError:
         raise TokenizerError(
             f"{tokenizer.path}: to write it as tokenizer.json needs protobuf; in the checkout, pip install -e '.[hf]'"
         ) from None
+    messages: Any = sentencepiece_model_pb2
     model = messages.ModelProto()
     model.ParseFromString(read_vocabulary(tokenizer.path))
     return model

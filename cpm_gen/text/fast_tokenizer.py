@@ -6,7 +6,6 @@ The ids are those of transformers. transformers is not needed.
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +26,12 @@ _CPM_END = "<eod>"  # of our own vocabulary, exported as tokenizer.json
 def library(path: Path) -> Any:
     """The module ``tokenizers``; raises TokenizerError that says how to install it."""
     try:
-        return importlib.import_module("tokenizers")
+        import tokenizers
     except ImportError:
         raise TokenizerError(
             f"{path}: this kind of vocabulary needs tokenizers; in the checkout, pip install -e '.[hf]'"
         ) from None
+    return tokenizers
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,9 @@ def read_object(path: Path, most: int = _MOST_SETTINGS) -> dict[str, Any]:
     try:
         found = json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise TokenizerError(f"{path}: not UTF-8 at byte {error.start}; is the file cut off? download it again") from None
+        raise TokenizerError(
+            f"{path}: not UTF-8 at byte {error.start}; is the file cut off? download it again"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise TokenizerError(f"{path}: not JSON ({error}); is the file cut off? download it again") from None
     if not isinstance(found, dict):
