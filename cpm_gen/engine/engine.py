@@ -173,7 +173,7 @@ def _draw(sequence: Sequence) -> Draw:
         seed=request.seed,
         sample_index=request.sample_index,
         step=sequence.step,
-        history=sequence.tokens if params.dry_multiplier else (),
+        history=sequence.suffix_matches() if params.dry_multiplier else (),
     )
 
 

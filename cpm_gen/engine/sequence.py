@@ -10,6 +10,7 @@ from typing import Literal
 from cpm_gen.config.options import SamplingParams
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import InputError, NumericsError
+from cpm_gen.sampling.dry import SuffixMatches
 from cpm_gen.sampling.logprobs import Likelihood
 
 FinishReason = Literal["length", "stop", "cancelled"]
@@ -70,6 +71,7 @@ class Sequence:
     )  # of the tokens of this run, if the request asks for them
     failure: NumericsError | None = None
     finish_reason: FinishReason | None = None
+    _matches: SuffixMatches | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         """Place the window at the end of the prompt, then move it as the tokens of an earlier run did."""
@@ -100,6 +102,13 @@ class Sequence:
         """The generated tokens among those of the window."""
         prompt, keep = len(self.request.prompt), self.request.window.keep
         return self.tokens[prompt:keep] + self.tokens[max(self.start, keep, prompt) :]
+
+    def suffix_matches(self) -> SuffixMatches:
+        """The passages of all tokens so far that the last ones repeat. The object grows with the text."""
+        if self._matches is None:
+            self._matches = SuffixMatches()
+        self._matches.extend(self.tokens)
+        return self._matches
 
     def forbidden(self) -> frozenset[int]:
         """Ids that must not come next: they would end the text before its minimum length."""

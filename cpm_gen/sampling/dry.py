@@ -11,7 +11,7 @@ the window stands, nor on other texts in the batch, nor on where a text was resu
 
 from __future__ import annotations
 
-from array import array
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,75 +20,93 @@ from numpy.typing import NDArray
 from cpm_gen.config.options import DRY_HISTORY, DRY_LONGEST, SamplingParams
 
 Indices = NDArray[np.intp]
-Tokens = NDArray[np.int32]
 
-_MANY = 256  # up to this many matches, all their tokens are compared at once
-_RECENT = 64  # of more, these last ones are measured first: most of the others are no longer than they are
 _NONE = np.empty(0, dtype=np.intp)
+_EDGE = np.arange(DRY_LONGEST, 0, -1, dtype=np.uint8)
 
 
-def dry_penalties(history: Sequence[int], params: SamplingParams) -> tuple[Indices, NDArray[np.float64]]:
-    """Token ids, each once, and what to subtract from their logits. history: all tokens of the text, those of the prompt first."""
-    last = np.asarray(history)[-DRY_HISTORY:] if isinstance(history, array) else history[-DRY_HISTORY:]
-    text = np.asarray(last, dtype=np.int32)
-    ids, lengths = longest_matches(text, params.dry_allowed_length)
-    return ids, params.dry_multiplier * params.dry_base ** (lengths - params.dry_allowed_length).astype(np.float64)
+class SuffixMatches:
+    """For each place of a text: how many tokens before it are the last ones of the text, at most ``DRY_LONGEST``.
 
-
-def longest_matches(text: Tokens, least: int) -> tuple[Indices, Indices]:
-    """Tokens that followed the last ``least`` tokens of ``text`` or more of them, and how many more: ``[ids]``, ``[lengths]``.
-
-    Lengths are at least ``least`` (1 or more) and at most ``DRY_LONGEST``.
+    Kept while the text grows. A place is known by its distance from the end, so a new token makes the match before it one longer, or
+    ends it. The lengths are a function of the tokens, however many were appended at a time: no length depends on more than the last
+    ``DRY_LONGEST`` of them.
     """
-    places = len(text) - least
-    if places <= 0:
-        return _NONE, _NONE
-    following = text[least:]
-    match = text[:places] == text[places]  # match[i]: text[i : i + least] are the last tokens, following[i] comes next
-    for k in range(1, least):
-        match &= text[k : places + k] == text[places + k]
-    count = np.count_nonzero(match)
-    if not count:
-        return _NONE, _NONE
-    longest = np.zeros(following.max() + 1, dtype=np.uint8)  # of each token, as far as known
-    if count > _MANY:
-        first = max(0, places - 4 * _RECENT)
-        recent = match[first:].nonzero()[0][-_RECENT:] + first + least
-        np.maximum.at(longest, text[recent], _lengths(text, recent))
-        for token in (longest == DRY_LONGEST).nonzero()[0]:
-            match &= following != token
-        at = _longer_than(text, match.nonzero()[0] + least, longest)
-    else:
-        at = match.nonzero()[0] + least
-    length = least
-    while len(at) > _MANY and length < DRY_LONGEST:  # compare one more token of each
-        longer = _continues(text, at, length)
-        np.maximum.at(longest, text[at[~longer]], np.uint8(length))
-        at, length = at[longer], length + 1
-    np.maximum.at(longest, text[at], _lengths(text, at))
-    ids = (longest > 0).nonzero()[0]
-    return ids, longest[ids].astype(np.intp)
+
+    def __init__(self, text: Sequence[int] = ()) -> None:
+        """Begin with the tokens of ``text``."""
+        self._tokens = np.empty(2 * DRY_HISTORY, dtype=np.intp)  # the newest first, from _newest on
+        self._newest = len(self._tokens)
+        self._count = 0  # tokens that are looked at, at most DRY_HISTORY
+        self._lengths = np.zeros(DRY_HISTORY, dtype=np.uint8)  # [d - 1]: of the place d tokens before the end
+        self._total = 0
+        self._greatest = 0  # the greatest token id
+        self.extend(text)
+
+    def extend(self, text: Sequence[int]) -> None:
+        """Append the new tokens of ``text``, which begins with all tokens so far."""
+        new = text[max(self._total, len(text) - DRY_HISTORY) :]
+        self._total = len(text)
+        earlier = np.asarray(new[:-DRY_LONGEST], dtype=np.intp)
+        if len(earlier):  # no length depends on them after the last DRY_LONGEST tokens
+            self._make_room(len(earlier))
+            self._tokens[self._newest :][: len(earlier)] = earlier[::-1]
+            self._greatest = max(self._greatest, int(earlier.max()))
+            self._lengths[:] = 0
+        for token in new[-DRY_LONGEST:]:
+            self._append(token)
+
+    def _make_room(self, count: int) -> None:
+        if count > self._newest:
+            self._tokens[DRY_HISTORY:] = self._tokens[self._newest :][:DRY_HISTORY]
+            self._newest = DRY_HISTORY
+        self._newest -= count
+        self._count = min(self._count + count, DRY_HISTORY)
+
+    def _append(self, token: int) -> None:
+        self._make_room(1)
+        self._tokens[self._newest] = token
+        self._greatest = max(self._greatest, token)
+        tokens, lengths = self._tokens[self._newest + 1 :][: self._count - 1], self._lengths[: self._count - 1]
+        lengths += (lengths < DRY_LONGEST).view(np.uint8)
+        lengths *= (tokens == token).view(np.uint8)
+        if self._count == DRY_HISTORY:  # a match ends where the text that is looked at begins
+            edge = lengths[-DRY_LONGEST:]
+            np.minimum(edge, _EDGE, out=edge)
+
+    def longest(self, least: int) -> tuple[Indices, Indices]:
+        """Tokens that followed the last ``least`` tokens of the text or more of them, and how many more: ``[ids]``, ``[lengths]``.
+
+        Ids ascend. Lengths are at least ``least`` (1 or more) and at most ``DRY_LONGEST``.
+        """
+        places = max(0, self._count - 1)
+        lengths, following = self._lengths[:places], self._tokens[self._newest :][:places]
+        match = lengths >= least
+        count = np.count_nonzero(match)
+        if not count:
+            return _NONE, _NONE
+        longest = np.zeros(self._greatest + 1, dtype=np.uint8)
+        if 2 * count > places:  # the last token is most of the text, so it is most of what followed it, too
+            last = following == following[0]
+            greatest = (lengths * last.view(np.uint8)).max()
+            longest[following[0]] = greatest if greatest >= least else 0
+            match &= ~last
+        at = match.nonzero()[0]
+        np.maximum.at(longest, following.take(at), lengths.take(at))
+        ids = (longest > 0).nonzero()[0]
+        return ids, longest.take(ids).astype(np.intp)
 
 
-def _longer_than(text: Tokens, at: Indices, longest: Indices) -> Indices:
-    """Those of the places ``at`` before which the match may be longer than the longest one known for their token."""
-    return at[_continues(text, at, longest[text[at]].astype(np.intp))]
+def dry_penalties(
+    history: Sequence[int] | SuffixMatches, params: SamplingParams
+) -> tuple[Indices, NDArray[np.float64]]:
+    """Token ids, each once, and what to subtract from their logits. history: all tokens of the text, those of the prompt first."""
+    matches = history if isinstance(history, SuffixMatches) else SuffixMatches(history)
+    ids, lengths = matches.longest(params.dry_allowed_length)
+    return ids, _amounts(params.dry_multiplier, params.dry_base, params.dry_allowed_length).take(lengths)
 
 
-def _continues(text: Tokens, at: Indices, length: int | Indices) -> NDArray[np.bool_]:
-    """Whether the token ``length + 1`` places before each of ``at`` is the one in that place before the end of ``text``."""
-    place = at - length - 1
-    same: NDArray[np.bool_] = (place >= 0) & (text[place] == text[-1 - length])
-    return same
-
-
-def _lengths(text: Tokens, at: Indices) -> NDArray[np.uint8]:
-    """How many tokens before each of ``at``, ascending, are those at the end of ``text``, at most ``DRY_LONGEST``."""
-    back = np.arange(1, min(DRY_LONGEST, len(text)) + 1)
-    place = at[:, None] - back
-    differs = np.ones((len(at), len(back) + 1), dtype=np.bool_)  # the last column: at the latest there
-    np.not_equal(text[place], text[-back], out=differs[:, :-1])
-    if len(at) and at[0] < len(back):  # a negative place has read another token, which does not count
-        differs[:, :-1] |= place < 0
-    lengths: NDArray[np.uint8] = differs.argmax(1).astype(np.uint8)
-    return lengths
+@functools.lru_cache(maxsize=64)  # the same at every step
+def _amounts(multiplier: float, base: float, allowed: int) -> NDArray[np.float64]:
+    """What a token loses, by the length of the passage that it would continue."""
+    return multiplier * base ** (np.arange(DRY_LONGEST + 1, dtype=np.float64) - allowed)

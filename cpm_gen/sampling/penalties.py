@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cpm_gen.config.logit_bias import biases
 from cpm_gen.config.options import SamplingParams
-from cpm_gen.sampling.dry import dry_penalties
+from cpm_gen.sampling.dry import SuffixMatches, dry_penalties
 
 Indices = NDArray[np.intp]
 Floats = NDArray[np.float64]
@@ -44,7 +44,7 @@ def edits(
     written: Sequence[int],
     forbidden: Collection[int],
     size: int,
-    history: Sequence[int] = (),
+    history: Sequence[int] | SuffixMatches = (),
 ) -> Edits:
     """What to do to ``size`` logits; see :func:`penalise`."""
     repeats = params.repetition_penalty != 1.0
@@ -79,7 +79,7 @@ def penalise(
     context: Sequence[int],
     written: Sequence[int],
     forbidden: Collection[int] = (),
-    history: Sequence[int] = (),
+    history: Sequence[int] | SuffixMatches = (),
 ) -> AnyFloats:
     """Logits ``[V]`` after bans and penalties: ``logits`` itself if there are none, float64 if there are penalties.
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from cpm_gen.config.options import SamplingParams
 from cpm_gen.errors import NumericsError
+from cpm_gen.sampling.dry import SuffixMatches
 from cpm_gen.sampling.penalties import AnyFloats, Edits, Floats, Indices, edits, penalise
 
 Ids = Indices | slice
@@ -184,7 +185,7 @@ class Draw:
     seed: int
     sample_index: int
     step: int
-    history: Sequence[int] = ()
+    history: Sequence[int] | SuffixMatches = ()
 
     def edits(self, size: int) -> Edits:
         """The effect of penalties and bans on ``size`` logits."""
@@ -211,7 +212,7 @@ def sample(
     seed: int,
     sample_index: int,
     step: int,
-    history: Sequence[int] = (),
+    history: Sequence[int] | SuffixMatches = (),
 ) -> int:
     """The next token id from raw logits ``[V]``, which stay as they are; see the module for the order of operations.
 

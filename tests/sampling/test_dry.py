@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import cpm_gen
 from cpm_gen.config.options import DRY_HISTORY, DRY_LONGEST, SamplingParams, TextOptions
 from cpm_gen.engine.window import Window
-from cpm_gen.sampling.dry import dry_penalties, longest_matches
+from cpm_gen.sampling.dry import SuffixMatches, dry_penalties
 from cpm_gen.sampling.penalties import penalise
 
 DRY = SamplingParams(temperature=0.9, top_k=50, dry_multiplier=0.8)
@@ -69,6 +69,52 @@ def test_long_repetitive_texts_have_the_penalties_of_the_definition(kinds, allow
     assert computed(text, params) == pytest.approx(defined(text, params))
 
 
+def penalties_of(matches: SuffixMatches, params: SamplingParams) -> dict[int, float]:
+    ids, amounts = dry_penalties(matches, params)
+    assert (np.diff(ids) > 0).all()
+    return dict(zip(ids.tolist(), amounts.tolist(), strict=True))
+
+
+@settings(deadline=None)
+@given(TEXTS, st.lists(st.integers(1, 70), max_size=40), st.integers(1, 4))
+def test_a_text_that_grows_has_the_penalties_of_the_whole_text(parts, cuts, allowed):
+    text = [token for part in parts for token in part]
+    params = SamplingParams(dry_multiplier=0.7, dry_allowed_length=allowed)
+    matches, end = SuffixMatches(), 0
+    for cut in [*cuts, len(text)]:
+        end = min(end + cut, len(text))
+        matches.extend(text[:end])
+        assert penalties_of(matches, params) == pytest.approx(defined(text[:end], params))
+
+
+@pytest.mark.parametrize("start", [0, 19_990, 30_000])
+def test_a_text_that_grows_beyond_what_is_looked_at_has_the_penalties_of_a_new_one(start):
+    """Tokens one by one, some at once, and more than are looked at."""
+    dice = np.random.default_rng(3)
+    text = np.where(dice.random(90_000) < 0.2, dice.integers(0, 9, 90_000), np.arange(90_000) % 41).tolist()
+    text[20_000:20_100] = text[:100]  # passages whose first occurrence is about to be too far back
+    params = SamplingParams(dry_multiplier=0.5, dry_base=1.2, dry_allowed_length=1)
+    matches = SuffixMatches(text[:start])
+    ends = [*range(start + 1, start + 130), start + 200, start + 20_150, start + 20_151, start + 45_000, 90_000]
+    for end in ends:
+        matches.extend(text[:end])
+        assert penalties_of(matches, params) == computed(text[:end], params)
+    assert penalties_of(matches, params) == pytest.approx(defined(text, params))
+
+
+def test_tokens_that_one_token_follows_10_000_times_have_the_penalties_of_the_definition():
+    half = DRY_HISTORY // 2
+    for text in (
+        [*(token for i in range(half - 1) for token in (5, 6 + i)), 5],  # each of 10,000 tokens once
+        [0, 1] * half,
+        [3] * DRY_HISTORY,
+        [3] * (DRY_HISTORY - 40) + [4, 3] * 20,
+        np.random.default_rng(0).integers(0, 2, DRY_HISTORY).tolist(),
+    ):
+        params = SamplingParams(dry_multiplier=1, dry_base=1.1, dry_allowed_length=1)
+        assert computed(text, params) == pytest.approx(defined(text, params))
+
+
 def test_the_example_of_its_inventor():
     # "... A B C D ... A B C": D would repeat three tokens
     assert computed([1, 2, 3, 4, 9, 1, 2, 3], SamplingParams(dry_multiplier=0.8)) == {4: pytest.approx(0.8 * 1.75)}
@@ -77,7 +123,7 @@ def test_the_example_of_its_inventor():
 
 
 def test_a_passage_counts_up_to_its_greatest_length_and_within_the_history():
-    _, lengths = longest_matches(np.zeros(500, dtype=np.int32), 2)
+    _, lengths = SuffixMatches([0] * 500).longest(2)
     assert lengths.tolist() == [DRY_LONGEST]
     beyond = [1, 2, 3, *range(100, 100 + DRY_HISTORY - 2), 1, 2]
     assert computed(beyond, SamplingParams(dry_multiplier=1)) == {}
