@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -20,6 +21,7 @@ from cpm_gen.config.options import ModelOptions, StyleName
 from cpm_gen.config.resolve import generation_options, model_options
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import ConfigError, InputError
+from cpm_gen.networks.native import library
 from cpm_gen.outputs import Chunk, Completion
 from cpm_gen.runtime.text_engine import TextEngine
 from cpm_gen.text.tokenizer import TextTokenizer
@@ -43,6 +45,10 @@ class LLM:
         if not isinstance(options, ModelOptions):
             raise ConfigError(f"LLM takes ModelOptions, not {shown(options)}; load(model, …) makes them")
         self.engine = TextEngine.load(options)
+        stale = library.stale()
+        for note in self.notes if stale else ():
+            if str(stale) in note:  # else only a measurement would show that torch computes
+                warnings.warn(note, RuntimeWarning, stacklevel=3)
 
     @property
     def options(self) -> ModelOptions:

@@ -30,9 +30,7 @@ log = logging.getLogger("cpm_gen.server")
 
 END_SECONDS = 10.0  # for the engine's thread and the ranks to end
 COMMIT_SECONDS = 10.0  # for the database to commit the works at shutdown
-ACCEPTED = (
-    32  # connections accepted in one turn of the event loop: so many more than the limit are open before one is closed
-)
+ACCEPTED = 32  # connections accepted in one turn of the event loop; as many may exceed the limit before one is closed
 WAITING = 2048  # connections that the system holds until they are accepted
 RESPONSE_SECONDS = 2.0  # for the last responses to reach their clients
 

@@ -201,7 +201,7 @@ class EngineThread(threading.Thread):
         now = time.monotonic()
         results: list[StepResults] = []
         for job in list(self._active):
-            chunks = self._collect(job, now)
+            chunks = job.take_ready(now, self._metrics)
             failure = next((w.generation.failure for w in job.writers if w.generation.failure), None)
             ended = failure is not None or all(w.done for w in job.writers)
             if ended:
@@ -211,28 +211,6 @@ class EngineThread(threading.Thread):
         if results:
             self._post(self._listener.deliver, results)
         self._set_gauges()
-
-    def _collect(self, job: Job, now: float) -> list[Chunk]:
-        """Take the job's new chunks and record their metrics."""
-        metrics, chunks = self._metrics, []
-        while job.ready:
-            chunk = job.ready.popleft()
-            chunks.append(chunk)
-            at = chunk.place
-            if chunk.token_ids:
-                metrics.generated_tokens.inc(len(chunk.token_ids))
-                if at in job.last_token:
-                    metrics.between_tokens.observe(now - job.last_token[at])
-                else:
-                    metrics.first_token.observe(now - job.submitted)
-                    admitted = job.writers[at].generation.admitted or now
-                    metrics.waiting.observe(admitted - job.submitted)
-                    job.admitted = min(job.admitted or admitted, admitted)
-                    job.first_token = job.first_token or now
-                job.last_token[at] = now
-            metrics.slides.inc(chunk.slides - job.slides[at])
-            job.slides[at] = chunk.slides
-        return chunks
 
     def _expire(self, now: float) -> None:
         """Cancel jobs whose deadline is over."""

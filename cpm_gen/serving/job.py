@@ -19,6 +19,7 @@ from cpm_gen.engine.sequence import Request
 from cpm_gen.outputs import Chunk
 from cpm_gen.runtime.text_stream import TextStream
 from cpm_gen.serving.errors import ServiceError
+from cpm_gen.serving.metrics import Metrics
 
 
 @dataclass(eq=False)
@@ -68,6 +69,28 @@ class Job:
     def prompt_tokens(self) -> int:
         """Tokens of all prompts, each prompt counted once."""
         return sum(len(r.prompt) for r in self.requests[:: self.text.n])
+
+    def take_ready(self, now: float, metrics: Metrics) -> list[Chunk]:
+        """Take the new chunks and record their metrics. Engine's thread only."""
+        chunks = []
+        while self.ready:
+            chunk = self.ready.popleft()
+            chunks.append(chunk)
+            at = chunk.place
+            if chunk.token_ids:
+                metrics.generated_tokens.inc(len(chunk.token_ids))
+                if at in self.last_token:
+                    metrics.between_tokens.observe(now - self.last_token[at])
+                else:
+                    metrics.first_token.observe(now - self.submitted)
+                    admitted = self.writers[at].generation.admitted or now
+                    metrics.waiting.observe(admitted - self.submitted)
+                    self.admitted = min(self.admitted or admitted, admitted)
+                    self.first_token = self.first_token or now
+                self.last_token[at] = now
+            metrics.slides.inc(chunk.slides - self.slides[at])
+            self.slides[at] = chunk.slides
+        return chunks
 
     def deliver(self, chunks: Sequence[Chunk]) -> None:
         """Add chunks to the mailbox. Event loop only."""

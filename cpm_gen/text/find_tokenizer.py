@@ -81,7 +81,7 @@ def _open(file: Path, model: Path | None) -> TextTokenizer:
 
 
 def fitting_tokenizer(options: ModelOptions, vocabulary: int) -> TextTokenizer:
-    """What :func:`find_tokenizer` finds, for a network with so many rows of word embedding; raises TokenizerError where they do not fit."""
+    """What :func:`find_tokenizer` finds, for a word embedding of ``vocabulary`` rows; raises TokenizerError if they do not fit."""
     tokenizer = find_tokenizer(options)
     if not 0 <= vocabulary - tokenizer.size <= _MOST_PADDING:
         raise TokenizerError(

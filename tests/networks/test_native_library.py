@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import cpm_gen
 from cpm_gen.errors import ConfigError
 from cpm_gen.networks.native import library, model
 
@@ -70,8 +71,19 @@ def test_a_library_of_another_version_is_a_mistake(fresh: None, monkeypatch: pyt
     if library.library_path() is None:
         pytest.skip("this cpm-gen was installed without the native kernels")
     monkeypatch.setattr(library, "ABI", library.ABI + 1)
-    with pytest.raises(ConfigError, match=r"libcpm_native.*another version of cpm-gen; install cpm-gen again"):
+    with pytest.raises(ConfigError, match=r"libcpm_native.*another version of cpm-gen; .*pip install --no-deps -e \."):
         library.load_library()
+
+
+def test_a_library_of_another_version_is_said_when_a_model_is_loaded(
+    fresh: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if library.library_path() is None:
+        pytest.skip("this cpm-gen was installed without the native kernels")
+    monkeypatch.setattr(library, "ABI", library.ABI + 1)
+    with pytest.warns(RuntimeWarning, match=r"pip install --no-deps -e \., so torch computes"):
+        cpm_gen.load().close()
+    cpm_gen.load(kernels="torch").close()  # asked for: nothing to say
 
 
 # the header, word for word

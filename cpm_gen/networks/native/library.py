@@ -65,6 +65,8 @@ def load_library() -> ctypes.CDLL:
     path = library_path()
     if path is None:
         raise ConfigError("the native kernels were not built when cpm-gen was installed (is there a C++ compiler?)")
+    if message := stale():
+        raise ConfigError(message)
     try:
         opened = ctypes.CDLL(str(path))
         for name, (result, arguments) in _DECLARATIONS.items():
@@ -72,9 +74,20 @@ def load_library() -> ctypes.CDLL:
             function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError) as error:
         raise ConfigError(f"the native kernels cannot be used: {error}") from None
-    if opened.cpm_abi() != ABI:
-        raise ConfigError(f"{path}: was built for another version of cpm-gen; install cpm-gen again")
     return opened
+
+
+def stale() -> str | None:
+    """What to do about a library that was built from the sources of another version; None if there is no such library."""
+    path = library_path()
+    try:
+        if path is None or ctypes.CDLL(str(path)).cpm_abi() == ABI:
+            return None
+    except (OSError, AttributeError):  # load_library says why it cannot be used
+        return None
+    checkout = (Path(__file__).parents[3] / "native" / "CMakeLists.txt").is_file()
+    remedy = "build it again in the checkout: pip install --no-deps -e ." if checkout else "install cpm-gen again"
+    return f"{path}: was built for another version of cpm-gen; {remedy}"
 
 
 def missing() -> str | None:

@@ -15,7 +15,7 @@ export function letters(string) {
   return count;
 }
 
-// A work wrote `string` with so many tokens.
+// Learn from a work's text, which has `tokens` tokens.
 export function learn(string, tokens) {
   if (tokens >= ENOUGH) forever.set(KEPT, String(letters(string) / tokens));
 }
