@@ -116,6 +116,44 @@ def score_flags(parser: argparse.ArgumentParser) -> None:
     _settings_flags(parser, MODEL_FLAGS)
 
 
+def _measuring_flags(parser: argparse.ArgumentParser) -> None:
+    """The model and the texts of a measurement."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        default=argparse.SUPPRESS,
+        help="checkpoint folder (default: the embedded one)",
+    )
+    parser.add_argument(
+        "--data", metavar="FILE|DIR", required=True, help='texts in UTF-8, or JSON lines with a "text" in files *.jsonl'
+    )
+    parser.add_argument(
+        "--records",
+        action="store_true",
+        help="blank lines separate documents in files of text (default: a file is one)",
+    )
+    parser.add_argument("--style", **_flag("style", FIELDS["style"]))
+
+
+def eval_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``cpm-gen eval``."""
+    _measuring_flags(parser)
+    parser.add_argument(
+        "--stride",
+        metavar="N",
+        type=int,
+        help="how far the window moves through a document; only the tokens new to it are scored (default: --window-hop)",
+    )
+    parser.add_argument("--against", metavar="MODEL", help="another model, on the same documents")
+    parser.add_argument(
+        "--seed", metavar="SEED", default=argparse.SUPPRESS, help="of the confidence intervals (default: 0)"
+    )
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
+    _common_flags(parser)
+    _settings_flags(parser, MODEL_FLAGS)
+
+
 def serve_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of ``cpm-gen serve``."""
     parser.add_argument(
@@ -134,4 +172,5 @@ FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "reshard": reshard_flags,
     "tokenize": tokenize_flags,
     "score": score_flags,
+    "eval": eval_flags,
 }

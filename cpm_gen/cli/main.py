@@ -57,6 +57,12 @@ def _score(args: argparse.Namespace) -> int:
     return score(args, settings(args))
 
 
+def _eval(args: argparse.Namespace) -> int:
+    from cpm_gen.cli.evaluate import evaluate
+
+    return evaluate(args, settings(args))
+
+
 def _serve(args: argparse.Namespace) -> int:
     from cpm_gen.cli.serve import new_key, serve
 
@@ -84,6 +90,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {  # thei
     "reshard": (_reshard, "write a checkpoint for another number of ranks"),
     "tokenize": (_tokenize, "text to token ids, or back"),
     "score": (_score, "log-probability of each token given those before it"),
+    "eval": (_eval, "perplexity of a model on texts, with confidence; or of two models"),
 }
 _PRESETS = ("lyric", "novel")
 

@@ -7,12 +7,12 @@ import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from cpm_gen.cli import text_input
+from cpm_gen.config.json_lines import json_lines
 from cpm_gen.config.resolve import Settings
-from cpm_gen.config.text_files import decode_text
 from cpm_gen.errors import ConfigError, InputError
 
 
@@ -63,22 +63,6 @@ def reshard(args: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _lines() -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of each non-empty line of standard input; raises InputError."""
-    for number, raw in enumerate(sys.stdin.buffer, start=1):
-        where = f"standard input, line {number}"
-        line = decode_text(raw, where)
-        if not line.strip():
-            continue
-        try:
-            content = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{where}: not JSON ({error})") from None
-        if not isinstance(content, dict):
-            raise InputError(f"{where}: must be a JSON object")
-        yield number, content
-
-
 def _field(content: dict[str, Any], name: str, number: int) -> Any:
     value = content.get(name)
     if name == "text" and isinstance(value, str):
@@ -90,7 +74,7 @@ def _field(content: dict[str, Any], name: str, number: int) -> Any:
 
 
 def _each_line(field: str, work: Callable[[Any], dict[str, Any]]) -> None:
-    for number, content in _lines():
+    for number, content in json_lines(sys.stdin.buffer, "standard input"):
         value = _field(content, field, number)
         try:
             result = work(value)

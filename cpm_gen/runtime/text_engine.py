@@ -308,11 +308,15 @@ class TextEngine:
         first: list[float | None] = [None] * min(len(ids), 1)
         return first + [p for part in self.scoring(ids) for p in part]
 
-    def scoring(self, token_ids: Sequence[int]) -> Iterator[list[float]]:
-        """:meth:`score` from the second token on, in parts of one pass of the network each; steps may run between them."""
+    def scoring(self, token_ids: Sequence[int], window: Window | None = None) -> Iterator[list[float]]:
+        """:meth:`score` from the second token on, in parts of one pass of the network each; steps may run between them.
+
+        window: replaces the model's.
+        """
         ids = check_ids(token_ids, self.size.vocabulary - 1)
+        window = window or self.window
         with self._one_thread():
-            parts = iter(self.token_engine.score(ids, self.window, self._ends(self.window)))
+            parts = iter(self.token_engine.score(ids, window, self._ends(window)))
         while True:
             with self._one_thread(), self.loaded.rank_errors():
                 part = next(parts, None)

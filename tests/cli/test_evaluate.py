@@ -1,0 +1,112 @@
+"""``cpm-gen eval`` as a person meets it: tables, JSON, notes, mistakes and Ctrl-C."""
+
+import io
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cpm_gen.checkpoints.locate import EMBEDDED
+from cpm_gen.cli import evaluate as commands
+from cpm_gen.cli.main import main
+
+Run = Callable[..., tuple[int, str, str]]
+POEMS = ("床前明月光，\n疑是地上霜。\n\n举头望明月，\n低头思故乡。\n\n白日依山尽，\n黄河入海流。\n\n" * 2).strip()
+FLAGS = ("--threads", "1", "--batch", "1")
+FIGURES = (
+    "loss_per_token",
+    "perplexity_per_token",
+    "loss_per_character",
+    "perplexity_per_character",
+    "bits_per_character",
+)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
+        status = main(words)
+        shown = capsys.readouterr()
+        return status, shown.out, shown.err
+
+    return run
+
+
+@pytest.fixture
+def poems(tmp_path: Path) -> str:
+    (tmp_path / "poems.txt").write_text(POEMS, encoding="utf-8")
+    return str(tmp_path / "poems.txt")
+
+
+def test_json_has_every_figure_with_its_interval(run: Run, poems: str) -> None:
+    status, out, err = run("eval", "--data", poems, "--records", "--style", "lyric", "--json", *FLAGS)
+    assert (status, err) == (0, "")
+    report = json.loads(out)
+    assert report.keys() == {
+        "data", "model", "documents", "short_documents", "tokens", "unknown_tokens", "characters", "confidence", "seed",
+        *FIGURES, "tokens_per_second", "seconds", "interrupted",
+    }  # fmt: skip
+    assert (report["documents"], report["interrupted"], report["model"]) == (6, False, "embedded")
+    for name in FIGURES:
+        low, high = report[name]["interval"]
+        assert low <= report[name]["value"] <= high
+    assert 2 < report["loss_per_token"]["value"] < 6
+
+
+def test_the_table_says_the_same_as_json_and_names_what_is_left_out(run: Run, poems: str) -> None:
+    report = json.loads(run("eval", "embedded", "--data", poems, "--json", *FLAGS)[1])
+    status, out, err = run("eval", "embedded", "--data", poems, *FLAGS)
+    assert status == 0
+    assert f"{report['perplexity_per_token']['value']:.4g}" in out
+    assert "one document gives no confidence interval" in err
+
+
+def test_a_model_is_compared_with_another_on_the_same_documents(run: Run, poems: str) -> None:
+    words = ("eval", "--data", poems, "--records", "--against", str(EMBEDDED), *FLAGS)
+    report = json.loads(run(*words, "--json")[1])
+    found = report["against"]["difference"]
+    assert found["loss_per_token"]["value"] == 0
+    assert (found["documents"], found["better"]) == (6, None)
+    assert report["against"]["tokens"] == report["tokens"]
+    assert "no clear difference" in run(*words)[1]
+
+
+def test_ctrl_c_prints_what_is_finished(run: Run, poems: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupting(commands.Remaining):
+        def show(self, done: int, tokens: int | None = None) -> None:
+            super().show(done, tokens)
+            if tokens and tokens > 20:
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(commands, "Remaining", Interrupting)
+    status, out, err = run("eval", "--data", poems, "--records", "--json", *FLAGS)
+    assert status == 130
+    assert json.loads(out)["interrupted"] is True
+    assert json.loads(out)["documents"] == 2
+    assert "interrupted" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["eval"], "--data"),
+        (["eval", "--data", ""], "empty"),
+        (["eval", "--data", "/nonexistent.txt"], "No such file"),
+        (["eval", "", "--data", "x"], "empty"),
+        (["eval", "/nonexistent", "--data", "POEMS"], "no such folder"),
+        (["eval", "--data", "POEMS", "--stride", "0"], "--stride must be from 1 to 511"),
+        (["eval", "--data", "POEMS", "--stride", "512"], "--stride must be from 1 to 511"),
+        (["eval", "--data", "POEMS", "--against", "/nonexistent"], "no such folder"),
+        (["eval", "--data", "POEMS", "--seed", "x"], "--seed"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_one_line(run: Run, poems: str, words: list[str], says: str) -> None:
+    status, out, err = run(*(poems if w == "POEMS" else w for w in words))
+    assert (status, out) == (2, "")
+    (line,) = err.splitlines()
+    assert says in line
