@@ -154,6 +154,53 @@ def eval_flags(parser: argparse.ArgumentParser) -> None:
     _settings_flags(parser, MODEL_FLAGS)
 
 
+def eval_window_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``cpm-gen eval-window``."""
+    _measuring_flags(parser)
+    parser.add_argument("--length", metavar="N", type=int, default=10_000, help="tokens of a text (default: 10000)")
+    parser.add_argument("--texts", metavar="N", type=int, default=4, help="most texts of that length (default: 4)")
+    parser.add_argument(
+        "--hop",
+        metavar="N",
+        type=int,
+        action="append",
+        help="only this hop; may be repeated (default: 1, 64, 128, 256 and 512 as far as they fit, and --window-hop)",
+    )
+    parser.add_argument(
+        "--keep",
+        metavar="N",
+        type=int,
+        help="tokens kept from the beginning, in the method that keeps any; 0: leave it out (default: --window-keep or limit / 8)",
+    )
+    parser.add_argument(
+        "--every",
+        metavar="N",
+        type=int,
+        default=4,
+        help="score a hop of 1 at every N-th token past the window (default: 4)",
+    )
+    parser.add_argument(
+        "--generate",
+        metavar="N",
+        type=int,
+        default=0,
+        help="also write N tokens after the beginning of each text (default: 0)",
+    )
+    parser.add_argument(
+        "--stale",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="measure the original's stale cache, in torch (default)",
+    )
+    parser.add_argument(
+        "--seed", metavar="SEED", default=argparse.SUPPRESS, help="of intervals and of writing (default: 0)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
+    parser.add_argument("--plot", metavar="FILE", help="also draw them: .png, .svg or .pdf; needs matplotlib")
+    _common_flags(parser)
+    _settings_flags(parser, (ModelOptions, SamplingParams))
+
+
 def serve_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of ``cpm-gen serve``."""
     parser.add_argument(
@@ -173,4 +220,5 @@ FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "tokenize": tokenize_flags,
     "score": score_flags,
     "eval": eval_flags,
+    "eval-window": eval_window_flags,
 }

@@ -63,6 +63,12 @@ def _eval(args: argparse.Namespace) -> int:
     return evaluate(args, settings(args))
 
 
+def _eval_window(args: argparse.Namespace) -> int:
+    from cpm_gen.cli.evaluate_windows import evaluate_windows
+
+    return evaluate_windows(args, settings(args))
+
+
 def _serve(args: argparse.Namespace) -> int:
     from cpm_gen.cli.serve import new_key, serve
 
@@ -91,6 +97,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {  # thei
     "tokenize": (_tokenize, "text to token ids, or back"),
     "score": (_score, "log-probability of each token given those before it"),
     "eval": (_eval, "perplexity of a model on texts, with confidence; or of two models"),
+    "eval-window": (_eval_window, "how well a model predicts and writes past its window"),
 }
 _PRESETS = ("lyric", "novel")
 

@@ -57,13 +57,13 @@ class StaleCache(KVCache):
 
 
 @contextmanager
-def torch_network(options: ModelOptions) -> Iterator[tuple[TextEngine, TorchModel]]:
-    """Load the model in torch on one rank, whatever backend the options ask for."""
+def torch_network(options: ModelOptions) -> Iterator[TorchModel]:
+    """Load a model's network in torch on one rank, whatever backend the options ask for."""
     changed = dataclasses.replace(options, kernels="torch", kv_cache="auto", tensor_parallel=1, decoder="recompute")
     with TextEngine.load(changed) as engine:
         network = engine.loaded.runner.network
         assert isinstance(network, TorchModel)
-        yield engine, network
+        yield network
 
 
 class StaleDecoder:
@@ -90,9 +90,16 @@ class StaleDecoder:
 
 
 def score_stale(
-    network: TorchModel, texts: Sequence[Sequence[int]], limit: int, progress: Progress = lambda done: None
-) -> list[list[float]]:
-    """Natural log-probability of each token of each text from the second on, given the ones before it as the stale cache has them."""
+    network: TorchModel,
+    texts: Sequence[Sequence[int]],
+    limit: int,
+    progress: Progress = lambda done: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[list[float]] | None:
+    """Natural log-probability of each token of each text from the second on, given the ones before it as the stale cache has them.
+
+    None if ``stop`` said so.
+    """
     decoder = StaleDecoder(network, len(texts), limit)
     scores = []
     for slot, ids in enumerate(texts):
@@ -104,13 +111,20 @@ def score_stale(
         for slot, row in zip(running, rows, strict=True):
             scores[slot].append(float(row[texts[slot][at + 1]]))
         progress(sum(map(len, scores)))
+        if stop():
+            return None
     return scores
 
 
 def write_stale(
-    network: TorchModel, requests: Sequence[Request], limit: int, count: int, progress: Progress = lambda done: None
-) -> list[list[int]]:
-    """Continue each request's prompt, of at most ``limit`` tokens, by ``count`` tokens, sampled as the engine samples."""
+    network: TorchModel,
+    requests: Sequence[Request],
+    limit: int,
+    count: int,
+    progress: Progress = lambda done: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[list[int]] | None:
+    """Continue each request's prompt, of at most ``limit`` tokens, by ``count`` tokens, sampled as the engine samples; None if stopped."""
     decoder = StaleDecoder(network, len(requests), limit)
     rows = torch.stack([decoder.begin(slot, request.prompt) for slot, request in enumerate(requests)])
     texts = [list(request.prompt) for request in requests]
@@ -119,6 +133,8 @@ def write_stale(
             text.append(_draw(request, text, limit, step).choose(row.cpu().numpy()))
         rows = decoder.step([(slot, text[-1], len(text) - 1) for slot, text in enumerate(texts)])
         progress((step + 1) * len(requests))
+        if stop():
+            return None
     return [text[len(request.prompt) :] for request, text in zip(requests, texts, strict=True)]
 
 

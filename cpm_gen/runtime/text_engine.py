@@ -148,13 +148,15 @@ class TextEngine:
         sampling: SamplingParams,
         text: TextOptions,
         stop: Callable[[], bool] = lambda: False,
+        window: Window | None = None,
     ) -> Iterator[Chunk]:
         """Write ``text.n`` samples for each prompt of token ids, as chunks. Closing the iterator ends the samples.
 
-        stop: called after every step; True ends all samples, each with a last chunk whose finish_reason is "cancelled".
+        stop: called after every step; True ends all samples, each with a last chunk whose finish_reason is "cancelled". window:
+        replaces the model's.
         """
         ready: deque[Chunk] = deque()
-        streams = self.begin(self.requests(prompts, sampling, text), text, ready)
+        streams = self.begin(self.requests(prompts, sampling, text, window=window), text, ready)
         try:
             while True:
                 while ready:

@@ -1,0 +1,149 @@
+"""``eval-window``: how well a model predicts and writes past its window."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cpm_gen.cli.evaluate import Remaining, table
+from cpm_gen.cli.parser import install_hint
+from cpm_gen.cli.progress import Status
+from cpm_gen.cli.write import Interrupt, check_output, follows, open_model
+from cpm_gen.config.options import check_lengths
+from cpm_gen.config.resolve import Settings
+from cpm_gen.errors import ConfigError
+from cpm_gen.evaluation.documents import read_documents
+from cpm_gen.evaluation.measure_windows import WindowPlan, measure_windows
+from cpm_gen.evaluation.perplexity import Figure
+from cpm_gen.evaluation.window_report import EDGE, WindowReport, columns
+from cpm_gen.parallel.launchers import launched
+
+
+def evaluate_windows(args: argparse.Namespace, settings: Settings) -> int:
+    """Perplexity by position, by method; and the variety of written text."""
+    if args.stale and launched() is not None:
+        raise ConfigError("the stale cache runs on one rank: give --no-stale under a launcher")
+    if follows(settings):
+        return 0
+    for path in (args.json, args.plot):
+        check_output(path)
+    if args.plot is not None:
+        _need_matplotlib()
+    check_lengths(settings.sampling, settings.text)
+    plan = WindowPlan(
+        length=args.length,
+        texts=args.texts,
+        hops=args.hop,
+        keep=args.keep,
+        every=args.every,
+        generate=args.generate,
+        stale=args.stale,
+        sampling=settings.sampling,
+        text=settings.text,
+    )
+    documents = read_documents(args.data, records=args.records)
+    together = dataclasses.replace(settings, text=dataclasses.replace(settings.text, n=args.texts))
+    with Interrupt() as interrupt, open_model(together) as engine, Status(beside_text=False) as status:
+        progress = _Progress(status)
+        report = measure_windows(engine, documents, plan, progress=progress.show, stop=lambda: interrupt.asked)
+    if report.interrupted:
+        sys.stderr.write("note: interrupted; the methods that were finished until then are shown\n")
+    if args.json is not None:
+        content = {"data": args.data, **report.to_json()}
+        Path(args.json).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    if args.plot is not None and report.methods:
+        from cpm_gen.evaluation.plot import save_plot
+
+        save_plot(report, Path(args.plot))
+    sys.stdout.write(_tables(report))
+    return interrupt.status
+
+
+class _Progress:
+    """The status line of the method that runs."""
+
+    def __init__(self, status: Status) -> None:
+        self._status = status
+        self._what: str | None = None
+
+    def show(self, what: str, done: int, of: int) -> None:
+        if what != self._what:
+            self._what, self._remaining = what, Remaining(self._status, what, of)
+        self._remaining.show(done, done)
+
+
+def _need_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise install_hint(error.name, "plot", "--plot") from None
+
+
+def _tables(report: WindowReport) -> str:
+    """The tables in Markdown."""
+    names = [name for name, _, _ in columns(report.length)]
+    past = f"past {report.window_limit:,}"
+    parts = [
+        f"Perplexity by position (tokens), {report.texts} texts of {report.length:,} tokens:\n\n",
+        table(
+            [
+                ["method", *names, past, "against hop 1"],
+                *(
+                    [
+                        m.name,
+                        *(_number(m.by_position.get(n)) for n in names),
+                        _number(m.past),
+                        _percent(m.against_hop_1),
+                    ]
+                    for m in report.methods
+                ),
+            ]
+        ),
+    ]
+    around = [m for m in report.methods if m.after_slide is not None or m.mid_window is not None]
+    if around:
+        head = ["method", f"{EDGE} after a slide", "against hop 1", f"{EDGE} mid-window", "against hop 1"]
+        rows = [
+            [
+                m.name,
+                _number(m.after_slide),
+                _percent(m.after_slide_against_hop_1),
+                _number(m.mid_window),
+                _percent(m.mid_window_against_hop_1),
+            ]
+            for m in around
+        ]
+        parts += ["\nAround slides:\n\n", table([head, *rows])]
+    for title, field in _VARIETY:
+        if report.generated:
+            rows = [[n, *(_share(getattr(by.get(c), field, None)) for c in names)] for n, by in report.generated]
+            parts += [f"\n{title}, by position:\n\n", table([["text", *names], *rows])]
+    return "".join(parts)
+
+
+_VARIETY: Sequence[tuple[str, str]] = (
+    ("Distinct characters", "distinct_1"),
+    ("Distinct bigrams", "distinct_2"),
+    ("Repeated 4-grams", "repeated_4"),
+    ("Stretches of low variety", "low_variety"),
+)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,.1f}"
+
+
+def _share(value: Any) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
+def _percent(figure: Figure | None) -> str:
+    if figure is None:
+        return ""
+    ends = figure.interval
+    return f"{figure.value:+.2%}" + (f" ({ends[0]:+.2%} to {ends[1]:+.2%})" if ends else "")
