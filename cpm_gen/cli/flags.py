@@ -201,6 +201,33 @@ def eval_window_flags(parser: argparse.ArgumentParser) -> None:
     _settings_flags(parser, (ModelOptions, SamplingParams))
 
 
+def choose_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``cpm-gen choose``."""
+    parser.add_argument(
+        "task", metavar="TASK", help="ocnli, tnews, iflytek, or a YAML file like those in configs/choose"
+    )
+    parser.add_argument("--data", metavar="FILE", required=True, help="records as JSON lines")
+    parser.add_argument("--predictions", metavar="FILE", help="write a JSON line for each record; - is standard output")
+    parser.add_argument(
+        "--score", choices=["mean", "sum"], help="of the span's negative log-probabilities (default: the task's)"
+    )
+    parser.add_argument(
+        "--candidates",
+        metavar="N",
+        type=int,
+        help="labels a record is tried with, the right one among them; 0: all (default: the task's)",
+    )
+    parser.add_argument(
+        "--length", metavar="N", type=int, help="most ids of prompt and text (default: the network's positions)"
+    )
+    parser.add_argument(
+        "--seed", metavar="SEED", default=argparse.SUPPRESS, help="of the candidates and the interval (default: 0)"
+    )
+    parser.add_argument("--json", action="store_true", help="the accuracy as one JSON object")
+    _common_flags(parser)
+    _settings_flags(parser, MODEL_FLAGS)
+
+
 def serve_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of ``cpm-gen serve``."""
     parser.add_argument(
@@ -221,4 +248,5 @@ FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "score": score_flags,
     "eval": eval_flags,
     "eval-window": eval_window_flags,
+    "choose": choose_flags,
 }

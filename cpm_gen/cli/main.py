@@ -69,6 +69,12 @@ def _eval_window(args: argparse.Namespace) -> int:
     return evaluate_windows(args, settings(args))
 
 
+def _choose(args: argparse.Namespace) -> int:
+    from cpm_gen.cli.choose import choose
+
+    return choose(args, settings(args))
+
+
 def _serve(args: argparse.Namespace) -> int:
     from cpm_gen.cli.serve import new_key, serve
 
@@ -98,6 +104,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {  # thei
     "score": (_score, "log-probability of each token given those before it"),
     "eval": (_eval, "perplexity of a model on texts, with confidence; or of two models"),
     "eval-window": (_eval_window, "how well a model predicts and writes past its window"),
+    "choose": (_choose, "zero-shot choice among labels by likelihood"),
 }
 _PRESETS = ("lyric", "novel")
 

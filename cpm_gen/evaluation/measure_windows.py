@@ -103,7 +103,7 @@ class _Measurement:
     ) -> None:
         self._scorer, self._plan, self._texts = scorer, plan, texts
         self._progress, self._stop = progress, stop
-        self._prompts = [ids[:PROMPT] for ids in texts]
+        self._prompts = [ids[: min(PROMPT, scorer.engine.window.limit)] for ids in texts]
         self._options = dataclasses.replace(
             plan.text, max_new_tokens=max(1, plan.generate), n=1, seed=plan.text.seed or 0, stop=(), stop_at_eod=False
         )
