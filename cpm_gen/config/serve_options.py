@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from cpm_gen.config.declare import settings_group
 from cpm_gen.config.options import PathText
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
 Texts = Annotated[tuple[Annotated[str, Field(strict=True)], ...], Field(strict=False)]
 
 
@@ -43,6 +45,10 @@ class ServeOptions:
     )
     access_log: bool = Field(default=True, description="one line on standard error for each request, without its text")
     log_prompts: bool = Field(default=False, description="write prompts into the log")
+    log_level: LogLevel = Field(
+        default="info", description="least important log lines that are written; a request's line is info"
+    )
+    log_format: LogFormat = Field(default="text", description="form of log lines; json: one object on each line")
 
     database: PathText | None = Field(
         default=None,

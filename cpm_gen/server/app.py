@@ -45,7 +45,7 @@ class _CrossOrigin(CORSMiddleware):
             allow_origins=list(origins),
             allow_methods=["GET", "HEAD", "POST", "DELETE"],
             allow_headers=["*"],
-            expose_headers=["Retry-After", "X-Request-Id"],
+            expose_headers=["Retry-After", "X-Request-Id", "traceparent"],
         )
 
     async def refusal(self, scope: Scope, receive: Receive, send: Send) -> None:

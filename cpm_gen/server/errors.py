@@ -20,6 +20,7 @@ from cpm_gen.config.explain import first_mistake
 from cpm_gen.errors import CpmGenError
 from cpm_gen.server.schemas.compatible import called
 from cpm_gen.serving.errors import Kind, ServiceError, from_library, invalid
+from cpm_gen.serving.request_ids import current_request
 
 _STATUS: Mapping[Kind, int] = {
     "invalid": 422,
@@ -60,16 +61,18 @@ def headers(error: ServiceError) -> dict[str, str]:
 
 
 def body(error: ServiceError, openai: bool = False) -> dict[str, Any]:
-    """The JSON body, in our shape or in OpenAI's."""
+    """The JSON body, in our shape or in OpenAI's. It repeats the request's id if the caller gave one."""
     names = {ours: called().get(theirs, theirs) for ours, theirs in _OPENAI_NAMES.items()} if openai else {}
     names |= called()
     message = _NAME.sub(lambda word: names.get(word[0], word[0]), error.message)
     field = error.field and ".".join(names.get(part, part) for part in error.field.split("."))
+    ids = current_request()
+    known = {"request_id": ids.id} if ids and ids.given else {}
     if not openai:
-        return {"error": {"code": error.code, "message": message, "field": field}}
+        return {"error": {"code": error.code, "message": message, "field": field} | known}
     number = status(error)
     kind = _OPENAI_TYPES.get(number, "server_error" if number >= 500 else "invalid_request_error")
-    return {"error": {"message": message, "type": kind, "param": field, "code": error.code}}
+    return {"error": {"message": message, "type": kind, "param": field, "code": error.code} | known}
 
 
 def respond(error: ServiceError, path: str) -> Response:
@@ -80,7 +83,9 @@ def respond(error: ServiceError, path: str) -> Response:
 
 def internal_error() -> ServiceError:
     """The error for a bug: details are in the log only."""
-    return ServiceError("internal", "something broke; the service's log says what")
+    ids = current_request()
+    where = f", under {ids.id}" if ids else ""
+    return ServiceError("internal", f"something broke; the service's log says what{where}")
 
 
 _HTTP_ERRORS: Mapping[int, tuple[str, str]] = {

@@ -17,6 +17,7 @@ import uvicorn
 from cpm_gen.config.resolve import Settings
 from cpm_gen.config.serve_options import ServeOptions
 from cpm_gen.errors import ConfigError, CpmGenError
+from cpm_gen.server import logs
 from cpm_gen.server.app import create_app
 from cpm_gen.server.exposure import check_exposure
 from cpm_gen.server.uvicorn_protocol import connections
@@ -52,20 +53,11 @@ class _Server(uvicorn.Server):
 def serve(settings: Settings) -> int:
     """Serve until a signal; return the exit status. Raises the children of CpmGenError if the service cannot start."""
     options = settings.serve
-    _log_to_stderr()
+    logs.configure(options.log_level, options.log_format)
     keys = ApiKeys(options.keys, os.environ, streams=options.key_streams, rate=options.key_rate)
     check_exposure(options, keys)
     with _bind(options) as listener:
         return asyncio.run(_serve(settings, keys, listener, Store(options.database)))
-
-
-def _log_to_stderr() -> None:
-    root = logging.getLogger("cpm_gen")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    root.handlers[:] = [handler]
-    root.setLevel(logging.INFO)
-    root.propagate = False
 
 
 def _bind(options: ServeOptions) -> socket.socket:

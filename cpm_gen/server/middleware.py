@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 import time
 from collections.abc import Callable
 from urllib.parse import quote
@@ -19,7 +18,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cpm_gen.server.errors import ClientDisconnected, HttpError, internal_error, respond
 from cpm_gen.server.exposure import is_loopback
+from cpm_gen.serving.api_keys import ApiKey
 from cpm_gen.serving.errors import ServiceError, invalid, unavailable
+from cpm_gen.serving.request_ids import RequestIds, read_ids, working_for
 from cpm_gen.serving.service import Service
 
 log = logging.getLogger("cpm_gen.server")
@@ -60,14 +61,20 @@ class RequestMiddleware:
         """Serve one request."""
         if scope["type"] != "http":
             return
-        scope, response = _normalised(scope), _ResponseSender(send, bodiless=scope["method"] == "HEAD")
+        headers = Headers(scope=scope)
+        ids = read_ids(headers.getlist("x-request-id"), headers.getlist("traceparent"))
+        with working_for(ids):
+            await self._respond(_normalised(scope), receive, _ResponseSender(send, ids, scope["method"] == "HEAD"))
+
+    async def _respond(self, scope: Scope, receive: Receive, response: _ResponseSender) -> None:
         began = time.monotonic()
         self._open += 1
         self._service.metrics.open.set(self._open)
-        scope.setdefault("state", {})["id"] = response.id
+        scope.setdefault("state", {})
         try:
             self._admit(scope)
-            body = await self._read_body(scope, receive) if self._has_key(scope) else b""
+            key = self._key(scope)
+            body = b"" if key is None else await self._read_body(scope, receive, key)
             if body:
                 _declare_json(scope)
             await self._app(scope, _replay(body, receive), response.send)
@@ -76,7 +83,7 @@ class RequestMiddleware:
         except ClientDisconnected:
             response.status = response.status or 499
         except Exception:  # a bug: the application has sent a 500 response, or has begun another one
-            log.exception("%s: a bug", response.id)
+            log.exception("a bug")
             if response.status == 0:
                 await self._wrapped(respond(internal_error(), scope["path"]))(scope, receive, response.send)
         finally:
@@ -97,32 +104,35 @@ class RequestMiddleware:
             told = f"; start it with --allowed-host {name[:255]} if it should" if name else ""
             raise HttpError(421, "wrong_host", f"the service does not answer to this Host{told}", "Host")
 
-    def _has_key(self, scope: Scope) -> bool:
-        """Whether the request has a valid key. Without one its body is not read, and the route refuses it."""
+    def _key(self, scope: Scope) -> ApiKey | None:
+        """The request's key. Without a valid one its body is not read, and the route refuses it."""
         with contextlib.suppress(ServiceError):
-            self._service.keys.find(Headers(scope=scope).get("authorization"))
-            return True
-        return False
+            return self._service.keys.find(Headers(scope=scope).get("authorization"))
+        return None
 
-    async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
-        """The whole body. Raises ServiceError if it is too large or arrives too slowly."""
+    async def _read_body(self, scope: Scope, receive: Receive, key: ApiKey) -> bytes:
+        """The whole body. Raises ServiceError if it is too large, arrives too slowly, or is one too many of the key's."""
         options = self._service.options
-        length = Headers(scope=scope).get("content-length", "0")
+        headers = Headers(scope=scope)
+        length = headers.get("content-length", "0")
         if not length.isdecimal():
             raise invalid("Content-Length is not a number", "Content-Length")
+        if length == "0" and "transfer-encoding" not in headers:
+            return b""
         too_large = int(length) > options.max_body
         body, more = bytearray(), True
         try:
-            async with asyncio.timeout(options.body_timeout):
-                while more and not too_large:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise ClientDisconnected
-                    body += message.get("body", b"")
-                    more = message.get("more_body", False)
-                    too_large = len(body) > options.max_body
-                if too_large:
-                    await _discard(receive)
+            with key.receiving():
+                async with asyncio.timeout(options.body_timeout):
+                    while more and not too_large:
+                        message = await receive()
+                        if message["type"] == "http.disconnect":
+                            raise ClientDisconnected
+                        body += message.get("body", b"")
+                        more = message.get("more_body", False)
+                        too_large = len(body) > options.max_body
+                    if too_large:
+                        await _discard(receive)
         except TimeoutError:
             if not too_large:
                 raise HttpError(
@@ -137,9 +147,14 @@ class RequestMiddleware:
         route = getattr(scope.get("route"), "path", "other")
         self._service.metrics.requests.labels(route, str(response.status)).inc()
         if self._service.options.access_log:
-            user = scope["state"].get("user", "-")
-            path = quote(scope["path"][:200], safe="/:-._~")
-            log.info("%s %s %s %s %d %.3f s", response.id, user, scope["method"], path, response.status, seconds)
+            fields = {
+                "user": scope["state"].get("user", "-"),
+                "method": scope["method"],
+                "path": quote(scope["path"][:200], safe="/:-._~"),
+                "status": response.status,
+                "seconds": round(seconds, 6),
+            }
+            log.info("%s %s %s %d %.3f s", *fields.values(), extra={"fields": fields | {"route": route}})
 
 
 def _normalised(scope: Scope) -> Scope:
@@ -184,11 +199,11 @@ async def _discard(receive: Receive) -> None:
 class _ResponseSender:
     """Sends a response with the common headers. ``status``: what was sent; 0 before the response's start."""
 
-    def __init__(self, send: Send, bodiless: bool = False) -> None:
+    def __init__(self, send: Send, ids: RequestIds, bodiless: bool = False) -> None:
         self._send = send
+        self._ids = ids
         self._bodiless = bodiless  # the response to HEAD: complete after its head
         self._ended = False
-        self.id = secrets.token_hex(8)
         self.status = 0
 
     async def send(self, message: Message) -> None:
@@ -197,7 +212,9 @@ class _ResponseSender:
             headers = MutableHeaders(scope=message)
             for name, value in SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
-            headers["X-Request-Id"] = self.id
+            headers["X-Request-Id"] = self._ids.id
+            if self._ids.traceparent:
+                headers["traceparent"] = self._ids.traceparent
             if self.status in (408, 413):
                 headers["Connection"] = "close"
         if not self._bodiless:

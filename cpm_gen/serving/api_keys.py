@@ -41,7 +41,8 @@ def _digest(key: str) -> bytes:
 class ApiKey:
     """One user and its limits.
 
-    streams: most requests that run at once; rate: most requests a minute. 0: no limit.
+    streams: most requests that run at once, those whose body is still arriving included; rate: most requests a minute. 0: no limit.
+    open, bodies: how many run, and how many are arriving.
     """
 
     name: str
@@ -49,6 +50,7 @@ class ApiKey:
     streams: int
     rate: int
     open: int = 0
+    bodies: int = 0
     _tokens: float = field(default=0.0, init=False)
     _filled: float = field(default=0.0, init=False)
 
@@ -68,9 +70,12 @@ class ApiKey:
 
     def enter(self) -> None:
         """Count a running request. Raises ServiceError (rate_limited) if the key's limit is reached."""
-        if self.streams and self.open >= self.streams:
-            raise rate_limited("too_many_streams", f"more than {self.streams} such requests at once", retry_after=1)
+        self._check(self.open + self.bodies)
         self.open += 1
+
+    def _check(self, streams: int) -> None:
+        if self.streams and streams >= self.streams:
+            raise rate_limited("too_many_streams", f"more than {self.streams} such requests at once", retry_after=1)
 
     def leave(self) -> None:
         """Undo :meth:`enter`."""
@@ -84,6 +89,19 @@ class ApiKey:
             yield
         finally:
             self.leave()
+
+    @contextlib.contextmanager
+    def receiving(self) -> Iterator[None]:
+        """A context in which a request's body arrives. Raises ServiceError (rate_limited) if too many others arrive.
+
+        Running requests do not keep a body from arriving, so that a key whose streams all run can still control its works.
+        """
+        self._check(self.bodies)
+        self.bodies += 1
+        try:
+            yield
+        finally:
+            self.bodies -= 1
 
 
 class ApiKeys:

@@ -23,6 +23,7 @@ from cpm_gen.serving.engine_thread import EngineState, EngineThread, StepResults
 from cpm_gen.serving.errors import ServiceError, rate_limited, unavailable
 from cpm_gen.serving.job import Job
 from cpm_gen.serving.metrics import Metrics
+from cpm_gen.serving.request_ids import working_for
 
 log = logging.getLogger("cpm_gen.serving")
 
@@ -115,7 +116,7 @@ class EngineClient:
     def fail_all(self, failure: ServiceError) -> None:
         """End every job and every scoring with an error."""
         for job in self._jobs:
-            job.finish(failure)
+            self._finish(job, failure)
             self._thread.cancel(job)
         self._fail_scorings(failure)
 
@@ -210,4 +211,11 @@ class EngineClient:
             if ended and job in self._jobs:
                 self._jobs.remove(job)
                 self.reserved -= job.samples
-                job.finish(failure)
+                self._finish(job, failure)
+
+    @staticmethod
+    def _finish(job: Job, failure: ServiceError | None) -> None:
+        if failure is not None and not job.finished:
+            with working_for(job.request):
+                log.warning("%s ends with an error: %s", job.id, failure.code)
+        job.finish(failure)

@@ -24,6 +24,7 @@ from cpm_gen.runtime.text_engine import TextEngine
 from cpm_gen.serving.errors import ServiceError, from_library, unavailable
 from cpm_gen.serving.job import Job
 from cpm_gen.serving.metrics import Metrics
+from cpm_gen.serving.request_ids import working_for
 
 log = logging.getLogger("cpm_gen.serving")
 
@@ -62,6 +63,12 @@ class _Stop(Exception):
 def engine_lost() -> ServiceError:
     """The error of a job that was running when the engine failed."""
     return unavailable("engine_failed", "the engine failed while it wrote this; what was written before is good")
+
+
+def _refusal(job: Job, error: CpmGenError) -> ServiceError:
+    """An error of the library that ends a job; what is logged about it names the job's request."""
+    with working_for(job.request):
+        return from_library(error)
 
 
 class EngineThread(threading.Thread):
@@ -207,7 +214,7 @@ class EngineThread(threading.Thread):
             if ended:
                 self._remove(job, now)
             if chunks or ended:
-                results.append(StepResults(job, chunks, ended, from_library(failure) if failure else None))
+                results.append(StepResults(job, chunks, ended, _refusal(job, failure) if failure else None))
         if results:
             self._post(self._listener.deliver, results)
         self._set_gauges()
@@ -226,7 +233,7 @@ class EngineThread(threading.Thread):
         try:
             job.writers = self.llm.begin(job.requests, job.text, job.ready, job.shown)
         except CpmGenError as error:
-            self._post(self._listener.deliver, [StepResults(job, (), True, from_library(error))])
+            self._post(self._listener.deliver, [StepResults(job, (), True, _refusal(job, error))])
             return
         job.slides = [w.generation.slides for w in job.writers]
         self._active[job] = None
@@ -241,10 +248,15 @@ class EngineThread(threading.Thread):
         assert self.llm is not None
         del self._active[job]
         self.llm.end(job.writers)
-        for writer in job.writers:
-            reason = writer.generation.finish_reason or "cancelled"
-            self._metrics.samples.labels("timeout" if job.timed_out and reason == "cancelled" else reason).inc()
-        self._metrics.whole.observe(now - job.submitted)
+        cancelled = "timeout" if job.timed_out else "cancelled"
+        ends = [w.generation.finish_reason for w in job.writers]
+        reasons = [cancelled if end in (None, "cancelled") else end for end in ends]
+        for reason in reasons:
+            self._metrics.samples.labels(reason).inc()
+        seconds = now - job.submitted
+        self._metrics.whole.observe(seconds)
+        with working_for(job.request):
+            log.debug("%s ended after %.3f s: %s", job.id, seconds, ", ".join(reasons))
 
     def _set_gauges(self) -> None:
         assert self.llm is not None

@@ -20,6 +20,7 @@ from cpm_gen.outputs import Chunk
 from cpm_gen.runtime.text_stream import TextStream
 from cpm_gen.serving.errors import ServiceError
 from cpm_gen.serving.metrics import Metrics
+from cpm_gen.serving.request_ids import RequestIds, current_request
 
 
 @dataclass(eq=False)
@@ -34,6 +35,7 @@ class Job:
         submitted: when the request arrived, by :func:`time.monotonic`.
         own_deadline: the client set the deadline and accepts what was generated until then; otherwise it is the service's limit.
         shown: for a text that resumes, how many of its characters were delivered before.
+        request: the request that the job runs for, which its log lines name.
     """
 
     id: str
@@ -43,6 +45,7 @@ class Job:
     submitted: float = field(default_factory=time.monotonic)
     own_deadline: bool = False
     shown: int | None = None
+    request: RequestIds | None = field(default_factory=current_request)
 
     # owned by the engine's thread
     writers: list[TextStream] = field(default_factory=list)

@@ -181,6 +181,7 @@ class Service:
             key.leave()
             raise
         job.on_close = key.leave
+        log.debug("%s: %d texts after %d prompt tokens", job.id, job.samples, job.prompt_tokens)
         self.engine.submit(job)
         self.metrics.prompt_tokens.inc(job.prompt_tokens)
         return job

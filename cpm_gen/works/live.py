@@ -10,6 +10,7 @@ from typing import Any
 from cpm_gen.outputs import Chunk
 from cpm_gen.serving.errors import invalid
 from cpm_gen.serving.job import Job
+from cpm_gen.serving.request_ids import RequestIds
 from cpm_gen.serving.results import TokenUsage
 from cpm_gen.works.errors import UnreadableWork
 from cpm_gen.works.spec import WorkSpec
@@ -52,6 +53,7 @@ class LiveWork:
         self.deleted = False
         self.changed = asyncio.Event()  # set and replaced at every change
         self.lock = asyncio.Lock()  # held while its state is changed
+        self.request: RequestIds | None = None  # that created it, if this process did; its log lines name it
         self.load(work)
 
     def load(self, work: StoredWork) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from cpm_gen.serving.errors import ServiceError, invalid, unavailable
 from cpm_gen.serving.generation_spec import check_length
+from cpm_gen.serving.request_ids import current_request
 from cpm_gen.serving.service import Service
 from cpm_gen.works.database_thread import DatabaseThread
 from cpm_gen.works.errors import UnreadableWork, detail, no_such_work, too_many_works, wrong_state
@@ -98,7 +99,9 @@ class WorkManager:
             raise too_many_works(limit)
         if service.options.log_prompts:
             log.info("%s prompts %r", work.id, generation.prompts)
+        log.debug("%s: %d texts after %d prompt tokens", work.id, len(work.texts), sum(map(len, prompts)))
         live = self._works.add(work)
+        live.request = current_request()
         service.metrics.prompt_tokens.inc(sum(map(len, prompts)))
         self.scheduler.queue(live)
         return live

@@ -17,6 +17,7 @@ from array import array
 from cpm_gen.errors import ConfigError, InputError, TokenizerError
 from cpm_gen.serving.errors import ServiceError, unavailable
 from cpm_gen.serving.job import Job
+from cpm_gen.serving.request_ids import begin_work_for
 from cpm_gen.serving.service import Service
 from cpm_gen.works.database_thread import DatabaseThread
 from cpm_gen.works.errors import UnreadableWork, detail, internal
@@ -195,6 +196,7 @@ class WorkScheduler:
     async def _write(self, live: LiveWork, text: LiveText) -> None:
         """Write a text until it is finished, its turn is over, or something stops it."""
         delay = 0.0
+        begin_work_for(live.request)  # the task began in whichever request made room
         try:
             await self._run(live, text)
         except ServiceError as error:

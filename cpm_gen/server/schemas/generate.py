@@ -350,6 +350,12 @@ class ErrorDetail(BaseModel):
     field: str | None
 
 
+class RefusalDetail(ErrorDetail):
+    """What is wrong with a request."""
+
+    request_id: str | None = Field(None, description="the request's X-Request-Id; left out if it had none")
+
+
 class ErrorAnswer(BaseModel):
     """Every refusal looks like this."""
 
@@ -359,7 +365,7 @@ class ErrorAnswer(BaseModel):
         }
     )
 
-    error: ErrorDetail
+    error: RefusalDetail
 
 
 _GATE = (408, 413, 421, 503)  # what may become of any request

@@ -268,6 +268,7 @@ class OpenAIErrorDetail(BaseModel):
     type: str
     param: str | None
     code: str | None
+    request_id: str | None = Field(None, description="the request's X-Request-Id; left out if it had none")
 
 
 class OpenAIError(BaseModel):
