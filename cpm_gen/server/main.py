@@ -18,9 +18,10 @@ from cpm_gen.config.resolve import Settings
 from cpm_gen.config.serve_options import ServeOptions
 from cpm_gen.errors import ConfigError, CpmGenError
 from cpm_gen.server import logs
+from cpm_gen.server.acceptor import Acceptor
 from cpm_gen.server.app import create_app
 from cpm_gen.server.exposure import check_exposure
-from cpm_gen.server.uvicorn_protocol import connections
+from cpm_gen.server.uvicorn_protocol import Connection, connections
 from cpm_gen.serving.api_keys import ApiKeys
 from cpm_gen.serving.errors import ServiceError
 from cpm_gen.serving.service import Service
@@ -31,19 +32,27 @@ log = logging.getLogger("cpm_gen.server")
 
 END_SECONDS = 10.0  # for the engine's thread and the ranks to end
 COMMIT_SECONDS = 10.0  # for the database to commit the works at shutdown
-ACCEPTED = 32  # connections accepted in one turn of the event loop; as many may exceed the limit before one is closed
-WAITING = 2048  # connections that the system holds until they are accepted
 RESPONSE_SECONDS = 2.0  # for the last responses to reach their clients
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handlers: :func:`_handle_signals` installs ours."""
+    """uvicorn with our own acceptor, and without its signal handlers: :func:`_handle_signals` installs ours."""
+
+    def __init__(self, config: uvicorn.Config, protocol: type[Connection]) -> None:
+        super().__init__(config)
+        self._protocol = protocol
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen. asyncio accepts as many connections in one turn as the system may hold, unless these are set apart."""
-        await super().startup(sockets)
-        for listener in sockets or ():
-            listener.listen(WAITING)
+        """Listen."""
+        await super().startup([])
+        kind, patience = self._protocol, self._protocol.options.body_timeout
+        state, lifespan = self.server_state, self.lifespan.state
+
+        def protocol() -> Connection:
+            return kind(config=self.config, server_state=state, app_state=lifespan)
+
+        # uvicorn closes them as it does asyncio's servers
+        self.servers += [Acceptor(listener, kind.limit, protocol, patience) for listener in sockets or ()]  # type: ignore[misc]
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -85,19 +94,18 @@ def _address(listener: socket.socket, host: str) -> str:
 async def _serve(settings: Settings, keys: ApiKeys, listener: socket.socket, store: Store) -> int:
     service = Service(settings.serve, settings.model, keys)
     works = WorkManager(service, store)
-    server = _Server(
-        uvicorn.Config(
-            create_app(service, works),
-            http=connections(settings.serve),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=int(RESPONSE_SECONDS),
-            backlog=ACCEPTED,
-        )
+    protocol = connections(settings.serve)
+    config = uvicorn.Config(
+        create_app(service, works),
+        http=protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(RESPONSE_SECONDS),
     )
+    server = _Server(config, protocol)
     stopping = asyncio.Event()
     _handle_signals(service, stopping)
     serving = asyncio.create_task(server.serve([listener]))

@@ -17,13 +17,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cpm_gen.config.serve_options import ServeOptions
 from cpm_gen.server import errors
+from cpm_gen.server.acceptor import ConnectionLimit
 from cpm_gen.server.middleware import SECURITY_HEADERS
 
 log = logging.getLogger("cpm_gen.server")
 
 _SPARE = 64  # connections beyond the most open requests, for /health and for refusals
 _FILES = 256  # open files other than connections
-_BURST = 10.0  # seconds without a closed connection after which the next one is logged
 _PACE = 2**14  # least bytes that a client must read in --send-timeout
 
 
@@ -32,8 +32,7 @@ class Connection(H11Protocol):
 
     options: ServeOptions
     most: int
-    silent_until = 0.0
-    idle: dict[Connection, None]  # those of all connections that have no request, the one that is idle longest first
+    limit: ConnectionLimit
 
     def __init__(self, *known: Any, **named: Any) -> None:
         super().__init__(*known, **named)
@@ -45,29 +44,21 @@ class Connection(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Accept the connection; at the limit, close the one that has been idle longest."""
+        """Accept the connection; at the limit, the one that has been idle longest is closed."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # pause writing as soon as the client has not read everything
         self._watch_arrival()
-        self._watch_idle()
-        if len(self.connections) > self.most:
-            longest = next(iter(self.idle))
-            del self.idle[longest]
-            self.connections.discard(longest)
-            longest.transport.abort()
-            self._report()
+        self.limit.add(self)
 
-    def _report(self) -> None:
-        """Log that connections are closed, once for a burst of them."""
-        now, kind = self.loop.time(), type(self)
-        if now >= kind.silent_until:
-            log.warning("more than %d connections: those that are idle longest are closed", self.most)
-        kind.silent_until = now + _BURST
+    def drop(self) -> None:
+        """Close the connection at once."""
+        self.connections.discard(self)
+        self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timers."""
         super().connection_lost(exc)
-        self.idle.pop(self, None)
+        self.limit.remove(self)
         _cancel(self._arriving)
         _cancel(self._unread)
 
@@ -84,10 +75,10 @@ class Connection(H11Protocol):
         self._watch_idle()  # the next request may be here already
 
     def _watch_idle(self) -> None:
-        if not self._idle:
-            self.idle.pop(self, None)
-        elif self in self.connections:
-            self.idle.setdefault(self)
+        if self._idle:
+            self.limit.idle(self)
+        else:
+            self.limit.busy(self)
 
     def _watch_arrival(self) -> None:
         if not self._idle:  # the middleware limits the time of the body
@@ -160,7 +151,7 @@ def connections(settings: ServeOptions) -> type[Connection]:
         options = settings
         most = limit
 
-    Limited.idle = {}
+    Limited.limit = ConnectionLimit(limit)
     return Limited
 
 

@@ -1,6 +1,7 @@
 """API keys: where they come from, what they allow, and that they are nowhere in the clear."""
 
 import concurrent.futures
+import contextlib
 import hashlib
 import re
 import socket
@@ -76,6 +77,50 @@ def test_who_has_no_key_does_not_hold_a_place_with_a_body(guarded, keys):
         assert answer("Authorization: Bearer wrong\r\n", length).startswith(b"HTTP/1.1 401 ")
     with pytest.raises(TimeoutError):
         answer(f"Authorization: Bearer {keys['ann'][0]}\r\n", 50, patience=0.5)
+
+
+def test_bodies_that_do_not_come_are_streams_of_their_key(guarded, keys):
+    """Sixteen of them at most, so that no key can take all requests that may be open."""
+    head = (
+        f"POST /generate HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {keys['ann'][0]}\r\n"
+        "Content-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
+    )
+    with contextlib.ExitStack() as stack:
+        halves = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", int(guarded.url.rpartition(":")[2])), PATIENCE))
+            for _ in range(40)
+        ]
+        for half in halves:
+            half.sendall(head.encode())
+        refused = [half.recv(12) for half in halves[16:]]
+        assert set(refused) == {b"HTTP/1.1 429"}
+        with (
+            guarded.client(headers=bearer(keys["ann"][0])) as ann,
+            guarded.client(headers=bearer("secret-of-the-environment")) as other,
+        ):
+            for path in ("/generate", "/tokenize"):
+                assert error(ann.post(path, json=BODY | {"text": "从前"}))["code"] == "too_many_streams"
+            assert ann.get("/works").status_code == 200  # what has no body is served
+            assert other.post("/generate", json=BODY).status_code == 200
+        halves[0].sendall(b'"prompt": "\xe4\xbb\x8e", "max_new_tokens": 1}'.ljust(49))
+        assert halves[0].recv(12) == b"HTTP/1.1 200"
+    with guarded.client(headers=bearer(keys["ann"][0])) as ann:
+        until(lambda: ann.post("/generate", json=BODY).status_code == 200)
+
+
+def test_running_streams_do_not_keep_a_body_from_arriving():
+    key = ApiKey("ann", b"", streams=2, rate=0)
+    with key.running(), key.running(), key.receiving(), key.receiving():
+        with pytest.raises(ServiceError, match="more than 2"), key.receiving():
+            pass
+    with key.receiving(), key.running():
+        with pytest.raises(ServiceError, match="more than 2"):
+            key.enter()
+    with key.running(), key.running():
+        pass
+    endless = ApiKey("bob", b"", streams=0, rate=0)
+    with endless.receiving(), endless.receiving(), endless.running():
+        pass
 
 
 def test_keys_of_the_file_and_of_the_environment_are_let_in(guarded, keys):

@@ -15,7 +15,9 @@ def test_a_callers_id_is_kept(given):
 
 
 @pytest.mark.parametrize(
-    "values", [[], [""], ["x" * 129], ["a b"], ["a\nb"], ["a\n"], ["一"], ['a"'], ["a;b"], ["\x7f"], ["a", "a"]], ids=repr
+    "values",
+    [[], [""], ["x" * 129], ["a b"], ["a\nb"], ["a\n"], ["一"], ['a"'], ["a;b"], ["\x7f"], ["a", "a"]],
+    ids=repr,
 )
 def test_any_other_id_is_replaced(values):
     ids = read_ids(values)
