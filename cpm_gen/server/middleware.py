@@ -27,6 +27,8 @@ log = logging.getLogger("cpm_gen.server")
 
 _DISCARD = 2**26  # most bytes of a too large body that are read and discarded
 
+_PROMPT = 1.0  # seconds within which a body arrives that is sent at once
+
 _FORM = ("", "application/x-www-form-urlencoded")  # what curl -d says of any body, and what is said without a header
 
 _LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
@@ -119,20 +121,13 @@ class RequestMiddleware:
             raise invalid("Content-Length is not a number", "Content-Length")
         if length == "0" and "transfer-encoding" not in headers:
             return b""
-        too_large = int(length) > options.max_body
-        body, more = bytearray(), True
+        body, too_large = bytearray(), int(length) > options.max_body
         try:
-            with key.receiving():
-                async with asyncio.timeout(options.body_timeout):
-                    while more and not too_large:
-                        message = await receive()
-                        if message["type"] == "http.disconnect":
-                            raise ClientDisconnected
-                        body += message.get("body", b"")
-                        more = message.get("more_body", False)
-                        too_large = len(body) > options.max_body
-                    if too_large:
-                        await _discard(receive)
+            async with asyncio.timeout(options.body_timeout):
+                if not too_large:
+                    too_large = await self._fill(body, receive, key)
+                if too_large:
+                    await _discard(receive)
         except TimeoutError:
             if not too_large:
                 raise HttpError(
@@ -141,6 +136,19 @@ class RequestMiddleware:
         if too_large:
             raise HttpError(413, "body_too_large", f"the body is larger than {options.max_body:,} bytes")
         return bytes(body)
+
+    async def _fill(self, body: bytearray, receive: Receive, key: ApiKey) -> bool:
+        """Read a body; whether it is too large. Raises ServiceError if it is one too many of the key's.
+
+        A body that is slow is a stream of its key; those that arrive at once may be a quarter of all requests. So the half-sent bodies
+        of one key leave room for other keys' requests.
+        """
+        options = self._service.options
+        with contextlib.suppress(TimeoutError), key.receiving(max(1, options.connections // 4)):
+            async with asyncio.timeout(_PROMPT):
+                return await _append(body, receive, options.max_body)
+        with key.running():
+            return await _append(body, receive, options.max_body)
 
     def _record(self, scope: Scope, response: _ResponseSender, seconds: float) -> None:
         """Count the request, and log it without its text."""
@@ -182,6 +190,18 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return first.pop() if first else await receive()
 
     return replay
+
+
+async def _append(body: bytearray, receive: Receive, most: int) -> bool:
+    """Read the rest of a body; True if it has more than ``most`` bytes, and its end is not read. May be cancelled and called again."""
+    more = True
+    while more and len(body) <= most:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return len(body) > most
 
 
 async def _discard(receive: Receive) -> None:

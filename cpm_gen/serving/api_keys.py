@@ -41,8 +41,8 @@ def _digest(key: str) -> bytes:
 class ApiKey:
     """One user and its limits.
 
-    streams: most requests that run at once, those whose body is still arriving included; rate: most requests a minute. 0: no limit.
-    open, bodies: how many run, and how many are arriving.
+    streams: most requests that run at once; rate: most requests a minute. 0: no limit. open, bodies: how many run, and how many bodies
+    are arriving.
     """
 
     name: str
@@ -70,12 +70,9 @@ class ApiKey:
 
     def enter(self) -> None:
         """Count a running request. Raises ServiceError (rate_limited) if the key's limit is reached."""
-        self._check(self.open + self.bodies)
-        self.open += 1
-
-    def _check(self, streams: int) -> None:
-        if self.streams and streams >= self.streams:
+        if self.streams and self.open >= self.streams:
             raise rate_limited("too_many_streams", f"more than {self.streams} such requests at once", retry_after=1)
+        self.open += 1
 
     def leave(self) -> None:
         """Undo :meth:`enter`."""
@@ -91,12 +88,10 @@ class ApiKey:
             self.leave()
 
     @contextlib.contextmanager
-    def receiving(self) -> Iterator[None]:
-        """A context in which a request's body arrives. Raises ServiceError (rate_limited) if too many others arrive.
-
-        Running requests do not keep a body from arriving, so that a key whose streams all run can still control its works.
-        """
-        self._check(self.bodies)
+    def receiving(self, most: int) -> Iterator[None]:
+        """A context in which a request's body arrives. Raises ServiceError (rate_limited) if ``most`` others do, for a key with limits."""
+        if self.streams and self.bodies >= most:
+            raise rate_limited("too_many_streams", f"the bodies of {most} requests are still arriving", retry_after=1)
         self.bodies += 1
         try:
             yield

@@ -1,4 +1,4 @@
-"""The dashboard and the alert rules beside the image: they name metrics and labels that the service has, and fire when they are meant to."""
+"""The dashboard and the alert rules beside the image: they name metrics that the service has, and fire when they are meant to."""
 
 import json
 import re
