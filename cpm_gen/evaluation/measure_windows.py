@@ -105,7 +105,7 @@ class _Measurement:
         self._progress, self._stop = progress, stop
         self._prompts = [ids[: min(PROMPT, scorer.engine.window.limit)] for ids in texts]
         self._options = dataclasses.replace(
-            plan.text, max_new_tokens=max(1, plan.generate), n=1, seed=plan.text.seed or 0, stop=(), stop_at_eod=False
+            plan.text, max_new_tokens=max(1, plan.generate), n=1, seed=plan.text.seed or 0, stop=(), ignore_eos=True
         )
         self.scores: dict[str, Scores] = {}
         self.written: dict[str, Sequence[Sequence[int]]] = {"human": texts} if plan.generate else {}

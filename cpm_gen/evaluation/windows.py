@@ -64,7 +64,7 @@ def methods(window: Window, hops: Sequence[int] | None, keep: int | None, *, sta
 def long_texts(
     scorer: ModelScorer, documents: Sequence[Document], length: int, most: int, least: int
 ) -> list[list[int]]:
-    """At most ``most`` texts of ``length`` token ids. Documents are joined in their order, with ``<eod>`` between, and cut.
+    """At most ``most`` texts of ``length`` token ids. Documents are joined in their order, with the token that ends a text between, and cut.
 
     Raises InputError if there are fewer than ``least`` tokens; one shorter text is taken if there are fewer than ``length``.
     """
@@ -72,8 +72,9 @@ def long_texts(
     for document in documents:
         if document.text.strip():
             ids += scorer.encode(document.text)
-            if ids[-1] != scorer.engine.tokenizer.eod:
-                ids.append(scorer.engine.tokenizer.eod)
+            end = scorer.engine.tokenizer.end
+            if end is not None and ids[-1] != end:
+                ids.append(end)
         if len(ids) >= most * length:
             break
     if len(ids) < least:

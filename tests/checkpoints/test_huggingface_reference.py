@@ -16,12 +16,27 @@ from cpm_gen.errors import CheckpointError
 from cpm_gen.llm import LLM
 from cpm_gen.networks.interface import Segment
 
-NAMES = ("cpm-small-hub", "gelu-small", "gpt2-chinese-2019", "openai-small", "scaled-small", "sharded-small", "uer-small")
+NAMES = (
+    "cpm-small-hub",
+    "gelu-small",
+    "gpt2-chinese-2019",
+    "openai-small",
+    "scaled-small",
+    "sharded-small",
+    "uer-small",
+)
 ON_THE_TOKENIZER = ("vocab-too-big", "vocab-not-utf8")  # these fail when the tokenizer is loaded
 BROKEN = (
     *("missing-tensor", "transposed", "wrong-shape", "config-more-layers", "config-fewer-layers", "config-heads"),
     *("config-vocabulary", "config-activation", "config-cross-attention", "not-gpt2", "bert", "no-config", "bad-json"),
-    *("truncated-safetensors", "index-names-missing-file", "lfs-pointer", "tensorflow-only", "empty-folder", "evil-zip"),
+    *(
+        "truncated-safetensors",
+        "index-names-missing-file",
+        "lfs-pointer",
+        "tensorflow-only",
+        "empty-folder",
+        "evil-zip",
+    ),
 )
 
 
@@ -68,7 +83,9 @@ def test_a_folder_computes_what_transformers_computes(folders: Path, name: str, 
     check(folders, name, kernels=kernels)
 
 
-@pytest.mark.parametrize(("name", "kernels"), [("uer-small", "native"), ("scaled-small", "native"), ("gelu-small", "torch")])
+@pytest.mark.parametrize(
+    ("name", "kernels"), [("uer-small", "native"), ("scaled-small", "native"), ("gelu-small", "torch")]
+)
 def test_two_ranks_compute_what_transformers_computes(folders: Path, name: str, kernels: str) -> None:
     check(folders, name, kernels=kernels, tensor_parallel=2)
 
