@@ -72,7 +72,7 @@ class LLM:
 
     @property
     def tokenizer(self) -> TextTokenizer:
-        """The model's tokenizer, loaded on first use; raises TokenizerError if it does not fit the model."""
+        """The model's tokenizer; raises TokenizerError if there is none, or if it does not fit the model."""
         return self.engine.tokenizer
 
     def generate(self, prompt: str | None = None, **options: Any) -> Completion:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cpm_gen.config.options import ModelOptions, StyleName
-from cpm_gen.errors import InputError
+from cpm_gen.errors import InputError, TokenizerError
 from cpm_gen.serving.errors import ServiceError, from_library, invalid, rate_limited
 from cpm_gen.text.find_tokenizer import find_tokenizer
 from cpm_gen.text.prompt_styles import encode_prompt
@@ -180,7 +180,7 @@ def main() -> None:
                 else encode_prompt(style, text, tokenizer, model.lyric_lines, special_pieces=model.special_pieces)
             )
             answer = b"\0" + array("i", ids).tobytes()
-        except InputError as error:
+        except (InputError, TokenizerError) as error:  # of this text
             answer = b"\1" + str(error).encode()
         sink.write(len(answer).to_bytes(4, "big") + answer)
         sink.flush()

@@ -64,6 +64,10 @@ class FastTokenizer(TextTokenizer):
         if not self._pieces:
             raise TokenizerError(f"{found.path}: holds no piece")
         self.size = max(self._pieces) + 1
+        if self.size > 2 * len(self._pieces) + 1024:
+            raise TokenizerError(
+                f"{found.path}: has ids up to {self.size - 1:,} for {len(self._pieces):,} pieces; it is damaged"
+            )
         self.holes = frozenset(range(self.size)) - self._pieces.keys()
         added = found.tokenizer.get_added_tokens_decoder()
         self._added = frozenset(added)
@@ -94,8 +98,16 @@ class FastTokenizer(TextTokenizer):
         return self._id(_END_OF_TEXT)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of ``text``, those of transformers without added special tokens."""
-        ids: list[int] = self._tokenizer.encode(checked_text(text), add_special_tokens=False).ids
+        """Token ids of ``text``, those of transformers without added special tokens.
+
+        Raises TokenizerError where the file cannot encode the text, such as a character it has no piece for, without an unknown one.
+        """
+        text = checked_text(text)
+        try:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # the library raises no other class
+            said = " ".join(str(error).split())[:120]
+            raise TokenizerError(f"{self.path}: cannot encode the text ({said})") from None
         return ids
 
     def encode_with_specials(self, text: str) -> list[int]:

@@ -1,6 +1,7 @@
 """Vocabularies that cannot be read: one error each, which names the file."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -64,6 +65,11 @@ BAD: list[tuple[Callable[[Path], Path], str, str]] = [
     (broken("merges.txt", lambda c: c.replace(b"\n", b"\r\n")), "merges.txt", "CR LF"),
     (broken("merges.txt", lambda c: c + b"x y z\n"), "merges.txt", "two pieces"),
     (broken("merges.txt", lambda c: c + "床 前\n".encode()), "merges.txt", "does not have"),
+    (
+        broken("tokenizer.json", lambda c: re.sub(rb'"!": ?\d+', b'"!": 4000000000', c), whole=True),
+        "tokenizer.json",
+        "ids up to 4,000,000,000",
+    ),
     (beside("tokenizer_config.json", ["list"]), "tokenizer_config.json", "object"),
     (beside("tokenizer_config.json", {"sep_token": 5}), "tokenizer_config.json", "sep_token"),
     (beside("special_tokens_map.json", {"cls_token": {}}), "special_tokens_map.json", "cls_token"),
@@ -81,6 +87,15 @@ def test_a_bad_vocabulary_is_one_error_that_names_the_file(
         open_tokenizer(make(tmp_path))
     assert str(tmp_path / file) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_text_that_a_file_cannot_encode_is_an_error_that_names_it(tmp_path: Path) -> None:
+    content = {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "?"}, "added_tokens": []}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    tokenizer = open_tokenizer(tmp_path)
+    assert tokenizer.encode("a") == [0]
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json: cannot encode"):
+        tokenizer.encode("b")
 
 
 @pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json", "vocab.json", "chinese_vocab.model"])
