@@ -5,6 +5,8 @@ import os
 import pickle
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -408,3 +410,41 @@ def test_a_header_length_that_reads_as_text_is_no_other_kind_of_file(tmp_path: P
     write_safetensors(tmp_path / "model.safetensors", state, {"filling": "x" * (1000 + missing)})
     assert (tmp_path / "model.safetensors").read_bytes()[:2] == b" {"
     assert open_checkpoint(tmp_path).layers == 2
+
+
+OPEN = """
+import sys
+from pathlib import Path
+import cpm_gen
+from cpm_gen.checkpoints.locate import open_checkpoint
+
+def peak():
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+cpm_gen.load  # imports torch, which is no part of loading
+cpm_gen.load(sys.argv[2]).close()
+Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from what is held now
+before = peak()
+options = {"quantize": "int8"} if sys.argv[3] == "int8" else {"dtype": sys.argv[3]}
+with cpm_gen.load(sys.argv[1], batch=1, kernels="native", **options) as llm:
+    print(peak() - before, llm.engine.loaded.runner.network.weight_bytes)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs /proc")
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_opening_holds_the_packed_weights_and_little_more(tmp_path: Path, dtype: str, form: str) -> None:
+    """Also where a copy of the head lies in the file, which is compared with the embedding."""
+    sizes = {"n_layer": 6, "n_embd": 768, "n_head": 12, "vocab_size": 50257, "n_positions": 64}
+    config = {**CONFIG, **sizes}
+    state = random_weights(config)
+    write_folder(tmp_path / "large", config, {**state, "lm_head.weight": state["transformer.wte.weight"].clone()}, form)
+    random_folder(tmp_path / "small")
+    command = [sys.executable, "-c", OPEN, str(tmp_path / "large"), str(tmp_path / "small"), dtype]
+    result = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    extra, packed = map(int, result.stdout.split())
+    print(f"{dtype}, {form}: peak {extra / 1e6:.0f} MB above the imports, {packed / 1e6:.0f} MB packed")
+    assert packed * 0.9 < extra < 1.3 * packed

@@ -44,7 +44,8 @@ _TENSORS = (
     "mlp.dense_4h_to_h.weight",
     "mlp.dense_4h_to_h.bias",
 )  # in the order of cpm_tensor
-_PACKED = 1 << 22  # elements that are packed at a time
+_PACKED = 1 << 20  # elements that are packed at a time, or a tile for each thread if that is more
+_TILE = 64  # rows that one thread packs (native/src/ops.h)
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
@@ -88,6 +89,7 @@ class NativeModel:
         self.size = size
         self.group = group
         self.form = form
+        self._threads = threads
         self._library = library.load_library()
         if threads > library.MAX_THREADS:
             raise ConfigError(f"threads: the native kernels use at most {library.MAX_THREADS} a rank, not {threads}")
@@ -142,7 +144,7 @@ class NativeModel:
                 continue
             for part in parts:
                 view = part.view()
-                rows = max(1, _PACKED // view[0].numel()) if view.dim() == 2 else len(view)
+                rows = max(_TILE * self._threads, _PACKED // view.shape[1]) if view.dim() == 2 else len(view)
                 for at in range(0, len(view), rows):
                     self._pack(name, view[at : at + rows], part.slice_start + at)
                     part.stored.release()
