@@ -137,9 +137,41 @@ void tensors() {
     CHECK(pack(m, CPM_WORDS, 0, x.data(), CPM_FROM_F32, 0, 30, 20, 0) && Packed(m.words).stored(29, 19) == 19);
 }
 
+// A matrix packed in any pieces of rows has the bytes of the whole; rows that are left out stay zero.
+void pieces() {
+    const long rows = 150, columns = 70;
+    const std::vector<float> x = Random(3).normals(rows * columns);
+    for (const Format f : {Format::f32, Format::bf16, Format::i8}) {
+        where = std::string("pack pieces ") + name_of(f);
+        Model whole = small(f, columns, rows, 3), parts = small(f, columns, rows, 3), most = small(f, columns, rows, 3);
+        CHECK(pack(whole, CPM_WORDS, 0, x.data(), CPM_FROM_F32, 0, rows, columns, columns));
+        for (const auto& [first, count] : {std::pair{64L, 64L}, {0L, 1L}, {1L, 63L}, {149L, 1L}, {128L, 21L}, {150L, 0L}})
+            CHECK(pack(parts, CPM_WORDS, 0, x.data() + first * columns, CPM_FROM_F32, first, count, columns, columns));
+        CHECK(std::memcmp(whole.words.data, parts.words.data, whole.words.bytes()) == 0);
+        CHECK(pack(most, CPM_WORDS, 0, x.data(), CPM_FROM_F32, 0, rows - 2, columns, columns));
+        const Packed packed(most.words), all(whole.words);
+        for (long r = 0; r < rows; r++)
+            for (long c = 0; c < columns; c++) CHECK(packed.stored(r, c) == (r < rows - 2 ? all.stored(r, c) : 0));
+        if (f == Format::i8)
+            for (long r = 0; r < rows; r++) CHECK(most.words.scale[r] == (r < rows - 2 ? whole.words.scale[r] : 0));
+    }
+}
+
+// The head of a network that is not tied.
+void own_head() {
+    where = "pack head";
+    Model tied = small(Format::f32, 20, 30), untied({2, 20, 1, 20, 80, 30, 0, 7, 1, 0, 0, 1, -1, 1e-5f, 0, 1, 0}, *supported_ops().back());
+    const std::vector<float> x(30 * 20, 3.0f);
+    CHECK(!pack(tied, CPM_HEAD, 0, x.data(), CPM_FROM_F32, 0, 30, 20, 20));
+    CHECK(pack(untied, CPM_HEAD, 0, x.data(), CPM_FROM_F32, 0, 30, 20, 20));
+    CHECK(Packed(untied.head()).stored(29, 19) == 3 && Packed(untied.words).stored(29, 19) == 0 && &tied.head() == &tied.words);
+}
+
 }  // namespace
 
 void test_pack() {
+    pieces();
+    own_head();
     all_patterns(CPM_FROM_F16);
     all_patterns(CPM_FROM_BF16);
     rounding();

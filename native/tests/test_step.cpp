@@ -15,18 +15,18 @@ struct Network {
     cpm_sizes sizes;
     cpm_model* model;
 
-    // heads of 20: no size is a multiple of a tile
-    Network(const char* kernels, int format, int kv_format, int threads, int ranks = 1)
-        : sizes{2, HIDDEN, 2, 20, 4 * HIDDEN, VOCABULARY, 0, POSITIONS, ranks, format, kv_format, threads, threads % 2 ? -1 : 0, 1e-5f, 0, 0, 0},
+    // heads of 20: no size is a multiple of a tile. `variant`: a network that differs from CPM-1 in everything
+    Network(const char* kernels, int format, int kv_format, int threads, int ranks = 1, int variant = 0)
+        : sizes{2, HIDDEN, 2, 20, 4 * HIDDEN, VOCABULARY, 0, POSITIONS, ranks, format, kv_format, threads, threads % 2 ? -1 : 0, variant ? 0.1f : 1e-5f, variant, variant, variant},
           model(cpm_create(&sizes, kernels)) {
         CHECK(model != nullptr);
         Random random(6);
         for (int layer = 0; layer < 2; layer++)
             for (int tensor = CPM_WORDS; tensor <= CPM_DOWN_B; tensor++) {
-                if (layer && tensor < CPM_NORM1_W) continue;
+                if ((layer && tensor < CPM_NORM1_W) || (tensor == CPM_HEAD && !variant)) continue;
                 long rows = 1, columns = HIDDEN;
                 switch (tensor) {
-                    case CPM_WORDS: rows = VOCABULARY; break;
+                    case CPM_WORDS: case CPM_HEAD: rows = VOCABULARY; break;
                     case CPM_POSITIONS: rows = POSITIONS; break;
                     case CPM_QKV_W: rows = 3 * HIDDEN; break;
                     case CPM_QKV_B: columns = 3 * HIDDEN; break;
@@ -39,6 +39,9 @@ struct Network {
                 CHECK(cpm_pack(model, tensor, layer, x.data(), CPM_FROM_F32, 0, rows, columns, columns) == CPM_OK);
             }
         CHECK(cpm_pack(model, CPM_WORDS, 0, nullptr, CPM_FROM_F32, 0, VOCABULARY, HIDDEN + 1, HIDDEN) == CPM_MISMATCH);
+        CHECK(cpm_pack(model, CPM_WORDS, 0, nullptr, CPM_FROM_F32, 1, VOCABULARY, HIDDEN, HIDDEN) == CPM_MISMATCH);
+        CHECK(cpm_pack(model, CPM_WORDS, 0, nullptr, CPM_FROM_F32, -1, 1, HIDDEN, HIDDEN) == CPM_MISMATCH);
+        if (!variant) CHECK(cpm_pack(model, CPM_HEAD, 0, nullptr, CPM_FROM_F32, 0, VOCABULARY, HIDDEN, HIDDEN) == CPM_MISMATCH);
     }
     Network(const Network&) = delete;
     ~Network() { cpm_destroy(model); }
@@ -125,6 +128,10 @@ void test_step() {
             const std::vector<float> want = some_steps(one);
             CHECK(some_steps(one) == want, "repeated");
             for (const int threads : {2, 3, 5}) CHECK(some_steps(Network(ops->name, format, kv, threads)) == want, "%d threads", threads);
+
+            const std::vector<float> other = some_steps(Network(ops->name, format, kv, 1, 1, 1));
+            CHECK(other != want, "the variant computes the same");
+            CHECK(some_steps(Network(ops->name, format, kv, 3, 1, 1)) == other, "the variant on 3 threads");
 
             const Network two(ops->name, format, kv, 2, 2);
             calls = fail_at = 0;
