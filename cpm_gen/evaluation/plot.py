@@ -19,7 +19,7 @@ from cpm_gen.evaluation.window_report import WindowReport
 # Okabe and Ito's palette for colour-blind readers; the stale cache and human text have colours of their own
 _COLOURS = ("#000000", "#56B4E9", "#009E73", "#0072B2", "#E69F00", "#CC79A7", "#F0E442")
 _FIXED = {"stale cache": "#D55E00", "human": "#999999"}
-_STYLE = {
+_STYLE: Any = {
     "figure.dpi": 120,
     "font.size": 10,
     "axes.spines.top": False,

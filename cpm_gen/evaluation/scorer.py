@@ -50,7 +50,8 @@ class ModelScorer:
         self.style = style
         self.window = window or engine.window
         self.name = name or engine.options.model or "embedded"
-        self.unknown = frozenset(i for piece, i in engine.tokenizer.specials.items() if piece == "<unk>")
+        unk = engine.tokenizer.unk
+        self.unknown = frozenset(() if unk is None else (unk,))
 
     def encode(self, text: str) -> list[int]:
         """See :class:`Scorer`."""
@@ -62,7 +63,7 @@ class ModelScorer:
 
     def score(self, ids: Sequence[int]) -> Iterator[list[float]]:
         """See :class:`Scorer`; one part for each place of the window."""
-        return self.engine.scoring(ids, self.window)
+        return self.engine.scoring(ids, window=self.window)
 
     def score_after(self, context: Sequence[int], targets: Sequence[int]) -> list[float]:
         """See :class:`Scorer`."""

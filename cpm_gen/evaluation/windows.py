@@ -138,7 +138,7 @@ def _since_slide(starts: Sequence[int]) -> list[int]:
 def _every_token(scorer: ModelScorer, ids: Sequence[int], window: Window) -> Iterator[tuple[int, list[float]]]:
     """(index of the first, log-probabilities) of consecutive tokens."""
     at = 1
-    for part in scorer.engine.scoring(ids, window):
+    for part in scorer.engine.scoring(ids, window=window):
         yield at, part
         at += len(part)
 

@@ -1,21 +1,14 @@
 """``cpm-gen eval`` as a person meets it: tables, JSON, notes, mistakes and Ctrl-C."""
 
-import io
 import json
 import signal
-import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from cpm_gen.checkpoints.locate import EMBEDDED
 from cpm_gen.cli import evaluate as commands
-from cpm_gen.cli.main import main
+from tests.cli.conftest import FLAGS, Run
 
-Run = Callable[..., tuple[int, str, str]]
-POEMS = ("床前明月光，\n疑是地上霜。\n\n举头望明月，\n低头思故乡。\n\n白日依山尽，\n黄河入海流。\n\n" * 2).strip()
-FLAGS = ("--threads", "1", "--batch", "1")
 FIGURES = (
     "loss_per_token",
     "perplexity_per_token",
@@ -23,23 +16,6 @@ FIGURES = (
     "perplexity_per_character",
     "bits_per_character",
 )
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
-        status = main(words)
-        shown = capsys.readouterr()
-        return status, shown.out, shown.err
-
-    return run
-
-
-@pytest.fixture
-def poems(tmp_path: Path) -> str:
-    (tmp_path / "poems.txt").write_text(POEMS, encoding="utf-8")
-    return str(tmp_path / "poems.txt")
 
 
 def test_json_has_every_figure_with_its_interval(run: Run, poems: str) -> None:

@@ -1,0 +1,130 @@
+"""``cpm-gen eval-window`` and ``choose`` as a person meets them."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from cpm_gen.cli import choose as choose_command
+from cpm_gen.cli import evaluate_windows as commands
+from tests.cli.conftest import FLAGS, Run
+
+ROOT = Path(__file__).parents[2]
+OCNLI = str(ROOT / "examples" / "choose" / "ocnli.jsonl")
+SMALL = ("--window-limit", "16", "--length", "60", "--texts", "2", "--every", "4", *FLAGS)
+
+
+def test_tables_json_and_plot_hold_every_method(run: Run, poems: str, tmp_path: Path) -> None:
+    target, plot = tmp_path / "w.json", tmp_path / "w.svg"
+    words = ["eval-window", "--data", poems, *SMALL, "--generate", "30", "--seed", "1", "--json", str(target)]
+    drawn = True
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError:
+        drawn = False
+    status, out, err = run(*words, *(["--plot", str(plot)] if drawn else []))
+    assert (status, err) == (0, "")
+    report = json.loads(target.read_text(encoding="utf-8"))
+    assert report.keys() == {
+        "data", "model", "texts", "length", "window_limit", "tokens_compared", "confidence", "seed", "methods", "generated",
+        "interrupted",
+    }  # fmt: skip
+    names = ["hop 1", "hop 8", "keep 2, hop 8", "stale cache"]
+    assert [m["name"] for m in report["methods"]] == names
+    assert [g["name"] for g in report["generated"]] == ["human", *names[1:]]
+    assert all(f"| {name} " in out for name in names)
+    assert report["methods"][1]["against_hop_1"].keys() == {"value", "interval"}
+    if drawn:
+        assert plot.read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_the_stale_cache_and_the_kept_beginning_can_be_left_out(run: Run, poems: str) -> None:
+    status, out, _ = run("eval-window", "--data", poems, *SMALL, "--hop", "8", "--keep", "0", "--no-stale")
+    assert status == 0
+    assert "hop 8" in out
+    assert "stale" not in out
+    assert "keep" not in out
+
+
+def test_ctrl_c_shows_the_methods_that_are_finished(
+    run: Run,
+    poems: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    class Interrupting(commands.Remaining):
+        def show(self, done: int, tokens: int | None = None) -> None:
+            super().show(done, tokens)
+            if self._what == "stale cache":
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(commands, "Remaining", Interrupting)
+    target = tmp_path / "w.json"
+    status, out, err = run("eval-window", "--data", poems, *SMALL, "--json", str(target))
+    assert status == 130
+    assert "interrupted" in err
+    report = json.loads(target.read_text(encoding="utf-8"))
+    assert report["interrupted"] is True
+    assert [m["name"] for m in report["methods"]] == ["hop 8", "keep 2, hop 8"]
+    assert "hop 8" in out
+
+
+def test_choose_writes_predictions_and_an_accuracy(run: Run, tmp_path: Path) -> None:
+    target = tmp_path / "p.jsonl"
+    words = ("choose", "ocnli", "--data", OCNLI, *FLAGS)
+    status, out, err = run(*words, "--predictions", str(target), "--json")
+    assert (status, err) == (0, "")
+    report = json.loads(out)
+    assert report.keys() == {"task", "data", "records", "scored", "candidates", "score", "seed", "accuracy"}
+    rows = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
+    assert (report["records"], report["scored"], len(rows)) == (7, 6, 6)
+    assert report["accuracy"]["value"] == sum(r["right"] for r in rows) / 6
+    assert rows[0].keys() == {"line", "prediction", "answer", "right", "losses"}
+    status, out, err = run(*words, "--predictions", "-", "--score", "sum")
+    assert [json.loads(line)["line"] for line in out.splitlines()] == [r["line"] for r in rows]
+    assert "accuracy" in err
+    summed = json.loads(out.splitlines()[0])["losses"]["entailment"]
+    assert summed > rows[0]["losses"]["entailment"]
+
+
+def test_an_interrupted_choice_reports_what_is_done(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupting(choose_command.Remaining):
+        def show(self, done: int, tokens: int | None = None) -> None:
+            super().show(done, tokens)
+            if done == 2:
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(choose_command, "Remaining", Interrupting)
+    status, out, _ = run("choose", "ocnli", "--data", OCNLI, "--json", *FLAGS)
+    assert status == 130
+    assert json.loads(out)["scored"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["eval-window", "--data", "/nonexistent"], "No such file"),
+        (["eval-window", "--data", "POEMS", "--length", "0"], "length must be at least 1"),
+        (["eval-window", "--data", "POEMS", "--generate", "-1"], "generate must be at least 0"),
+        (["eval-window", "--data", "POEMS", "--hop", "600"], "hop must be from 1 to 511"),
+        (["eval-window", "--data", "POEMS"], "the window moves first after 512"),
+        (["eval-window", "--data", "POEMS", "--json", "/nonexistent/x"], "no folder"),
+        (["eval-window", "--data", "POEMS", "--plot", ""], "empty"),
+        (["choose", "ocnlii", "--data", OCNLI], "no configuration named"),
+        (["choose", "", "--data", OCNLI], "empty"),
+        (["choose", "ocnli", "--data", ""], "empty"),
+        (["choose", "ocnli", "--data", "/"], "Is a directory"),
+        (["choose", "ocnli", "--data", "POEMS"], "line 1: not JSON"),
+        (["choose", "tnews", "--data", OCNLI], "line 1: label 'entailment' is none of the labels"),
+        (["choose", "ocnli", "--data", OCNLI, "--candidates", "9"], "candidates must be"),
+        (["choose", "ocnli", "--data", OCNLI, "--length", "513"], "--length must be at most 512"),
+        (["choose", "ocnli", "--data", OCNLI, "--length", "20"], "length must be above 20"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_one_line(run: Run, poems: str, words: list[str], says: str) -> None:
+    status, out, err = run(*(poems if w == "POEMS" else w for w in words))
+    assert (status, out) == (2, "")
+    (line,) = err.splitlines()
+    assert says in line
