@@ -18,6 +18,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,18 @@ class Network(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=UNK, reduction=reduction)
 
 
+def records(text_dir: Path) -> Iterator[tuple[str, bool, str]]:
+    """(kind, whether it is held out, text) of each poem and chapter."""
+    seen = dict.fromkeys(SHARES, 0)
+    for path in sorted(text_dir.rglob("*.txt")):
+        lyric = path.parent.name == "lyric"
+        kind = ("tang" if path.stem == "tangshi" else "ci") if lyric else "prose"
+        found = [r.strip("\n") for r in path.read_text(encoding="utf-8").replace("\r\n", "\n").split("\n\n")]
+        for record in (r for r in found if r.strip()):
+            seen[kind] += 1
+            yield kind, seen[kind] % HELD_OUT_EVERY == 0, record
+
+
 def encode(
     text_dir: Path, tokenizer: spm.SentencePieceProcessor
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -91,17 +104,11 @@ def encode(
     """
     train: dict[str, list[np.ndarray]] = {kind: [] for kind in SHARES}
     held: dict[str, list[np.ndarray]] = {kind: [] for kind in SHARES}
-    seen = dict.fromkeys(SHARES, 0)
-    for path in sorted(text_dir.rglob("*.txt")):
-        lyric = path.parent.name == "lyric"
-        kind = ("tang" if path.stem == "tangshi" else "ci") if lyric else "prose"
-        records = [r.strip("\n") for r in path.read_text(encoding="utf-8").replace("\r\n", "\n").split("\n\n")]
-        for record in (r for r in records if r.strip()):
-            seen[kind] += 1
-            lines = [line.strip().replace(" ", "▂") for line in record.split("\n") if line.strip()]
-            encoded = tokenizer.encode(lines if lyric else "▃".join(lines))
-            ids = [i for piece in encoded for i in [*piece, EOD]] if lyric else encoded
-            (held if seen[kind] % HELD_OUT_EVERY == 0 else train)[kind].append(np.array([*ids, EOD], dtype=np.uint16))
+    for kind, is_held, record in records(text_dir):
+        lines = [line.strip().replace(" ", "▂") for line in record.split("\n") if line.strip()]
+        encoded = tokenizer.encode(lines if kind != "prose" else "▃".join(lines))
+        ids = [i for piece in encoded for i in [*piece, EOD]] if kind != "prose" else encoded
+        (held if is_held else train)[kind].append(np.array([*ids, EOD], dtype=np.uint16))
     shuffle = np.random.default_rng(0).permutation
 
     def join(parts: list[np.ndarray]) -> np.ndarray:

@@ -33,7 +33,7 @@ def evaluate_windows(args: argparse.Namespace, settings: Settings) -> int:
     for path in (args.json, args.plot):
         check_output(path)
     if args.plot is not None:
-        _need_matplotlib()
+        _check_plot(Path(args.plot))
     check_lengths(settings.sampling, settings.text)
     plan = WindowPlan(
         length=args.length,
@@ -77,11 +77,13 @@ class _Progress:
         self._remaining.show(done, done)
 
 
-def _need_matplotlib() -> None:
+def _check_plot(path: Path) -> None:
+    """Check before anything is measured that the plot can be drawn; raises ConfigError or InputError."""
     try:
-        import matplotlib  # noqa: F401
+        from cpm_gen.evaluation.plot import check_format
     except ModuleNotFoundError as error:
         raise install_hint(error.name, "plot", "--plot") from None
+    check_format(path)
 
 
 def _tables(report: WindowReport) -> str:

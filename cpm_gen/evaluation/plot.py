@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from cpm_gen.errors import InputError
@@ -32,10 +33,17 @@ _STYLE: Any = {
 }
 
 
+def check_format(path: Path) -> None:
+    """Check that matplotlib writes files with this ending; raises InputError."""
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    if path.suffix.removeprefix(".") not in known:
+        raise InputError(f"{path}: a plot's name ends in one of {', '.join(f'.{name}' for name in known)}")
+
+
 def save_plot(report: WindowReport, path: Path) -> None:
     """Draw perplexity by position and, if texts were written, their repetitions and low variety.
 
-    The file's ending says its format; raises InputError for one that matplotlib does not write, and for a file that cannot be written.
+    The file's ending says its format (see :func:`check_format`). Raises InputError for a file that cannot be written.
     """
     panels = [("perplexity, given text", {m.name: m.by_position for m in report.methods}, True)]
     for title, name in (("repeated 4-grams, written text", "repeated_4"), ("low variety, written text", "low_variety")):
@@ -58,8 +66,8 @@ def save_plot(report: WindowReport, path: Path) -> None:
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=9)
         try:
             figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: the plot cannot be written: {error}") from None
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
         finally:
             plt.close(figure)
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,9 @@ SMALL = ("--window-limit", "16", "--length", "60", "--texts", "2", "--every", "4
 
 
 def test_tables_json_and_plot_hold_every_method(run: Run, poems: str, tmp_path: Path) -> None:
-    target, plot = tmp_path / "w.json", tmp_path / "w.svg"
+    target = tmp_path / "w.json"
     words = ["eval-window", "--data", poems, *SMALL, "--generate", "30", "--seed", "1", "--json", str(target)]
-    drawn = True
-    try:
-        import matplotlib  # noqa: F401
-    except ModuleNotFoundError:
-        drawn = False
-    status, out, err = run(*words, *(["--plot", str(plot)] if drawn else []))
+    status, out, err = run(*words)
     assert (status, err) == (0, "")
     report = json.loads(target.read_text(encoding="utf-8"))
     assert report.keys() == {
@@ -35,8 +31,39 @@ def test_tables_json_and_plot_hold_every_method(run: Run, poems: str, tmp_path: 
     assert [g["name"] for g in report["generated"]] == ["human", *names[1:]]
     assert all(f"| {name} " in out for name in names)
     assert report["methods"][1]["against_hop_1"].keys() == {"value", "interval"}
-    if drawn:
-        assert plot.read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_a_plot_is_drawn_in_the_format_of_its_name(run: Run, poems: str, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    words = (
+        "eval-window",
+        "--data",
+        poems,
+        *SMALL,
+        "--hop",
+        "8",
+        "--keep",
+        "0",
+        "--no-stale",
+        "--generate",
+        "9",
+        "--plot",
+    )
+    assert run(*words, str(tmp_path / "w.svg"))[0] == 0
+    assert (tmp_path / "w.svg").read_text(encoding="utf-8").startswith("<?xml")
+    status, out, err = run(*words, str(tmp_path / "w.docx"))
+    assert (status, out) == (2, "")
+    assert ".png" in err
+
+
+def test_a_plot_without_matplotlib_says_how_to_install_it(
+    run: Run, poems: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "cpm_gen.evaluation.plot", raising=False)
+    status, _, err = run("eval-window", "--data", poems, *SMALL, "--plot", str(tmp_path / "w.svg"))
+    assert status == 2
+    assert "--plot needs matplotlib: pip install -e '.[plot]'" in err
 
 
 def test_the_stale_cache_and_the_kept_beginning_can_be_left_out(run: Run, poems: str) -> None:
