@@ -18,8 +18,9 @@ def describe(checkpoint: Checkpoint, heads: int | None = None, *, verify: bool =
     """Sizes, degree, dtype, parameters, iteration, and bytes needed per rank at several degrees.
 
     ``memory`` counts one rank's weights and one window of KV cache, in float32 and in a 16-bit format; None for a degree at which
-    the checkpoint cannot be cut. verify: read all weights and compare them with the checksums in the files, as a load does.
-    Raises CheckpointError if replicated tensors differ, checksums differ or ``heads`` is impossible.
+    the checkpoint cannot be cut. Of a file that is run as it is (ONNX), ``parameters`` is None and ``memory`` empty. verify: read all
+    weights and compare them with the checksums in the files, as a load does. Raises CheckpointError if replicated tensors differ,
+    checksums differ or ``heads`` is impossible.
     """
     verify_replicas(checkpoint)
     if verify:
@@ -30,9 +31,9 @@ def describe(checkpoint: Checkpoint, heads: int | None = None, *, verify: bool =
     if heads is not None or known_or_configured_heads(checkpoint) is not None:
         heads = resolve_heads(checkpoint, heads)
     names = list(checkpoint.tensors)
-    possible = checkpoint.possible_degrees(heads)
+    possible = checkpoint.possible_degrees(heads) if names else [1]  # an ONNX file holds the network as a whole
     memory: dict[str, Any] = {}
-    for degree in DEGREES:
+    for degree in DEGREES if names else ():
         if degree not in possible:
             memory[str(degree)] = None
             continue
@@ -55,7 +56,7 @@ def describe(checkpoint: Checkpoint, heads: int | None = None, *, verify: bool =
         "positions": checkpoint.positions,
         "network": dataclasses.asdict(checkpoint.variant) | {"inner": checkpoint.variant.inner_size(checkpoint.hidden)},
         "sources": sources,
-        "parameters": sum(math.prod(checkpoint.shape(name)) for name in names),
+        "parameters": sum(math.prod(checkpoint.shape(name)) for name in names) if names else None,
         "possible_degrees": possible,
         "memory": memory,
         "dropped": checkpoint.notes,
@@ -72,13 +73,13 @@ def to_text(description: dict[str, Any]) -> str:
         ("format", d["format"]),
         ("iteration", d["iteration"]),
         ("saved for", f"{d['degree']} rank{'s' if d['degree'] > 1 else ''}, {d['dtype']}"),
-        ("parameters", f"{d['parameters']:,}"),
+        *([("parameters", f"{d['parameters']:,}")] if d["memory"] else []),
         ("layers", d["layers"]),
         ("hidden", d["hidden"]),
         ("heads", heads),
         ("vocabulary", f"{d['vocabulary']:,}"),
         ("positions", f"{d['positions']:,}"),
-        ("network", _network(d["network"], d["hidden"])),
+        *([("network", _network(d["network"], d["hidden"]))] if d["memory"] else []),
         ("can run on", f"{', '.join(map(str, d['possible_degrees']))} ranks"),
     ]
     checksums = d["checksums"]
@@ -89,8 +90,9 @@ def to_text(description: dict[str, Any]) -> str:
     if d["dropped"]:
         rows.append(("dropped", f"{', '.join(d['dropped'])} (named in the files, never loaded)"))
     text = "".join(f"{name:<12}{value}\n" for name, value in rows)
-    text += "\nmemory per rank (weights + one window of keys and values)\n"
-    text += f"{'ranks':>7}{'float32':>22}{'float16 / bfloat16':>22}\n"
+    if d["memory"]:
+        text += "\nmemory per rank (weights + one window of keys and values)\n"
+        text += f"{'ranks':>7}{'float32':>22}{'float16 / bfloat16':>22}\n"
     for degree, need in d["memory"].items():
         if need is None:
             text += f"{degree:>7}{'cannot be cut so':>22}\n"

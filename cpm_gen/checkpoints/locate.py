@@ -20,14 +20,16 @@ def model_folder(model: str | None) -> Path:
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open the checkpoint in a folder, whatever its format: headers are read and verified, tensors are not read.
+    """Open the checkpoint in a folder, or an ONNX file, whatever its format: headers are read and verified, tensors are not read.
 
     Raises CheckpointError, naming file and tensor, if the folder holds no checkpoint or a damaged one.
     """
     # formats import torch; the tokenizer needs only model_folder
-    from cpm_gen.checkpoints.formats import huggingface, megatron
+    from cpm_gen.checkpoints.formats import huggingface, megatron, onnx_file
 
     folder = path_argument(path, "the checkpoint folder", CheckpointError)
+    if onnx_file.is_onnx(folder):
+        return onnx_file.open_file(folder)
     if huggingface.is_huggingface(folder):
         return huggingface.open_folder(folder)
     return megatron.open_shards(folder).checkpoint

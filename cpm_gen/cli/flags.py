@@ -16,13 +16,15 @@ from cpm_gen.config.serve_options import ServeOptions
 MODEL_FLAGS = (ModelOptions,)
 WRITE_FLAGS = (ModelOptions, SamplingParams, TextOptions)
 SERVE_FLAGS = (ServeOptions, ModelOptions)
+_OTHER_FLAGS = {"kernels": ("--backend",)}  # further names of a setting's flag
 
 
 def _settings_flags(parser: argparse.ArgumentParser, groups: Sequence[type[Any]]) -> None:
     for group in groups:
         section = parser.add_argument_group((group.__doc__ or "").split(". ")[0].split(".\n")[0].rstrip(".").lower())
         for name, field in declared(group).items():
-            section.add_argument("--" + name.replace("_", "-"), **_flag(name, field))
+            flags = ["--" + name.replace("_", "-"), *_OTHER_FLAGS.get(name, ())]
+            section.add_argument(*flags, **_flag(name, field))
 
 
 def _flag(name: str, field: FieldInfo) -> dict[str, Any]:
@@ -87,6 +89,59 @@ def reshard_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="DIR", help="folder to write (default: DIR_MPn beside DIR)")
     _heads_flag(parser)
     parser.add_argument("--force", action="store_true", help="replace the target if it exists, with all its contents")
+
+
+def _leave_flags(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(config=[])
+    for name in ("heads", "tokenizer"):
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=FIELDS[name].description)
+    parser.add_argument("--force", action="store_true", help="replace the target if it exists")
+
+
+def convert_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``cpm-gen convert``."""
+    parser.add_argument("source", metavar="SRC", help="model: a folder of any kind that --model takes, or 'embedded'")
+    parser.add_argument("target", metavar="DST", help="folder to write")
+    parser.add_argument(
+        "--to",
+        choices=("hf", "shards", "safetensors"),
+        required=True,
+        help="hf: a Hugging Face folder; shards: mp_rank files as CPM-1 has them; safetensors: such shards in safetensors",
+    )
+    parser.add_argument(
+        "--tensor-parallel", type=int, metavar="N", dest="degree", help="ranks that shards are for (default: 1)"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        dest="to_dtype",
+        help="number format to write (default: that of the source)",
+    )
+    _leave_flags(parser)
+
+
+def export_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``cpm-gen export``."""
+    parser.add_argument("source", metavar="MODEL", help="model: a folder of any kind that --model takes, or 'embedded'")
+    parser.add_argument("target", metavar="OUT", help="file to write")
+    parser.add_argument("--format", choices=("onnx", "gguf"), required=True, help="kind of file")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        dest="to_dtype",
+        help="number format of the matrices (default: float32 in ONNX, the source's in GGUF)",
+    )
+    parser.add_argument("--past", action="store_true", help="ONNX: with keys and values as inputs and outputs")
+    parser.add_argument(
+        "--batch", type=int, metavar="N", dest="rows", help="ONNX: with --length: a file of fixed shapes"
+    )
+    parser.add_argument(
+        "--length", type=int, metavar="N", dest="columns", help="ONNX: tokens of each row of a file of fixed shapes"
+    )
+    parser.add_argument(
+        "--ids-only", action="store_true", help="GGUF: without a vocabulary; the program gives token ids"
+    )
+    _leave_flags(parser)
 
 
 def _pipe_flags(parser: argparse.ArgumentParser) -> None:
@@ -244,6 +299,8 @@ FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "serve": serve_flags,
     "inspect": inspect_flags,
     "reshard": reshard_flags,
+    "convert": convert_flags,
+    "export": export_flags,
     "tokenize": tokenize_flags,
     "score": score_flags,
     "eval": eval_flags,

@@ -93,6 +93,18 @@ def _reshard(args: argparse.Namespace) -> int:
     return reshard(args, settings(args))
 
 
+def _convert(args: argparse.Namespace) -> int:
+    from cpm_gen.cli.leave import convert
+
+    return convert(args, settings(args))
+
+
+def _export(args: argparse.Namespace) -> int:
+    from cpm_gen.cli.leave import export
+
+    return export(args, settings(args))
+
+
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {  # their flags: cpm_gen.cli.flags
     "lyric": (_write, "write lyrics: lines, in the settings of configs/lyric.yaml"),
     "novel": (_write, "write prose, in the settings of configs/novel.yaml"),
@@ -100,6 +112,8 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {  # thei
     "serve": (_serve, "answer over HTTP: a REST service, OpenAI-compatible too"),
     "inspect": (_inspect, "say what a checkpoint is and what it needs"),
     "reshard": (_reshard, "write a checkpoint for another number of ranks"),
+    "convert": (_convert, "write a model as a Hugging Face folder, or as shards"),
+    "export": (_export, "write a model as one file for another program: ONNX or GGUF"),
     "tokenize": (_tokenize, "text to token ids, or back"),
     "score": (_score, "log-probability of each token given those before it"),
     "eval": (_eval, "perplexity of a model on texts, with confidence; or of two models"),

@@ -40,25 +40,15 @@ def inspect(args: argparse.Namespace, settings: Settings) -> int:
 
 def reshard(args: argparse.Namespace, settings: Settings) -> int:
     """Write a checkpoint for another degree, with a progress bar on a terminal."""
-    from tqdm import tqdm
-
     from cpm_gen.checkpoints.reshard import reshard as run
+    from cpm_gen.cli.leave import progress_bars
 
-    heads = settings.model.heads
     if args.degree < 1:
         raise ConfigError(f"MPSIZE must be at least 1, not {args.degree}")
-    bars: dict[str, Any] = {}
-
-    def progress(what: str, done: int, of: int) -> None:
-        if what not in bars:
-            bars[what] = tqdm(total=of, desc=what, unit="tensor", disable=None)
-        bars[what].update(done - bars[what].n)
-
-    try:
-        target = run(args.dir, args.degree, args.output, heads=heads, force=args.force, progress=progress)
-    finally:
-        for bar in bars.values():
-            bar.close()
+    with progress_bars() as progress:
+        target = run(
+            args.dir, args.degree, args.output, heads=settings.model.heads, force=args.force, progress=progress
+        )
     sys.stdout.write(f"{target}\n")
     return 0
 

@@ -18,7 +18,7 @@ from cpm_gen.errors import ConfigError
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Decoder = Literal["cached", "recompute"]
-Kernels = Literal["auto", "native", "torch", "graphs"]
+Kernels = Literal["auto", "native", "torch", "graphs", "onnx"]
 Quantize = Literal["none", "int8"]
 KVFormat = Literal["auto", "int8"]
 StyleName = Literal["lyric", "novel", "plain"]
@@ -77,7 +77,7 @@ class ModelOptions:
     kernels: Kernels = Field(
         default="auto",
         description="the backend: native (on CPUs, built with cpm-gen), torch, graphs (CUDA graphs of our own kernels, "
-        "experimental), or auto: native where it was built, otherwise torch",
+        "experimental), onnx (a model that is an ONNX file of cpm-gen export), or auto: native where it was built, otherwise torch",
     )
     device: PathText = Field(default="auto", description="cpu, cuda, cuda:N, or auto: cuda where there is one")
     tensor_parallel: int | Literal["auto"] = Field(

@@ -11,7 +11,7 @@ from cpm_gen.config.options import ModelOptions
 from cpm_gen.errors import ConfigError
 from cpm_gen.networks.interface import Backend
 
-BackendName = Literal["native", "torch", "cuda_graphs"]
+BackendName = Literal["native", "torch", "cuda_graphs", "onnx"]
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,24 @@ class BackendChoice:
 
 
 def choose_backend(
-    options: ModelOptions, device: torch.device, degree: int, *, native_missing: str | None, triton: bool
+    options: ModelOptions,
+    device: torch.device,
+    degree: int,
+    *,
+    native_missing: str | None,
+    triton: bool,
+    onnx: bool = False,
 ) -> BackendChoice:
     """The backend for these options on this device.
 
     native_missing: why the native CPU kernels cannot be used on this machine, None if they can. triton: whether it is
-    installed. Raises ConfigError if the kernels or the KV cache that the options name cannot be had.
+    installed. onnx: whether the model is an ONNX file. Raises ConfigError if the kernels or the KV cache that the options name
+    cannot be had.
     """
+    if onnx:
+        return _in_onnx(options, device, degree)
+    if options.kernels == "onnx":
+        raise ConfigError("kernels onnx runs a file of cpm-gen export --format onnx; --model takes its path, FILE.onnx")
     if options.kernels == "graphs":
         if obstacle := _no_graphs(options, device, degree, triton):
             raise ConfigError(f"kernels graphs needs one GPU, Triton and the cached decoder, but {obstacle}")
@@ -47,6 +58,22 @@ def choose_backend(
         note = f"{native_missing}, so torch computes, more slowly"
         return _without_native(options, BackendChoice("torch", native_missing, note))
     return BackendChoice("native", "the device is a CPU and the native kernels are installed")
+
+
+def _in_onnx(options: ModelOptions, device: torch.device, degree: int) -> BackendChoice:
+    """The backend of an ONNX file; raises ConfigError for options that such a file cannot have."""
+    fixed = (
+        ("kernels", options.kernels, ("auto", "onnx"), "it runs in onnxruntime"),
+        ("dtype", options.dtype, ("float32",), "its number format was chosen at its export"),
+        ("quantize", options.quantize, ("none",), "its number format was chosen at its export"),
+        ("kv_cache", options.kv_cache, ("auto",), "its number format was chosen at its export"),
+        ("tensor_parallel", str(degree), ("1",), "it holds the whole network"),
+        ("device", device.type, ("cpu",), "it runs on CPUs here"),
+    )
+    for name, value, possible, why in fixed:
+        if value not in possible:
+            raise ConfigError(f"{name} {value} does not fit an ONNX file: {why}")
+    return BackendChoice("onnx", "the model is an ONNX file")
 
 
 def _no_graphs(options: ModelOptions, device: torch.device, degree: int, triton: bool) -> str | None:
@@ -79,6 +106,10 @@ def backend(name: BackendName) -> Backend:
         from cpm_gen.networks.torch.load_weights import load_network as in_torch
 
         return in_torch
+    if name == "onnx":
+        from cpm_gen.networks.onnx.model import load_network as in_onnx
+
+        return in_onnx
     from cpm_gen.networks.cuda_graphs.model import load_network as graphs
 
     return graphs

@@ -14,6 +14,7 @@ import torch
 
 from cpm_gen.checkpoints.attention_heads import resolve_heads
 from cpm_gen.checkpoints.checkpoint import Checkpoint
+from cpm_gen.checkpoints.formats import onnx_file
 from cpm_gen.checkpoints.locate import model_folder, open_checkpoint
 from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.config.options import ModelOptions
@@ -128,8 +129,17 @@ def plan_load(options: ModelOptions, machine: Machine) -> LoadPlan:
     launch = machine.launch
     degree = choose_degree(options, checkpoint, size.heads, launch)
     local_ranks = (launch.local_rank,) if launch else range(degree)
-    devices = tuple(pick_device(options.device, rank, machine.gpus) for rank in local_ranks)
-    backend = choose_backend(options, devices[0], degree, native_missing=machine.native_missing, triton=machine.triton)
+    onnx = checkpoint.format == onnx_file.FORMAT
+    device = "cpu" if onnx and options.device == "auto" else options.device
+    devices = tuple(pick_device(device, rank, machine.gpus) for rank in local_ranks)
+    backend = choose_backend(
+        options,
+        devices[0],
+        degree,
+        native_missing=machine.native_missing,
+        triton=machine.triton,
+        onnx=onnx,
+    )
     useful = useful_threads(size.hidden, native=backend.name == "native", cpus=machine.cpus)
     threads = max(1, (options.threads or useful) // (launch.local_size if launch else degree))
     slots = _cache_slots(options, devices[0])

@@ -10,11 +10,12 @@ import base64
 import json
 from typing import Any
 
+from cpm_gen.checkpoints.gguf_vocabulary import Vocabulary
 from cpm_gen.errors import TokenizerError
-from cpm_gen.text.tokenizer import Tokenizer
+from cpm_gen.text.tokenizer import NEWLINE, SPACE, Tokenizer
 from cpm_gen.text.vocabulary_files import read_vocabulary
 
-_UNKNOWN, _CONTROL = 2, 3  # types of pieces
+_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # types of pieces
 _NEVER = -1e6  # the score of a piece that no text contains
 
 
@@ -65,6 +66,36 @@ def tokenizer_json(tokenizer: Tokenizer) -> str:
         "model": {"type": "Unigram", "unk_id": tokenizer.unk, "vocab": vocabulary, "byte_fallback": False},
     }
     return json.dumps(content, ensure_ascii=False)
+
+
+def gguf_vocabulary(tokenizer: Tokenizer) -> Vocabulary:
+    """The vocabulary for llama.cpp, which encodes nearly all texts alike (27 of 633 differ), and knows no jieba.
+
+    Raises TokenizerError for a vocabulary whose ids depend on words, with what to do instead.
+    """
+    if tokenizer.uses_words:
+        raise TokenizerError(
+            f"{tokenizer.path}: its ids depend on jieba's words, which llama.cpp does not have, so nearly every text would get other "
+            "ids; give --ids-only for a file that takes token ids alone, and encode with cpm-gen tokenize"
+        )
+    model = _parsed(tokenizer)
+    pieces, types = [p.piece for p in model.pieces], [int(p.type) for p in model.pieces]
+    for written, meant in ((SPACE, " "), (NEWLINE, "\n")):
+        if written in pieces:
+            at = pieces.index(written)
+            pieces[at], types[at] = meant, _USER_DEFINED  # llama.cpp finds such a piece before it normalises a text
+    spec, special = model.normalizer_spec, tokenizer.specials.get
+    return Vocabulary(
+        pieces=pieces,
+        scores=[float(p.score) for p in model.pieces],
+        types=types,
+        charsmap=bytes(spec.precompiled_charsmap),
+        prefix=bool(spec.add_dummy_prefix),
+        trims=bool(spec.remove_extra_whitespaces),
+        eos=tokenizer.eod,
+        unk=tokenizer.unk,
+        pad=special("<pad>"),
+    )
 
 
 def _replace(text: str, by: str) -> dict[str, Any]:

@@ -28,9 +28,9 @@ CPM_FILES = (VOCABULARY_FILE, "spiece.model")  # the second is its name in Huggi
 
 SPECIAL_NAMES = ("<unk>", "<s>", "</s>", "<sep>", "<pad>", "<mask>", "<eod>")
 
-_SPACE, _NEWLINE = "▂", "▃"
-_OUT = str.maketrans({" ": _SPACE, "\n": _NEWLINE})
-_BACK = str.maketrans({_SPACE: " ", _NEWLINE: "\n", "▁": None, " ": None})
+SPACE, NEWLINE = "▂", "▃"
+_OUT = str.maketrans({" ": SPACE, "\n": NEWLINE})
+_BACK = str.maketrans({SPACE: " ", NEWLINE: "\n", "▁": None, " ": None})
 _UNKNOWN = "⁇"  # what SentencePiece writes for an unknown piece
 # the half-width forms are what the vocabulary's normaliser makes of the others
 _SENTENCE_ENDS = (*"。！？…”!?\n", "...")

@@ -1,0 +1,98 @@
+"""Write folders and files under a temporary name beside the target, and give them their own name when they are complete.
+
+Whatever ends a write before that, Ctrl-C included, leaves nothing behind, and what had the target's name is still there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cpm_gen.checkpoints.checkpoint import Checkpoint
+from cpm_gen.errors import InputError
+
+Progress = Callable[[str, int, int], None]  # what, tensors done, tensors in all
+
+
+def no_progress(what: str, done: int, of: int) -> None:
+    """Report nothing."""
+
+
+def check_target(target: Path, checkpoint: Checkpoint, *, force: bool) -> None:
+    """Raise InputError if ``target`` exists (unless ``force``) or holds the source."""
+    read = {checkpoint.folder.resolve(), *(path.resolve() for path in checkpoint.files)}
+    if any(target.resolve() in (path, *path.parents) for path in read):
+        raise InputError(f"{target}: source and target are the same folder, or the target holds the source")
+    if os.path.lexists(target) and not force:
+        raise InputError(f"{target}: exists already; remove it, or give --force to replace it")
+
+
+@contextlib.contextmanager
+def new_folder(target: Path, needed: int) -> Iterator[Path]:
+    """A temporary folder that becomes ``target`` at the end. needed: bytes that the disk must have.
+
+    Raises InputError if the disk has too little room, or the system refuses to write.
+    """
+    work = _temporary(target, needed)
+    try:
+        yield work
+        work.chmod(0o777 & ~_umask())
+        _replace(work, target)
+    except OSError as error:
+        raise InputError(f"{target}: could not be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def new_files(target: Path, needed: int) -> Iterator[Path]:
+    """A temporary folder whose files are moved beside it at the end, that of ``target``'s name last. Else as :func:`new_folder`."""
+    work = _temporary(target, needed)
+    try:
+        yield work
+        for path in sorted(work.iterdir(), key=lambda path: path.name == target.name):
+            path.replace(target.with_name(path.name))
+    except OSError as error:
+        raise InputError(f"{target}: could not be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _temporary(target: Path, needed: int) -> Path:
+    folder = target.parent
+    try:
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            raise InputError(f"{folder}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free on that disk")
+        return Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=folder))
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror or error}") from None
+
+
+def _replace(work: Path, target: Path) -> None:
+    """Rename ``work`` to ``target``; what had that name before (with --force) is removed only after that."""
+    if not os.path.lexists(target):
+        work.rename(target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    old = aside / "old"
+    try:
+        target.rename(old)
+        work.rename(target)
+    except BaseException:  # includes Ctrl-C
+        if os.path.lexists(old) and not os.path.lexists(target):
+            old.rename(target)
+        raise
+    finally:
+        if os.path.lexists(target):
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
