@@ -1,4 +1,4 @@
-"""The commands and examples of the README work as written."""
+"""The commands and examples of the README work as written; those of the pages on other people's models parse."""
 
 import contextlib
 import io
@@ -19,6 +19,27 @@ CONSOLE = [
     for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
     for line in block.splitlines()
 ]
+PAGES = ("coming-from.md", "tokenizers.md")
+
+
+def commands(page: str) -> list[str]:
+    """The commands of cpm-gen in a page: in console blocks, where a line may be continued, and in tables and prose with arguments."""
+    blocks = re.findall(r"```console\n(.*?)```", page, re.DOTALL)
+    lines = [line[2:].split("#")[0] for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    inline = re.findall(r"`(cpm-gen [a-z-]+ [^`]+)`", page)
+    return [line for line in lines if line.startswith("cpm-gen ")] + [code.replace("\\|", "|") for code in inline]
+
+
+def headings(path: Path) -> list[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
+
+
+def parsed_silently(words: list[str]) -> bool:
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        build_parser().parse_args(words)
+    return said.getvalue() == ""
 
 
 def test_the_two_commands_stand_first_and_ci_runs_them() -> None:
@@ -51,9 +72,15 @@ def test_every_example_is_a_command_line_that_parses(line: str) -> None:
         words = ["reshard", *words[2:]]
     else:
         words = words[words.index("cpm-gen") + 1 :]
-    with contextlib.redirect_stderr(io.StringIO()) as said:
-        build_parser().parse_args(words)
-    assert said.getvalue() == ""
+    assert parsed_silently(words)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_commands_of_the_pages_on_models_parse(name: str) -> None:
+    found = commands((ROOT / "docs" / name).read_text(encoding="utf-8"))
+    assert len(found) > 3
+    for command in found:
+        assert parsed_silently(shlex.split(command)[1:]), command
 
 
 def test_the_python_example_runs() -> None:
@@ -63,9 +90,15 @@ def test_the_python_example_runs() -> None:
     assert len(run.stdout) > 60
 
 
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}" for name in PAGES)])
+def test_links_lead_somewhere(page: str) -> None:
+    path = ROOT / page
+    for target in re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8")):
+        if not target.startswith("https://"):
+            file, _, heading = target.partition("#")
+            linked = path.parent / file if file else path
+            assert linked.exists(), target
+            assert not heading or heading in headings(linked), target
 
 
 @pytest.mark.parametrize("name", ["lyric", "novel", "lyric_fast", "novel_fast"])
