@@ -6,6 +6,7 @@
     ├── ConfigError       a setting: flag, environment variable, YAML key or keyword argument
     ├── InputError        a text, token ids or a file given by the user that cannot be used
     ├── TokenizerError    vocabulary files: missing, damaged, or of another model
+    ├── DownloadError     a file could not be downloaded, or is not what it should be
     ├── CheckpointError   a checkpoint: missing, damaged, inconsistent, or impossible at this degree
     ├── NumericsError     the network gave NaN: a damaged checkpoint, or fp16 overflowing
     └── RankError         a tensor-parallel rank died or could not be started
@@ -31,6 +32,10 @@ class InputError(CpmGenError, ValueError):
 
 class TokenizerError(CpmGenError):
     """Vocabulary files are missing, damaged, or do not fit the checkpoint."""
+
+
+class DownloadError(CpmGenError):
+    """A file could not be downloaded, or is not the one that was published."""
 
 
 class CheckpointError(CpmGenError):

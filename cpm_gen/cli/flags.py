@@ -292,11 +292,26 @@ def serve_flags(parser: argparse.ArgumentParser) -> None:
     _settings_flags(parser, SERVE_FLAGS)
 
 
+def download_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``cpm-gen download``."""
+    parser.add_argument(
+        "name", metavar="NAME|URL", nargs="?", help="a model of the list, owner/name of the Hugging Face Hub, or a URL"
+    )
+    parser.add_argument(
+        "--to", metavar="DIR", help="folder to write (default: the model's name; for a URL this folder)"
+    )
+    parser.add_argument(
+        "--from", metavar="URL", dest="mirror", help="an address that has the files of a model of the list"
+    )
+    parser.add_argument("--sha256", metavar="HEX", help="what the file of a URL must have")
+
+
 FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "lyric": write_flags,
     "novel": write_flags,
     "generate": write_flags,
     "serve": serve_flags,
+    "download": download_flags,
     "inspect": inspect_flags,
     "reshard": reshard_flags,
     "convert": convert_flags,

@@ -105,11 +105,18 @@ def _export(args: argparse.Namespace) -> int:
     return export(args, settings(args))
 
 
+def _download(args: argparse.Namespace) -> int:
+    from cpm_gen.cli.download import download
+
+    return download(args)
+
+
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {  # their flags: cpm_gen.cli.flags
     "lyric": (_write, "write lyrics: lines, in the settings of configs/lyric.yaml"),
     "novel": (_write, "write prose, in the settings of configs/novel.yaml"),
     "generate": (_write, "write with plain defaults; --style says how the prompt is read"),
     "serve": (_serve, "answer over HTTP: a REST service, OpenAI-compatible too"),
+    "download": (_download, "list public models, or download one"),
     "inspect": (_inspect, "say what a checkpoint is and what it needs"),
     "reshard": (_reshard, "write a checkpoint for another number of ranks"),
     "convert": (_convert, "write a model as a Hugging Face folder, or as shards"),
