@@ -64,7 +64,7 @@ def methods(window: Window, hops: Sequence[int] | None, keep: int | None, *, sta
 def long_texts(
     scorer: ModelScorer, documents: Sequence[Document], length: int, most: int, least: int
 ) -> list[list[int]]:
-    """At most ``most`` texts of ``length`` token ids. Documents are joined in their order, with the token that ends a text between, and cut.
+    """At most ``most`` texts of ``length`` token ids. Documents are joined in their order, with the end token between, and cut.
 
     Raises InputError if there are fewer than ``least`` tokens; one shorter text is taken if there are fewer than ``length``.
     """
