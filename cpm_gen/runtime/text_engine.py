@@ -25,7 +25,7 @@ from cpm_gen.engine.sequence import Request
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import ConfigError, CpmGenError
 from cpm_gen.outputs import Chunk
-from cpm_gen.runtime.hints import rows_hint, window_hint
+from cpm_gen.runtime.hints import prompt_remarks, rows_hint, window_hint
 from cpm_gen.runtime.loaded_model import LoadedModel
 from cpm_gen.runtime.plan import Machine, plan_load
 from cpm_gen.runtime.text_stream import TextStream
@@ -73,9 +73,8 @@ class TextEngine:
         """
         plan = plan_load(options, Machine.detect())
         tokenizer = None
-        if (
-            options.tokenizer is None
-        ):  # what is wrong with the model's own vocabulary is said before its weights are read
+        # what is wrong with the model's own vocabulary is said before its weights are read
+        if options.tokenizer is None:
             with contextlib.suppress(NoVocabulary):
                 tokenizer = fitting_tokenizer(options, plan.size.vocabulary)
         return TextEngine(LoadedModel.start(plan, on_rank_death), tokenizer)
@@ -93,6 +92,8 @@ class TextEngine:
         try:
             return self.tokenizer
         except NoVocabulary as error:
+            if self.options.start_token is not None or self.options.end_token is not None:
+                raise
             return IdsOnly(self.loaded.plan.checkpoint.folder, self.size.vocabulary, error)
 
     def encode(self, prompt: str, style: StyleName = "plain") -> list[int]:
@@ -120,22 +121,7 @@ class TextEngine:
 
         token_ids: of the prompt.
         """
-        found = []
-        if len(token_ids) > self.window.limit:
-            found.append(
-                f"the prompt has {len(token_ids):,} tokens; the network sees {self.visible(token_ids):,} of them "
-                f"(its window holds {self.window.limit:,})"
-            )
-        # in the other styles <eod> divides the prompt
-        shown = prompt if text.style == "plain" else prompt.replace("<eod>", "\n")
-        found += self.tokenizer.remarks(shown, as_text=not self.options.special_pieces)
-        for stop in text.stop:
-            if "\\n" in stop and "\n" not in stop:
-                found.append(f"the stop string {stop} holds a backslash and an n; a newline is $'\\n' in most shells")
-        found += [
-            f"the stop string {stop} never matches: the vocabulary cannot write it" for stop in self.stops(text).never
-        ]
-        return found
+        return prompt_remarks(self, prompt, token_ids, text)
 
     def visible(self, token_ids: Sequence[int]) -> int:
         """Number of a history's tokens that the network sees."""
