@@ -83,7 +83,9 @@ def test_rows_without_a_piece_are_noted(llm: LLM) -> None:
     assert f"3 of the network's {llm.size.vocabulary} rows have no piece; they are never written" in llm.notes
 
 
-@pytest.mark.parametrize(("name", "limit"), [("gpt2-chinese-lyric", 512), ("gpt2-chinese-ancient", 320)])
+@pytest.mark.parametrize(
+    ("name", "limit"), [("gpt2-chinese-lyric", 512), ("models--uer--gpt2-chinese-ancient/snapshots/0a1b", 320)]
+)
 def test_a_model_of_uer_is_noted_to_be_trained_on_fewer_positions(tmp_path: Path, name: str, limit: int) -> None:
     size = ModelSize(layers=1, hidden=8, heads=1, vocabulary=80, positions=1024)
     folder = bert(random_checkpoint(tmp_path / name, size))

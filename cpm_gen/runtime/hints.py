@@ -20,7 +20,8 @@ _UER = re.compile(rf"gpt2-chinese-({'|'.join(_TRAINED)})(?![a-z])")
 
 def window_hint(folder: Path, positions: int, options: ModelOptions) -> list[str]:
     """A note about the positions that a known model was trained on, by its folder's name."""
-    found = _UER.search(f"{folder.name} {folder.resolve().name}")
+    places = (folder.name, folder.resolve().name, *folder.parts[-3:-2])  # the last: of a snapshot in the Hub's cache
+    found = _UER.search(" ".join(places))
     trained = _TRAINED[found[1]] if found else positions
     if trained >= positions or options.window_limit is not None:
         return []

@@ -30,6 +30,8 @@ def find_tokenizer(options: ModelOptions) -> TextTokenizer:
     ``options.start_token`` and ``options.end_token`` replace those that its files name.
     """
     folder = model_folder(options.model)
+    if folder.is_file():  # a model in one file, such as an ONNX file
+        folder = folder.parent
     found = _beside(folder) if options.tokenizer is None else open_tokenizer(options.tokenizer, folder)
     return found.with_tokens(options.start_token, options.end_token)
 

@@ -160,6 +160,11 @@ def test_the_first_kind_that_a_folder_has_is_taken(tmp_path: Path) -> None:
     assert kind() == "CPM"
 
 
+def test_a_vocabulary_is_found_beside_a_model_in_one_file(tmp_path: Path) -> None:
+    (bert(tmp_path) / "model.onnx").touch()
+    assert find_tokenizer(ModelOptions(model=str(tmp_path / "model.onnx"))).kind == "BERT"
+
+
 def test_a_file_of_any_kind_may_be_named_itself(tmp_path: Path) -> None:
     folder = bert(byte_level(tmp_path))
     byte_level(tmp_path, whole=True)
