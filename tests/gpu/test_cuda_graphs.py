@@ -22,6 +22,7 @@ from cpm_gen.networks.interface import Segment
 from cpm_gen.networks.torch.load_weights import load_into
 from cpm_gen.networks.torch.model import TorchModel
 from cpm_gen.parallel.group import TensorParallel
+from tests.huggingface_folders import ODD, random_folder
 from tests.random_networks import SMALL, random_checkpoint
 
 LONG = ModelSize(
@@ -150,6 +151,16 @@ def check_logits(model: TorchModel, ops: RowOps, bound: float) -> None:
 
 def test_logits_of_any_chunks_are_those_of_the_whole_context(long: TorchModel) -> None:
     check_logits(long, TorchOps(), 1e-4)
+
+
+def test_a_network_that_differs_from_cpm_1_in_everything(tmp_path: Path) -> None:
+    random_folder(tmp_path, **{**ODD, "n_positions": 600})
+    checkpoint = open_checkpoint(tmp_path)
+    model = TorchModel(
+        checkpoint.size(4), TensorParallel(), checkpoint.variant, dtype=torch.float32, device=torch.device("cpu")
+    )
+    load_into(model, checkpoint, rank=0, degree=1)
+    check_logits(model, TorchOps(), 1e-4)
 
 
 def test_a_step_that_wants_no_logits(small: TorchModel) -> None:

@@ -83,6 +83,7 @@ def test_every_step_of_a_layer(count: int, dtype: torch.dtype, quantized: bool) 
     wide, back = linear(HIDDEN, 4 * HIDDEN, dtype, quantized), linear(4 * HIDDEN, HIDDEN, dtype, quantized)
     y = plain.gelu(x, wide)
     close(kernels.gelu(x, wide), y)
+    close(kernels.gelu(x, wide, "none"), plain.gelu(x, wide, "none"))
     for got, want in zip(kernels.add_norm(x, None, norm), plain.add_norm(x, None, norm), strict=True):
         close(got, want)
     both = [ops.add_norm(x, ops.branch(y, back), norm) for ops in (kernels, plain)]
