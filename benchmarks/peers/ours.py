@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,8 @@ class Ours(Engine):
         return cpm_gen.__version__
 
     def load(self, target: Path, dtype: str, threads: int, batch: int, **options: Any) -> None:
-        heads = json.loads((target / "config.json").read_text())["heads"]
         precision: Any = {"quantize": "int8"} if dtype == "int8" else {"dtype": dtype}
-        self.llm = cpm_gen.load(target, heads=heads, threads=threads, batch=batch, **precision, **options)
+        self.llm = cpm_gen.load(target, threads=threads, batch=batch, **precision, **options)
 
     def add(self, prompt: list[int], tokens: int) -> Sequence:
         """Queue a prompt to be continued by ``tokens`` tokens."""
