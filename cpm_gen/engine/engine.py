@@ -22,7 +22,7 @@ from cpm_gen.engine.window import Window
 from cpm_gen.errors import NumericsError
 from cpm_gen.networks.interface import Segment
 from cpm_gen.sampling import batched
-from cpm_gen.sampling.logprobs import likelihood
+from cpm_gen.sampling.logprobs import TopCollector, likelihood
 from cpm_gen.sampling.sample import Draw
 
 
@@ -125,11 +125,14 @@ class Engine:
         self._running = [s for s in self._running if s.finish_reason is None]
         self._waiting = deque(s for s in self._waiting if s.finish_reason is None)
 
-    def score(self, ids: Seq[int], window: Window, ends: frozenset[int] | None) -> Iterator[list[float]]:
+    def score(
+        self, ids: Seq[int], window: Window, ends: frozenset[int] | None, top: TopCollector | None = None
+    ) -> Iterator[list[float]]:
         """Natural log-probability of each token given the ones before it that ``window`` shows, from the second token on.
 
         Yields parts, some of them empty, each from one pass of the network; steps may run between them. Tokens of one window are
         encoded once: in one pass, or, while sequences run, in parts as long as those of prefill.
+        top: gets the most probable tokens of the same places.
         """
         start, at = window.keep, 1  # ids[at] is the next to score, given ids[:at]
         while at < len(ids):
@@ -139,13 +142,13 @@ class Engine:
                 end += 1
             # the contexts of ids[at:end] are prefixes of each other: run the longest, score its last rows
             context = [*ids[: min(window.keep, end - 1)], *ids[max(start, window.keep) : end - 1]]
-            yield from self._score_window(context, ids[at:end])
+            yield from self._score_window(context, ids[at:end], top)
             at = end
 
-    def _score_window(self, context: Seq[int], targets: Seq[int]) -> Iterator[list[float]]:
+    def _score_window(self, context: Seq[int], targets: Seq[int], top: TopCollector | None) -> Iterator[list[float]]:
         """The targets, which follow the last tokens of the context."""
         if not (self.busy and self._scoring_slots):
-            yield self._runner.score(Segment(context), targets)
+            yield self._runner.score(Segment(context), targets, top)
             return
         first = len(context) - len(targets)
         slot = self._scoring_slots.pop()
@@ -154,7 +157,7 @@ class Engine:
             while done < len(context):
                 end = min(done + BESIDE, len(context)) if self.busy else len(context)
                 part = Segment(context[done:end], done, slot)
-                yield self._runner.score(part, targets[max(0, done - first) : max(0, end - first)])
+                yield self._runner.score(part, targets[max(0, done - first) : max(0, end - first)], top)
                 done = end
         finally:
             self._scoring_slots.append(slot)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cpm_gen.errors import NumericsError, RankError
 from cpm_gen.networks.interface import Network, Segment
+from cpm_gen.sampling.logprobs import TopCollector
 
 _EXIT, _NEXT, _SCORE = range(3)
 MAX_TOKENS = 4096  # tokens in one pass of the network; bounds its activations
@@ -44,14 +45,14 @@ class ModelRunner:
         # a copy by torch would wake its thread pool, which then spins for milliseconds on the native kernels' cores
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def score(self, segment: Segment, targets: Sequence[int]) -> list[float]:
+    def score(self, segment: Segment, targets: Sequence[int], top: TopCollector | None = None) -> list[float]:
         """Rank 0: natural log-probability of each target (see :meth:`cpm_gen.networks.interface.Network.score`).
 
         Raises NumericsError for logits that are not finite.
         """
         plan = [_SCORE, len(targets), *targets, *_pack([segment])]
         with self._plan(plan):
-            result = self.network.score(segment, targets, self.cache)
+            result = self.network.score(segment, targets, self.cache, top)
         if not bool(torch.isfinite(result).all()):
             raise NumericsError(
                 "the network's logits are NaN or infinite: the checkpoint is damaged, or float16 overflowed"

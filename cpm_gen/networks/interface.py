@@ -17,6 +17,7 @@ from cpm_gen.checkpoints.checkpoint import Checkpoint
 from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.config.options import ModelOptions
 from cpm_gen.parallel.group import TensorParallel
+from cpm_gen.sampling.logprobs import TopCollector
 
 _HEAD_ROWS = 128  # rows that meet the output head at once while scoring; bounds the logits in memory
 
@@ -64,10 +65,13 @@ class Network(Protocol[CacheT]):
     def next_logits(self, segments: Sequence[Segment], cache: CacheT | None) -> Tensor:
         """Logits ``[wanted, vocabulary]``, float32, after the last token of each segment that wants them, in order."""
 
-    def score(self, segment: Segment, targets: Sequence[int], cache: CacheT | None) -> Tensor:
+    def score(
+        self, segment: Segment, targets: Sequence[int], cache: CacheT | None, top: TopCollector | None = None
+    ) -> Tensor:
         """Natural log-probabilities ``[targets]``, float32, of each target after one of the segment's last tokens.
 
         The last ``len(targets)`` tokens of the segment are scored, in order; without targets the segment only fills its slot.
+        top: gets the most probable tokens in the place of each target.
         """
 
     def profile(self) -> dict[str, float]:
@@ -89,14 +93,20 @@ class Backend(Protocol):
         """Raises CheckpointError if tensors do not fit, MemoryError (or torch's error) if memory does not suffice."""
 
 
-def score_targets(hidden: Any, targets: Sequence[int], head: Callable[[Any], Tensor]) -> Tensor:
+def score_targets(
+    hidden: Any, targets: Sequence[int], head: Callable[[Any], Tensor], top: TopCollector | None = None
+) -> Tensor:
     """Natural log-probability of each target, float32 ``[targets]``: the loop behind every :meth:`Network.score`.
 
     hidden: final hidden states ``[targets, hidden]``. head: logits ``[rows, vocabulary]`` of such rows, gathered from all ranks.
+    top: gets the most probable tokens in the place of each target.
     """
     parts = []
     for at in range(0, len(targets), _HEAD_ROWS):
         logits = head(hidden[at : at + _HEAD_ROWS])
         wanted = torch.tensor(targets[at : at + _HEAD_ROWS], device=logits.device)
-        parts.append(logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(1))
+        totals = logits.logsumexp(1)
+        parts.append(logits.gather(1, wanted[:, None])[:, 0] - totals)
+        if top is not None:
+            top.add(logits, totals)
     return torch.cat(parts) if parts else torch.empty(0)

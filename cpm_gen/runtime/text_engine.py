@@ -29,6 +29,7 @@ from cpm_gen.runtime.hints import prompt_remarks, rows_hint, window_hint
 from cpm_gen.runtime.loaded_model import LoadedModel
 from cpm_gen.runtime.plan import Machine, plan_load
 from cpm_gen.runtime.text_stream import TextStream
+from cpm_gen.sampling.logprobs import TopCollector
 from cpm_gen.text.find_tokenizer import NoVocabulary, fitting_tokenizer
 from cpm_gen.text.ids_only import IdsOnly
 from cpm_gen.text.prompt_styles import detokenizer, encode_prompt, start_ids
@@ -296,15 +297,17 @@ class TextEngine:
         first: list[float | None] = [None] * min(len(ids), 1)
         return first + [p for part in self.scoring(ids) for p in part]
 
-    def scoring(self, token_ids: Sequence[int], window: Window | None = None) -> Iterator[list[float]]:
+    def scoring(
+        self, token_ids: Sequence[int], window: Window | None = None, top: TopCollector | None = None
+    ) -> Iterator[list[float]]:
         """:meth:`score` from the second token on, in parts of one pass of the network each; steps may run between them.
 
-        window: replaces the model's.
+        window: replaces the model's. top: gets the most probable tokens in the place of each scored token.
         """
         ids = check_ids(token_ids, self.size.vocabulary - 1)
         window = window or self.window
         with self._one_thread():
-            parts = iter(self.token_engine.score(ids, window, self._ends(window)))
+            parts = iter(self.token_engine.score(ids, window, self._ends(window), top))
         while True:
             with self._one_thread(), self.loaded.rank_errors():
                 part = next(parts, None)

@@ -7,19 +7,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TopTokens = tuple[tuple[int, float], ...]  # ids and log-probabilities, best first (the lower id among equals)
+
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Log-probability of a written token, and of the most probable ones, best first (the lower id among equals)."""
+    """Log-probability of a token, and those of the most probable ones in its place."""
 
     token: int
     logprob: float
-    top: tuple[tuple[int, float], ...]
+    top: TopTokens
+
+
+@dataclass
+class TopCollector:
+    """Collects the ``count`` most probable tokens of each place while a text is scored; ``found`` has one entry for each place."""
+
+    count: int
+    found: list[TopTokens] = field(default_factory=list)
+
+    def add(self, logits: Tensor, totals: Tensor) -> None:
+        """Append the next places: their logits ``[places, V]`` and the logarithm of the sum of their exponentials ``[places]``."""
+        values, ids = logits.topk(min(self.count, logits.shape[1]))
+        logprobs = (values - totals[:, None]).tolist()
+        for row in zip(ids.tolist(), logprobs, strict=True):
+            self.found.append(tuple(sorted(zip(*row, strict=True), key=lambda entry: (-entry[1], entry[0]))))
 
 
 def perplexity(logprobs: Sequence[float | None]) -> float | None:

@@ -1,14 +1,15 @@
 """Errors as HTTP responses: one JSON shape, without stack trace, path or prompt.
 
 Our own endpoints answer ``{"error": {"code": "prompt_too_long", "message": "…", "field": "prompt"}}``. Those under ``/v1`` answer
-with OpenAI's ``{"error": {"message": "…", "type": "invalid_request_error", "param": "prompt", "code": "prompt_too_long"}}``.
+with OpenAI's ``{"error": {"message": "…", "type": "invalid_request_error", "param": "prompt", "code": "prompt_too_long"}}``, those
+under ``/api`` with KoboldAI's ``{"detail": {"msg": "…", "type": "prompt_too_long"}}``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -22,6 +23,8 @@ from cpm_gen.server.schemas.compatible import called
 from cpm_gen.serving.errors import Kind, ServiceError, from_library, invalid
 from cpm_gen.serving.request_ids import current_request
 
+Shape = Literal["ours", "openai", "kobold"]  # of an error's body
+
 _STATUS: Mapping[Kind, int] = {
     "invalid": 422,
     "unauthenticated": 401,
@@ -32,7 +35,7 @@ _STATUS: Mapping[Kind, int] = {
     "internal": 500,
 }
 _OPENAI_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
-_OPENAI_NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
+_KOBOLD_TYPES: Mapping[Kind, str] = {"rate_limited": "service_unavailable", "unavailable": "service_unavailable"}
 _NAME = re.compile(r"[a-z]+_[a-z_]+|^[a-z]+")  # of a field, in a message
 
 
@@ -48,10 +51,10 @@ class ClientDisconnected(Exception):
     """The client disconnected before the response."""
 
 
-def status(error: ServiceError, openai: bool = False) -> int:
+def status(error: ServiceError, shape: Shape = "ours") -> int:
     """The HTTP status of an error. OpenAI's API knows no 422."""
     found = error.status if isinstance(error, HttpError) else _STATUS[error.kind]
-    return 400 if openai and found == 422 else found
+    return 400 if shape == "openai" and found == 422 else found
 
 
 def headers(error: ServiceError) -> dict[str, str]:
@@ -60,16 +63,19 @@ def headers(error: ServiceError) -> dict[str, str]:
     return found | ({"WWW-Authenticate": "Bearer"} if status(error) == 401 else {})
 
 
-def body(error: ServiceError, openai: bool = False) -> dict[str, Any]:
-    """The JSON body, in our shape or in OpenAI's. It repeats the request's id if the caller gave one."""
-    names = {ours: called().get(theirs, theirs) for ours, theirs in _OPENAI_NAMES.items()} if openai else {}
-    names |= called()
+def body(error: ServiceError, shape: Shape = "ours") -> dict[str, Any]:
+    """The JSON body. It repeats the request's id if the caller gave one."""
+    names = called()
     message = _NAME.sub(lambda word: names.get(word[0], word[0]), error.message)
     field = error.field and ".".join(names.get(part, part) for part in error.field.split("."))
     ids = current_request()
     known = {"request_id": ids.id} if ids and ids.given else {}
-    if not openai:
+    if shape == "ours":
         return {"error": {"code": error.code, "message": message, "field": field} | known}
+    if field and field not in message:  # other servers' clients show the message alone
+        message = f"{field} {message}" if message.startswith("must ") else f"{field}: {message}"
+    if shape == "kobold":
+        return {"detail": {"msg": message, "type": _KOBOLD_TYPES.get(error.kind, error.code)} | known}
     number = status(error)
     kind = _OPENAI_TYPES.get(number, "server_error" if number >= 500 else "invalid_request_error")
     return {"error": {"message": message, "type": kind, "param": field, "code": error.code} | known}
@@ -77,8 +83,8 @@ def body(error: ServiceError, openai: bool = False) -> dict[str, Any]:
 
 def respond(error: ServiceError, path: str) -> Response:
     """The response to a request for ``path``."""
-    openai = path.startswith("/v1/")
-    return JSONResponse(body(error, openai), status(error, openai), headers=headers(error))
+    shape: Shape = "openai" if path.startswith("/v1/") else "kobold" if path.startswith("/api/") else "ours"
+    return JSONResponse(body(error, shape), status(error, shape), headers=headers(error))
 
 
 def internal_error() -> ServiceError:

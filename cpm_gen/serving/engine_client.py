@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from cpm_gen.errors import CpmGenError
 from cpm_gen.runtime.text_engine import TextEngine
+from cpm_gen.sampling.logprobs import TopCollector
 from cpm_gen.serving.engine_thread import EngineState, EngineThread, StepResults, engine_lost
 from cpm_gen.serving.errors import ServiceError, rate_limited, unavailable
 from cpm_gen.serving.job import Job
@@ -125,8 +126,11 @@ class EngineClient:
             if not scoring.done():
                 scoring.set_exception(failure)
 
-    async def score(self, token_ids: Sequence[int]) -> list[float]:
-        """Log-probabilities of all tokens but the first, computed between steps. Raises the children of CpmGenError, ServiceError."""
+    async def score(self, token_ids: Sequence[int], top: TopCollector | None = None) -> list[float]:
+        """Log-probabilities of all tokens but the first, computed between steps. Raises the children of CpmGenError, ServiceError.
+
+        top: gets the most probable tokens in the place of each scored token.
+        """
         llm = self.require()
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         parts: list[float] = []
@@ -134,7 +138,7 @@ class EngineClient:
         def passes() -> Iterator[None]:
             if done.done() or llm is not self._thread.llm:  # cancelled, or failed together with its model
                 return
-            for part in llm.scoring(token_ids):
+            for part in llm.scoring(token_ids, top=top):
                 parts.extend(part)
                 yield
                 if done.done():

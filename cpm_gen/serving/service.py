@@ -20,6 +20,7 @@ from cpm_gen.config.serve_options import ServeOptions
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import CpmGenError
 from cpm_gen.runtime.text_engine import TextEngine
+from cpm_gen.sampling.logprobs import TopCollector
 from cpm_gen.serving.api_keys import ApiKey, ApiKeys
 from cpm_gen.serving.engine_client import EngineClient
 from cpm_gen.serving.errors import from_library, invalid, unavailable
@@ -289,10 +290,13 @@ class Service:
         first: list[float | None] = [None] * min(1, len(ids))
         return ScoreResult(tuple(ids), (*first, *logprobs))
 
-    async def logprobs(self, token_ids: Sequence[int], field: str) -> list[float]:
-        """Log-probabilities of all tokens but the first, for a request that has a place in the queue already."""
+    async def logprobs(self, token_ids: Sequence[int], field: str, top: TopCollector | None = None) -> list[float]:
+        """Log-probabilities of all tokens but the first, for a request that has a place in the queue already.
+
+        top: gets the most probable tokens in the place of each scored token.
+        """
         try:
-            return await self.engine.score(token_ids)
+            return await self.engine.score(token_ids, top)
         except CpmGenError as error:
             raise from_library(error, field) from None
 

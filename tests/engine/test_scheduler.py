@@ -19,6 +19,7 @@ from cpm_gen.engine.sequence import Request, Sequence
 from cpm_gen.engine.window import Window
 from cpm_gen.llm import LLM
 from cpm_gen.networks.interface import Segment
+from cpm_gen.sampling.logprobs import TopCollector
 from tests.random_networks import SMALL, load_runner, random_checkpoint
 
 GREEDY = SamplingParams(temperature=0.0)
@@ -319,9 +320,9 @@ def test_scoring_beside_texts_is_encoded_in_parts_as_prompts_are(tmp_path: Path)
         passes: list[tuple[int, int | None, int]] = []  # where it begins, its slot, how long it is
         score = llm.engine.loaded.runner.score
 
-        def noted(segment: Segment, targets: list[int]) -> list[float]:
+        def noted(segment: Segment, targets: list[int], top: TopCollector | None) -> list[float]:
             passes.append((segment.start, segment.slot, len(segment.ids)))
-            return score(segment, targets)
+            return score(segment, targets, top)
 
         llm.engine.loaded.runner.score = noted  # type: ignore[method-assign]
         text = llm.engine.token_engine.add(Request(prompt=(5,), window=llm.window, ends=None, params=GREEDY, seed=0))

@@ -76,6 +76,12 @@ def test_a_completion_is_what_the_library_writes(api, llm):
     }
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3, 5, 8])
+def test_a_text_holds_no_markup(api, seed):
+    choice = complete(api, prompt="春江潮水连海平，海上明月共潮生。", max_tokens=60, seed=seed).choices[0]
+    assert "<eod>" not in choice.text
+
+
 def test_a_chat_continues_its_messages_joined_by_newlines(api):
     messages = [
         {"role": "system", "content": "从前"},
@@ -229,6 +235,37 @@ def test_echo_alone_scores_the_prompt(api, llm):
     assert choice.finish_reason == "length"
 
 
+def test_the_prompts_tokens_have_the_models_most_probable_ones(api, llm):
+    [choice] = complete(api, echo=True, logprobs=3, max_tokens=0).choices
+    known, ids = choice.logprobs, llm.encode(PROMPT)
+    assert known.top_logprobs[0] is None
+    for at in range(1, len(ids)):
+        top = complete(api, prompt=ids[:at], logprobs=3, max_tokens=1).choices[0].logprobs.top_logprobs[0]
+        assert list(known.top_logprobs[at]) == list(top)  # what the model writes from this beginning
+        assert list(known.top_logprobs[at].values()) == pytest.approx(list(top.values()), abs=1e-3)
+        if known.tokens[at] in known.top_logprobs[at]:
+            assert known.top_logprobs[at][known.tokens[at]] == known.token_logprobs[at]
+
+
+def test_the_prompts_most_probable_tokens_are_known_beside_a_generation_too(api, server):
+    alone = complete(api, prompt=PROMPT * 60, echo=True, logprobs=2, max_tokens=0).choices[0].logprobs
+    endless = {"prompt": PROMPT, "max_new_tokens": 10_000, "stream": True}
+    with server.client() as client, client.stream("POST", "/generate", json=endless) as response:
+        pieces = response.iter_raw()
+        next(pieces)
+        beside = complete(api, prompt=PROMPT * 60, echo=True, logprobs=2, max_tokens=0).choices[0].logprobs
+    assert [sorted(top) for top in beside.top_logprobs[1:]] == [sorted(top) for top in alone.top_logprobs[1:]]
+    assert beside.token_logprobs[1:] == pytest.approx(alone.token_logprobs[1:], abs=1e-3)
+
+
+def test_the_end_of_a_document_is_a_token_without_text(api, llm):
+    expected = llm.generate(PROMPT, max_new_tokens=12, seed=1, temperature=0.5, top_p=0.9, stop_at_eod=True)
+    assert expected.token_ids[-1] == llm.tokenizer.eod
+    known = complete(api, temperature=0.5, top_p=0.9, logprobs=1).choices[0]
+    assert (len(known.logprobs.tokens), known.logprobs.tokens[-1]) == (len(expected.token_ids), "")
+    assert "".join(known.logprobs.tokens) == known.text
+
+
 def test_ours_come_as_extra_body(api, llm):
     expected = llm.generate(PROMPT, style="lyric", max_new_tokens=12, seed=1, top_k=5, repetition_penalty=1.2)
     extra = {"style": "lyric", "top_k": 5, "repetition_penalty": 1.2, "window": {"hop": 64}}
@@ -249,6 +286,11 @@ def test_ours_come_as_extra_body(api, llm):
         ({"extra_body": {"rep_pen": 1000}}, "invalid", "rep_pen"),
         ({"max_tokens": 0}, "invalid", "max_tokens"),
         ({"max_tokens": 20_000}, "too_many_tokens", "max_tokens"),
+        (
+            {"max_tokens": openai.omit, "extra_body": {"max_completion_tokens": 20_000}},
+            "too_many_tokens",
+            "max_completion_tokens",
+        ),
         ({"temperature": 3}, "invalid", "temperature"),
         ({"n": 9}, "too_many_samples", "n"),
         ({"prompt": PROMPT * 100}, "prompt_too_long", "prompt"),
@@ -270,6 +312,7 @@ def test_what_cannot_be_is_refused_by_name(api, change, code, param):
     assert refused.value.code == code
     assert refused.value.param == param
     assert refused.value.type == "invalid_request_error"
+    assert param in refused.value.body["message"] or "unknown field" in refused.value.body["message"]
 
 
 def test_an_unknown_model_is_refused(api):

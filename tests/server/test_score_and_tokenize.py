@@ -70,7 +70,8 @@ def test_what_cannot_be_scored(client, body, field):
 def test_tokenize_is_the_librarys(client, llm, style):
     answer = client.post("/tokenize", json={"text": TEXT, "style": style}).json()
     ids = llm.encode(TEXT, style) if style else llm.tokenizer.encode(TEXT)
-    assert answer == {"token_ids": ids, "pieces": [llm.tokenizer.surface(i) for i in ids], "count": len(ids)}
+    pieces = [llm.tokenizer.surface(i) for i in ids]
+    assert answer == {"token_ids": ids, "pieces": pieces, "count": len(ids)}
     assert "".join(answer["pieces"]) == llm.tokenizer.decode(ids)
 
 
@@ -105,13 +106,21 @@ def test_tokenizing_in_vllms_words_is_the_same(client):
     assert theirs["tokens"] == ours["token_ids"]
     assert theirs["token_strs"] == ours["pieces"]
     assert (theirs["count"], theirs["max_model_len"]) == (ours["count"], 511)
-    assert client.post("/detokenize", json={"model": "x", "tokens": ours["token_ids"]}).json() == {"prompt": "春江潮水"}
+    assert client.post("/detokenize", json={"model": "x", "tokens": ours["token_ids"]}).json()["prompt"] == "春江潮水"
+
+
+def test_tokenizing_in_llamacpps_words_is_the_same(client):
+    ours = client.post("/tokenize", json={"text": "春江潮水"}).json()
+    theirs = client.post("/tokenize", json={"model": "", "content": "春江潮水", "add_special": False}).json()
+    assert theirs["tokens"] == ours["token_ids"]
+    assert client.post("/detokenize", json={"tokens": theirs["tokens"]}).json()["content"] == "春江潮水"
 
 
 @pytest.mark.parametrize(
     ("path", "body"),
     [
         ("/tokenize", {}),
+        ("/tokenize", {"text": "a", "content": "a"}),
         ("/tokenize", {"text": "a", "prompt": "a"}),
         ("/detokenize", {}),
         ("/detokenize", {"tokens": [], "token_ids": []}),

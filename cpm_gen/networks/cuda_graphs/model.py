@@ -31,6 +31,7 @@ from cpm_gen.networks.torch import load_weights
 from cpm_gen.networks.torch.model import TorchModel
 from cpm_gen.parallel.group import TensorParallel
 from cpm_gen.sampling.batched import send
+from cpm_gen.sampling.logprobs import TopCollector
 
 ROWS = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 _IDS, _SLOTS, _POSITIONS, _FIRSTS, _COUNTS = range(5)
@@ -207,10 +208,12 @@ class GraphedModel:
         order = np.argsort(np.argsort(wanted, kind="stable"), kind="stable")
         return torch.cat(logits)[send(order, self.model.device)]
 
-    def score(self, segment: Segment, targets: Sequence[int], cache: StaticCache | None) -> Tensor:
+    def score(
+        self, segment: Segment, targets: Sequence[int], cache: StaticCache | None, top: TopCollector | None = None
+    ) -> Tensor:
         """Natural log-probabilities ``[targets]`` of a segment without a slot (see :class:`cpm_gen.networks.interface.Network`)."""
         assert segment.slot is None
-        return self.model.score(segment, targets, None)
+        return self.model.score(segment, targets, None, top)
 
     def profile(self) -> dict[str, float]:
         """Empty: a graph does not measure its parts."""

@@ -24,6 +24,7 @@ from cpm_gen.errors import ConfigError
 from cpm_gen.networks.interface import Segment, score_targets
 from cpm_gen.networks.native import library
 from cpm_gen.parallel.group import TensorParallel
+from cpm_gen.sampling.logprobs import TopCollector
 
 _TENSORS = (
     "word_embeddings.weight",
@@ -185,9 +186,11 @@ class NativeModel:
         """Logits ``[wanted, vocabulary]`` (fp32) after the last token of each segment that wants them, on every rank."""
         return self._head(self._hidden(segments, [int(s.logits) for s in segments], cache))
 
-    def score(self, segment: Segment, targets: Sequence[int], cache: NativeCache | None) -> Tensor:
+    def score(
+        self, segment: Segment, targets: Sequence[int], cache: NativeCache | None, top: TopCollector | None = None
+    ) -> Tensor:
         """Natural log-probabilities ``[targets]``, float32 (see :meth:`cpm_gen.networks.interface.Network.score`)."""
-        return score_targets(self._hidden([segment], [len(targets)], cache), targets, self._head)
+        return score_targets(self._hidden([segment], [len(targets)], cache), targets, self._head, top)
 
     def profile(self) -> dict[str, float]:
         """Seconds spent in the kernels since loading, by purpose; waiting for other ranks is not counted."""

@@ -28,6 +28,7 @@ from cpm_gen.networks.torch.layers import (
     layer_norm,
 )
 from cpm_gen.parallel.group import TensorParallel
+from cpm_gen.sampling.logprobs import TopCollector
 
 _ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
@@ -194,7 +195,9 @@ class TorchModel(nn.Module):
         return self.output_head.head(x[ends.to(self.device)])
 
     @torch.inference_mode()
-    def score(self, segment: Segment, targets: Sequence[int], cache: KVCache | None) -> Tensor:
+    def score(
+        self, segment: Segment, targets: Sequence[int], cache: KVCache | None, top: TopCollector | None = None
+    ) -> Tensor:
         """Natural log-probabilities ``[targets]``, float32 (see :meth:`cpm_gen.networks.interface.Network.score`)."""
         hidden = self.hidden([segment], cache)[len(segment.ids) - len(targets) :]
-        return score_targets(hidden, targets, self.output_head.head)
+        return score_targets(hidden, targets, self.output_head.head, top)

@@ -12,8 +12,9 @@ from fastapi.responses import Response
 import cpm_gen
 from cpm_gen.server import errors
 from cpm_gen.server.authentication import authorised
-from cpm_gen.server.routes.openai_logprobs import CompletionPiece, CompletionText, prompt_pieces, reader, surface
-from cpm_gen.server.schemas.generate import WindowBody, refusals
+from cpm_gen.server.routes.foreign import check_model, foreign_spec, reader, token_text
+from cpm_gen.server.routes.openai_logprobs import CompletionPiece, CompletionText, prompt_pieces
+from cpm_gen.server.schemas.generate import refusals
 from cpm_gen.server.schemas.openai import (
     ChatAnswer,
     ChatBody,
@@ -28,8 +29,7 @@ from cpm_gen.server.schemas.openai import (
 )
 from cpm_gen.server.sse import EVENT, KEEP_ALIVE, EventStream, event, unless_disconnected
 from cpm_gen.serving.api_keys import ApiKey
-from cpm_gen.serving.errors import ServiceError, invalid, not_found
-from cpm_gen.serving.generation_spec import GenerationSpec
+from cpm_gen.serving.errors import ServiceError, invalid
 from cpm_gen.serving.job import Job
 from cpm_gen.serving.results import GenerationResult, Idle, TextUpdate, TokenUsage, Update, updates, usage
 from cpm_gen.serving.service import Service, before
@@ -58,7 +58,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/models/{model:path}", responses=_refusals(401, 404, 429), dependencies=[Depends(authorise)])
     async def model(model: str) -> ModelCard:
-        _check_model(service, model)
+        check_model(service, model)
         return _card(service, model, created)
 
     @routes.post(
@@ -85,10 +85,12 @@ def router(service: Service) -> APIRouter:
 
     async def answer(request: Request, body: CompletionBody, key: ApiKey, kind: type[_Completion]) -> Any:
         _check(service, body)
-        job = await unless_disconnected(request, service.start(_spec(body), key))
+        job = await unless_disconnected(
+            request, service.start(foreign_spec(service, body, body.prompts(), body.logprobs), key)
+        )
         try:
-            read = surface(service, body)
-            texts = [CompletionText(body.logprobs, read, reader(service, body)) for _ in range(job.samples)]
+            read, end = token_text(service, body), service.require().tokenizer.end
+            texts = [CompletionText(body.logprobs, read, reader(service, body), end) for _ in range(job.samples)]
             if body.echo:
                 async with before(service.deadline()):
                     pieces = await unless_disconnected(request, prompt_pieces(service, job, body))
@@ -127,14 +129,9 @@ def _card(service: Service, name: str, created: int) -> ModelCard:
     )
 
 
-def _check_model(service: Service, model: str | None) -> None:
-    if model and model not in service.served_names:
-        raise not_found(f"the model here is {service.served_names[0]!r}", "model", "model_not_found")
-
-
 def _check(service: Service, body: CompletionBody) -> None:
     service.require()
-    _check_model(service, body.model)
+    check_model(service, body.model)
     if body.suffix:
         raise invalid("suffix is not supported: the model writes from left to right", "suffix", "unsupported")
     if body.best_of not in (None, body.n or 1):
@@ -143,22 +140,6 @@ def _check(service: Service, body: CompletionBody) -> None:
         raise invalid("max_tokens may be 0 only with echo", "max_tokens")
     if body.stream_options is not None and not body.stream:
         raise invalid("stream_options needs stream", "stream_options")
-
-
-def _spec(body: CompletionBody) -> GenerationSpec:
-    window = body.window or WindowBody()  # type: ignore[call-arg]
-    return GenerationSpec(
-        prompts=body.prompts(),
-        sampling=body.sampling(),
-        text=body.options(),
-        decoder=body.decoder,
-        hop=window.hop,
-        boundary=window.boundary,
-        keep=window.keep,
-        truncate=body.truncate_prompt,
-        logprobs=body.logprobs,
-        timeout=body.timeout,
-    )
 
 
 def _usage_body(used: TokenUsage) -> CompletionUsage:
@@ -249,7 +230,7 @@ class _Completion:
                 yield event(None, self.render_piece(self._response([], self._usage)))
             yield event(None, "[DONE]")
         except ServiceError as error:
-            yield event(None, errors.body(error, openai=True))
+            yield event(None, errors.body(error, "openai"))
 
 
 class _Chat(_Completion):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from cpm_gen.sampling.logprobs import TopCollector
+from cpm_gen.server.routes.foreign import reader, token_text
 from cpm_gen.server.schemas.openai import CompletionBody, Logprobs
 from cpm_gen.serving.errors import invalid
 from cpm_gen.serving.job import Job
 from cpm_gen.serving.results import TextUpdate
 from cpm_gen.serving.service import Service
-from cpm_gen.text.prompt_styles import detokenizer
 from cpm_gen.text.tokenizer import Detokenizer
 
 
@@ -38,12 +39,14 @@ class CompletionText:
     """One of a completion's texts while it is generated.
 
     count: the number of most probable tokens to show at each position; None shows no log-probabilities.
-    surface: the text of a token by itself. reader: decodes the text's tokens, for offsets.
+    surface: the text of a token by itself. reader: decodes the text's tokens, for offsets. end: the token that ends texts; where it
+    ended this one it is shown as "", since programs that score texts count the tokens.
     """
 
     count: int | None
     surface: Callable[[int], str]
     reader: Detokenizer
+    end: int | None
     prompt: CompletionPiece | None = None
     _text: str = ""
     _offset: int = 0  # where the next token begins
@@ -63,22 +66,16 @@ class CompletionText:
         if self.count is None:
             return CompletionPiece(update.text)
         more = _empty()
-        for known in update.likelihoods:
-            piece = self.surface(known.token)
+        last = len(update.likelihoods) - 1 if update.finish_reason == "stop" else None
+        for at, known in enumerate(update.likelihoods):
+            piece = "" if at == last and known.token == self.end else self.surface(known.token)
             more.tokens.append(piece)
             more.token_logprobs.append(known.logprob)
-            more.top_logprobs.append(self._top(known.top))
+            more.top_logprobs.append(by_text(known.top, self.surface))
             more.text_offset.append(self._offset)
             self._offset += len(self.reader.push(known.token))
         _extend(self._all, more)
         return CompletionPiece(update.text, more)
-
-    def _top(self, best: tuple[tuple[int, float], ...]) -> dict[str, float]:
-        """By text, as OpenAI shows them. Of several tokens with the same text only the most probable is shown."""
-        top: dict[str, float] = {}
-        for token, logprob in best:
-            top.setdefault(self.surface(token), logprob)
-        return top
 
     def whole(self) -> CompletionPiece:
         """The whole text, without the tokens behind the beginning of a stop string."""
@@ -90,16 +87,12 @@ class CompletionText:
         return CompletionPiece(self._text, Logprobs(**{k: v[:kept] for k, v in self._all.model_dump().items()}))
 
 
-def surface(service: Service, body: CompletionBody) -> Callable[[int], str]:
-    """The function from a token to its text in the body's style. Ids that only pad the vocabulary have no text."""
-    tokenizer = service.engine.require().tokenizer
-    alone = detokenizer(body.style, tokenizer).alone
-    return lambda token: alone(token) if token < tokenizer.size else ""
-
-
-def reader(service: Service, body: CompletionBody) -> Detokenizer:
-    """A decoder of a text in the body's style."""
-    return detokenizer(body.style, service.engine.require().tokenizer)
+def by_text(best: Iterable[tuple[int, float]], surface: Callable[[int], str]) -> dict[str, float]:
+    """Log-probabilities by text, as OpenAI shows them. Of several tokens with the same text only the most probable is shown."""
+    shown: dict[str, float] = {}
+    for token, logprob in best:
+        shown.setdefault(surface(token), logprob)
+    return shown
 
 
 def _decoded(service: Service, body: CompletionBody, ids: Sequence[int]) -> tuple[str, list[int]]:
@@ -118,7 +111,7 @@ async def prompt_pieces(service: Service, job: Job, body: CompletionBody) -> lis
     A prompt given as text is repeated unchanged. With logprobs, and for token ids, it is the joined text of its tokens, so that the
     offsets match. Raises ServiceError.
     """
-    read = surface(service, body)
+    read = token_text(service, body)
     most = service.options.max_text_tokens
     if body.logprobs is not None and (longest := max(len(r.prompt) for r in job.requests)) > most:
         raise invalid(
@@ -130,11 +123,12 @@ async def prompt_pieces(service: Service, job: Job, body: CompletionBody) -> lis
         if body.logprobs is None:
             piece = CompletionPiece(prompt if isinstance(prompt, str) else text)
         else:
-            scores = await service.logprobs(request.prompt, "prompt")
+            top = TopCollector(body.logprobs)
+            scores = await service.logprobs(request.prompt, "prompt", top)
             known = Logprobs(
                 tokens=[read(i) for i in request.prompt],
                 token_logprobs=[None, *scores],
-                top_logprobs=[None] * len(offsets),
+                top_logprobs=[None, *(by_text(best, read) for best in top.found)],
                 text_offset=offsets,
             )
             piece = CompletionPiece(text, known)

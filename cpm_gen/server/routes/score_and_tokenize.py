@@ -51,7 +51,7 @@ def router(service: Service) -> APIRouter:
     async def tokenize(
         request: Request, body: TokenizeBody, key: ApiKey = Depends(authorise)
     ) -> TokenizeAnswer | VllmTokenizeAnswer:
-        text = _only(body.text, "text", body.prompt, "prompt")
+        text = _only(text=body.text, prompt=body.prompt, content=body.content)
         found = await unless_disconnected(request, service.tokenize(text, body.style, key))
         ids, pieces = list(found.token_ids), list(found.pieces)
         if body.text is not None:
@@ -65,8 +65,10 @@ def router(service: Service) -> APIRouter:
 
     @routes.post("/detokenize", summary="The text of token ids", dependencies=[Depends(authorise)])
     async def detokenize(body: DetokenizeBody) -> DetokenizeAnswer | VllmDetokenizeAnswer:
-        text = await service.detokenize(_only(body.token_ids, "token_ids", body.tokens, "tokens"), body.style)
-        return VllmDetokenizeAnswer(prompt=text) if body.token_ids is None else DetokenizeAnswer(text=text)
+        text = await service.detokenize(_only(token_ids=body.token_ids, tokens=body.tokens), body.style)
+        if body.token_ids is None:
+            return VllmDetokenizeAnswer(prompt=text, content=text)
+        return DetokenizeAnswer(text=text)
 
     @routes.get(
         "/tokenizer_info", summary="The tokenizer, for lm-evaluation-harness", dependencies=[Depends(authorise)]
@@ -84,9 +86,9 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-def _only(ours: T | None, name: str, theirs: T | None, other: str) -> T:
-    """The one of two fields that is given; raises ServiceError (invalid) for none and for both."""
-    given = theirs if ours is None else ours
-    if given is None or (ours is not None and theirs is not None):
-        raise invalid(f"give either {name} or {other}", name)
-    return given
+def _only(**given: T | None) -> T:
+    """The one value that is given of several names for it; raises ServiceError (invalid) for none and for several."""
+    found = [value for value in given.values() if value is not None]
+    if len(found) != 1:
+        raise invalid(f"give {' or '.join(given)}, one of them", next(iter(given)))
+    return found[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -21,6 +22,8 @@ from cpm_gen.config.logit_bias import entries_of
 ALIASES: Mapping[str, str] = {
     "max_new_tokens": "max_tokens",
     "max_completion_tokens": "max_tokens",
+    "max_length": "max_tokens",
+    "num_predict": "max_tokens",
     "n_predict": "max_tokens",
     "min_new_tokens": "min_tokens",
     "rep_pen": "repetition_penalty",
@@ -32,6 +35,8 @@ ALIASES: Mapping[str, str] = {
     "stopping_strings": "stop",
     "stop_sequence": "stop",
     "stop_sequences": "stop",
+    "ban_eos_token": "ban_eod",
+    "use_default_badwordsids": "ban_eod",
 }
 
 # values of our own fields that mean "the default" to other programs
@@ -44,12 +49,13 @@ _UNLIMITED = {"max_new_tokens"}  # null is "unlimited" elsewhere, so it is not t
 IGNORED = frozenset((
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "request_id", "api_type",
     "api_server", "legacy_api", "can_abort", "genkey", "quiet", "skip_special_tokens",
-    "spaces_between_special_tokens", "add_bos_token", "cache_prompt", "id_slot", "trim_stop", "truncation_length",
+    "spaces_between_special_tokens", "add_bos_token", "cache_prompt", "id_slot", "truncation_length",
     "max_context_length", "num_ctx", "n_ctx", "tfs_order", "sampler_order", "sampler_priority", "samplers",
     "temperature_last", "repetition_penalty_range", "rep_pen_range", "rep_pen_slope", "repeat_last_n",
     "dry_sequence_breakers", "dry_penalty_last_n", "dry_range", "mirostat_tau", "mirostat_eta", "smoothing_curve",
     "dynatemp_low", "dynatemp_high", "dynatemp_exponent", "xtc_threshold", "min_keep", "auto_max_new_tokens",
-    "include_reasoning", "parallel_tool_calls",
+    "include_reasoning", "parallel_tool_calls", "adaptive_decay", "grammar_retain_state", "max_tokens_second",
+    "post_sampling_probs", "timings_per_token", "add_special", "parse_special",
 ))
 # fmt: on
 
@@ -58,24 +64,40 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     **dict.fromkeys(("typical_p", "typical", "tfs", "tfs_z", "guidance_scale", "cfg_scale", "num_beams"), (1,)),
     **dict.fromkeys(("encoder_repetition_penalty", "length_penalty", "skew_scale"), (1,)),
     **dict.fromkeys(("top_a", "epsilon_cutoff", "eta_cutoff", "penalty_alpha", "mirostat", "mirostat_mode"), (0,)),
-    **dict.fromkeys(("smoothing_factor", "dynatemp_range", "xtc_probability", "skew", "repetition_decay"), (0,)),
+    **dict.fromkeys(
+        ("smoothing_factor", "dynatemp_range", "xtc_probability", "skew", "repetition_decay", "n_indent"), (0,)
+    ),
     **dict.fromkeys(("min_length", "n_probs", "n_keep", "top_logprobs"), (0,)),
     **dict.fromkeys(("nsigma", "top_n_sigma"), (0, -1)),
-    **dict.fromkeys(
-        ("dynamic_temperature", "use_beam_search", "early_stopping", "ban_eos_token", "bypass_eos"), (False,)
-    ),
+    **dict.fromkeys(("dynamic_temperature", "use_beam_search", "early_stopping", "bypass_eos", "singleline"), (False,)),
     **dict.fromkeys(("include_stop_str_in_output", "speculative_ngram", "token_healing", "penalize_nl"), (False,)),
-    **dict.fromkeys(("render_special", "use_default_badwordsids", "return_token_ids"), (False,)),
+    **dict.fromkeys(("render_special", "return_token_ids", "return_tokens", "with_pieces"), (False,)),
+    **dict.fromkeys(("use_story", "use_memory", "use_authors_note", "use_world_info"), (False,)),
+    "replace_instruct_placeholders": (False,),
     **dict.fromkeys(
         ("negative_prompt", "grammar", "grammar_string", "memory", "custom_token_bans", "banned_tokens"), ("", [])
     ),
     **dict.fromkeys(
-        ("banned_strings", "bad_words", "stop_token_ids", "logit_bias_exp", "images", "tools", "functions"), ([], "")
+        (
+            "banned_strings",
+            "bad_words",
+            "stop_token_ids",
+            "logit_bias_exp",
+            "images",
+            "tools",
+            "functions",
+            "lora",
+            "image_data",
+        ),
+        ([], ""),
     ),
     **dict.fromkeys(
         ("prompt_logprobs", "json_schema", "guided_json", "guided_regex", "guided_choice", "guided_grammar"), ({}, "")
     ),
+    "adaptive_target": (-1, -0.01),  # below 0: off
+    "reasoning_effort": ("none",),
     "do_sample": (True,),
+    "trim_stop": (True,),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "tool_choice": ("none", "auto"),
@@ -86,24 +108,31 @@ _called: ContextVar[Mapping[str, str]] = ContextVar("called")
 
 
 def called() -> Mapping[str, str]:
-    """What the client of this request calls our fields: an alias for each that it used."""
+    """What the client of this request calls our settings, where it is another name: its body's, or the alias that it used."""
     return _called.get({})
 
 
-def adapt(given: Mapping[str, Any], fields: Mapping[str, FieldInfo], *, foreign: bool) -> dict[str, Any]:
+def adapt(
+    given: Mapping[str, Any],
+    fields: Mapping[str, FieldInfo],
+    *,
+    foreign: bool,
+    defaults: Mapping[str, int] = DEFAULTS,
+    names: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
     """A body's values under our names. Raises a mistake that names the field as the client did.
 
     null is left out where it is not a value of the field; 40.0 is 40. foreign: also aliases and other programs' defaults, for endpoints
-    that are theirs.
+    that are theirs. names: what settings are called in this body.
     """
     values: dict[str, Any] = {}
-    names: dict[str, str] = {}
+    used: dict[str, str] = {}
     for name, value in given.items():
         if name in fields:
             field = fields[name]
             if value is None and not field.is_required() and field.default is not None and name not in _UNLIMITED:
                 continue
-            if foreign and name in DEFAULTS and value == DEFAULTS[name] and not isinstance(value, bool):
+            if foreign and name in defaults and value == defaults[name] and not isinstance(value, bool):
                 continue
             values[name] = _whole(value, field)
     for name, value in given.items():
@@ -111,14 +140,14 @@ def adapt(given: Mapping[str, Any], fields: Mapping[str, FieldInfo], *, foreign:
             continue
         own = ALIASES.get(name) if foreign else None
         if own is not None and own in fields:
-            if value == DEFAULTS.get(own) or value in ("", []):
+            if value == defaults.get(own) or value in ("", []):
                 continue
             value = _whole(value, fields[own])
             if own in values and values[own] != value:
                 _called.set({own: name})
                 raise mistake(name, "is given under two names with two values; give one of them")
             if own not in values:
-                values[own], names[own] = value, name
+                values[own], used[own] = value, name
         elif name in NEUTRAL:
             if not any(
                 value == neutral and isinstance(value, bool) == isinstance(neutral, bool) for neutral in NEUTRAL[name]
@@ -128,7 +157,7 @@ def adapt(given: Mapping[str, Any], fields: Mapping[str, FieldInfo], *, foreign:
                 )
         elif name not in IGNORED:
             values[name] = value  # refused as unknown
-    _called.set(names)
+    _called.set({setting: used.get(own, own) for setting, own in names.items()} | used)
     return values
 
 
@@ -173,7 +202,12 @@ def _is_unicode(text: str) -> bool:
 
 
 def bias_entries(given: Any) -> Any:
-    """An object of token ids and biases as entries of the setting ``logit_bias``; anything else as it is. Raises a mistake."""
+    """Token ids and biases as entries of the setting ``logit_bias``; anything else as it is. Raises a mistake.
+
+    They are an object, as OpenAI has them, or a list of pairs, as llama.cpp has them, where false bans a token.
+    """
+    if isinstance(given, list) and given and all(isinstance(pair, list) and len(pair) == 2 for pair in given):
+        given = {str(token): -100 if bias is False else bias for token, bias in given}
     if not isinstance(given, dict):
         return given
     try:

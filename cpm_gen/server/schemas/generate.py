@@ -11,7 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, create_
 from cpm_gen.config.explain import mistake
 from cpm_gen.config.fields import declared
 from cpm_gen.config.options import Boundary, Decoder, ModelOptions, SamplingParams, StyleName, TextOptions, TokenId
-from cpm_gen.server.schemas.compatible import ALIASES, IGNORED, NEUTRAL, adapt, bias_entries, check_known, check_text
+from cpm_gen.server.schemas.compatible import (
+    ALIASES,
+    DEFAULTS,
+    IGNORED,
+    NEUTRAL,
+    adapt,
+    bias_entries,
+    check_known,
+    check_text,
+)
 
 T = TypeVar("T")
 
@@ -26,6 +35,8 @@ class Body(BaseModel):
     foreign: ClassVar[bool | None] = (
         None  # whether other programs' fields are taken as :func:`compatible.adapt` does; None: none
     )
+    defaults: ClassVar[Mapping[str, int]] = DEFAULTS  # values that mean the default to other programs
+    names: ClassVar[Mapping[str, str]] = {}  # settings that have another name in this body
 
     @model_validator(mode="before")
     @classmethod
@@ -35,8 +46,8 @@ class Body(BaseModel):
             return given
         check_text(given)
         if cls.foreign is not None:
-            given = adapt(given, cls.model_fields, foreign=cls.foreign)
-        check_known(given, cls.model_fields)
+            given = adapt(given, cls.model_fields, foreign=cls.foreign, defaults=cls.defaults, names=cls.names)
+        check_known(given, {*cls.model_fields, *(ALIASES if cls.foreign else ())})
         if "logit_bias" in cls.model_fields and "logit_bias" in given:
             given = given | {"logit_bias": bias_entries(given["logit_bias"])}
         return given
@@ -278,9 +289,11 @@ class TokenizeBody(Body):
     """A text, read as a style reads prompts, or, without one, as it is."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"text": "春江潮水"}]})
+    foreign: ClassVar[bool | None] = False
 
     text: Prompt | None = None
     prompt: Prompt | None = Field(None, description="vLLM's name for text")
+    content: Prompt | None = Field(None, description="llama.cpp's name for text")
     style: StyleName | None = None
     model: str | None = Field(None, max_length=1024, description="not used")
     add_special_tokens: bool = Field(
@@ -298,7 +311,7 @@ class TokenizeAnswer(BaseModel):
 
 
 class VllmTokenizeAnswer(BaseModel):
-    """The answer to a body with ``prompt``, in vLLM's names."""
+    """The answer to a body with ``prompt`` or ``content``, in vLLM's and llama.cpp's names."""
 
     tokens: list[int]
     count: int
@@ -324,9 +337,10 @@ class DetokenizeAnswer(BaseModel):
 
 
 class VllmDetokenizeAnswer(BaseModel):
-    """The answer to a body with ``tokens``, in vLLM's names."""
+    """The answer to a body with ``tokens``, in vLLM's and llama.cpp's names."""
 
     prompt: str
+    content: str
 
 
 class TokenizerInfo(BaseModel):

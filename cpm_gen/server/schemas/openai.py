@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
-from cpm_gen.config.fields import declared
-from cpm_gen.config.options import Decoder, SamplingParams, StopString, StopStrings, StyleName, TextOptions, TokenId
-from cpm_gen.server.schemas.generate import Body, Prompt, WindowBody, check_prompt, read_group, setting, settings
+from cpm_gen.config.options import SamplingParams, TextOptions, TokenId
+from cpm_gen.server.schemas.foreign import ForeignText
+from cpm_gen.server.schemas.generate import Body, Prompt, check_prompt, setting
 
-_Ids = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
-
-NAMES = {"min_new_tokens": "min_tokens"}  # of settings, as OpenAI's clients and vLLM's have them
+Ids = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 
 if TYPE_CHECKING:  # what create_model makes, for the type checker
-
-    class _Settings(Body):
-        style: StyleName
-        n: int | None
-        stop_at_eod: bool | None
-        unconditional: bool
+    _Settings = ForeignText
 else:
     _OPENAI: dict[str, tuple[Any, Any]] = {  # OpenAI's ranges: what it refuses is refused here, too
         "temperature": setting(SamplingParams, "temperature", Field(le=2)),
@@ -29,13 +21,9 @@ else:
         "frequency_penalty": setting(SamplingParams, "frequency_penalty", Field(ge=-2, le=2)),
         "top_p": setting(SamplingParams, "top_p", default=1.0),  # which means the same as our 0
         "n": setting(TextOptions, "n"),
-        "stop_at_eod": setting(
-            TextOptions, "stop_at_eod", default=True, description="end at <eod>, as OpenAI's models do"
-        ),
     }
     _NULLABLE = {name: (kind | None, field) for name, (kind, field) in _OPENAI.items()}
-    _FIELDS = settings(SamplingParams, TextOptions, without=("max_new_tokens", "stop")) | _NULLABLE
-    _Settings = create_model("_Settings", __base__=Body, **{NAMES.get(n, n): field for n, field in _FIELDS.items()})
+    _Settings = create_model("_Settings", __base__=ForeignText, **_NULLABLE)
 
 
 class StreamOptions(Body):
@@ -47,37 +35,15 @@ class StreamOptions(Body):
 class _Completion(_Settings):
     """What both kinds of completion take."""
 
-    foreign: ClassVar[bool | None] = True
-
     model: Annotated[str, Field(max_length=1024)] | None = Field(None, description="left out: the one that is here")
     max_tokens: int | None = Field(16, ge=0, le=2**53 - 1, description="0 only with echo")
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    stop: StopString | StopStrings | None = None
     ignore_eos: bool | None = Field(None, description="as in /generate, and the opposite of stop_at_eod")
-    decoder: Decoder | None = None
-    window: WindowBody | None = None
-    truncate_prompt: bool = False
-    timeout: float | None = Field(None, gt=0, le=86_400)
 
-    def sampling(self) -> SamplingParams:
-        """As the library takes it; null is the default."""
-        return read_group(
-            SamplingParams, {name: vars(self)[NAMES.get(name, name)] for name in declared(SamplingParams)}
-        )
-
-    @property
-    def tokens(self) -> int:
-        """How many to write; null is the default."""
-        default: int = type(self).model_fields["max_tokens"].default
-        return default if self.max_tokens is None else self.max_tokens
-
-    def options(self) -> TextOptions:
-        """As the library takes it; null is the default."""
-        stop = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
-        end = self.stop_at_eod if self.ignore_eos is None else not self.ignore_eos
-        given = read_group(TextOptions, vars(self) | {"stop": stop, "stop_at_eod": end})
-        return dataclasses.replace(given, max_new_tokens=max(1, self.tokens))
+    def ends_at_eod(self) -> bool | None:
+        """Whether ``<eod>`` ends the text; None: the library's default."""
+        return super().ends_at_eod() if self.ignore_eos is None else not self.ignore_eos
 
 
 class CompletionBody(_Completion):
@@ -94,8 +60,8 @@ class CompletionBody(_Completion):
     prompt: (
         Prompt
         | Annotated[list[Prompt], Field(min_length=1, max_length=256)]
-        | _Ids
-        | Annotated[list[_Ids], Field(min_length=1, max_length=256)]
+        | Ids
+        | Annotated[list[Ids], Field(min_length=1, max_length=256)]
         | None
     ) = Field(None, description="left out only with unconditional")
     logprobs: int | None = Field(
@@ -162,7 +128,7 @@ class ChatBody(_Completion):
 
 
 class Logprobs(BaseModel):
-    """Natural log-probabilities before temperature and filters. A prompt's tokens (echo) have no top_logprobs."""
+    """Natural log-probabilities before temperature and filters. A prompt's first token (echo) has none."""
 
     tokens: list[str]
     token_logprobs: list[float | None]

@@ -1,0 +1,80 @@
+"""What the routes of other servers' endpoints have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from cpm_gen.sampling.logprobs import Likelihood
+from cpm_gen.server.schemas.foreign import ForeignText
+from cpm_gen.server.schemas.generate import WindowBody
+from cpm_gen.serving.errors import not_found
+from cpm_gen.serving.generation_spec import GenerationSpec
+from cpm_gen.serving.service import Service
+from cpm_gen.text.prompt_styles import detokenizer
+from cpm_gen.text.tokenizer import Detokenizer
+
+
+def check_model(service: Service, model: str | None) -> None:
+    """Raises ServiceError (not_found) for a model that is not here. None and "" are the one that is."""
+    if model and model not in service.served_names:
+        raise not_found(f"the model here is {service.served_names[0]!r}", "model", "model_not_found")
+
+
+def foreign_spec(
+    service: Service,
+    body: ForeignText,
+    prompts: Sequence[str | list[int]],
+    logprobs: int | None = None,
+    keep: int | None = None,
+) -> GenerationSpec:
+    """What a body asks for, as the service takes it. Raises ServiceError while the model is not there.
+
+    keep: how many tokens always stay in the window, unless the body says so itself.
+    """
+    window = body.window or WindowBody()  # type: ignore[call-arg]
+    return GenerationSpec(
+        prompts=prompts,
+        sampling=body.sampling(service.require().tokenizer.end),
+        text=body.options(),
+        decoder=body.decoder,
+        hop=window.hop,
+        boundary=window.boundary,
+        keep=keep if window.keep is None else window.keep,
+        truncate=body.truncate_prompt,
+        logprobs=logprobs,
+        timeout=body.timeout,
+    )
+
+
+def token_text(service: Service, body: ForeignText) -> Callable[[int], str]:
+    """The function from a token to its text by itself in the body's style. Ids that only pad the vocabulary have no text."""
+    tokenizer = service.engine.require().tokenizer
+    alone = detokenizer(body.style, tokenizer).alone
+    return lambda token: alone(token) if token < tokenizer.size else ""
+
+
+def reader(service: Service, body: ForeignText) -> Detokenizer:
+    """A decoder of a text in the body's style."""
+    return detokenizer(body.style, service.engine.require().tokenizer)
+
+
+def shown_in(text: str, likelihoods: Iterable[Likelihood], decoder: Detokenizer) -> list[Likelihood]:
+    """Those of the tokens that the text shows: not of ``<eod>`` or the stop string that ended it."""
+    shown, at = [], 0
+    for known in likelihoods:
+        if at >= len(text):
+            break
+        shown.append(known)
+        at += len(decoder.push(known.token))
+    return shown
+
+
+def token_probabilities(likelihoods: Iterable[Likelihood], text: Callable[[int], str]) -> list[dict[str, Any]]:
+    """Tokens with their log-probabilities and those of the best ones in their place: OpenAI's shape for chats, with llama.cpp's ids."""
+
+    def shown(token: int, logprob: float) -> dict[str, Any]:
+        written = text(token)
+        return {"id": token, "token": written, "bytes": list(written.encode()), "logprob": logprob}
+
+    return [shown(k.token, k.logprob) | {"top_logprobs": [shown(*best) for best in k.top]} for k in likelihoods]
