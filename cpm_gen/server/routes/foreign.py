@@ -35,7 +35,7 @@ def foreign_spec(
     window = body.window or WindowBody()  # type: ignore[call-arg]
     return GenerationSpec(
         prompts=prompts,
-        sampling=body.sampling(service.require().tokenizer.end),
+        sampling=body.sampling(service.require().reader.end),
         text=body.options(),
         decoder=body.decoder,
         hop=window.hop,
