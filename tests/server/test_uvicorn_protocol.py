@@ -156,6 +156,53 @@ def test_who_asks_for_nothing_makes_room_for_who_does(strict):
             connection.close()
 
 
+def burst(server: Server, count: int) -> tuple[int, list[float]]:
+    """Open idle connections; the most sockets that the server had meanwhile, and the seconds of five health checks after them."""
+    silent: list[socket.socket] = []
+    most, seconds = 0, []
+    try:
+        for number in range(count):
+            silent.append(connect(server))
+            if number % 100 == 0:
+                most = max(most, sockets(server))
+        with server.client() as client:
+            for _ in range(5):
+                began = time.monotonic()
+                assert client.get("/health/live", headers={"Connection": "close"}).status_code == 200
+                seconds.append(time.monotonic() - began)
+                most = max(most, sockets(server))
+    finally:
+        for connection in silent:
+            connection.close()
+    return most, seconds
+
+
+def test_a_burst_of_idle_connections_is_closed_and_logged_once(start):
+    server = start("--connections", "4")
+    most, _ = burst(server, 400)
+    assert most <= 4 + SPARE + 10, "the listener, the loop's own and those that are being closed"
+    until(lambda: "idle longest" in server.log)
+    assert server.log.count("idle longest") == 1
+    assert "Traceback" not in server.log
+
+
+@pytest.mark.slow
+def test_ten_thousand_idle_connections_do_not_hold_up_others(start):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(20_000, hard), hard))
+    try:
+        server = start()
+        most, seconds = burst(server, 10_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    print(f"most sockets {most}; health in {[round(1000 * s) for s in seconds]} ms")
+    assert most <= 1024 + SPARE + 40
+    assert min(seconds) < 0.1
+    assert max(seconds) < 5, "it was 7 s on an idle machine, and this one may be busy"
+    assert server.log.count("idle longest") == 1
+    assert "out of system resource" not in server.log
+
+
 def test_open_requests_are_bounded_and_health_is_not_among_them(strict):
     until(lambda: strict.metric("cpm_open_requests") == 1)
     with strict.client() as client:
