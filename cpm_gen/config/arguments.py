@@ -26,6 +26,13 @@ def shown(value: Any) -> str:
     return text if 0 < len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({type(value).__name__})".removeprefix("… ")
 
 
+def one_line(text: object, most: int = 300) -> str:
+    """Another library's message, or a part of a file, as an error shows it: at most ``most`` printable characters in one line."""
+    line = "".join(c if c.isprintable() else " " for c in str(text)[: 10 * most])
+    line = " ".join(line.split())
+    return line if len(line) <= most else line[:most] + "…"
+
+
 def whole_number(value: Any, name: str, least: int | None = None, error: type[CpmGenError] = InputError) -> int:
     """``value`` as an int; raises ``error`` for another kind of value or a number below ``least``, if there is a least."""
     number = plain(value)

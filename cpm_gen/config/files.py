@@ -7,20 +7,19 @@ from typing import Any
 
 import yaml
 
-from cpm_gen.config.text_files import decode_text
+from cpm_gen.config.arguments import one_line
+from cpm_gen.config.text_files import decode_text, read_bounded
 from cpm_gen.errors import ConfigError
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; raises ConfigError."""
     try:
-        content = yaml.safe_load(decode_text(path.read_bytes(), f"{path}: not YAML", ConfigError))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from None
+        content = yaml.safe_load(decode_text(read_bounded(path, ConfigError), f"{path}: not YAML", ConfigError))
     except ConfigError:
         raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())[:300]}") from None
+        raise ConfigError(f"{path}: not YAML: {one_line(error)}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cpm_gen.errors import CpmGenError, InputError
 
+MOST_BYTES = 1_000_000  # of a file with settings or keys
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # the byte order marks
 
 
@@ -18,3 +21,15 @@ def decode_text(content: bytes, where: str, error: type[CpmGenError] = InputErro
         return content.decode("utf-8").removeprefix("\ufeff").replace("\r\n", "\n")
     except UnicodeDecodeError as wrong:
         raise error(f"{where}: not UTF-8 at byte {wrong.start}; save it as UTF-8") from None
+
+
+def read_bounded(path: Path, error: type[CpmGenError], most: int = MOST_BYTES) -> bytes:
+    """The content of a small file; raises ``error`` if there are more than ``most`` bytes. A pipe or a device may have no end."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+    except (OSError, ValueError) as wrong:  # ValueError: a NUL in the path
+        raise error(f"{path}: {getattr(wrong, 'strerror', None) or wrong}") from None
+    if len(content) > most:
+        raise error(f"{path}: more than {most:,} bytes, so not a file with settings or keys")
+    return content

@@ -17,12 +17,12 @@ from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cpm_gen.config.text_files import decode_text
+from cpm_gen.config.text_files import decode_text, read_bounded
 from cpm_gen.errors import ConfigError
 from cpm_gen.serving.errors import rate_limited, unauthenticated
 
 VARIABLE = "CPM_GEN_API_KEYS"
-_LINE = re.compile(r"(\S+)\s+sha256:([0-9a-f]{64})((?:\s+(?:streams|rate)=\d+)*)")
+_LINE = re.compile(r"(\S+)\s+sha256:([0-9a-f]{64})((?:\s+(?:streams|rate)=[0-9]{1,9})*)")
 
 
 def make_key(name: str) -> tuple[str, str]:
@@ -122,18 +122,16 @@ class ApiKeys:
             self._keys.append(ApiKey(name, _digest(key), streams, rate))
 
     def _read(self, path: Path, streams: int, rate: int) -> None:
-        try:
-            lines = decode_text(path.read_bytes(), str(path), ConfigError).splitlines()
-        except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror or error}") from None
-        for number, line in enumerate(lines, start=1):
+        text = decode_text(read_bounded(path, ConfigError), str(path), ConfigError)
+        for number, line in enumerate(text.split("\n"), start=1):
             line = line.partition("#")[0].strip()
             if not line:
                 continue
             found = _LINE.fullmatch(line)
-            if found is None:
+            limits = [item.split("=") for item in found[3].split()] if found else []
+            own = {name: int(value) for name, value in limits}
+            if found is None or not found[1].isprintable() or len(own) < len(limits):
                 raise ConfigError(f"{path}, line {number}: must be NAME sha256:HEX [streams=N] [rate=N]")
-            own = {k: int(v) for k, v in (item.split("=") for item in found[3].split())}
             self._keys.append(
                 ApiKey(found[1], bytes.fromhex(found[2]), own.get("streams", streams), own.get("rate", rate))
             )

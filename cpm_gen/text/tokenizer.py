@@ -18,7 +18,7 @@ from typing import Any, Protocol, Self
 
 import sentencepiece
 
-from cpm_gen.config.arguments import path_argument, shown, token_ids
+from cpm_gen.config.arguments import one_line, path_argument, shown, token_ids
 from cpm_gen.errors import InputError, TokenizerError
 from cpm_gen.text import jieba_words
 from cpm_gen.text.vocabulary_files import read_vocabulary
@@ -210,8 +210,9 @@ class Tokenizer(TextTokenizer):
         try:
             self._sp.LoadFromSerializedProto(content)
             self.size: int = self._sp.vocab_size()
+            self._sp.id_to_piece(list(range(self.size)))  # UnicodeDecodeError, a ValueError, if one is not UTF-8
         except (RuntimeError, ValueError) as error:
-            raise TokenizerError(f"{path}: not a SentencePiece model ({' '.join(str(error).split())[:80]})") from None
+            raise TokenizerError(f"{path}: not a SentencePiece model ({one_line(error, 80)})") from None
         self.path = path
         self.eod = self.start = self.end = self.line_end = self.special("<eod>")
         self.unk: int | None = self._sp.unk_id()

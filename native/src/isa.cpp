@@ -12,7 +12,7 @@
 namespace cpm {
 namespace {
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && defined(CPM_HAVE_AMX)
 bool has_amx() {
 #if defined(__linux__)
     // a process must request the tile registers from Linux (arch_prctl ARCH_REQ_XCOMP_PERM of XFEATURE_XTILEDATA)
@@ -24,7 +24,9 @@ bool has_amx() {
     return false;
 #endif
 }
+#endif
 
+#if defined(__x86_64__) && defined(CPM_HAVE_AVX_VNNI)
 bool has_avx_vnni() {
     unsigned a = 7, b = 0, c = 1, d = 0;
     asm volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
@@ -46,9 +48,13 @@ std::vector<const Ops*> supported_ops() {
 #if defined(CPM_HAVE_AMX)
     if (bf16 && has_amx()) found.push_back(ops_amx());
 #endif
-#if defined(CPM_HAVE_AVX512)
+#if defined(CPM_HAVE_AVX512_BF16)
     if (bf16) found.push_back(ops_avx512_bf16());
+#endif
+#if defined(CPM_HAVE_AVX512_VNNI)
     if (vnni) found.push_back(ops_avx512_vnni());
+#endif
+#if defined(CPM_HAVE_AVX512)
     if (avx512) found.push_back(ops_avx512());
 #endif
 #if defined(CPM_HAVE_AVX_VNNI)

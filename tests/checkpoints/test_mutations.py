@@ -1,97 +1,49 @@
-"""Mutated checkpoints: each opens with the right weights or is refused by an error of ours, within bounds of time and memory.
+"""Mutated checkpoints: each opens with the right weights or is refused by an error of ours, within bounds of time and memory."""
 
-A batch of mutants runs in a process of its own with little address space. The seeds are fixed: a mutant that fails is named
-by its number and can be made again.
-"""
-
-import json
 import random
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from cpm_gen.checkpoints.attention_heads import resolve_heads
 from cpm_gen.checkpoints.checkpoint import verify_replicas
 from cpm_gen.checkpoints.checksums import verify_checksums
 from cpm_gen.checkpoints.formats.megatron import save_checkpoint
 from cpm_gen.checkpoints.formats.megatron_layout import TRACKER, shard_name
 from cpm_gen.checkpoints.locate import open_checkpoint
 from cpm_gen.config.model_sizes import ModelSize
-from cpm_gen.errors import CpmGenError
+from tests.mutations import BINARY, Mutate, check, linux, mutated, mutated_text, outcome, run_mutants
 from tests.random_networks import random_state
 
 SIZE = ModelSize(layers=1, hidden=8, heads=2, vocabulary=6, positions=4)
-MEMORY = 400_000_000  # bytes of address space above what the imports take
-SECONDS = 5.0  # CPU time for one mutant; usual are 3 ms
-
-Mutate = Callable[[random.Random, bytearray], None]
-
-NUMBERS = (
-    0,
-    1,
-    0x7F,
-    0x80,
-    0xFF,
-    0x7FFF,
-    0xFFFF,
-    0x7FFFFFFF,
-    0x80000000,
-    0xFFFFFFFF,
-    1 << 35,
-    (1 << 63) - 1,
-    (1 << 64) - 1,
-)
 OPCODES = b"(.0123FIJKLMNPQRSTUVXabcdeghijlopqrstu]})\x80\x81\x82\x85\x86\x87\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x90\x91\x92\x93\x94\x95\x96"
-
-
-def flip(dice: random.Random, content: bytearray) -> None:
-    for _ in range(dice.choice((1, 1, 2, 8))):
-        content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
-
-
-def set_number(dice: random.Random, content: bytearray) -> None:
-    width = dice.choice((1, 2, 4, 8))
-    at = dice.randrange(len(content) - width)
-    value = dice.choice(NUMBERS) & ((1 << 8 * width) - 1)
-    content[at : at + width] = value.to_bytes(width, dice.choice(("little", "big")))
+JSON_TOKENS = (
+    *(b"[", b"{", b"}", b'"', b",", b":", b"null", b"true", b"NaN", b"Infinity", b"1e999", b"-1", b"1.5", b"\\ud800"),
+    *(b"[" * 2000, b"9" * 5000, b"\xef\xbb\xbf", b"\r\n", b"\0", b"\xff\xfe", "頭".encode(), b'"heads": 2'),
+)
+TRACKER_TOKENS = (
+    b"7",
+    b"release",
+    b"\r\n",
+    b"\xef\xbb\xbf",
+    b"\xff\xfe",
+    b"\0",
+    b"9" * 5000,
+    b"../",
+    b"/",
+    b"-",
+    "７".encode(),
+    b" ",
+)
 
 
 def set_opcode(dice: random.Random, content: bytearray) -> None:
     content[dice.randrange(len(content))] = dice.choice(OPCODES)
 
 
-def cut(dice: random.Random, content: bytearray) -> None:
-    del content[dice.randrange(len(content)) :]
-
-
-def remove(dice: random.Random, content: bytearray) -> None:
-    at = dice.randrange(len(content))
-    del content[at : at + dice.choice((1, 2, 16, 500))]
-
-
-def repeat(dice: random.Random, content: bytearray) -> None:
-    at, length = dice.randrange(len(content)), dice.choice((1, 4, 30, 500))
-    content[at:at] = content[at : at + length] * dice.choice((1, 2, 50))
-
-
-def exchange(dice: random.Random, content: bytearray) -> None:
-    length = dice.choice((1, 4, 30))
-    a, b = (dice.randrange(len(content) - length) for _ in range(2))
-    content[a : a + length], content[b : b + length] = content[b : b + length], content[a : a + length]
-
-
-def zeros(dice: random.Random, content: bytearray) -> None:
-    at, length = dice.randrange(len(content)), dice.choice((4, 64, 512))
-    end = min(at + length, len(content))
-    content[at:end] = bytes(end - at)
-
-
-MUTATIONS: tuple[Mutate, ...] = (flip, flip, set_number, set_number, set_opcode, cut, remove, repeat, exchange, zeros)
+MUTATIONS: tuple[Mutate, ...] = (*BINARY[:4], set_opcode, *BINARY[4:])
 
 
 def content_of(rank: int, parts: dict[str, list[torch.Tensor]]) -> dict[str, Any]:
@@ -131,91 +83,73 @@ def mutant(dice: random.Random, folder: Path, originals: dict[str, bytes]) -> No
         dice.choice(MUTATIONS)(dice, head)
         source[:2500] = head
     else:
-        for _ in range(dice.choice((1, 1, 2))):
-            if len(source) > 40:
-                dice.choice(MUTATIONS)(dice, source)
+        source = mutated(dice, source, MUTATIONS)
     (folder / "7" / shard_name(rank)).write_bytes(source)
 
 
-def attempt(folder: Path, expected: dict[str, torch.Tensor]) -> str:
-    """ "right", "refused", or what is wrong. A legacy file has no checksum: its weights may be others."""
+def wrong_weights(folder: Path, expected: dict[str, torch.Tensor]) -> str | None:
+    """Open the checkpoint and compare all weights. A legacy file has no checksum: its weights may be others."""
     legacy = any(path.read_bytes()[:2] != b"PK" for path in (folder / "7").iterdir())
-    try:
-        checkpoint = open_checkpoint(folder)
-        verify_replicas(checkpoint)
-        verify_checksums(checkpoint.checksums)
-        for name in checkpoint.tensors:
-            loaded = torch.empty(checkpoint.slice_shape(name, 1), dtype=checkpoint.tensors[name].dtype)
-            checkpoint.copy_slice(name, 0, 1, loaded)
-            if not legacy and not torch.equal(loaded, expected[name]):
-                return f"{name} has other values"
-    except CpmGenError as error:
-        message = str(error)
-        return "refused" if "\n" not in message and len(message) < 1500 else f"a bad message: {message[:200]}"
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "right"
+    checkpoint = open_checkpoint(folder)
+    verify_replicas(checkpoint)
+    verify_checksums(checkpoint.checksums)
+    for name in checkpoint.tensors:
+        loaded = torch.empty(checkpoint.slice_shape(name, 1), dtype=checkpoint.tensors[name].dtype)
+        checkpoint.copy_slice(name, 0, 1, loaded)
+        if not legacy and not torch.equal(loaded, expected[name]):
+            return f"{name} has other values"
+    return None
 
 
-def run_batch(folder: Path, first: int, count: int) -> dict[str, Any]:
-    """Outcomes of the mutants ``first`` to ``first + count``; each has a seed of its own."""
+def run_shards(folder: Path, first: int, count: int) -> dict[str, Any]:
     write_original(folder)
     originals = {p.name: p.read_bytes() for p in (*(folder / "7").iterdir(), *folder.glob("legacy?"))}
     expected = random_state(SIZE)
-    assert attempt(folder, expected) == "right"
-    outcomes = {"right": 0, "refused": 0}
-    wrong = []
-    for seed in range(first, first + count):
-        mutant(random.Random(seed), folder, originals)
-        began = time.process_time()
-        outcome = attempt(folder, expected)
-        seconds = time.process_time() - began
-        if outcome not in outcomes or seconds > SECONDS:
-            wrong.append(f"mutant {seed}: {outcome} after {seconds:.1f} s")
-        else:
-            outcomes[outcome] += 1
-    return {**outcomes, "wrong": wrong}
+    assert wrong_weights(folder, expected) is None
+
+    def attempt(dice: random.Random) -> str:
+        mutant(dice, folder, originals)
+        return outcome(lambda: wrong_weights(folder, expected))
+
+    return run_mutants(attempt, first, count)
 
 
-CHILD = """
-import json, resource, sys, warnings
-from pathlib import Path
-warnings.simplefilter("ignore")
-from tests.checkpoints.test_mutations import MEMORY, run_batch
-import torch
-torch.set_num_threads(1)
-taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY,) * 2)
-print(json.dumps(run_batch(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))
-"""
+def run_small_files(folder: Path, first: int, count: int) -> dict[str, Any]:
+    """config.json, our tracker and DeepSpeed's; a size that was read must be the network's."""
+    save_checkpoint(folder, random_state(SIZE), degree=1, iteration=7)
+    originals = {"config.json": b'{"heads": 2, "attention": [{"kind": "dense"}]}', TRACKER: b"7", "latest": b"7"}
 
+    def attempt(dice: random.Random) -> str:
+        name = dice.choice(("config.json", "config.json", TRACKER, "latest"))
+        for kept in ("config.json", *((TRACKER,) if name == "config.json" else (name,))):
+            (folder / kept).write_bytes(originals[kept])
+        for other in {TRACKER, "latest"} - {name} if name != "config.json" else {"latest"}:
+            (folder / other).unlink(missing_ok=True)
+        tokens = JSON_TOKENS if name == "config.json" else TRACKER_TOKENS
+        (folder / name).write_bytes(mutated_text(dice, originals[name], tokens))
 
-def check(folder: Path, first: int, count: int) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", CHILD, str(folder), str(first), str(count)],
-        capture_output=True,
-        text=True,
-        timeout=60 + count,
-        cwd=Path(__file__).parents[2],
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
-    outcomes = json.loads(result.stdout)
-    print(outcomes)
-    assert outcomes["wrong"] == []
-    assert outcomes["right"] > count // 50  # else the mutations only destroy
-    assert outcomes["refused"] > count // 4
+        def read() -> str | None:
+            checkpoint = open_checkpoint(folder)
+            size = checkpoint.size(resolve_heads(checkpoint, None))
+            return None if size.hidden == SIZE.hidden and size.hidden % size.heads == 0 else f"wrong sizes: {size}"
 
+        return outcome(read)
 
-linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+    return run_mutants(attempt, first, count)
 
 
 @linux
 def test_mutants_open_right_or_are_refused(tmp_path: Path) -> None:
-    check(tmp_path, 0, 400)
+    check(__name__, "run_shards", tmp_path, 400)
+
+
+@linux
+def test_mutants_of_the_files_beside_the_weights_are_read_or_refused(tmp_path: Path) -> None:
+    check(__name__, "run_small_files", tmp_path, 400)
 
 
 @linux
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(10_000, 12_000, 500))
 def test_many_mutants_open_right_or_are_refused(tmp_path: Path, first: int) -> None:
-    check(tmp_path, first, 500)
+    check(__name__, "run_shards", tmp_path, 500, first=first)

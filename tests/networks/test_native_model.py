@@ -292,6 +292,38 @@ def test_time_spent_is_told_apart(checkpoints: dict[str, Checkpoint]) -> None:
     assert all(0 < seconds < 60 for seconds in model.profile().values())
 
 
+# sizes that are no multiple of any tile, one head and many, few positions
+SHAPES = (
+    ModelSize(layers=1, hidden=8, heads=1, vocabulary=6, positions=3),
+    ModelSize(layers=1, hidden=36, heads=12, vocabulary=17, positions=33),
+    ModelSize(layers=2, hidden=72, heads=3, vocabulary=65, positions=97),
+    ModelSize(layers=1, hidden=136, heads=1, vocabulary=129, positions=130),
+)
+
+
+@every_kernel
+@every_form
+@pytest.mark.parametrize("size", SHAPES, ids=lambda size: f"{size.hidden}x{size.heads}")
+def test_odd_sizes_and_subnormal_weights_give_the_torch_networks_logits(
+    tmp_path: Path, kernels: str, form: str, size: ModelSize
+) -> None:
+    chance = torch.Generator().manual_seed(5)
+    state = random_state(size)
+    for values in state.values():  # bfloat16 instructions may read the subnormal ones as zeros
+        for number in (1e-40, -1.4e-45, -0.0, 1.1754944e-38):
+            values[torch.rand(values.shape, generator=chance) < 0.1] = number
+    save_checkpoint(tmp_path, state, degree=1, iteration=1)
+    checkpoint, ids = open_checkpoint(tmp_path), some_ids(size)
+    ends = sorted({1, 2, size.positions // 2, size.positions})
+    want = Oracle(checkpoint, size.heads, form, kernels=kernels).logits(ids, ends)
+    model = packed(checkpoint, size.heads, form, kernels=kernels)
+    cache, got = model.make_cache(1), []
+    for start, end in zip((0, *ends), ends, strict=False):
+        got.append(model.next_logits([Segment(ids[start:end], start, 0)], cache))
+    # one number that is rounded to its other neighbour is a greater part of a short row
+    assert error(torch.cat(got), want) < (BOUNDS[form] if form == "float32" else 2 * BOUNDS[form])
+
+
 # NaN: told, kept apart, forgotten
 
 
@@ -306,9 +338,23 @@ def broken(tmp_path: Path, name: str, at: tuple[int, int]) -> Checkpoint:
 def test_nan_in_any_matrix_is_nan_in_the_logits(tmp_path: Path, form: str) -> None:
     for name in ("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"):
         checkpoint = broken(tmp_path / name, f"transformer.layers.0.{name}.weight", (70, 3))
-        for kernels in (KERNELS[0], KERNELS[-1]):
+        for kernels in KERNELS:
             logits = packed(checkpoint, ODD.heads, form, kernels=kernels).next_logits([Segment([1, 2])], None)
             assert logits.isnan().all(), (name, kernels)
+
+
+@every_form
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf])
+def test_infinity_in_any_tensor_leaves_no_finite_logits(tmp_path: Path, form: str, value: float) -> None:
+    """int8 has no infinity: a row of weights with one has a scale that is NaN."""
+    for name, at in (("word_embeddings.weight", (1, 3)), ("transformer.layers.0.mlp.dense_h_to_4h.weight", (70, 3))):
+        state = random_state(ODD)
+        state[name][at] = value
+        save_checkpoint(tmp_path / name, state, degree=1, iteration=1)
+        checkpoint = open_checkpoint(tmp_path / name)
+        for kernels in KERNELS:
+            logits = packed(checkpoint, ODD.heads, form, kernels=kernels).next_logits([Segment([1, 2, 1])], None)
+            assert not logits[0, 1].isfinite(), (name, kernels)
 
 
 @every_form

@@ -27,6 +27,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
+from cpm_gen.config.arguments import one_line, shown
 from cpm_gen.config.user_folders import user_folder
 from cpm_gen.errors import ConfigError
 from cpm_gen.works.storage import rows
@@ -140,13 +141,15 @@ class Store:
         if engine is None:
             return
         known = {script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions()}
-        with engine.connect() as connection:
-            found = set(MigrationContext.configure(connection).get_current_heads())
-        if engine is not self._engine:
-            engine.dispose()
-        if unknown := sorted(found - known):
+        try:
+            with engine.connect() as connection:
+                found = set(MigrationContext.configure(connection).get_current_heads())
+        finally:
+            if engine is not self._engine:
+                engine.dispose()
+        if unknown := sorted(map(str, found - known)):
             raise ConfigError(
-                f"database {self} was made by a newer cpm-gen (its migration {unknown[0]} is unknown here); update, or give "
+                f"database {self} was made by a newer cpm-gen (its migration {shown(unknown[0])} is unknown here); update, or give "
                 "--database another"
             )
 
@@ -208,13 +211,14 @@ class Store:
         query = sa.select(*columns).where(works.c.owner == owner).order_by(works.c.created.desc(), works.c.id.desc())
         if before is not None:
             query = query.where(sa.tuple_(works.c.created, works.c.id) < sa.tuple_(*before))
-        counts = sa.select(sa.func.sum(texts.c.tokens), sa.func.sum(texts.c.chars))
+        # of floats, because a sum of whole numbers may overflow in a damaged row, and the list would fail
+        counts = sa.select(*[sa.func.sum(sa.cast(column, sa.Double)) for column in (texts.c.tokens, texts.c.chars)])
         with self._engine.connect() as connection:
             found = []
             for row in connection.execute(query.limit(limit)).mappings().all():
-                tokens, chars = connection.execute(counts.where(texts.c.work == row["id"])).one()
+                tokens, chars = tuple(connection.execute(counts.where(texts.c.work == row["id"])).one())
                 tail = _tail(connection, row["id"])
-                found.append(StoredSummary(rows.read_work(row, None), int(tokens or 0), int(chars or 0), tail))
+                found.append(StoredSummary(rows.read_work(row, None), _whole(tokens), _whole(chars), tail))
             return found
 
     @_raises_storage_error
@@ -297,7 +301,12 @@ def _alembic() -> Config:
 
 def _first_line(error: Exception) -> str:
     said = getattr(error, "orig", None) or getattr(error, "strerror", None) or error
-    return (str(said).splitlines() or [type(error).__name__])[0]
+    return one_line((str(said).splitlines() or [type(error).__name__])[0])
+
+
+def _whole(total: float | None) -> int:
+    """A sum of counts; 0 if damaged rows make it infinite or negative."""
+    return int(total) if total is not None and 0 <= total < 2**63 else 0
 
 
 def _tail(connection: sa.Connection, id: str) -> str:
