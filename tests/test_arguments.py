@@ -9,6 +9,7 @@ import torch
 
 import cpm_gen
 from cpm_gen.checkpoints.locate import EMBEDDED
+from cpm_gen.config.arguments import shown
 from cpm_gen.llm import LLM
 
 
@@ -74,6 +75,8 @@ WRONG = [
     set(),
     np.array([1.5]),
     3 + 4j,
+    10**5000,
+    -(10**5000),
 ]
 
 
@@ -96,7 +99,16 @@ def calls(llm: LLM) -> dict[str, Callable[[Any], object]]:
         "load": cpm_gen.load,
         **{
             f"load {name}": lambda v, name=name: cpm_gen.load(**{name: v}).close()
-            for name in ("tokenizer", "dtype", "batch", "threads", "window_hop")
+            for name in (
+                "tokenizer",
+                "dtype",
+                "batch",
+                "threads",
+                "window_hop",
+                "window_limit",
+                "tensor_parallel",
+                "heads",
+            )
         },
         "generate": lambda v: llm.generate(v, **short),
         "generate_many": lambda v: llm.generate_many(v, **short),
@@ -132,7 +144,7 @@ def test_what_is_no_text_or_number_is_one_of_our_errors_or_taken(llm: LLM) -> No
                 assert len(str(error)) < 400, (name, value)
             except Exception as error:
                 raw.append((name, value, repr(error)[:200]))
-    assert not raw
+    assert [(name, shown(value), error) for name, value, error in raw] == []
 
 
 @pytest.mark.parametrize(

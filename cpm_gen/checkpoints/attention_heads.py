@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from cpm_gen.checkpoints.checkpoint import Checkpoint
-from cpm_gen.checkpoints.network_config import read_config, short
+from cpm_gen.checkpoints.network_config import read_config
+from cpm_gen.config.arguments import shown
 from cpm_gen.config.model_sizes import known_heads
 from cpm_gen.errors import CheckpointError
 
@@ -23,7 +24,7 @@ def resolve_heads(checkpoint: Checkpoint, given: int | None) -> int:
         )
     if heads < 1 or checkpoint.hidden % heads:
         where = checkpoint.folder if given is not None else checkpoint.folder / "config.json"
-        raise CheckpointError(f"{where}: {heads} heads do not divide the hidden size {checkpoint.hidden}")
+        raise CheckpointError(f"{where}: {shown(heads)} heads do not divide the hidden size {checkpoint.hidden}")
     return heads
 
 
@@ -40,5 +41,5 @@ def _configured_heads(folder: Path) -> int | None:
     name = next((n for n in ("heads", "num_attention_heads", "n_head") if n in config.content), None)
     value = None if name is None else config.content[name]
     if value is not None and (type(value) is not int or value.bit_length() > 31):
-        raise CheckpointError(f"{config.path}: heads must be a whole number, not {short(value)}")
+        raise CheckpointError(f"{config.path}: heads must be a whole number, not {shown(value)}")
     return value

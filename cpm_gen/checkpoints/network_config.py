@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cpm_gen.checkpoints.small_files import read_small_text
+from cpm_gen.config.arguments import shown
 from cpm_gen.config.model_sizes import CPM_1, NetworkVariant
 from cpm_gen.errors import CheckpointError
 
@@ -47,24 +48,24 @@ class NetworkConfig:
             return None
         value = self.content[name]
         if type(value) is not int or value.bit_length() > 31:
-            raise CheckpointError(f"{self.path}: {name} must be a whole number, not {short(value)}")
+            raise CheckpointError(f"{self.path}: {name} must be a whole number, not {shown(value)}")
         return value
 
     def check_family(self) -> None:
         """Raise CheckpointError unless the network is a GPT-2, as far as the file says (transformers 2 did not say)."""
         family = self.content.get("model_type")
         if family is not None and family != "gpt2":
-            raise CheckpointError(f"{self.path}: model_type is {short(family)}; only gpt2 networks are supported")
+            raise CheckpointError(f"{self.path}: model_type is {shown(family)}; only gpt2 networks are supported")
         classes = self.content.get("architectures")
         if family is None and isinstance(classes, list) and classes and not any("GPT2" in str(c) for c in classes):
-            raise CheckpointError(f"{self.path}: architectures is {short(classes)}; only GPT2 networks are supported")
+            raise CheckpointError(f"{self.path}: architectures is {shown(classes)}; only GPT2 networks are supported")
 
     def variant(self) -> NetworkVariant:
         """What the file says about the network, tied_head excepted; raises CheckpointError, naming the field, for what is unsupported."""
         for name, only in _ONLY.items():
             if self.content.get(name) not in (None, only):
                 raise CheckpointError(
-                    f"{self.path}: {name} is {short(self.content[name])}; only networks with {str(only).lower()} are supported"
+                    f"{self.path}: {name} is {shown(self.content[name])}; only networks with {str(only).lower()} are supported"
                 )
         for name, why in _EMPTY.items():
             if self.content.get(name):
@@ -82,7 +83,7 @@ class NetworkConfig:
             return CPM_1.gelu
         if not isinstance(function, str) or function not in _GELU:
             raise CheckpointError(
-                f"{self.path}: activation_function is {short(function)}; supported are {', '.join(_GELU)}"
+                f"{self.path}: activation_function is {shown(function)}; supported are {', '.join(_GELU)}"
             )
         return _GELU[function]
 
@@ -92,7 +93,7 @@ class NetworkConfig:
             return CPM_1.epsilon
         if type(value) not in (int, float) or not 0 < value < 1:
             raise CheckpointError(
-                f"{self.path}: layer_norm_epsilon must be a number between 0 and 1, not {short(value)}"
+                f"{self.path}: layer_norm_epsilon must be a number between 0 and 1, not {shown(value)}"
             )
         return float(value)
 
@@ -100,7 +101,7 @@ class NetworkConfig:
         value = self.content.get("scale_attn_by_inverse_layer_idx")
         if value not in (None, False, True):
             raise CheckpointError(
-                f"{self.path}: scale_attn_by_inverse_layer_idx must be true or false, not {short(value)}"
+                f"{self.path}: scale_attn_by_inverse_layer_idx must be true or false, not {shown(value)}"
             )
         return bool(value)
 
@@ -122,9 +123,3 @@ def read_config(folder: Path) -> NetworkConfig | None:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: not a JSON object; damaged or truncated?")
     return NetworkConfig(path, content)
-
-
-def short(value: Any) -> str:
-    """A value of a file as a short text for a message."""
-    text = "a long number" if type(value) is int and value.bit_length() > 200 else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from cpm_gen.config.arguments import shown
 from cpm_gen.errors import CheckpointError
 
 
@@ -150,5 +151,5 @@ def check_degree(
         named = [("vocabulary {}", vocabulary), ("{} heads", heads), ("hidden {}", hidden), ("inner {}", inner)]
         sizes = ", ".join(text.format(size) for text, size in named if size)
         raise CheckpointError(
-            f"{where}: cannot be cut for {degree} ranks ({sizes} must divide); possible: {', '.join(map(str, allowed))}"
+            f"{where}: cannot be cut for {shown(degree)} ranks ({sizes} must divide); possible: {', '.join(map(str, allowed))}"
         )

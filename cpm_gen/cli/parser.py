@@ -50,8 +50,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def _near(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    names = {name.lstrip("-"): name for name in known}  # the dashes make any two flags alike
+    near = difflib.get_close_matches(word.lstrip("-"), list(names), n=1)
+    return f"; did you mean {names[near[0]]}?" if near else ""
 
 
 class PrintCompletion(argparse.Action):

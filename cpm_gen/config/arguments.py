@@ -39,7 +39,7 @@ def whole_number(value: Any, name: str, least: int | None = None, error: type[Cp
     if isinstance(number, bool) or not isinstance(number, int):
         raise error(f"{name} must be a whole number, not {shown(value)}")
     if least is not None and number < least:
-        raise error(f"{name} must be at least {least}, not {number}")
+        raise error(f"{name} must be at least {least}, not {shown(number)}")
     return number
 
 

@@ -109,15 +109,15 @@ def explain_setting(errors: Sequence[Error], fields: Mapping[str, FieldInfo], gi
         return f"a {name} string must not be empty" if len(error["loc"]) > 1 else f"{name} must not be empty"
     if "too_" in error["type"]:
         return f"{name} {_limit(error)}"
-    return f"{name} {_range(error, fields[name])}, not {error['input']}"
+    return f"{name} {_range(error, fields[name])}, not {shown(error['input'])}"
 
 
 def unknown_setting(name: str, known: Iterable[str], *, listed: bool = True) -> str:
     """The sentence for a setting that does not exist: which one has nearly that name, or else (``listed``) all names."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
+    near = difflib.get_close_matches(name[:64], names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names)}" if listed else ""
-    return f"unknown setting {name!r}{hint}"
+    return f"unknown setting {shown(name)}{hint}"
 
 
 def expected(field: FieldInfo) -> str:

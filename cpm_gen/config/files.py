@@ -18,7 +18,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(decode_text(read_bounded(path, ConfigError), f"{path}: not YAML", ConfigError))
     except ConfigError:
         raise
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:  # of a date that is none, too
         raise ConfigError(f"{path}: not YAML: {one_line(error)}") from None
     if content is None:
         return {}

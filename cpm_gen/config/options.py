@@ -92,7 +92,7 @@ class ModelOptions:
     decoder: Decoder = Field(
         default="cached", description="cached: KV cache; recompute: the whole context for every token, the slow oracle"
     )
-    batch: int = Field(default=8, ge=1, description="most sequences that run at once")
+    batch: int = Field(default=8, ge=1, le=65_536, description="most sequences that run at once")
     window_limit: int | None = Field(
         default=None, ge=1, le=MOST_IDS, description="most tokens the network sees (default: its positions less one)"
     )

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic.fields import FieldInfo
 
-from cpm_gen.config.arguments import plain
+from cpm_gen.config.arguments import plain, shown
 from cpm_gen.config.fields import alternatives, item_type, none_word, takes_pairs
 from cpm_gen.config.logit_bias import entries_of
 
@@ -41,7 +41,8 @@ def from_words(value: Any, field: FieldInfo) -> Any:
 
 def _single(value: Any, kind: Any) -> Any:
     if kind is bool:
-        return _BOOLEANS.get(str(value).lower(), value) if isinstance(value, (str, int)) else value
+        word = value if isinstance(value, str) else shown(value)
+        return _BOOLEANS.get(word.lower(), value) if isinstance(value, (str, int)) else value
     if kind is str:
         return os.fspath(value) if isinstance(value, os.PathLike) else value
     if isinstance(value, str):

@@ -324,4 +324,4 @@ def checked_text(text: object) -> str:
 
 def outside(i: int, size: int) -> InputError:
     """The error for an id that no piece has."""
-    return InputError(f"token id {i} is outside the vocabulary (0 to {size - 1})")
+    return InputError(f"token id {shown(i)} is outside the vocabulary (0 to {size - 1})")

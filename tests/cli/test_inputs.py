@@ -150,6 +150,11 @@ def test_a_mistake_in_a_command_or_flag_names_what_was_meant(
     assert meant in mistake(*words)
 
 
+def test_a_flag_like_no_other_gets_no_suggestion(mistake: Callable[..., str]) -> None:
+    assert "did you mean" not in mistake("inspect", "--model", "")
+    assert "did you mean" not in mistake("lyric", "x", "--zzz")
+
+
 def test_a_text_that_begins_with_a_dash_is_taken_after_two_dashes_or_an_equals_sign(run: Run) -> None:
     expected = run("tokenize", stdin="-从前".encode())
     assert expected[0] == 0

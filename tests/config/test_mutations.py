@@ -33,6 +33,13 @@ TOKENS = (
     *(b"9" * 50, b"9" * 5000, b"0x" + b"f" * 5000, b".inf", b".nan", b"~", b"-", b"1:59:59", b"1e999", b"yes", b"null"),
     *(b"[" * 3000, b"{a: " * 400, b"\xef\xbb\xbf", b"\xff\xfe", b"\r\n", "，".encode(), b"\xed\xa0\x80", b'"\\ud800"'),
     *(b"\nstop: ", b"\nbanned_ids: ", b"\nsize: ", b"\nmodel: ", b"\ntemperature: ", b"\nseed: ", b"\nlogit_bias: "),
+    *(
+        b"\nseed: 0x" + b"f" * 5000,
+        b"\nbatch: -0x" + b"f" * 5000,
+        b"\nmodel: !!timestamp x",
+        b"\nthreads: !!int x",
+        b"\n",
+    ),
     b"&a [x, x, x, x, x, x, x, x, x]\nstop: &b [*a, *a, *a, *a, *a, *a]\nseed: [*b, *b, *b, *b, *b, *b]\n",
 )
 

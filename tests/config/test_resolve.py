@@ -300,6 +300,7 @@ def test_empty_file_changes_nothing(tmp_path, content):
         ("seed: !!python/object/apply:os.getpid []", "not YAML"),
         ("a: &a\n- *b", "not YAML"),
         ("\x07: 1", "not YAML"),
+        ("temperature:\ufeff 1\nseed: 2", "not YAML"),
         ("- batch", "must be a mapping"),
         ("batch", "must be a mapping"),
         ("3", "must be a mapping"),
@@ -310,7 +311,12 @@ def test_files_that_are_no_yaml_mapping_are_one_line_errors_that_name_the_file(t
     with pytest.raises(ConfigError, match=message) as caught:
         resolve(files=[path])
     assert str(caught.value).startswith(f"{path}: ")
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_a_file_without_an_end_is_read_up_to_a_bound():
+    with pytest.raises(ConfigError, match=r"^/dev/zero: more than 1,000,000 bytes"):
+        resolve(files=[Path("/dev/zero")])
 
 
 def test_file_that_is_not_utf8_is_an_error(tmp_path):
@@ -417,13 +423,25 @@ def test_a_size_that_lacks_something_is_an_error_that_lists_what_it_holds(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "text", ["seed: 2024-13-45", "seed: " + "9" * 5000, "[" * 100_000, "temperature: " + "9" * 400]
+    "text",
+    [
+        *(
+            "seed: 2024-13-45",
+            "seed: " + "9" * 5000,
+            "[" * 100_000,
+            "temperature: " + "9" * 400,
+            "model: !!timestamp x",
+        ),
+        *("seed: 0x" + "f" * 5000, "seed: -0x" + "f" * 5000, "a" * 100_000 + ": 1"),
+    ],
+    ids=lambda text: text[:20],
 )
 def test_yaml_that_python_chokes_on_is_a_config_error(tmp_path, text):
     path = tmp_path / "c.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=r"c\.yaml"):
+    with pytest.raises(ConfigError, match=r"c\.yaml") as wrong:
         resolve(files=[path])
+    assert len(str(wrong.value)) < 1000
 
 
 @pytest.mark.parametrize(

@@ -209,13 +209,26 @@ def test_a_name_that_a_line_cannot_hold(name):
         make_key(name)
 
 
-@pytest.mark.parametrize("line", ["ann", "ann cpm-secret", "ann sha256:12", "ann sha256:" + "0" * 64 + " speed=3"])
+HASH = "sha256:" + "0" * 64
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["ann", "ann cpm-secret", "ann sha256:12", *(f"ann {HASH} {limits}" for limits in (
+        "speed=3", "rate=" + "9" * 5000, "rate=٣", "rate=-1", "rate=1 rate=2")), f"\x1b[31mann {HASH}", f"a\0n {HASH}"],
+    ids=lambda line: ascii(line)[:20] + ascii(line)[-10:],
+)  # fmt: skip
 def test_a_wrong_line_is_named_without_what_it_holds(tmp_path, line):
     file = tmp_path / "keys"
     file.write_text(f"# keys\n{line}\n")
     with pytest.raises(ConfigError, match="keys, line 2: must be") as wrong:
         ApiKeys(str(file), {}, streams=1, rate=0)
     assert "cpm-secret" not in str(wrong.value)
+
+
+def test_a_file_of_keys_is_read_up_to_a_bound():
+    with pytest.raises(ConfigError, match=r"/dev/zero: more than 1,000,000 bytes"):
+        ApiKeys("/dev/zero", {}, streams=1, rate=0)
 
 
 def test_a_file_without_keys_is_an_error(tmp_path):

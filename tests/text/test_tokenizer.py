@@ -257,6 +257,14 @@ def test_file_of_another_kind_is_an_error(tmp_path, content):
         Tokenizer(vocabulary(tmp_path, content))
 
 
+def test_a_piece_that_is_not_utf8_is_an_error(tmp_path):
+    content = (EMBEDDED / VOCABULARY_FILE).read_bytes()
+    piece = "山".encode()
+    assert piece in content
+    with pytest.raises(TokenizerError, match="not a SentencePiece model"):
+        Tokenizer(vocabulary(tmp_path, content.replace(piece, b"\xff\xfe\xfd")))
+
+
 def test_vocabulary_without_eod_is_an_error(tmp_path):
     model = BytesIO()
     sentencepiece.SentencePieceTrainer.train(

@@ -199,8 +199,22 @@ def test_a_new_database_is_for_its_owner_only(tmp_path: Path):
         store.close()
 
 
-@pytest.mark.parametrize("database", ["", " ", "postgresql://localhost:x/works", "sqlite://"])
-def test_what_names_no_database_is_refused_in_a_line(database: str):
+@pytest.mark.parametrize(
+    "database",
+    [
+        "",
+        " ",
+        "postgresql://localhost:x/works",
+        "sqlite://",
+        "a\0b",
+        "~no-such-user/works.db",
+        "mysql://host/works",
+        "links",
+    ],
+)
+def test_what_names_no_database_is_refused_in_a_line(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "links").symlink_to("links")
     with pytest.raises(ConfigError) as refused:
         Store(database)
     assert "\n" not in str(refused.value)
@@ -239,6 +253,30 @@ def test_a_database_of_a_newer_program_is_refused(tmp_path: Path):
         database.execute("UPDATE alembic_version SET version_num = '0001'")
     database.close()
     Store(str(tmp_path / "works.db")).close()  # it let go
+
+
+@pytest.mark.parametrize("version", ["x" * 5000, "\0\x1b[31m", b"\xff"])
+def test_a_damaged_migration_is_shown_in_a_short_line(tmp_path: Path, version: object):
+    Store(str(tmp_path / "works.db")).close()
+    with sqlite3.connect(tmp_path / "works.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = ?", (version,))
+    database.close()
+    with pytest.raises(ConfigError, match="is unknown here") as wrong:
+        Store(str(tmp_path / "works.db"))
+    assert len(str(wrong.value)) < 500
+    assert str(wrong.value).isprintable()
+
+
+@pytest.mark.parametrize("count", [2**63 - 1, float("inf"), -5, "many"])
+def test_a_list_has_the_works_whose_counts_have_no_sum(store: Store, count: object):
+    if not str(store).endswith(".db"):
+        pytest.skip("PostgreSQL refuses such a value")
+    store.add(work())
+    with sqlite3.connect(str(store)) as database:
+        database.execute("UPDATE texts SET tokens = ?, chars = ?", (count, count))
+    database.close()
+    (summary,) = store.page("ann", None, 10)
+    assert (type(summary.tokens), summary.tokens >= 0) == (int, True)
 
 
 @pytest.mark.parametrize("journal", ["wal", "delete"])

@@ -12,7 +12,7 @@ from cpm_gen.checkpoints.formats.known_globals import Dropped
 from cpm_gen.checkpoints.formats.mapped_file import TensorRef
 from cpm_gen.checkpoints.formats.safetensors_file import SafetensorsFile
 from cpm_gen.checkpoints.formats.torch_file import SavedFile
-from cpm_gen.checkpoints.network_config import short
+from cpm_gen.config.arguments import shown
 from cpm_gen.checkpoints.small_files import read_small_text
 from cpm_gen.errors import CheckpointError
 
@@ -105,7 +105,7 @@ def _read_index(path: Path) -> dict[str, str]:
             or {"/", "\\"} & set(file)
         ):
             raise CheckpointError(
-                f"{path}: weight_map puts {tensor[:200]!a} in {short(file)}, which is not a file of its own folder"
+                f"{path}: weight_map puts {tensor[:200]!a} in {shown(file)}, which is not a file of its own folder"
             )
     if len(set(mapped.values())) > _FILES:
         raise CheckpointError(f"{path}: weight_map names more than {_FILES:,} files")

@@ -27,7 +27,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from cpm_gen.config.arguments import one_line, shown
+from cpm_gen.config.arguments import one_line, path_argument, shown
 from cpm_gen.config.user_folders import user_folder
 from cpm_gen.errors import ConfigError
 from cpm_gen.works.storage import rows
@@ -100,7 +100,7 @@ class Store:
             raise ConfigError("database: works outlive the process; SQLite needs a file for that")
         path = Path(self._url.database or "")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path = path.resolve()
+        path = Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for links in a circle
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
         if not stat.S_ISREG(os.fstat(self._file).st_mode):
             raise ConfigError(f"database {self} is not a regular file")
@@ -265,14 +265,21 @@ class Store:
 def _url(database: str | None) -> URL:
     if database is not None and not database.strip():
         raise ConfigError("database must not be empty: give a file or a URL, or leave it out")
-    if database is not None and "://" in database:
-        try:
-            return make_url(database)
-        except (ArgumentError, ValueError):  # ValueError: the port is no number
-            raise ConfigError("database must be a file or a URL such as postgresql+psycopg://user@host/name") from None
     if database is None:
         return URL.create("sqlite", database=str(user_folder("data") / "works.db"))
-    return URL.create("sqlite", database=str(Path(database).expanduser()))
+    if "://" in database:
+        try:
+            url = make_url(database)
+        except (ArgumentError, ValueError):  # ValueError: the port is no number
+            url = None
+        if url is None or url.get_backend_name() not in ("sqlite", "postgresql"):
+            raise ConfigError("database must be a file or a URL such as postgresql+psycopg://user@host/name")
+        return url
+    try:
+        path = path_argument(database, "database", ConfigError).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"database {database}: there is no such user, or the user has no home folder") from None
+    return URL.create("sqlite", database=str(path))
 
 
 def _read_only(url: URL) -> sa.Engine | None:
