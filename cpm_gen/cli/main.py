@@ -6,6 +6,8 @@ Exit status: 0; 2 for a user's mistake; 130 on Ctrl-C, 143 on SIGTERM; 141 when 
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import os
 import signal
 import sys
@@ -185,11 +187,21 @@ def build_parser(commands: Collection[str] = tuple(COMMANDS)) -> argparse.Argume
     return parser
 
 
+class _ClosedOutput(io.TextIOBase):
+    """Standard output where the caller closed it: a text for it must not be lost with status 0."""
+
+    def write(self, text: str) -> NoReturn:
+        """Raise OSError."""
+        raise OSError(errno.EBADF, "is closed, so the text cannot be written", "standard output")
+
+
 def _standard_streams() -> None:
-    """Use UTF-8 in every locale; replace a stream that the caller closed by an empty one."""
+    """Use UTF-8 in every locale; replace a stream that the caller closed."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
-        if stream is None:
+        if stream is None and name == "stdout":
+            sys.stdout = _ClosedOutput()
+        elif stream is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115
         elif mode == "w" and hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")
@@ -214,6 +226,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for number in progress.signals("SIGTERM", "SIGHUP", "SIGUSR1"):
             signal.signal(number, _terminate)
+        if args.command == "serve" and isinstance(sys.stdout, _ClosedOutput):  # the address is in the log, too
+            sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
         if getattr(args, "print_config", False):
             print_config(settings(args), serve=args.command == "serve")
             return 0

@@ -259,13 +259,14 @@ def test_help_is_quick_and_names_every_flag() -> None:
 
 
 def test_closed_standard_streams_are_no_traceback() -> None:
-    for redirection, status in (("<&-", 2), (">&-", 0), ("2>&-", 0)):
+    for redirection, text, status in (("<&-", "", 0), (">&-", "春", 2), ("2>&-", "春", 0)):
         run = subprocess.run(
-            f"{sys.executable} -m cpm_gen tokenize {'' if status else '春'} {redirection}",
+            f"{sys.executable} -m cpm_gen tokenize {text} {redirection}",
             shell=True, capture_output=True, timeout=60, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         assert b"Traceback" not in run.stderr
-        assert run.returncode in (0, status)
+        assert run.returncode == status
+        assert (b"standard output: is closed" in run.stderr) == (redirection == ">&-")
 
 
 def test_a_polite_request_to_end_finishes_the_json(
