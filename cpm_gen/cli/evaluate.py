@@ -74,14 +74,16 @@ def evaluate(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _other(settings: Settings, model: str) -> Settings:
-    """The settings of the model to compare with: the same, with its own tokenizer if it lies with the checkpoint."""
+    """The settings of the model to compare with: the same, with its own tokenizer if one lies with the model, else the first's."""
+    from cpm_gen.checkpoints.locate import model_folder
     from cpm_gen.text.find_tokenizer import find_tokenizer
 
     options = dataclasses.replace(settings.model, model=model, tokenizer=None)
     try:
         find_tokenizer(options)
     except TokenizerError:
-        options = dataclasses.replace(options, tokenizer=settings.model.tokenizer)
+        first = settings.model.tokenizer or str(model_folder(settings.model.model))
+        options = dataclasses.replace(options, tokenizer=first)
     return dataclasses.replace(settings, model=options)
 
 

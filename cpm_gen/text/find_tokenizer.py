@@ -37,6 +37,8 @@ def find_tokenizer(options: ModelOptions) -> TextTokenizer:
 
 
 def _beside(folder: Path) -> TextTokenizer:
+    if folder.is_file():  # an ONNX file
+        folder = folder.parent
     for place in (folder, folder / "tokenizer", folder / "vocab"):
         if (file := _vocabulary(place)) is not None:
             return _open(file, folder)

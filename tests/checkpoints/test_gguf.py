@@ -111,7 +111,7 @@ def computed(model: Any, ids: list[int]) -> torch.Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [None, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [None, torch.float32], ids=str)
 def test_llama_cpp_agrees_in_the_best_token_and_encodes_alike(tmp_path: Path, dtype: torch.dtype | None) -> None:
     from cpm_gen.config.options import ModelOptions
     from cpm_gen.runtime.conversions import export_model_as_gguf
@@ -126,7 +126,7 @@ def test_llama_cpp_agrees_in_the_best_token_and_encodes_alike(tmp_path: Path, dt
             want = torch.cat([runner.next_logits([Segment(ids[: n + 1])]) for n in range(len(ids))])
             got = computed(model, ids)
             assert torch.equal(got.argmax(1), want.argmax(1))
-            assert float((got - want).abs().max()) < (0.05 if dtype is not torch.bfloat16 else 0.3)
+            assert float((got - want).abs().max()) < 0.05
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from cpm_gen.errors import CheckpointError, ConfigError
 from cpm_gen.networks.interface import Segment, score_targets
 from cpm_gen.networks.onnx.graph import MASKED, Form
 from cpm_gen.parallel.group import TensorParallel
+from cpm_gen.sampling.logprobs import TopCollector
 
 Array = npt.NDArray[Any]
 
@@ -98,10 +99,12 @@ class OnnxModel:
         rows = [rows[-1:] for segment, rows in zip(run, self.logits(run, cache), strict=True) if segment.logits]
         return torch.cat(rows) if rows else torch.empty(0, self.size.vocabulary)
 
-    def score(self, segment: Segment, targets: Sequence[int], cache: OnnxCache | None) -> Tensor:
+    def score(
+        self, segment: Segment, targets: Sequence[int], cache: OnnxCache | None, top: TopCollector | None = None
+    ) -> Tensor:
         """Natural log-probabilities ``[targets]`` (see :meth:`cpm_gen.networks.interface.Network.score`)."""
         (logits,) = self.logits([segment], cache)
-        return score_targets(logits[len(logits) - len(targets) :], targets, lambda rows: rows)
+        return score_targets(logits[len(logits) - len(targets) :], targets, lambda rows: rows, top)
 
     def logits(self, segments: Sequence[Segment], cache: OnnxCache | None) -> list[Tensor]:
         """Logits ``[tokens, vocabulary]``, float32, of all tokens of each segment."""
