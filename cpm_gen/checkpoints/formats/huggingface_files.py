@@ -12,8 +12,8 @@ from cpm_gen.checkpoints.formats.known_globals import Dropped
 from cpm_gen.checkpoints.formats.mapped_file import TensorRef
 from cpm_gen.checkpoints.formats.safetensors_file import SafetensorsFile
 from cpm_gen.checkpoints.formats.torch_file import SavedFile
-from cpm_gen.config.arguments import shown
 from cpm_gen.checkpoints.small_files import read_small_text
+from cpm_gen.config.arguments import shown
 from cpm_gen.errors import CheckpointError
 
 _SAFETENSORS, _BIN = "model.safetensors", "pytorch_model.bin"
