@@ -7,7 +7,8 @@ from typing import TypeVar
 from fastapi import APIRouter, Depends, Request
 
 from cpm_gen.server.authentication import authorised
-from cpm_gen.server.schemas.generate import (
+from cpm_gen.server.schemas.generate import refusals
+from cpm_gen.server.schemas.score_and_tokenize import (
     DetokenizeAnswer,
     DetokenizeBody,
     ScoreAnswer,
@@ -17,7 +18,6 @@ from cpm_gen.server.schemas.generate import (
     TokenizerInfo,
     VllmDetokenizeAnswer,
     VllmTokenizeAnswer,
-    refusals,
 )
 from cpm_gen.server.sse import unless_disconnected
 from cpm_gen.serving.api_keys import ApiKey
