@@ -2,7 +2,7 @@
 
     python benchmarks/serve.py [--clients 1 8 32 128] [--lengths llmperf mixed] [--json FILE] [-- --batch 32 --quantize int8 …]
     python benchmarks/serve.py --rate 0.5 2 8 --allow-429 -- --queue 16
-    python benchmarks/serve.py --soak 600
+    python benchmarks/serve.py --soak 600 [--idle 5000]
 
 Flags after ``--`` are passed to ``cpm-gen serve``, which is started, measured and stopped; ``--url`` uses a service that already runs. This
 process only sends requests, with its own client (``load/http.py``). Its CPU use is printed, because it competes with the server.
@@ -17,7 +17,8 @@ Tokens per second are all tokens of a level over its whole time, including its e
 any response is not 200, is incomplete, or has another number of tokens than requested. ``--allow-429`` accepts refusals, for
 overload tests.
 
-``--soak`` runs a mix of all requests for the given number of seconds and then looks for leaks (``load/soak.py``).
+``--soak`` runs a mix of all requests for the given number of seconds and then looks for leaks (``load/soak.py``), with ``--idle`` beside as
+many connections that send nothing.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ from load.loops import Target, closed, opened
 from load.process import Process
 from load.soak import soak
 from models import save
+
+from cpm_gen.server.uvicorn_protocol import raise_open_files_limit
 
 OPENING = Path(__file__).parents[1] / "examples" / "novel.txt"
 
@@ -121,6 +124,7 @@ def main() -> None:
     parser.add_argument("--allow-429", action="store_true", help="do not count refusals (429) as failures")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--source-tokens", type=int, default=6000, help="of the prose that prompts are taken from")
+    parser.add_argument("--idle", type=int, default=0, metavar="N", help="idle connections beside a soak")
     parser.add_argument("--soak", type=float, metavar="SECONDS", help="run a mix of all requests and look for leaks")
     parser.add_argument("--url", help="use a service that already runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as a JSON list")
@@ -128,9 +132,11 @@ def main() -> None:
     args = parser.parse_args()
     if args.url and (args.soak or args.flags):
         parser.error("--url takes no flags of the service, and --soak must start its own")
+    if args.idle:
+        raise_open_files_limit(args.idle + 1024)
     with contextlib.nullcontext() if args.url else Process(["--no-access-log", *args.flags]) as process:
         if args.soak:
-            rows = [asyncio.run(soak(process, args.soak, OPENING.read_text(encoding="utf-8"), args.seed))]
+            rows = [asyncio.run(soak(process, args.soak, OPENING.read_text(encoding="utf-8"), args.seed, args.idle))]
             report(rows[0])
         else:
             rows = asyncio.run(measure(args, args.url or process.url, process))

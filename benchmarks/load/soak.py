@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import re
+import socket
 import time
-from collections import Counter
+from collections import Counter, deque
 from typing import Any
 
 from load.asking import source
@@ -42,6 +44,28 @@ async def settled(server: Server) -> Counter[str]:
         if all(metrics[name] == value for name, value in IDLE.items()) or time.monotonic() > deadline:
             return metrics
         await asyncio.sleep(0.2)
+
+
+async def hold(server: Server, count: int) -> None:
+    """Keep ``count`` connections open that send nothing, and replace the oldest all the time, until cancelled.
+
+    500 a second are new: a service that keeps 1,088 closes the one that has been idle longest after two seconds.
+    """
+    loop = asyncio.get_running_loop()
+    held: deque[socket.socket] = deque()
+    try:
+        while True:
+            for _ in range(50 if len(held) == count else 500):
+                if len(held) == count:
+                    held.popleft().close()
+                connection = socket.socket()
+                connection.setblocking(False)
+                held.append(connection)
+                await loop.sock_connect(connection, (server.host, server.port))
+            await asyncio.sleep(0.1)
+    finally:
+        for connection in held:
+            connection.close()
 
 
 async def rest(process: Process) -> Reading:
@@ -85,8 +109,11 @@ def _memory(series: list[Reading], start: float, end: float) -> float:
     return sum(reading.rss_mb for reading in part) / len(part)
 
 
-async def soak(process: Process, seconds: float, opening: str, seed: int) -> dict[str, Any]:
-    """Warm up for a quarter of the time, then run for all of it. Returns a row; its ``problems`` should be empty."""
+async def soak(process: Process, seconds: float, opening: str, seed: int, idle: int = 0) -> dict[str, Any]:
+    """Warm up for a quarter of the time, then run for all of it, beside ``idle`` connections that send nothing.
+
+    Returns a row; its ``problems`` should be empty.
+    """
     server = Server(process.url)
     model = (await server.json("GET", "/health/ready"))["model"]
     mix = Mix(server, model, await source(server, opening, 2000), random.Random(seed))
@@ -107,8 +134,13 @@ async def soak(process: Process, seconds: float, opening: str, seed: int) -> dic
             series.append(process.read())
 
     watching = asyncio.create_task(watch())
+    holding = asyncio.create_task(hold(server, idle)) if idle else None
     await go(seconds)
     watching.cancel()
+    if holding is not None:
+        holding.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await holding  # raises what it died of
     after = await settled(server)
     mix.tally.sent = server.sent - sent
     series.append(await rest(process))
@@ -116,6 +148,7 @@ async def soak(process: Process, seconds: float, opening: str, seed: int) -> dic
     return {
         "model": model,
         "seconds": seconds,
+        "idle": idle,
         "turns": dict(mix.tally.done),
         "requests": mix.tally.sent,
         "texts": int(after["cpm_samples_total"] - before["cpm_samples_total"]),

@@ -232,3 +232,12 @@ def test_a_short_soak_leaves_nothing_behind(run) -> None:
     assert (status, row["problems"]) == (0, []), printed
     assert row["requests"] > 50
     assert row["texts"] > 50
+
+
+@pytest.mark.slow
+def test_five_thousand_idle_connections_hold_up_nothing(run) -> None:
+    status, printed, [row] = run("--soak", "20", "--idle", "5000", "--", "--queue", "24")
+    assert (status, row["problems"]) == (0, []), printed
+    assert row["requests"] > 50
+    most = max(reading["files"] for reading in row["series"])
+    assert 1000 < most < 1088 + 256, "as many connections as the service keeps"
