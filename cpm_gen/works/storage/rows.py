@@ -118,6 +118,11 @@ def read_piece(row: sa.RowMapping) -> TextPiece:
     )
 
 
+def whole_sum(total: float | None) -> int:
+    """A sum of counts; 0 if damaged rows make it infinite or negative."""
+    return int(total) if total is not None and 0 <= total < 2**63 else 0
+
+
 class _Columns:
     """Reads columns of one work and remembers the first that cannot be read."""
 

@@ -218,7 +218,7 @@ class Store:
             for row in connection.execute(query.limit(limit)).mappings().all():
                 tokens, chars = tuple(connection.execute(counts.where(texts.c.work == row["id"])).one())
                 tail = _tail(connection, row["id"])
-                found.append(StoredSummary(rows.read_work(row, None), _whole(tokens), _whole(chars), tail))
+                found.append(StoredSummary(rows.read_work(row, None), rows.whole_sum(tokens), rows.whole_sum(chars), tail))
             return found
 
     @_raises_storage_error
@@ -309,11 +309,6 @@ def _alembic() -> Config:
 def _first_line(error: Exception) -> str:
     said = getattr(error, "orig", None) or getattr(error, "strerror", None) or error
     return one_line((str(said).splitlines() or [type(error).__name__])[0])
-
-
-def _whole(total: float | None) -> int:
-    """A sum of counts; 0 if damaged rows make it infinite or negative."""
-    return int(total) if total is not None and 0 <= total < 2**63 else 0
 
 
 def _tail(connection: sa.Connection, id: str) -> str:
