@@ -218,7 +218,9 @@ class Store:
             for row in connection.execute(query.limit(limit)).mappings().all():
                 tokens, chars = tuple(connection.execute(counts.where(texts.c.work == row["id"])).one())
                 tail = _tail(connection, row["id"])
-                found.append(StoredSummary(rows.read_work(row, None), rows.whole_sum(tokens), rows.whole_sum(chars), tail))
+                found.append(
+                    StoredSummary(rows.read_work(row, None), rows.whole_sum(tokens), rows.whole_sum(chars), tail)
+                )
             return found
 
     @_raises_storage_error
