@@ -77,8 +77,7 @@ def main() -> None:
             loss, rate = measure(file, rows, batch, args.threads)
         print(f"| {batch} | {loss:.4f} | {rate:.2f} |", flush=True)
         found.append({"batch": batch, "length": args.length, "loss": loss, "samples_per_second": rate})
-    if args.json:
-        save(args.json, found)
+    save(found, args.json)
 
 
 if __name__ == "__main__":
