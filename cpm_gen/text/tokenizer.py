@@ -250,7 +250,8 @@ class Tokenizer(TextTokenizer):
 
     def remarks(self, text: str, *, as_text: bool) -> list[str]:
         """What the writer of ``text`` should know: characters without a piece, and special pieces' names read ``as_text``."""
-        found = super().remarks(text, as_text=as_text)
+        pattern = "|".join(map(re.escape, self.specials))
+        found = super().remarks(text if as_text else re.sub(pattern, "", text), as_text=as_text)
         names = [name for name in self.specials if name in text] if as_text else []
         if names:
             found.append(f"{', '.join(names)} is read as text; --special-pieces reads it as its token")

@@ -114,3 +114,10 @@ def test_more_least_tokens_than_most_are_refused(llm: LLM) -> None:
     with pytest.raises(ConfigError, match="min_new_tokens must be at most max_new_tokens, which is 5, not 6"):
         llm.generate("从前", min_new_tokens=6, max_new_tokens=5)
     assert len(llm.generate("从前", min_new_tokens=5, max_new_tokens=5).token_ids) == 5
+
+
+def test_the_name_of_a_special_piece_read_as_its_token_has_no_unknown_characters(reference: Path) -> None:
+    tokenizer = Tokenizer(reference / "hf/ok/cpm-small-hub")  # has no piece for some letters of the names
+    assert tokenizer.unknown("<sep>")
+    assert "<" in tokenizer.remarks("月<sep>", as_text=True)[0]
+    assert not [remark for remark in tokenizer.remarks("月<sep>", as_text=False) if remark.endswith("p>")]

@@ -84,9 +84,9 @@ def find(folder: Path) -> Layout:
 def _directory(folder: Path) -> tuple[Path, str, Path]:
     """The checkpoint's folder, the iteration, and the folder of its shards."""
     if not folder.exists():
-        raise CheckpointError(f"{folder}: no such folder; --model takes the folder of {TRACKER}{hint(str(folder))}")
+        raise CheckpointError(f"{folder}: no such folder; --model takes the folder of a checkpoint{hint(str(folder))}")
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: not a folder; --model takes the folder of {TRACKER}")
+        raise CheckpointError(f"{folder}: not a folder; --model takes the folder of a checkpoint")
     if (folder / TRACKER).exists():
         return folder, *_tracked(folder)
     if any(_is_shard(path) for path in folder.iterdir()):
