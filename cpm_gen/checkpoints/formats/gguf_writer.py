@@ -57,7 +57,7 @@ def export_gguf(
     InputError if the target exists (unless ``force``), its folder does not or the disk is full.
     """
     if importlib.util.find_spec("gguf") is None:
-        raise ConfigError("export to GGUF needs gguf: pip install 'cpm-gen[gguf]'")
+        raise ConfigError("export to GGUF needs gguf: in the checkout, pip install -e '.[gguf]'")
     if not checkpoint.tensors:
         raise CheckpointError(f"{checkpoint.folder}: holds no weights that can be exported; take what it was made from")
     if checkpoint.variant.gelu != "tanh":
