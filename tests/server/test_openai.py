@@ -304,7 +304,7 @@ def test_ours_come_as_extra_body(api, llm):
         ({"stream_options": {"include_usage": True}}, "invalid", "stream_options"),
         ({"extra_body": {"sufix": ""}}, "invalid", "sufix"),
     ],
-    ids=repr,
+    ids=lambda value: repr(value).replace(repr(openai.omit), "omit"),
 )
 def test_what_cannot_be_is_refused_by_name(api, change, code, param):
     with pytest.raises(openai.BadRequestError) as refused:

@@ -52,9 +52,9 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Scoring waits for it in its first pass."""
     go_on, scoring = threading.Event(), TextEngine.scoring
 
-    def slowly(llm: TextEngine, ids: list[int]) -> Iterator[list[float]]:
+    def slowly(llm: TextEngine, ids: list[int], **others: Any) -> Iterator[list[float]]:
         go_on.wait(60)
-        yield from scoring(llm, ids)
+        yield from scoring(llm, ids, **others)
 
     monkeypatch.setattr(TextEngine, "scoring", slowly)
     yield go_on
@@ -108,7 +108,7 @@ def test_a_scoring_that_waited_for_a_model_that_is_gone_does_not_meet_the_next_o
 def test_scorings_take_turns_and_more_wait_for_one_of_them_to_end(monkeypatch: pytest.MonkeyPatch):
     go_on, order = threading.Event(), []
 
-    def three(llm: TextEngine, ids: list[int]) -> Iterator[list[float]]:
+    def three(llm: TextEngine, ids: list[int], **others: Any) -> Iterator[list[float]]:
         for _ in range(3):
             go_on.wait(60)
             order.append(ids[0])
