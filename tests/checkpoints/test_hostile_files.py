@@ -270,6 +270,7 @@ def test_shared_dictionaries_do_not_multiply_names(tmp_path: Path) -> None:
 LIMITED = """
 import resource, sys
 import torch
+from cpm_gen.checkpoints.formats import huggingface, megatron  # open_checkpoint imports them: before the limit
 from cpm_gen.checkpoints.locate import open_checkpoint
 from cpm_gen.errors import CheckpointError
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

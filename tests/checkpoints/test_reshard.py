@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 import torch
 
-from cpm_gen.checkpoints import reshard as reshard_module
 from cpm_gen.checkpoints import tensor_table
 from cpm_gen.checkpoints.formats.megatron import save_checkpoint
 from cpm_gen.checkpoints.formats.megatron_layout import TRACKER, shard_name
@@ -380,7 +379,7 @@ def test_a_bit_that_changes_on_the_way_is_noticed(tmp_path: Path, monkeypatch: p
         content["module"]["word_embeddings.weight"].view(torch.int32)[3, 4] ^= 1
         save(content, file)
 
-    monkeypatch.setattr(reshard_module.torch, "save", worn)
+    monkeypatch.setattr(torch, "save", worn)
     with pytest.raises(CheckpointError, match=r"word_embeddings\.weight was not written as it was read"):
         reshard(folder, 4)
     assert listing(tmp_path) == {"net"}
