@@ -93,7 +93,7 @@ def test_a_url_is_downloaded_into_the_folder(run, files, tmp_path):
         (["--to", "x"], "give the name of a model"),
         (["cpm-larg"], "did you mean cpm-large?"),
         (["../../etc/passwd"], "no public model"),
-        (["cpm-medium"], "not published"),
+        (["cpm-medium"], "No public address is known"),
         (["cpm-large"], "--from URL"),
         (["cpm-large", "--from", "nowhere"], "must be an address"),
         (["cpm-generate", "--from", "http://h/x"], "whose files are listed: cpm-large"),

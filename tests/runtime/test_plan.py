@@ -144,7 +144,7 @@ def test_this_machine_is_detected() -> None:
 @pytest.mark.parametrize(
     ("options", "machine", "message"),
     [
-        ({"batch": 0}, LAPTOP, "batch must be at least 1, not 0"),
+        ({"batch": 0}, LAPTOP, "batch must be from 1 to 65536, not 0"),
         ({"threads": 0}, LAPTOP, "threads must be from 1 to 1024, not 0"),
         ({"hidden": 64}, LAPTOP, "hidden size is 32, the settings describe a network of 64"),
         ({"window_limit": 17}, LAPTOP, "window limit must be from 1 to 16"),
