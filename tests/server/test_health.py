@@ -203,6 +203,9 @@ def test_documentation_is_complete(client):
         "/v1/completions", "/v1/chat/completions", "/v1/models", "/v1/models/{model}",
         "/works", "/works/{id}", "/works/{id}/pause", "/works/{id}/resume", "/works/{id}/continue", "/works/{id}/events",
         "/health", "/health/live", "/health/ready", "/metrics", "/settings",
+        "/api/v1/generate", "/api/v1/model", "/api/v1/info/version", "/api/v1/config/max_length",
+        "/api/v1/config/max_context_length", "/api/extra/true_max_context_length", "/api/extra/version", "/api/extra/tokencount",
+        "/api/extra/generate/stream", "/api/extra/generate/check", "/api/extra/abort", "/completion", "/props",
     }  # fmt: skip
     assert set(document["paths"]) == expected
     for path in expected:
@@ -215,7 +218,8 @@ def test_documentation_is_complete(client):
                 assert answer["description"]
                 if int(status) >= 400:
                     schema = answer["content"]["application/json"]["schema"]["$ref"]
-                    assert schema.endswith("OpenAIError" if path.startswith("/v1/") else "ErrorAnswer")
+                    shapes = {"/v1/": "OpenAIError", "/api/": "KoboldError"}
+                    assert schema.endswith(next((s for at, s in shapes.items() if path.startswith(at)), "ErrorAnswer"))
     for name, schema in document["components"]["schemas"].items():
         if name.endswith("Body") and name not in ("WindowBody", "SamplingBody"):
             assert schema["examples"], name

@@ -7,6 +7,8 @@ Any other value would change the text there and not here, so it is refused under
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
@@ -179,6 +181,9 @@ def check_known(given: Iterable[str], fields: Iterable[str]) -> None:
 
 def check_text(given: Any) -> None:
     """Raise a mistake for the first text, keys included, with a lone surrogate: it is no Unicode, and cannot be stored or sent."""
+    with contextlib.suppress(ValueError, RecursionError):  # UnicodeEncodeError is a ValueError
+        json.dumps(given, ensure_ascii=False, skipkeys=True, default=repr).encode()
+        return  # in a tenth of the time that the walk takes, which only finds the place
     todo: list[tuple[str, Any]] = [("", given)]
     while todo:
         path, value = todo.pop()

@@ -76,6 +76,8 @@ class KoboldAnswer(BaseModel):
 class GenKeyBody(Body):
     """Which text is meant."""
 
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"genkey": "KCPP1234"}]})
+
     genkey: GenKey = Field("", description="left out: the only one of this API key that is being written")
 
 
@@ -87,6 +89,8 @@ class AbortAnswer(BaseModel):
 
 class CountBody(Body):
     """A text."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"prompt": "春江潮水"}]})
 
     prompt: Prompt
     special: bool = Field(False, description="not used: prompts get no special tokens but those of their style")
