@@ -26,7 +26,7 @@ class WindowPlan:
     """What to measure.
 
     length, texts: tokens of a text, and most texts. hops, keep: see :func:`cpm_gen.evaluation.windows.methods`. every: past the window a
-    hop of 1 is scored at every so many tokens. generate: tokens that the model writes after the beginning of each text; 0: none.
+    hop of 1 scores one token of every ``every``. generate: tokens that the model writes after the beginning of each text; 0: none.
     stale: whether the original's stale cache is measured. sampling, text: how the model writes; ``text.seed`` also draws the intervals.
     """
 

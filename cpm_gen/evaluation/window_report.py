@@ -17,7 +17,7 @@ from cpm_gen.evaluation.variety import Variety
 from cpm_gen.evaluation.windows import Scores
 
 BIN = 1000  # tokens of a column
-LAST = 8  # from so many thousands on, one column
+LAST = 8  # one column holds all positions from this many thousands on
 EDGE = 32  # tokens after a slide, and in the middle between two slides
 PIECE = 250  # tokens that confidence intervals draw together, as neighbours are not independent
 

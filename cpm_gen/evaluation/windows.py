@@ -94,7 +94,8 @@ def score_windows(
 ) -> Scores | None:
     """Score texts of one length with a window that moves; None if ``stop`` said so.
 
-    every: past the first window score only every so many tokens, with a pass for each: for a hop of 1, which needs them anyway.
+    every: past the first window, score one token of every ``every``, with a pass of the network for each. For a hop of 1, which needs
+        a pass for each token.
     """
     window = method.window
     assert window is not None

@@ -316,5 +316,5 @@ def test_a_database_that_hangs_does_not_keep_the_service_from_ending(start, post
 def cmdline(process: Path) -> bytes:
     try:
         return (process / "cmdline").read_bytes()
-    except OSError:  # it ended meanwhile
+    except OSError:  # it has ended
         return b""

@@ -157,7 +157,7 @@ def test_who_asks_for_nothing_makes_room_for_who_does(strict):
 
 
 def burst(server: Server, count: int) -> tuple[int, list[float]]:
-    """Open idle connections; the most sockets that the server had meanwhile, and the seconds of five health checks after them."""
+    """Open idle connections. Returns the most sockets that the server had open, and the seconds of five health checks after them."""
     silent: list[socket.socket] = []
     most, seconds = 0, []
     try:
