@@ -25,6 +25,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
+from cpm_gen.evaluation.plot import STYLE
+
 # one colour per engine in all plots (Okabe and Ito's palette for colour-blind readers); cpm-gen is black
 COLOURS = {
     "ours": "#000000",
@@ -37,17 +39,6 @@ COLOURS = {
 }
 SLOTS = {2: ("encoded ahead (two slots)", "#0072B2"), 1: ("encoded at once (one slot)", "#D55E00")}
 INSIDE = ("no slides: a text inside its window, by turns", "#999999")
-STYLE = {
-    "figure.dpi": 120,
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "svg.hashsalt": "cpm-gen",
-}
 
 
 def panels(titles: list[str], across: int = 2, height: float = 3.2) -> tuple[Figure, list[Axes]]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import codecs
-import stat
 from pathlib import Path
 
+from cpm_gen.config.text_files import read_bounded
 from cpm_gen.errors import CheckpointError
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -16,15 +16,7 @@ def read_small_text(path: Path, most: int, purpose: str) -> str:
 
     purpose: what the file must hold, for messages. Raises CheckpointError if it is no regular file, too long or no UTF-8.
     """
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise CheckpointError(f"{path}: {purpose}, and must be a regular file")
-        with path.open("rb") as file:
-            content = file.read(most + 1)
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}") from None
-    if len(content) > most:
-        raise CheckpointError(f"{path}: {purpose}, but has more than {most:,} bytes")
+    content = read_bounded(path, CheckpointError, most, regular=True, otherwise=f"but {purpose}")
     if content.startswith(_UTF16) or (len(content) > 1 and 0 in content[:2]):
         raise CheckpointError(f"{path}: {purpose}, but is UTF-16 text; save it as UTF-8")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 from cpm_gen.errors import CpmGenError, InputError
@@ -23,13 +24,27 @@ def decode_text(content: bytes, where: str, error: type[CpmGenError] = InputErro
         raise error(f"{where}: not UTF-8 at byte {wrong.start}; save it as UTF-8") from None
 
 
-def read_bounded(path: Path, error: type[CpmGenError], most: int = MOST_BYTES) -> bytes:
-    """The content of a small file; raises ``error`` if there are more than ``most`` bytes. A pipe or a device may have no end."""
+def read_bounded(
+    path: Path,
+    error: type[CpmGenError],
+    most: int = MOST_BYTES,
+    *,
+    regular: bool = False,
+    otherwise: str = "so not a file with settings or keys",
+) -> bytes:
+    """The content of a file of at most ``most`` bytes. A pipe or a device may have no end.
+
+    regular: whether it must be a regular file. otherwise: what a file of more bytes means, for the message. Raises ``error``.
+    """
+    content = None
     try:
-        with path.open("rb") as file:
-            content = file.read(most + 1)
+        if not regular or stat.S_ISREG(path.stat().st_mode):
+            with path.open("rb") as file:
+                content = file.read(most + 1)
     except (OSError, ValueError) as wrong:  # ValueError: a NUL in the path
         raise error(f"{path}: {getattr(wrong, 'strerror', None) or wrong}") from None
+    if content is None:
+        raise error(f"{path}: must be a regular file")
     if len(content) > most:
-        raise error(f"{path}: more than {most:,} bytes, so not a file with settings or keys")
+        raise error(f"{path}: more than {most:,} bytes, {otherwise}")
     return content

@@ -20,7 +20,7 @@ from cpm_gen.evaluation.window_report import WindowReport
 # Okabe and Ito's palette for colour-blind readers; the stale cache and human text have colours of their own
 _COLOURS = ("#000000", "#56B4E9", "#009E73", "#0072B2", "#E69F00", "#CC79A7", "#F0E442")
 _FIXED = {"stale cache": "#D55E00", "human": "#999999"}
-_STYLE: Any = {
+STYLE: Any = {  # benchmarks/plots.py draws in it, too
     "figure.dpi": 120,
     "font.size": 10,
     "axes.spines.top": False,
@@ -54,7 +54,7 @@ def save_plot(report: WindowReport, path: Path) -> None:
     for _, lines, _ in panels:
         for name in lines:
             colours.setdefault(name, _COLOURS[(len(colours) - len(_FIXED)) % len(_COLOURS)])
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, grid = plt.subplots(
             1, len(panels), figsize=(5.2 * len(panels), 3.8), squeeze=False, layout="constrained"
         )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import stat
 from pathlib import Path
 from typing import Any
 
+from cpm_gen.config.text_files import read_bounded
 from cpm_gen.errors import TokenizerError
 
 _MOST_BYTES = 2**26  # of a vocabulary; gpt2's tokenizer.json has 1.3 MB, those of 250,000 pieces 17 MB
@@ -16,16 +16,7 @@ _LFS = b"version https://git-lfs"
 
 def read_vocabulary(path: Path, most: int = _MOST_BYTES) -> bytes:
     """The bytes of a regular file of at most ``most`` bytes; raises TokenizerError that names it."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise TokenizerError(f"{path}: must be a regular file")
-        with path.open("rb") as file:
-            content = file.read(most + 1)
-    except OSError as error:
-        raise TokenizerError(f"{path}: {error.strerror or error}") from None
-    if len(content) > most:
-        raise TokenizerError(f"{path}: has more than {most:,} bytes, too many for a vocabulary")
-    return content
+    return read_bounded(path, TokenizerError, most, regular=True, otherwise="too many for a vocabulary")
 
 
 def _not_a_pointer(content: bytes, path: Path) -> None:
