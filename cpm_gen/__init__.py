@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cpm_gen.outputs import Chunk as Chunk
     from cpm_gen.outputs import Completion
     from cpm_gen.outputs import Timing as Timing
-    from cpm_gen.text.tokenizer import Tokenizer
+    from cpm_gen.text.cpm_tokenizer import Tokenizer
 
 __version__ = "0.1.0"
 
@@ -62,7 +62,7 @@ _LAZY = {
     "ModelOptions": "config.options",
     "SamplingParams": "config.options",
     "TextOptions": "config.options",
-    "Tokenizer": "text.tokenizer",
+    "Tokenizer": "text.cpm_tokenizer",
     "Window": "engine.window",
 }
 

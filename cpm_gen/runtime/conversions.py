@@ -14,9 +14,10 @@ from cpm_gen.checkpoints.locate import model_folder, open_checkpoint
 from cpm_gen.checkpoints.publish import Progress, no_progress
 from cpm_gen.config.options import ModelOptions
 from cpm_gen.errors import TokenizerError
+from cpm_gen.text.cpm_tokenizer import Tokenizer
 from cpm_gen.text.export_tokenizer import gguf_vocabulary, tokenizer_json
 from cpm_gen.text.find_tokenizer import NoVocabulary, find_tokenizer, fitting_tokenizer
-from cpm_gen.text.tokenizer import TextTokenizer, Tokenizer
+from cpm_gen.text.tokenizer import TextTokenizer
 
 _README = """# A CPM-1 model
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from cpm_gen.checkpoints.gguf_vocabulary import Vocabulary
 from cpm_gen.errors import TokenizerError
-from cpm_gen.text.tokenizer import NEWLINE, SPACE, Tokenizer
+from cpm_gen.text.cpm_tokenizer import NEWLINE, SPACE, Tokenizer
 from cpm_gen.text.vocabulary_files import read_vocabulary
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # types of pieces

@@ -13,8 +13,9 @@ from cpm_gen.checkpoints.locate import model_folder
 from cpm_gen.config.arguments import path_argument
 from cpm_gen.config.options import ModelOptions
 from cpm_gen.errors import TokenizerError
+from cpm_gen.text.cpm_tokenizer import CPM_FILES, VOCABULARY_FILE, Tokenizer
 from cpm_gen.text.open_fast import open_bert, open_byte_level, open_json
-from cpm_gen.text.tokenizer import CPM_FILES, VOCABULARY_FILE, TextTokenizer, Tokenizer
+from cpm_gen.text.tokenizer import TextTokenizer
 
 _MOST_PADDING = 1024  # rows that a vocabulary may be padded by
 _KINDS = "chinese_vocab.model, spiece.model, tokenizer.json, vocab.json with merges.txt, or vocab.txt"

@@ -16,7 +16,7 @@ from cpm_gen.checkpoints.locate import EMBEDDED, open_checkpoint
 from cpm_gen.cli.main import main
 from cpm_gen.errors import CheckpointError, ConfigError, CpmGenError, InputError
 from cpm_gen.networks.interface import Segment
-from cpm_gen.text.tokenizer import Tokenizer
+from cpm_gen.text.cpm_tokenizer import Tokenizer
 from tests.huggingface_folders import ODD, logits, random_folder
 from tests.random_networks import random_checkpoint
 

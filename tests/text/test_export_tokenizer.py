@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from cpm_gen.checkpoints.locate import EMBEDDED
 from cpm_gen.errors import TokenizerError
+from cpm_gen.text.cpm_tokenizer import Tokenizer
 from cpm_gen.text.export_tokenizer import tokenizer_json
-from cpm_gen.text.tokenizer import Tokenizer
 
 tokenizers = pytest.importorskip("tokenizers")
 pytest.importorskip("google.protobuf")

@@ -30,8 +30,8 @@ TEXTS = st.text(
 def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TextTokenizer]:
     """A tokenizer of each kind."""
     from cpm_gen.checkpoints.locate import EMBEDDED
+    from cpm_gen.text.cpm_tokenizer import Tokenizer
     from cpm_gen.text.export_tokenizer import tokenizer_json
-    from cpm_gen.text.tokenizer import Tokenizer
 
     pytest.importorskip("google.protobuf")
     folder = tmp_path_factory.mktemp("vocabularies")

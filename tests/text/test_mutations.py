@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cpm_gen.checkpoints.locate import EMBEDDED
-from cpm_gen.text.tokenizer import VOCABULARY_FILE, Tokenizer
+from cpm_gen.text.cpm_tokenizer import VOCABULARY_FILE, Tokenizer
 from tests.mutations import BINARY, check, linux, mutated, outcome, run_mutants
 
 TEXTS = ("春江潮水连海平，海上明月共潮生。", "abc ABC １２３\n  「x」…… <eod>", "\x00\x7f\u3000𠀀😀")

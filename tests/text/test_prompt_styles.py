@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from cpm_gen.checkpoints.locate import EMBEDDED
 from cpm_gen.errors import InputError
+from cpm_gen.text.cpm_tokenizer import Tokenizer
 from cpm_gen.text.prompt_styles import detokenizer, encode_prompt
-from cpm_gen.text.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer(EMBEDDED)
 EOD = TOKENIZER.eod

@@ -12,9 +12,9 @@ from cpm_gen.checkpoints.locate import EMBEDDED
 from cpm_gen.config.options import StyleName
 from cpm_gen.errors import ConfigError
 from cpm_gen.llm import LLM
+from cpm_gen.text.cpm_tokenizer import Tokenizer
 from cpm_gen.text.prompt_styles import detokenizer, encode_prompt
 from cpm_gen.text.stop_strings import find_stops
-from cpm_gen.text.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

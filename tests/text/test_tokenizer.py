@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 import cpm_gen
 from cpm_gen.checkpoints.locate import EMBEDDED
 from cpm_gen.errors import InputError, TokenizerError
-from cpm_gen.text.tokenizer import VOCABULARY_FILE, Detokenizer, Tokenizer
+from cpm_gen.text.cpm_tokenizer import VOCABULARY_FILE, Tokenizer
+from cpm_gen.text.tokenizer import Detokenizer
 
 
 def sentencepiece_alone(folder: Path) -> sentencepiece.SentencePieceProcessor:
@@ -290,7 +291,7 @@ def test_special_that_does_not_exist_is_an_error():
 def test_nothing_is_printed_when_jieba_starts(tmp_path, caches):
     """With every warning shown, with bytecode to compile (jieba's has invalid escapes), with no folder for its cache."""
     program = (
-        "import sys, warnings; from cpm_gen.text.tokenizer import Tokenizer; warnings.simplefilter('always'); "
+        "import sys, warnings; from cpm_gen.text.cpm_tokenizer import Tokenizer; warnings.simplefilter('always'); "
         "print(Tokenizer(sys.argv[1]).encode('我来到北京'))"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(cpm_gen.__file__).parents[1]), "PYTHONUTF8": "1"}
