@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.processes import restore_signals, with_death_signal
+from tests.reference_data import reference_folder
 
 pytest_plugins = ["tests.service_process"]
 
@@ -27,10 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def reference() -> Path:
     """Folder of reference data recorded from the original code, and the real vocabulary."""
-    folder = Path(os.environ.get("CPM_GEN_REFERENCE") or Path(__file__).parents[2] / "shared")
-    if not (folder / "original" / "generate.json").is_file():
-        pytest.skip("no reference data: set CPM_GEN_REFERENCE to the folder that holds original/ and vocab/")
-    return folder
+    return reference_folder("original/generate.json")
 
 
 @pytest.fixture

@@ -1,11 +1,12 @@
 """Small vocabularies of every kind, made by the tests themselves, and the folders of shared/hf where they are there."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.reference_data import reference_folder
 
 CHARACTERS = "床前明月光，。疑是地上霜举头望低思故乡春眠不觉晓处闻啼鸟夜来风雨声花落知多少！？"
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -44,7 +45,4 @@ def _with(folder: Path, files: dict[str, Any] | None) -> Path:
 
 def models_folder() -> Path:
     """The folder ``hf`` of shared reference data; skips without it."""
-    folder = Path(os.environ.get("CPM_GEN_REFERENCE") or Path(__file__).parents[3] / "shared") / "hf"
-    if not (folder / "ok" / "index.json").is_file():
-        pytest.skip("no folders of models: set CPM_GEN_REFERENCE to the folder that holds hf/")
-    return folder
+    return reference_folder("hf/ok/index.json") / "hf"
