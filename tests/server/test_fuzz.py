@@ -20,6 +20,10 @@ def test_no_request_that_can_be_made_from_the_documentation_breaks_anything(star
         "64",
     )  # followers wait for a work's end
     server: Server = start(*short, "--no-access-log")
+    (tmp_path / "schemathesis.toml").write_text(  # a list with too many entries may be a body that is too large
+        "[checks.negative_data_rejection]\n"
+        "expected-statuses = [400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 428, 429, '5xx']\n"
+    )
     command = Path(sys.executable).with_name("schemathesis")
     run = subprocess.run(
         [

@@ -69,14 +69,21 @@ class Body(BaseModel):
                     name, {"description": "another program's field; ignored, refused, or the same as one of ours"}
                 )
             for name, field in cls.model_fields.items():
-                if not field.is_required() and field.default is not None and "anyOf" not in fields[name]:
-                    kept = {
-                        k: fields[name].pop(k)
-                        for k in list(fields[name])
-                        if k not in ("description", "default", "title")
-                    }
-                    fields[name]["anyOf"] = [kept, {"type": "null"}]
+                if not field.is_required() and field.default is not None:
+                    _add_kind(fields[name], {"type": "null"})
+            for name, default in cls.defaults.items() if cls.foreign else ():
+                if name in fields:
+                    _add_kind(fields[name], {"const": default, "description": "the default, as other programs say it"})
         return schema
+
+
+def _add_kind(field: dict[str, Any], kind: dict[str, Any]) -> None:
+    """Document one more kind of value of a field, in place."""
+    if "anyOf" not in field:
+        kept = {k: field.pop(k) for k in list(field) if k not in ("description", "default", "title")}
+        field["anyOf"] = [kept]
+    if kind not in field["anyOf"]:
+        field["anyOf"].append(kind)
 
 
 # Where a request may have less than the library takes; all else of a setting is as cpm_gen.config.options declares it.

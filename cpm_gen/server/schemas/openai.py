@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model, model_validator
 
 from cpm_gen.config.options import SamplingParams, TextOptions, TokenId
 from cpm_gen.server.schemas.foreign import ForeignText
@@ -118,7 +118,9 @@ class ChatBody(_Completion):
 
     messages: list[Message] = Field(min_length=1, max_length=4096)
     max_tokens: int | None = Field(256, ge=1, le=2**53 - 1, description="tokens to write")
-    logprobs: Literal[False] | None = Field(None, description="not supported; /v1/completions has them")
+    logprobs: Annotated[Literal[False], WithJsonSchema({"enum": [False, 0]})] | None = Field(
+        None, description="not supported; /v1/completions has them"
+    )
 
     def completion(self) -> CompletionBody:
         """The completion of the joined messages."""
