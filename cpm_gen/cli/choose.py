@@ -10,8 +10,8 @@ import json
 import sys
 from pathlib import Path
 
-from cpm_gen.cli.evaluate import Remaining
-from cpm_gen.cli.progress import Status
+from cpm_gen.cli.progress import Remaining, Status
+from cpm_gen.cli.tables import with_interval
 from cpm_gen.cli.write import Interrupt, check_output, follows, open_model, open_output
 from cpm_gen.config.arguments import path_argument
 from cpm_gen.config.json_lines import json_lines
@@ -79,13 +79,12 @@ def _report(
         "candidates": task.candidates or len(task.labels),
         "score": task.score,
         "seed": seed,
-        "accuracy": figure and {"value": figure.value, "interval": figure.interval},
+        "accuracy": figure and figure.to_json(),
     }
     if args.json:
         line = json.dumps(report, ensure_ascii=False)
     else:
         line = f"{task.name}: {len(choices):,} of {records:,} records, {report['candidates']} labels each"
         if figure is not None:
-            ends = f" ({figure.interval[0]:.1%} to {figure.interval[1]:.1%})" if figure.interval else ""
-            line += f": accuracy {figure.value:.1%}{ends}"
+            line += f": accuracy {with_interval(figure, '.1%')}"
     (sys.stderr if to_stderr else sys.stdout).write(line + "\n")

@@ -6,16 +6,16 @@ import argparse
 import dataclasses
 import json
 import sys
-import time
 from collections.abc import Sequence
 
-from cpm_gen.cli.progress import Status, duration
+from cpm_gen.cli.progress import Remaining, Status
+from cpm_gen.cli.tables import table, with_interval
 from cpm_gen.cli.write import Interrupt, follows, open_model
 from cpm_gen.config.resolve import Settings
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import ConfigError, TokenizerError
 from cpm_gen.evaluation.documents import Document, read_documents
-from cpm_gen.evaluation.perplexity import Difference, Evaluation, Figure, difference
+from cpm_gen.evaluation.perplexity import Difference, Evaluation, difference
 from cpm_gen.evaluation.perplexity import evaluate as score_documents
 from cpm_gen.evaluation.scorer import ModelScorer
 from cpm_gen.parallel.launchers import launched
@@ -27,24 +27,6 @@ _LABELS = {
     "perplexity_per_character": "perplexity per character",
     "bits_per_character": "bits per character",
 }
-
-
-class Remaining:
-    """A status line with the share that is done and the time left. whole: the amount of work, in any unit."""
-
-    def __init__(self, status: Status, what: str, whole: int) -> None:
-        self._status, self._what, self._whole = status, what, max(1, whole)
-        self._began = time.monotonic()
-
-    def show(self, done: int, tokens: int | None = None) -> None:
-        """Show that ``done`` of the work is done, and with ``tokens`` the speed."""
-        elapsed = max(time.monotonic() - self._began, 1e-6)
-        parts = [self._what, f"{done / self._whole:.0%}"]
-        if tokens is not None:
-            parts.append(f"{tokens / elapsed:,.0f} tokens/s")
-        if done:
-            parts.append(f"{duration(elapsed * (self._whole - done) / done)} left")
-        self._status.show(" · ".join(parts))
 
 
 def evaluate(args: argparse.Namespace, settings: Settings) -> int:
@@ -133,7 +115,7 @@ def _table(first: Evaluation, second: Evaluation | None, compared: Difference | 
     rows.append(["tokens", *(f"{m.tokens:,}" for m in models)])
     rows.append(["characters", *(f"{m.characters:,.0f}" for m in models)])
     figures = [m.figures() for m in models]
-    rows += [[label, *(_shown(f[name]) for f in figures)] for name, label in _LABELS.items()]
+    rows += [[label, *(with_interval(f[name], ".4g") for f in figures)] for name, label in _LABELS.items()]
     rows.append(["tokens per second", *(f"{m.tokens_per_second:,.0f}" for m in models)])
     lines = table(rows)
     if second is not None:
@@ -141,37 +123,15 @@ def _table(first: Evaluation, second: Evaluation | None, compared: Difference | 
     return lines
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as a table that reads well in a terminal and in Markdown; the first row is the heading."""
-    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
-    lines = ["| " + " | ".join(c + " " * (w - _width(c)) for c, w in zip(r, widths, strict=True)) + " |" for r in rows]
-    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    return "\n".join(lines) + "\n"
-
-
-def _width(text: str) -> int:
-    return sum(2 if ord(c) >= 0x1100 and not 0x2000 <= ord(c) < 0x2E80 else 1 for c in text)
-
-
-def _shown(figure: Figure) -> str:
-    ends = figure.interval
-    return f"{figure.value:.4g}" + (f" ({ends[0]:.4g} to {ends[1]:.4g})" if ends else "")
-
-
 def _verdict(compared: Difference | None) -> str:
     if compared is None:
         return "No document was scored whole by both models.\n"
-    parts = [f"{_signed(compared.per_character)} nats per character"]
+    parts = [f"{with_interval(compared.per_character, '+.4f')} nats per character"]
     if compared.per_token:
-        parts.append(f"{_signed(compared.per_token)} nats per token")
+        parts.append(f"{with_interval(compared.per_token, '+.4f')} nats per token")
     verdict = {
         "this": "the first is better",
         "other": "the second is better",
         None: "no clear difference" if compared.per_character.interval else "one document: no confidence",
     }[compared.better]
     return f"First less second, {compared.documents:,} documents: {', '.join(parts)}: {verdict}.\n"
-
-
-def _signed(figure: Figure) -> str:
-    ends = figure.interval
-    return f"{figure.value:+.4f}" + (f" ({ends[0]:+.4f} to {ends[1]:+.4f})" if ends else "")

@@ -8,18 +8,16 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from cpm_gen.cli.evaluate import Remaining, table
 from cpm_gen.cli.parser import install_hint
-from cpm_gen.cli.progress import Status
+from cpm_gen.cli.progress import Remaining, Status
+from cpm_gen.cli.tables import number, table, with_interval
 from cpm_gen.cli.write import Interrupt, check_output, follows, open_model
 from cpm_gen.config.options import check_lengths
 from cpm_gen.config.resolve import Settings
 from cpm_gen.errors import ConfigError
 from cpm_gen.evaluation.documents import read_documents
 from cpm_gen.evaluation.measure_windows import WindowPlan, measure_windows
-from cpm_gen.evaluation.perplexity import Figure
 from cpm_gen.evaluation.window_report import EDGE, WindowReport, columns
 from cpm_gen.parallel.launchers import launched
 
@@ -98,9 +96,9 @@ def _tables(report: WindowReport) -> str:
                 *(
                     [
                         m.name,
-                        *(_number(m.by_position.get(n)) for n in names),
-                        _number(m.past),
-                        _percent(m.against_hop_1),
+                        *(number(m.by_position.get(n), ",.1f") for n in names),
+                        number(m.past, ",.1f"),
+                        with_interval(m.against_hop_1, "+.2%"),
                     ]
                     for m in report.methods
                 ),
@@ -113,17 +111,17 @@ def _tables(report: WindowReport) -> str:
         rows = [
             [
                 m.name,
-                _number(m.after_slide),
-                _percent(m.after_slide_against_hop_1),
-                _number(m.mid_window),
-                _percent(m.mid_window_against_hop_1),
+                number(m.after_slide, ",.1f"),
+                with_interval(m.after_slide_against_hop_1, "+.2%"),
+                number(m.mid_window, ",.1f"),
+                with_interval(m.mid_window_against_hop_1, "+.2%"),
             ]
             for m in around
         ]
         parts += ["\nAround slides:\n\n", table([head, *rows])]
     for title, field in _VARIETY:
         if report.generated:
-            rows = [[n, *(_share(getattr(by.get(c), field, None)) for c in names)] for n, by in report.generated]
+            rows = [[n, *(number(getattr(by.get(c), field, None), ".1%") for c in names)] for n, by in report.generated]
             parts += [f"\n{title}, by position:\n\n", table([["text", *names], *rows])]
     return "".join(parts)
 
@@ -134,18 +132,3 @@ _VARIETY: Sequence[tuple[str, str]] = (
     ("Repeated 4-grams", "repeated_4"),
     ("Stretches of low variety", "low_variety"),
 )
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:,.1f}"
-
-
-def _share(value: Any) -> str:
-    return "" if value is None else f"{value:.1%}"
-
-
-def _percent(figure: Figure | None) -> str:
-    if figure is None:
-        return ""
-    ends = figure.interval
-    return f"{figure.value:+.2%}" + (f" ({ends[0]:+.2%} to {ends[1]:+.2%})" if ends else "")

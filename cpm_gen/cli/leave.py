@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from cpm_gen.checkpoints.publish import Progress
+from cpm_gen.cli.progress import progress_bars
 from cpm_gen.config.arguments import path_argument
 from cpm_gen.config.options import ModelOptions
 from cpm_gen.config.resolve import Settings
@@ -97,22 +96,3 @@ def _only(args: argparse.Namespace) -> None:
     for name, value in flags.items():
         if value not in (None, False):
             raise ConfigError(f"{name} is for --format {other}")
-
-
-@contextlib.contextmanager
-def progress_bars() -> Iterator[Progress]:
-    """A function that shows a bar for each kind of work, on a terminal."""
-    from tqdm import tqdm
-
-    bars: dict[str, Any] = {}
-
-    def progress(what: str, done: int, of: int) -> None:
-        if what not in bars:
-            bars[what] = tqdm(total=of, desc=what, unit="tensor", disable=None)
-        bars[what].update(done - bars[what].n)
-
-    try:
-        yield progress
-    finally:
-        for bar in bars.values():
-            bar.close()

@@ -1,4 +1,4 @@
-"""The status line on standard error while a text is written, if standard error is a terminal.
+"""Progress on standard error, if it is a terminal: the status line while a text is written, the bars of work on files.
 
 If the text goes to the same terminal, the status has the last row and the rows above are the scrolling region (DECSTBM), so that text
 and status do not mix.
@@ -6,12 +6,17 @@ and status do not mix.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from types import TracebackType
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from cpm_gen.checkpoints.publish import Progress
 
 
 def signals(*names: str) -> list[signal.Signals]:
@@ -86,6 +91,24 @@ class Status:
             self._err.flush()
 
 
+class Remaining:
+    """A status line with the share that is done and the time left. whole: the amount of work, in any unit."""
+
+    def __init__(self, status: Status, what: str, whole: int) -> None:
+        self._status, self._what, self._whole = status, what, max(1, whole)
+        self._began = time.monotonic()
+
+    def show(self, done: int, tokens: int | None = None) -> None:
+        """Show that ``done`` of the work is done, and with ``tokens`` the speed."""
+        elapsed = max(time.monotonic() - self._began, 1e-6)
+        parts = [self._what, f"{done / self._whole:.0%}"]
+        if tokens is not None:
+            parts.append(f"{tokens / elapsed:,.0f} tokens/s")
+        if done:
+            parts.append(f"{duration(elapsed * (self._whole - done) / done)} left")
+        self._status.show(" · ".join(parts))
+
+
 class Meter:
     """Counts tokens and describes progress. prompt: tokens of the prompt, which are prefilled first."""
 
@@ -152,3 +175,22 @@ def profile(steps: int, seconds: dict[str, float]) -> str:
     for name, part in sorted(seconds.items(), key=lambda item: -item[1]):
         lines.append(f"  {name:<20} {part / total:6.1%}  {part / steps * 1e3:8.3f} ms a step")
     return "\n".join(lines) + "\n"
+
+
+@contextlib.contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """A function that shows a bar for each kind of work, on a terminal."""
+    from tqdm import tqdm
+
+    bars: dict[str, Any] = {}
+
+    def progress(what: str, done: int, of: int) -> None:
+        if what not in bars:
+            bars[what] = tqdm(total=of, desc=what, unit="tensor", disable=None)
+        bars[what].update(done - bars[what].n)
+
+    try:
+        yield progress
+    finally:
+        for bar in bars.values():
+            bar.close()

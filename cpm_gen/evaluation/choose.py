@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from cpm_gen.errors import ConfigError, InputError
-from cpm_gen.evaluation.confidence import Floats, bootstrap
-from cpm_gen.evaluation.perplexity import Figure
+from cpm_gen.evaluation.confidence import Figure, Floats, bootstrap
 from cpm_gen.evaluation.scorer import Scorer
 from cpm_gen.evaluation.tasks import Score, Task
 
@@ -73,7 +72,7 @@ def accuracy(choices: Sequence[Choice], seed: int = 0) -> Figure | None:
     if not len(right):
         return None
     found = bootstrap(right, _share, seed)
-    return Figure(float(right[:, 1].mean()), found[0] if found else None)
+    return Figure.of(float(right[:, 1].mean()), found[0] if found else None)
 
 
 def _share(sums: Floats) -> Floats:

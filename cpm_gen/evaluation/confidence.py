@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +15,31 @@ Interval = tuple[float, float]
 
 LEVEL = 0.95
 RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured number and its confidence interval, None where fewer than two documents were scored.
+
+    What is not finite, such as a perplexity that is too large for a float, is None.
+    """
+
+    value: float | None
+    interval: tuple[float | None, float | None] | None
+
+    @classmethod
+    def of(cls, value: float, interval: Interval | None, change: Callable[[float], float | None] = float) -> Self:
+        """The figure of a value and its interval after ``change``, which must be monotonic."""
+        ends = interval and (_finite(change(interval[0])), _finite(change(interval[1])))
+        return cls(_finite(change(value)), ends)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data; None stands for what is not finite, which JSON has no word for."""
+        return {"value": self.value, "interval": self.interval}
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def bootstrap(counts: Floats, figures: Callable[[Floats], Floats], seed: int) -> list[Interval] | None:
@@ -26,5 +54,6 @@ def bootstrap(counts: Floats, figures: Callable[[Floats], Floats], seed: int) ->
     random = np.random.default_rng(seed)
     sums = np.stack([counts[random.integers(documents, size=documents)].sum(0) for _ in range(RESAMPLES)])
     tail = 100 * (1 - LEVEL) / 2
-    low, high = np.percentile(figures(sums), [tail, 100 - tail], axis=0)
+    with np.errstate(invalid="ignore"):  # between two infinite ones
+        low, high = np.percentile(figures(sums), [tail, 100 - tail], axis=0)
     return list(zip(low.tolist(), high.tolist(), strict=True))

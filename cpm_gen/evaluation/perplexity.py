@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from cpm_gen.errors import InputError
-from cpm_gen.evaluation.confidence import LEVEL, Floats, Interval, bootstrap
+from cpm_gen.evaluation.confidence import LEVEL, Figure, Floats, Interval, bootstrap
 from cpm_gen.evaluation.documents import Document
 from cpm_gen.evaluation.scorer import Scorer
+from cpm_gen.sampling.logprobs import perplexity
 
 Progress = Callable[[int, int], None]  # (characters done, tokens scored)
 
@@ -40,14 +41,6 @@ class DocumentScore:
     nats: float
     token_hash: int
     complete: bool
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A measured number and its confidence interval, None where fewer than two documents were scored."""
-
-    value: float
-    interval: Interval | None
 
 
 @dataclass(frozen=True)
@@ -92,15 +85,14 @@ class Evaluation:
         intervals: Sequence[Interval | None] = bootstrap(counts, _losses, self.seed) or (None, None)
         found = {}
         for unit, value, interval in zip(("token", "character"), values.tolist(), intervals, strict=True):
-            for name, function in (("loss", float), ("perplexity", _exp), ("bits", _bits)):
+            for name, function in (("loss", float), ("perplexity", _perplexity), ("bits", _bits)):
                 if (name, unit) != ("bits", "token"):
-                    ends = interval and (function(interval[0]), function(interval[1]))
-                    found[f"{name}_per_{unit}"] = Figure(function(value), ends)
+                    found[f"{name}_per_{unit}"] = Figure.of(value, interval, function)
         return found
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain data; see docs/quality.md for its fields."""
-        figures = {name: {"value": f.value, "interval": f.interval} for name, f in self.figures().items()}
+        figures = {name: figure.to_json() for name, figure in self.figures().items()}
         return {
             "model": self.model,
             "documents": len(self.documents),
@@ -132,15 +124,18 @@ class Difference:
     def better(self) -> str | None:
         """ "this" or "other" where the interval excludes zero; None where it does not."""
         ends = self.per_character.interval
-        if ends is None or ends[0] <= 0 <= ends[1]:
+        if ends is None or ends[0] is None or ends[1] is None or ends[0] <= 0 <= ends[1]:
             return None
         return "this" if ends[1] < 0 else "other"
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
-        figures = {"loss_per_character": self.per_character, "loss_per_token": self.per_token}
-        named = {name: f and {"value": f.value, "interval": f.interval} for name, f in figures.items()}
-        return {"documents": self.documents, **named, "better": self.better}
+        return {
+            "documents": self.documents,
+            "loss_per_character": self.per_character.to_json(),
+            "loss_per_token": self.per_token and self.per_token.to_json(),
+            "better": self.better,
+        }
 
 
 def evaluate(
@@ -193,7 +188,7 @@ def difference(this: Evaluation, other: Evaluation) -> Difference | None:
     counts = np.concatenate([_counts([a for a, _ in pairs]), _counts([b for _, b in pairs])], axis=1)
     values = _differences(counts.sum(0, keepdims=True))[0].tolist()
     intervals: Sequence[Interval | None] = bootstrap(counts, _differences, this.seed) or (None, None)
-    per_token, per_character = (Figure(v, i) for v, i in zip(values, intervals, strict=True))
+    per_token, per_character = (Figure.of(v, i) for v, i in zip(values, intervals, strict=True))
     same_tokens = all((a.token_hash, a.tokens) == (b.token_hash, b.tokens) for a, b in pairs)
     return Difference(len(pairs), per_character, per_token if same_tokens else None)
 
@@ -236,11 +231,12 @@ def _losses(sums: Floats) -> Floats:
 
 def _differences(sums: Floats) -> Floats:
     """``[draws, 6]`` sums of two models to differences of losses ``[draws, 2]``."""
-    return _losses(sums[:, :3]) - _losses(sums[:, 3:])
+    with np.errstate(invalid="ignore"):
+        return _losses(sums[:, :3]) - _losses(sums[:, 3:])
 
 
-def _exp(nats: float) -> float:
-    return math.exp(min(nats, 700.0))  # a float holds no more
+def _perplexity(nats: float) -> float | None:
+    return perplexity([-nats])
 
 
 def _bits(nats: float) -> float:

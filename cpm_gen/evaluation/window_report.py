@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpm_gen.evaluation.confidence import LEVEL, Floats, bootstrap
-from cpm_gen.evaluation.perplexity import Figure
+from cpm_gen.evaluation.confidence import LEVEL, Figure, Floats, bootstrap
 from cpm_gen.evaluation.variety import Variety
 from cpm_gen.evaluation.windows import Scores
+from cpm_gen.sampling.logprobs import perplexity
 
 BIN = 1000  # tokens of a column
 LAST = 8  # one column holds all positions from this many thousands on
@@ -122,7 +121,7 @@ def _report(scores: Scores, standard: Scores | None, common: Mask, past: Mask, s
 
 
 def _perplexity(nats: Floats, mask: Mask) -> float | None:
-    return math.exp(float(nats[mask].mean())) if mask.any() else None
+    return perplexity([-float(nats[mask].mean())]) if mask.any() else None
 
 
 def _against(nats: Floats, standard: Floats, mask: Mask, seed: int) -> Figure | None:
@@ -136,13 +135,14 @@ def _against(nats: Floats, standard: Floats, mask: Mask, seed: int) -> Figure | 
     ).reshape(-1, 2)
     counts = counts[counts[:, 0] > 0]
     found = bootstrap(counts, _ratio, seed)
-    return Figure(float(_ratio(counts.sum(0, keepdims=True))[0, 0]), found[0] if found else None)
+    return Figure.of(float(_ratio(counts.sum(0, keepdims=True))[0, 0]), found[0] if found else None)
 
 
 def _ratio(sums: Floats) -> Floats:
-    changes: Floats = np.expm1(sums[:, 1:] / sums[:, :1])
+    with np.errstate(over="ignore"):
+        changes: Floats = np.expm1(sums[:, 1:] / sums[:, :1])
     return changes
 
 
 def _plain(value: object) -> object:
-    return {"value": value.value, "interval": value.interval} if isinstance(value, Figure) else value
+    return value.to_json() if isinstance(value, Figure) else value

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +40,23 @@ def test_the_table_says_the_same_as_json_and_names_what_is_left_out(run: Run, po
     assert status == 0
     assert f"{report['perplexity_per_token']['value']:.4g}" in out
     assert "one document gives no confidence interval" in err
+
+
+def test_figures_that_no_float_holds_are_null_in_json_and_a_dash_in_the_table(run: Run, tmp_path: Path) -> None:
+    data = tmp_path / "one.txt"
+    data.write_text("床", encoding="utf-8")
+    status, out, _ = run("eval", "--data", str(data), "--style", "lyric", "--json", *FLAGS)
+    assert status == 0
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    report = json.loads(out, parse_constant=refuse)
+    assert report["loss_per_token"]["value"] > 0
+    assert [report[f"{name}_per_character"]["value"] for name in ("loss", "perplexity", "bits")] == [None] * 3
+    table = run("eval", "--data", str(data), "--style", "lyric", *FLAGS)[1]
+    line = next(line for line in table.splitlines() if "perplexity per character" in line)
+    assert line.split("|")[2].strip() == "–"
 
 
 def test_a_model_is_compared_with_another_on_the_same_documents(run: Run, poems: str) -> None:

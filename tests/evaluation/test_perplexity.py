@@ -42,6 +42,15 @@ class FakeScorer:
         return [-self._factor * i for i in targets]
 
 
+class OneCharacterShort(FakeScorer):
+    """Texts of two characters, of which the first token holds both."""
+
+    unknown = frozenset()
+
+    def first_characters(self, ids: Sequence[int]) -> int:
+        return 2
+
+
 def documents(*texts: str) -> list[Document]:
     return [Document(f"d{n}", text) for n, text in enumerate(texts)]
 
@@ -139,6 +148,22 @@ def test_what_is_finished_counts_after_an_interruption() -> None:
     compared = difference(found, whole)
     assert compared is not None
     assert compared.documents == 1
+
+
+def test_what_no_float_holds_is_no_figure() -> None:
+    texts = documents("abcd", "bcdefg", "gfe")
+    figures = evaluate(FakeScorer(1000.0), texts).figures()
+    assert figures["loss_per_token"].value == pytest.approx(3500)  # e to that is above 1e308
+    assert figures["perplexity_per_token"].value is None
+    assert figures["perplexity_per_token"].interval == (None, None)
+    nothing = documents("a?", "b?", "c?")  # no character is left once the unknown ones are taken off
+    found = evaluate(OneCharacterShort(), nothing)
+    assert found.characters == 0
+    assert found.figures()["loss_per_character"].to_json() == {"value": None, "interval": (None, None)}
+    compared = difference(found, found)
+    assert compared is not None
+    assert compared.per_character.value is None
+    assert compared.better is None
 
 
 def test_progress_reaches_the_end() -> None:

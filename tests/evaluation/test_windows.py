@@ -183,6 +183,16 @@ def test_the_report_compares_the_tokens_that_all_methods_scored() -> None:
     assert low < second.against_hop_1.value < high
 
 
+def test_a_report_of_a_hopeless_model_holds_no_number_that_json_does_not_have() -> None:
+    one, other = np.full((2, 1500), 2.0), np.full((2, 1500), 2000.0)
+    hopeless = scores("hop 80", Window(100, 80), other)
+    (_, found), _ = report_methods([scores("hop 1", Window(100, 1), one), hopeless], 100, 0)
+    assert found.past is None
+    assert set(found.by_position.values()) == {None}
+    assert found.against_hop_1 is not None
+    assert found.against_hop_1.to_json() == {"value": None, "interval": (None, None)}
+
+
 def test_columns_end_with_all_from_8_000_on() -> None:
     assert columns(1500) == [("0-1k", 0, 1000), ("1-2k", 1000, 1500)]
     assert columns(10_000)[-1] == ("8k+", 8000, 10_000)
