@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import codecs
 from pathlib import Path
 
-from cpm_gen.config.text_files import read_bounded
+from cpm_gen.config.text_files import UTF_16, read_bounded
 from cpm_gen.errors import CheckpointError
-
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_small_text(path: Path, most: int, purpose: str) -> str:
@@ -17,7 +14,7 @@ def read_small_text(path: Path, most: int, purpose: str) -> str:
     purpose: what the file must hold, for messages. Raises CheckpointError if it is no regular file, too long or no UTF-8.
     """
     content = read_bounded(path, CheckpointError, most, regular=True, otherwise=f"but {purpose}")
-    if content.startswith(_UTF16) or (len(content) > 1 and 0 in content[:2]):
+    if content.startswith(UTF_16) or (len(content) > 1 and 0 in content[:2]):
         raise CheckpointError(f"{path}: {purpose}, but is UTF-16 text; save it as UTF-8")
     try:
         return content.decode("utf-8-sig")

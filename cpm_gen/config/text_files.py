@@ -8,20 +8,25 @@ from pathlib import Path
 from cpm_gen.errors import CpmGenError, InputError
 
 MOST_BYTES = 1_000_000  # of a file with settings or keys
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # the byte order marks
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # the byte order marks
 
 
 def decode_text(content: bytes, where: str, error: type[CpmGenError] = InputError) -> str:
-    """Decode strict UTF-8: without a leading byte order mark, with LF for CRLF.
+    """Decode strict UTF-8: without a leading byte order mark, with LF for other line ends.
 
     Raises ``error``, which names ``where`` and the encoding or the byte that is wrong.
     """
-    if content.startswith(_UTF_16) and len(content) > 2:
+    if content.startswith(UTF_16) and len(content) > 2:
         raise error(f"{where}: UTF-16, which PowerShell's > and Notepad's \"Unicode\" write; save it as UTF-8")
     try:
-        return content.decode("utf-8").removeprefix("\ufeff").replace("\r\n", "\n")
+        return unix_lines(content.decode("utf-8").removeprefix("\ufeff"))
     except UnicodeDecodeError as wrong:
         raise error(f"{where}: not UTF-8 at byte {wrong.start}; save it as UTF-8") from None
+
+
+def unix_lines(text: str) -> str:
+    """``text`` with LF for CRLF, and for the lone CR of old Macs and of some terminals' pastes."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_bounded(

@@ -14,11 +14,11 @@ from typing import Any
 
 import sentencepiece
 
-from cpm_gen.config.arguments import one_line, path_argument, shown, token_ids
+from cpm_gen.config.arguments import path_argument, shown, token_ids
 from cpm_gen.errors import TokenizerError
 from cpm_gen.text import jieba_words
 from cpm_gen.text.tokenizer import TextDecoder, TextTokenizer, checked_text, outside
-from cpm_gen.text.vocabulary_files import read_vocabulary
+from cpm_gen.text.vocabulary_files import foreign, read_vocabulary
 
 VOCABULARY_FILE = "chinese_vocab.model"
 CPM_FILES = (VOCABULARY_FILE, "spiece.model")  # the second is its name in Hugging Face folders
@@ -55,8 +55,10 @@ class Tokenizer(TextTokenizer):
             self._sp.LoadFromSerializedProto(content)
             self.size: int = self._sp.vocab_size()
             self._sp.id_to_piece(list(range(self.size)))  # UnicodeDecodeError, a ValueError, if one is not UTF-8
-        except (RuntimeError, ValueError) as error:
-            raise TokenizerError(f"{path}: not a SentencePiece model ({one_line(error, 80)})") from None
+        except (RuntimeError, ValueError):
+            # not before: the first bytes of a vocabulary can look like another kind of file
+            what = foreign(content) or "not a SentencePiece model, or a damaged one; copy or download it again"
+            raise TokenizerError(f"{path}: {what}") from None
         self.path = path
         self.eod = self.start = self.end = self.line_end = self.special("<eod>")
         self.unk: int | None = self._sp.unk_id()
@@ -83,13 +85,13 @@ class Tokenizer(TextTokenizer):
         """Like :meth:`encode`, with the names of special pieces as their tokens: ``床前<sep>明月`` holds ``<sep>``."""
         pattern = "|".join(map(re.escape, self.specials))
         ids: list[int] = []
-        for at, part in enumerate(re.split(f"({pattern})", text)):
+        for at, part in enumerate(re.split(f"({pattern})", checked_text(text))):
             ids += [self.specials[part]] if at % 2 else self.encode(part)
         return ids
 
     def written(self, text: str) -> str | None:
         """``text`` as the vocabulary writes it (``，`` may become ``,``); None if it holds characters that have no piece."""
-        ids = self._sp.encode(text.translate(_OUT))
+        ids = self._sp.encode(checked_text(text).translate(_OUT))
         return None if any(self._sp.is_unknown(i) for i in ids) else "".join(self.surface(i) for i in ids)
 
     def remarks(self, text: str, *, as_text: bool) -> list[str]:

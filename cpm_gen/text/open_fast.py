@@ -10,13 +10,12 @@ from typing import Any, TypeVar
 from cpm_gen.errors import TokenizerError
 from cpm_gen.text.fast_tokenizer import FastTokenizer, Found, library
 from cpm_gen.text.special_tokens import SpecialTokens, read_special_tokens
-from cpm_gen.text.vocabulary_files import read_lines, read_object, read_pieces
+from cpm_gen.text.vocabulary_files import read_lines, read_object_and_text, read_pieces
 
 T = TypeVar("T")
 
 _BERT = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
 _GPT_2 = dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>")
-_MOST_JSON = 2**26
 
 
 def open_bert(path: Path, model: Path | None = None) -> FastTokenizer:
@@ -76,12 +75,12 @@ def open_json(path: Path, model: Path | None = None) -> FastTokenizer:
     """The tokenizer in a ``tokenizer.json``, which is complete in itself."""
     tokenizers = library(path)
     tokens = read_special_tokens(path.parent, model)
-    content = read_object(path, _MOST_JSON)
+    content, text = read_object_and_text(path)
     if not isinstance(content.get("model"), dict):
         raise TokenizerError(f"{path}: has no 'model', so it is not a tokenizer.json")
 
     def build() -> Any:
-        tokenizer = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8-sig"))
+        tokenizer = tokenizers.Tokenizer.from_str(text)
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer

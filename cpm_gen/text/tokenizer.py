@@ -75,7 +75,10 @@ class TextTokenizer(ABC):
 
     @abstractmethod
     def written(self, text: str) -> str | None:
-        """``text`` as the vocabulary writes it (``，`` may become ``,``); None if it holds characters that have no piece."""
+        """``text`` as the vocabulary writes it (``，`` may become ``,``); None if it holds characters that have no piece.
+
+        Raises InputError for lone surrogates.
+        """
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ``ids``; the pieces of :class:`Detokenizer` joined. Raises InputError for ids outside the vocabulary."""
@@ -90,7 +93,8 @@ class TextTokenizer(ABC):
     def with_tokens(self, start: str | None, end: str | None) -> Self:
         """The same tokenizer with other tokens that begin and end a text; raises TokenizerError for one that is no piece."""
         changed = copy.copy(self)
-        vars(changed).pop("_sentence_ids", None)
+        for name in ("_line_ids", "_sentence_ids"):
+            vars(changed).pop(name, None)
         if start is not None:
             changed.start, changed.opens_prompts = self.special(start), True
         if end is not None:
@@ -125,7 +129,7 @@ class TextTokenizer(ABC):
             return None
         return self._line_ids if boundary == "eod" else self._sentence_ids
 
-    @property
+    @functools.cached_property
     def _line_ids(self) -> frozenset[int]:
         return self.breaks if self.line_end is not None else self.breaks | self._ending_in(("\n",))
 

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cpm_gen.config.text_files import read_bounded
+from cpm_gen.checkpoints.formats.foreign_files import recognize
+from cpm_gen.config.text_files import UTF_16, read_bounded
 from cpm_gen.errors import TokenizerError
 
 _MOST_BYTES = 2**26  # of a vocabulary; gpt2's tokenizer.json has 1.3 MB, those of 250,000 pieces 17 MB
 _MOST_SETTINGS = 2**23  # of a file of settings
-_LFS = b"version https://git-lfs"
 
 
 def read_vocabulary(path: Path, most: int = _MOST_BYTES) -> bytes:
@@ -19,21 +19,32 @@ def read_vocabulary(path: Path, most: int = _MOST_BYTES) -> bytes:
     return read_bounded(path, TokenizerError, most, regular=True, otherwise="too many for a vocabulary")
 
 
-def _not_a_pointer(content: bytes, path: Path) -> None:
-    if content.startswith(_LFS):
-        raise TokenizerError(f"{path}: a Git LFS pointer, not the file itself; run git lfs pull in its folder")
+def foreign(content: bytes, wanted: str = "the vocabulary") -> str | None:
+    """A sentence about what a file holds instead of what is ``wanted``; None if it is not known."""
+    return recognize(content[:512], len(content), wanted)
+
+
+def read_text(path: Path, most: int, wanted: str, why_not_utf8: str) -> str:
+    """The text of a UTF-8 file of at most ``most`` bytes, without a byte order mark; raises TokenizerError that names it.
+
+    wanted: what the file must hold. why_not_utf8: for the message about a file that is not UTF-8.
+    """
+    content = read_vocabulary(path, most)
+    # a vocabulary may begin with [PAD], which looks like JSON
+    if not content.lstrip().startswith((b"{", b"[")) and (found := foreign(content, wanted)):
+        raise TokenizerError(f"{path}: {found}")
+    if content.startswith(UTF_16):
+        raise TokenizerError(f"{path}: UTF-16; save it as UTF-8, or download it again")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"{path}: not UTF-8 at byte {error.start}; {why_not_utf8}") from None
 
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a vocabulary in UTF-8 that ends its lines with LF; raises TokenizerError that names the file."""
-    content = read_vocabulary(path)
-    _not_a_pointer(content, path)
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise TokenizerError(
-            f"{path}: not UTF-8 at byte {error.start}; a GBK vocabulary must be saved as UTF-8, or downloaded again"
-        ) from None
+    gbk = "a GBK vocabulary must be saved as UTF-8, or downloaded again"
+    text = read_text(path, _MOST_BYTES, "the vocabulary", gbk)
     if "\r\n" in text:
         raise TokenizerError(
             f"{path}: lines end with CR LF, so every piece would end with CR; save it with LF (dos2unix), or "
@@ -45,19 +56,19 @@ def read_lines(path: Path) -> list[str]:
 
 def read_object(path: Path, most: int = _MOST_SETTINGS) -> dict[str, Any]:
     """The JSON object in a file; raises TokenizerError that names the file."""
-    content = read_vocabulary(path, most)
-    _not_a_pointer(content, path)
+    return read_object_and_text(path, most)[0]
+
+
+def read_object_and_text(path: Path, most: int = _MOST_BYTES) -> tuple[dict[str, Any], str]:
+    """The JSON object in a file, and its text; raises TokenizerError that names the file."""
+    text = read_text(path, most, "JSON", "is the file cut off? download it again")
     try:
-        found = json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise TokenizerError(
-            f"{path}: not UTF-8 at byte {error.start}; is the file cut off? download it again"
-        ) from None
+        found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise TokenizerError(f"{path}: not JSON ({error}); is the file cut off? download it again") from None
     if not isinstance(found, dict):
         raise TokenizerError(f"{path}: must be a JSON object")
-    return found
+    return found, text
 
 
 def read_pieces(path: Path) -> dict[str, int]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,9 +48,13 @@ def beside(name: str, content: object) -> Callable[[Path], Path]:
 
 BAD: list[tuple[Callable[[Path], Path], str, str]] = [
     (written("vocab.txt", GBK), "vocab.txt", "not UTF-8 at byte 6"),
-    (written("vocab.txt", "[UNK]\n床\n前\n".encode("utf-16")), "vocab.txt", "not UTF-8"),
+    (written("vocab.txt", "[UNK]\n床\n前\n".encode("utf-16")), "vocab.txt", "UTF-16; save it as UTF-8"),
+    (written("tokenizer.json", "{}".encode("utf-16")), "tokenizer.json", "UTF-16; save it as UTF-8"),
     (written("vocab.txt", "[UNK]\r\n床\r\n".encode()), "vocab.txt", "CR LF"),
-    (written("vocab.txt", b""), "vocab.txt", "no piece"),
+    (written("vocab.txt", b""), "vocab.txt", "the file is empty"),
+    (written("vocab.txt", b"\n"), "vocab.txt", "no piece"),
+    (written("vocab.txt", b"<!DOCTYPE html>"), "vocab.txt", "a web page .*, not the vocabulary"),
+    (written("tokenizer.json", b"<!DOCTYPE html>"), "tokenizer.json", "a web page .*, not JSON"),
     (written("vocab.txt", "床\n前\n".encode()), "vocab.txt", r"no line \[UNK\]"),
     (written("vocab.txt", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"), "vocab.txt", "LFS"),
     (written("tokenizer.json", b"{}"), "tokenizer.json", "no 'model'"),
@@ -106,6 +111,19 @@ def test_a_vocabulary_is_read_to_a_bound_and_must_be_a_file(tmp_path: Path, name
     with pytest.raises(TokenizerError, match="too many for a vocabulary") as caught:
         open_tokenizer(tmp_path)
     assert name in str(caught.value)
+
+
+def test_what_was_checked_is_what_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    open_file = Path.open
+
+    def count(path: Path, *args: Any, **options: Any) -> Any:
+        opened.append(path.name)
+        return open_file(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", count)
+    assert open_tokenizer(byte_level(tmp_path, whole=True)).size > 256
+    assert opened.count("tokenizer.json") == 1
 
 
 @pytest.mark.parametrize("name", ["notes.md", "weights.bin"])

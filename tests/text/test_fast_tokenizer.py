@@ -298,3 +298,12 @@ def test_rows_without_a_piece_are_named(tmp_path: Path) -> None:
     tokenizer = open_tokenizer(folder)
     assert tokenizer.without_text(10) == [5, 8, 9]  # a piece that comes twice has the later row
     assert tokenizer.decode([5, 7]) == "前"
+
+
+def test_boundaries_are_found_once_for_each_choice_of_tokens(tmp_path: Path) -> None:
+    tokenizer = open_tokenizer(byte_level(tmp_path))
+    found = {boundary: tokenizer.boundary_ids(boundary) for boundary in ("eod", "sentence")}
+    assert all(tokenizer.boundary_ids(boundary) is ids for boundary, ids in found.items())
+    changed = tokenizer.with_tokens(None, "the")
+    for boundary, ids in found.items():
+        assert changed.boundary_ids(boundary) == ids - {tokenizer.end} | {changed.special("the")}

@@ -130,6 +130,16 @@ def test_lone_surrogate_is_an_input_error_that_names_its_position(before, surrog
         EMBEDDED_TOKENIZER.encode(before + chr(surrogate) + after)
 
 
+@pytest.mark.parametrize(
+    "use", [EMBEDDED_TOKENIZER.written, EMBEDDED_TOKENIZER.encode_with_specials], ids=lambda use: use.__name__
+)
+def test_every_reading_of_a_text_refuses_what_is_no_text(use):
+    with pytest.raises(InputError, match=r"surrogate at character 7\b"):
+        use("我<sep>\n\ud800")
+    with pytest.raises(InputError, match="must be text"):
+        use(b"bytes")
+
+
 @pytest.mark.parametrize("name", ["<eod>", "<sep>", "<pad>", "<mask>", "<s>", "</s>"])
 def test_specials_written_in_a_text_stay_text(real, name):
     for tokenizer in (real, EMBEDDED_TOKENIZER):
@@ -242,7 +252,7 @@ def test_missing_vocabulary_is_an_error_that_names_the_place(tmp_path, name):
     assert str(tmp_path / name) in str(caught.value)
 
 
-@pytest.mark.parametrize("keep", [0, 1, 1000, -1])
+@pytest.mark.parametrize("keep", [1, 1000, -1])
 def test_cut_off_vocabulary_is_an_error_and_nothing_is_printed(tmp_path, capfd, keep):
     content = (EMBEDDED / VOCABULARY_FILE).read_bytes()[:keep]
     with pytest.raises(TokenizerError, match="not a SentencePiece model"):
@@ -251,11 +261,23 @@ def test_cut_off_vocabulary_is_an_error_and_nothing_is_printed(tmp_path, capfd, 
 
 
 @pytest.mark.parametrize(
-    "content", [b"\0" * 500, b"{}", "一首歌".encode(), b"version https://git-lfs.github.com/spec/v1"]
+    ("content", "says"),
+    [
+        (b"", "the file is empty"),
+        (b"\0" * 500, "begins with 500 zero bytes"),
+        (b"{}", "JSON, not the vocabulary"),
+        ("一首歌".encode(), "not a SentencePiece model"),
+        (b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer, not the vocabulary"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b"\x1f\x8b\x08\x00", "packed with gzip"),
+    ],
+    ids=lambda value: str(value)[:20],
 )
-def test_file_of_another_kind_is_an_error(tmp_path, content):
-    with pytest.raises(TokenizerError, match="not a SentencePiece model"):
+def test_file_of_another_kind_is_an_error_that_says_what_it_is(tmp_path, content, says):
+    with pytest.raises(TokenizerError, match=says) as caught:
         Tokenizer(vocabulary(tmp_path, content))
+    assert str(caught.value).startswith(str(tmp_path / VOCABULARY_FILE))
+    assert "sentencepiece_processor" not in str(caught.value)  # the library's inner state says nothing to a person
 
 
 def test_a_piece_that_is_not_utf8_is_an_error(tmp_path):
