@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cpm_gen.checkpoints.registry import hint
 from cpm_gen.config.arguments import path_argument
 from cpm_gen.errors import CheckpointError
 
@@ -17,6 +18,11 @@ EMBEDDED = Path(__file__).parents[1] / "embedded"
 def model_folder(model: str | None) -> Path:
     """The folder that ``--model`` names; None or "embedded": the embedded model. Raises CheckpointError for an empty name."""
     return EMBEDDED if model in (None, "embedded") else path_argument(model, "the model's folder", CheckpointError)
+
+
+def no_such_folder(folder: Path) -> CheckpointError:
+    """The error for a model's folder that does not exist."""
+    return CheckpointError(f"{folder}: no such folder; --model takes the folder of a checkpoint{hint(str(folder))}")
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:

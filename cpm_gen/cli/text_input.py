@@ -1,4 +1,4 @@
-"""Read the command line's texts. A byte order mark, CRLF and one final newline of a file or a pipe are not part of the text."""
+"""Read the command line's texts. A byte order mark and one final newline of a file or a pipe are not part of them; CRLF is LF, as CR is."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cpm_gen.checkpoints.locate import model_folder
+from cpm_gen.checkpoints.locate import model_folder, no_such_folder
 from cpm_gen.config.arguments import path_argument
 from cpm_gen.config.options import ModelOptions
 from cpm_gen.errors import TokenizerError
@@ -26,11 +26,13 @@ class NoVocabulary(TokenizerError):
 
 
 def find_tokenizer(options: ModelOptions) -> TextTokenizer:
-    """The tokenizer asked for, or the one that lies with the model; raises TokenizerError.
+    """The tokenizer asked for, or the one that lies with the model; raises TokenizerError, CheckpointError without a model's folder.
 
     ``options.start_token`` and ``options.end_token`` replace those that its files name.
     """
     folder = model_folder(options.model)
+    if options.tokenizer is None and not folder.exists():
+        raise no_such_folder(folder)
     if folder.is_file():  # a model in one file, such as an ONNX file
         folder = folder.parent
     found = _beside(folder) if options.tokenizer is None else open_tokenizer(options.tokenizer, folder)
@@ -38,8 +40,6 @@ def find_tokenizer(options: ModelOptions) -> TextTokenizer:
 
 
 def _beside(folder: Path) -> TextTokenizer:
-    if folder.is_file():  # an ONNX file
-        folder = folder.parent
     for place in (folder, folder / "tokenizer", folder / "vocab"):
         if (file := _vocabulary(place)) is not None:
             return _open(file, folder)

@@ -10,7 +10,7 @@ The token that ends a line is ``<eod>`` for CPM's vocabularies (original: ``gene
 for BERT's, which have no newline: there it stands between the lines of a novel, too, reads as a newline in both styles, and is left
 out after the last line if it would end the text. Byte-level vocabularies have newlines, so their lines end with them.
 
-BERT's ``[CLS]``, or the token set by ``start_token``, begins a prompt in the styles lyric and novel. CRLF reads as LF.
+BERT's ``[CLS]``, or the token set by ``start_token``, begins a prompt in the styles lyric and novel. CRLF and CR read as LF.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 from cpm_gen.config.arguments import shown
 from cpm_gen.config.options import LyricLines, StyleName
+from cpm_gen.config.text_files import unix_lines
 from cpm_gen.errors import InputError
 from cpm_gen.text.tokenizer import Detokenizer, TextTokenizer
 
@@ -42,7 +43,7 @@ def encode_prompt(
         raise InputError(f"a prompt must be text, not {type(text).__name__}")
     if not text.strip():
         raise InputError("the prompt is empty; give the words that the text should begin with")
-    text = text.replace("\r\n", "\n")
+    text = unix_lines(text)
     encode = tokenizer.encode_with_specials if special_pieces else tokenizer.encode
     if style == "plain":
         ids = encode(text)

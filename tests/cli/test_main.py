@@ -122,6 +122,7 @@ def test_sampling_flags_are_honoured() -> None:
         (["lyric", "x", "--threads", "0"], "threads"),
         (["reshard", str(EMBEDDED), "zero"], "MPSIZE"),
         (["tokenize", "x", "--json-lines"], "leave the text out"),
+        (["tokenize", "x", "--model", "owner/name"], "cpm-gen download owner/name fetches"),
         (["sing"], "sing"),
         (["--local_rank", "0"], "COMMAND"),
     ],

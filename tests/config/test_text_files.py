@@ -8,8 +8,9 @@ from cpm_gen.errors import ConfigError, InputError
 from cpm_gen.serving.api_keys import ApiKeys, make_key
 
 
-def test_a_byte_order_mark_and_crlf_are_not_part_of_the_text():
+def test_a_byte_order_mark_and_other_line_ends_are_not_part_of_the_text():
     assert decode_text("\ufeff床前\r\n明月\r\n".encode(), "a file") == "床前\n明月\n"
+    assert decode_text("床前\r明月\r\r\n".encode(), "a file") == "床前\n明月\n\n"
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])

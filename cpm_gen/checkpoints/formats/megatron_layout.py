@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cpm_gen.checkpoints.registry import hint
+from cpm_gen.checkpoints.locate import no_such_folder
 from cpm_gen.checkpoints.small_files import read_small_text
 from cpm_gen.errors import CheckpointError
 
@@ -84,7 +84,7 @@ def find(folder: Path) -> Layout:
 def _directory(folder: Path) -> tuple[Path, str, Path]:
     """The checkpoint's folder, the iteration, and the folder of its shards."""
     if not folder.exists():
-        raise CheckpointError(f"{folder}: no such folder; --model takes the folder of a checkpoint{hint(str(folder))}")
+        raise no_such_folder(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: not a folder; --model takes the folder of a checkpoint")
     if (folder / TRACKER).exists():
