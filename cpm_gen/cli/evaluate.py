@@ -8,18 +8,25 @@ import json
 import sys
 from collections.abc import Sequence
 
+from cpm_gen.checkpoints.formats.onnx_file import is_onnx
+from cpm_gen.checkpoints.locate import model_folder
 from cpm_gen.cli.progress import Remaining, Status
 from cpm_gen.cli.tables import table, with_interval
 from cpm_gen.cli.write import Interrupt, follows, open_model
+from cpm_gen.config.options import ModelOptions
 from cpm_gen.config.resolve import Settings
 from cpm_gen.engine.window import Window
-from cpm_gen.errors import ConfigError, TokenizerError
+from cpm_gen.errors import ConfigError
 from cpm_gen.evaluation.documents import Document, read_documents
 from cpm_gen.evaluation.perplexity import Difference, Evaluation, difference
 from cpm_gen.evaluation.perplexity import evaluate as score_documents
 from cpm_gen.evaluation.scorer import ModelScorer
 from cpm_gen.parallel.launchers import launched
+from cpm_gen.runtime.plan import Machine, plan_load
+from cpm_gen.text.find_tokenizer import NoVocabulary, find_tokenizer, fitting_tokenizer
 
+# chosen when such a file is exported, or by onnxruntime
+_FIXED_IN_ONNX = ("kernels", "dtype", "quantize", "kv_cache", "tensor_parallel", "device")
 _LABELS = {
     "loss_per_token": "loss, nats per token",
     "perplexity_per_token": "perplexity per token",
@@ -37,6 +44,9 @@ def evaluate(args: argparse.Namespace, settings: Settings) -> int:
         return 0
     documents = read_documents(args.data, records=args.records)
     other = None if args.against is None else _other(settings, args.against)
+    for each in (settings, other):  # before the first is measured, which can take hours
+        if each is not None:
+            _check(each, args.stride)
     with Interrupt() as interrupt:
         first = _evaluate(settings, args.stride, documents, interrupt)
         second = None
@@ -56,17 +66,29 @@ def evaluate(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _other(settings: Settings, model: str) -> Settings:
-    """The settings of the model to compare with: the same, with its own tokenizer if one lies with the model, else the first's."""
-    from cpm_gen.checkpoints.locate import model_folder
-    from cpm_gen.text.find_tokenizer import find_tokenizer
+    """The settings of the model to compare with: the same, as far as they fit its kind of file.
 
+    Its own tokenizer is taken if one lies with the model, else the first's.
+    """
     options = dataclasses.replace(settings.model, model=model, tokenizer=None)
+    if is_onnx(model_folder(model)):
+        usual = ModelOptions()
+        options = dataclasses.replace(options, **{name: getattr(usual, name) for name in _FIXED_IN_ONNX})
+    elif options.kernels == "onnx":
+        options = dataclasses.replace(options, kernels="auto")
     try:
         find_tokenizer(options)
-    except TokenizerError:
+    except NoVocabulary:
         first = settings.model.tokenizer or str(model_folder(settings.model.model))
         options = dataclasses.replace(options, tokenizer=first)
     return dataclasses.replace(settings, model=options)
+
+
+def _check(settings: Settings, stride: int | None) -> None:
+    """Raise what would be raised when this model is loaded and measured; reads headers and the vocabulary."""
+    plan = plan_load(settings.model, Machine.detect())
+    _window(plan.window, stride)
+    fitting_tokenizer(settings.model, plan.size.vocabulary)
 
 
 def _evaluate(

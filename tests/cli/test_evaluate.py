@@ -9,6 +9,7 @@ import pytest
 from cpm_gen.checkpoints.locate import EMBEDDED
 from cpm_gen.cli import evaluate as commands
 from tests.cli.conftest import FLAGS, Run
+from tests.random_networks import random_checkpoint
 
 FIGURES = (
     "loss_per_token",
@@ -67,6 +68,50 @@ def test_a_model_is_compared_with_another_on_the_same_documents(run: Run, poems:
     assert (found["documents"], found["better"]) == (6, None)
     assert report["against"]["tokens"] == report["tokens"]
     assert "no clear difference" in run(*words)[1]
+
+
+def test_what_is_wrong_with_the_second_model_is_said_before_the_first_is_measured(
+    run: Run, poems: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "score_documents", lambda *_, **__: pytest.fail("measured"))
+    other = random_checkpoint(tmp_path / "other")  # of 16 positions, and of 120 rows, which are not the vocabulary's
+    words = ("eval", "--data", poems, "--against", str(other), *FLAGS)
+    for more, says in (
+        ((), "the checkpoint's vocabulary has 120; they do not belong together"),
+        (("--stride", "16"), "--stride must be from 1 to 15"),
+        (("--window-limit", "100"), "window limit must be from 1 to 16"),
+    ):
+        status, out, err = run(*words, *more)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert says in err
+
+
+def test_a_damaged_vocabulary_beside_the_second_model_is_not_replaced_by_the_firsts(
+    run: Run, poems: str, tmp_path: Path
+) -> None:
+    other = random_checkpoint(tmp_path / "other")
+    (other / "chinese_vocab.model").touch()
+    status, out, err = run("eval", "--data", poems, "--against", str(other), *FLAGS)
+    assert (status, out) == (2, "")
+    assert "chinese_vocab.model: the file is empty" in err
+
+
+def test_an_onnx_file_is_compared_whatever_the_first_model_computes_in(run: Run, poems: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    file = str(tmp_path / "x.onnx")
+    assert run("export", "--format", "onnx", "embedded", file)[0] == 0
+    words = ("eval", "--data", poems, "--records", "--against")
+    flags = ("--tokenizer", str(EMBEDDED), "--json", *FLAGS)
+    several = ("--quantize", "int8", "--kv-cache", "int8", "--device", "cpu")
+    status, out, err = run(*words, file, *several, *flags)
+    assert (status, err) == (0, "")
+    report = json.loads(out)
+    assert report["against"]["model"] == file
+    assert 0 < abs(report["against"]["difference"]["loss_per_token"]["value"]) < 0.1  # int8 against float32
+    status, out, err = run(*words, "embedded", "--model", file, "--kernels", "onnx", *flags)
+    assert (status, err) == (0, "")
+    assert json.loads(out)["against"]["difference"]["loss_per_token"]["value"] == pytest.approx(0, abs=1e-4)
 
 
 def test_ctrl_c_prints_what_is_finished(run: Run, poems: str, monkeypatch: pytest.MonkeyPatch) -> None:
