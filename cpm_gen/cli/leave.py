@@ -90,9 +90,13 @@ def _written(target: Path, notes: Sequence[str]) -> int:
 
 
 def _only(args: argparse.Namespace) -> None:
-    """Refuse flags of the other kind of file."""
+    """Refuse flags that the kind of file does not use."""
+    tokenizer = getattr(args, "tokenizer", None)
     onnx = {"--past": args.past, "--batch": args.rows, "--length": args.columns}
-    other, flags = ("onnx", onnx) if args.format == "gguf" else ("gguf", {"--ids-only": args.ids_only})
+    gguf = {"--ids-only": args.ids_only, "--tokenizer": tokenizer}
+    other, flags = ("onnx", onnx) if args.format == "gguf" else ("gguf", gguf)
     for name, value in flags.items():
         if value not in (None, False):
             raise ConfigError(f"{name} is for --format {other}")
+    if args.ids_only and tokenizer is not None:
+        raise ConfigError("--ids-only writes no vocabulary; leave --tokenizer out")

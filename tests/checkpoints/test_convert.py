@@ -255,6 +255,14 @@ def test_impossible_conversions_are_refused(
         (["convert", "embedded", "x", "--to", "hf", "--tensor-parallel", "2"], "--tensor-parallel is for shards"),
         (["export", "embedded", "x", "--format", "gguf", "--past"], "--past is for --format onnx"),
         (["export", "embedded", "x", "--format", "onnx", "--ids-only"], "--ids-only is for --format gguf"),
+        (
+            ["export", "embedded", "x", "--format", "onnx", "--tokenizer", "/"],
+            "--tokenizer is for --format gguf",
+        ),
+        (
+            ["export", "embedded", "x", "--format", "gguf", "--tokenizer", "/", "--ids-only"],
+            "--ids-only writes no vocabulary",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(
