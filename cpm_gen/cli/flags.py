@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import typing
 from collections.abc import Callable
 
 from cpm_gen.cli.measuring_flags import choose_flags, eval_flags, eval_window_flags
 from cpm_gen.cli.setting_flags import MODEL_FLAGS, SERVE_FLAGS, WRITE_FLAGS, common_flags, settings_flags
+from cpm_gen.config.options import Dtype
 from cpm_gen.config.resolve import FIELDS
 
 
@@ -71,7 +73,7 @@ def convert_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dtype",
-        choices=("float32", "float16", "bfloat16"),
+        choices=typing.get_args(Dtype),
         dest="to_dtype",
         help="number format to write (default: that of the source)",
     )
@@ -85,7 +87,7 @@ def export_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("onnx", "gguf"), required=True, help="kind of file")
     parser.add_argument(
         "--dtype",
-        choices=("float32", "float16", "bfloat16"),
+        choices=typing.get_args(Dtype),
         dest="to_dtype",
         help="number format of the matrices (default: float32 in ONNX, the source's in GGUF)",
     )

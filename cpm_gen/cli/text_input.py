@@ -11,10 +11,15 @@ from cpm_gen.config.text_files import decode_text
 from cpm_gen.errors import ConfigError, InputError
 
 
+def given(args: argparse.Namespace) -> list[str]:
+    """Which of the argument and the flags for a text are given."""
+    return [name for name in ("words", "prompt", "prompt_file") if getattr(args, name) is not None]
+
+
 def prompt(args: argparse.Namespace) -> str | None:
     """The prompt from the argument, the flag, the file or a piped standard input; None where nothing was given."""
-    given = [name for name in ("words", "prompt", "prompt_file") if getattr(args, name) is not None]
-    if len(given) > 1:
+    names = given(args)
+    if len(names) > 1:
         raise ConfigError("give the prompt once: as an argument, with --prompt or with --prompt-file")
     if args.prompt_file is not None and args.prompt_file != "-":
         if not args.prompt_file:
@@ -26,8 +31,8 @@ def prompt(args: argparse.Namespace) -> str | None:
             raise InputError(f"{path}: is a folder; --prompt-file takes a text file") from None
         except OSError as error:
             raise InputError(f"{path}: {error.strerror or error}") from None
-    if args.prompt_file is None and given:
-        return decode_text(os.fsencode(getattr(args, given[0])), "the prompt")
+    if args.prompt_file is None and names:
+        return decode_text(os.fsencode(getattr(args, names[0])), "the prompt")
     if args.prompt_file == "-" or not sys.stdin.isatty():
         return _without_final_newline(decode_text(sys.stdin.buffer.read(), "standard input"))
     return None
@@ -35,7 +40,7 @@ def prompt(args: argparse.Namespace) -> str | None:
 
 def refuse_prompt(args: argparse.Namespace) -> None:
     """Raise ConfigError if a prompt is given beside --unconditional. Standard input is not read."""
-    if any(getattr(args, name) is not None for name in ("words", "prompt", "prompt_file")):
+    if given(args):
         raise ConfigError("--unconditional writes without a prompt; leave the prompt out, or the flag")
 
 

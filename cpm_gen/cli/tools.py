@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 from cpm_gen.cli import text_input
 from cpm_gen.config.json_lines import json_lines
 from cpm_gen.config.resolve import Settings
-from cpm_gen.errors import ConfigError, InputError
+from cpm_gen.errors import ConfigError, InputError, TokenizerError
 
 
 def inspect(args: argparse.Namespace, settings: Settings) -> int:
@@ -27,14 +26,20 @@ def inspect(args: argparse.Namespace, settings: Settings) -> int:
     model = settings.model if args.dir is None else dataclasses.replace(settings.model, model=args.dir)
     checkpoint = open_checkpoint(model_folder(model.model))
     description = describe(checkpoint, settings.model.heads, verify=args.verify)
-    about, line = None, "none; ids only, unless --tokenizer names one"
-    with contextlib.suppress(NoVocabulary):
+    about, line, failure = None, "none; ids only, unless --tokenizer names one", None
+    try:
         about = describe_tokenizer(fitting_tokenizer(model, checkpoint.vocabulary), checkpoint.vocabulary)
         line = tokenizer_text(about)
+    except NoVocabulary:
+        pass
+    except TokenizerError as error:  # the checkpoint itself is in order
+        line, failure = "cannot be used", error
     if args.json:
         sys.stdout.write(json.dumps(description | {"tokenizer": about}, ensure_ascii=False) + "\n")
     else:
         sys.stdout.write(to_text(description) + f"\ntokenizer   {line}\n")
+    if failure is not None:
+        raise failure
     return 0
 
 
@@ -84,7 +89,7 @@ def _one_text(args: argparse.Namespace) -> str:
 
 
 def _no_other_input(args: argparse.Namespace) -> None:
-    if any(getattr(args, name) is not None for name in ("words", "prompt", "prompt_file")):
+    if text_input.given(args):
         raise ConfigError("--json-lines reads standard input; leave the text out")
 
 

@@ -43,13 +43,11 @@ class ModelScorer:
     scored as ``window.hop`` says: the first window whole, then only the tokens that are new after each move.
     """
 
-    def __init__(
-        self, engine: TextEngine, *, style: StyleName = "plain", window: Window | None = None, name: str | None = None
-    ) -> None:
+    def __init__(self, engine: TextEngine, *, style: StyleName = "plain", window: Window | None = None) -> None:
         self.engine = engine
         self.style = style
         self.window = window or engine.window
-        self.name = name or engine.options.model or "embedded"
+        self.name = engine.options.model or "embedded"
         unk = engine.tokenizer.unk
         self.unknown = frozenset(() if unk is None else (unk,))
 
