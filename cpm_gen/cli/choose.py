@@ -32,7 +32,7 @@ def choose(args: argparse.Namespace, settings: Settings) -> int:
     path: Path = path_argument(args.data, "--data")
     records = list(json_lines(io.BytesIO(file_bytes(path)), str(path)))
     predictions = None if args.predictions == "-" else args.predictions
-    check_output(predictions)
+    check_output(predictions, "--predictions")
     seed = settings.text.seed or 0
     choices: list[Choice] = []
     with Interrupt() as interrupt, open_model(settings) as engine:

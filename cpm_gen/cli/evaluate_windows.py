@@ -13,11 +13,11 @@ from cpm_gen.cli.parser import install_hint
 from cpm_gen.cli.progress import Remaining, Status
 from cpm_gen.cli.tables import number, table, with_interval
 from cpm_gen.cli.write import Interrupt, check_output, follows, open_model
-from cpm_gen.config.options import check_lengths
 from cpm_gen.config.resolve import Settings
 from cpm_gen.errors import ConfigError
 from cpm_gen.evaluation.documents import read_documents
 from cpm_gen.evaluation.measure_windows import WindowPlan, measure_windows
+from cpm_gen.evaluation.stale_cache import check_stale
 from cpm_gen.evaluation.window_report import EDGE, WindowReport, columns
 from cpm_gen.parallel.launchers import launched
 
@@ -28,11 +28,12 @@ def evaluate_windows(args: argparse.Namespace, settings: Settings) -> int:
         raise ConfigError("the stale cache runs on one rank: give --no-stale under a launcher")
     if follows(settings):
         return 0
-    for path in (args.json, args.plot):
-        check_output(path)
+    if args.stale:
+        check_stale(settings.model)
+    check_output(args.json, "--json")
+    check_output(args.plot, "--plot")
     if args.plot is not None:
         _check_plot(Path(args.plot))
-    check_lengths(settings.sampling, settings.text)
     plan = WindowPlan(
         length=args.length,
         texts=args.texts,
@@ -45,12 +46,15 @@ def evaluate_windows(args: argparse.Namespace, settings: Settings) -> int:
         text=settings.text,
     )
     documents = read_documents(args.data, records=args.records)
-    together = dataclasses.replace(settings, text=dataclasses.replace(settings.text, n=args.texts))
-    with Interrupt() as interrupt, open_model(together) as engine, Status(beside_text=False) as status:
+    together = args.texts if args.generate else 1  # texts that are written side by side
+    settings = dataclasses.replace(settings, text=dataclasses.replace(settings.text, n=together))
+    with Interrupt() as interrupt, open_model(settings) as engine, Status(beside_text=False) as status:
         progress = _Progress(status)
         report = measure_windows(engine, documents, plan, progress=progress.show, stop=lambda: interrupt.asked)
     if report.interrupted:
         sys.stderr.write("note: interrupted; the methods that were finished until then are shown\n")
+    sys.stdout.write(_tables(report))
+    sys.stdout.flush()  # a file that cannot be written must not cost the figures
     if args.json is not None:
         content = {"data": args.data, **report.to_json()}
         Path(args.json).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
@@ -58,7 +62,6 @@ def evaluate_windows(args: argparse.Namespace, settings: Settings) -> int:
         from cpm_gen.evaluation.plot import save_plot
 
         save_plot(report, Path(args.plot))
-    sys.stdout.write(_tables(report))
     return interrupt.status
 
 

@@ -88,15 +88,15 @@ class Interrupt:
         self.status = 128 + number
 
 
-def check_output(path: str | None) -> None:
-    """Check that a file can be written, before the model is loaded; raises InputError."""
+def check_output(path: str | None, flag: str = "--output") -> None:
+    """Check that the file of a flag can be written, before the model is loaded; raises InputError."""
     if path is None:
         return
     if not path:
-        raise InputError("--output: the file's name is empty")
+        raise InputError(f"{flag}: the file's name is empty")
     target, folder = Path(path), Path(path).absolute().parent
     if target.is_dir():
-        raise InputError(f"{path}: is a folder; --output takes a file")
+        raise InputError(f"{path}: is a folder; {flag} takes a file")
     if not folder.is_dir():
         raise InputError(f"{path}: there is no folder {folder}")
     if not os.access(target if target.exists() else folder, os.W_OK):

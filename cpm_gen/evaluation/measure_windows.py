@@ -12,7 +12,7 @@ from cpm_gen.config.options import SamplingParams, TextOptions
 from cpm_gen.errors import ConfigError
 from cpm_gen.evaluation.documents import Document
 from cpm_gen.evaluation.scorer import ModelScorer
-from cpm_gen.evaluation.stale_cache import score_stale, torch_network, write_stale
+from cpm_gen.evaluation.stale_cache import check_stale, score_stale, torch_network, write_stale
 from cpm_gen.evaluation.variety import Variety, human_bound, variety
 from cpm_gen.evaluation.window_report import BIN, WindowReport, columns, report_methods
 from cpm_gen.evaluation.windows import Method, Progress, Scores, long_texts, methods, score_windows, without_unknown
@@ -60,8 +60,11 @@ def measure_windows(
     """Measure a loaded model. For the stale cache it is loaded a second time, in torch.
 
     progress: (what is measured, tokens done, of). stop: asked after each pass; True ends with the methods that are finished. Raises
-    InputError for texts that do not fill the window, ConfigError for a plan that the window does not allow.
+    InputError for texts that do not fill the window, ConfigError for a plan that the window does not allow or a stale cache of an ONNX
+    file.
     """
+    if plan.stale:
+        check_stale(engine.options)
     scorer = ModelScorer(engine, style=plan.text.style)
     ways = methods(engine.window, plan.hops, plan.keep, stale=plan.stale)
     texts = long_texts(scorer, documents, plan.length, plan.texts, engine.window.limit + 2)

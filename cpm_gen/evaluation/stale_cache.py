@@ -15,8 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cpm_gen.checkpoints.formats.onnx_file import is_onnx
+from cpm_gen.checkpoints.locate import model_folder
 from cpm_gen.config.options import ModelOptions
 from cpm_gen.engine.sequence import Request
+from cpm_gen.errors import ConfigError
 from cpm_gen.networks.interface import Segment
 from cpm_gen.networks.torch.kv_cache import KVCache
 from cpm_gen.networks.torch.model import TorchModel
@@ -54,6 +57,14 @@ class StaleCache(KVCache):
         super().extend(layer, slot, place, keys, values)
         store = self.store[layer, :, slot]
         return store[0], store[1]
+
+
+def check_stale(options: ModelOptions) -> None:
+    """Raise ConfigError for a model whose network torch cannot load."""
+    if is_onnx(model_folder(options.model)):
+        raise ConfigError(
+            "the stale cache is computed in torch, which cannot load an ONNX file; leave it out: --no-stale"
+        )
 
 
 @contextmanager

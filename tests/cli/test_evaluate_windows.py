@@ -9,6 +9,8 @@ import pytest
 
 from cpm_gen.cli import choose as choose_command
 from cpm_gen.cli import evaluate_windows as commands
+from cpm_gen.config.resolve import Settings
+from cpm_gen.runtime.text_engine import TextEngine
 from tests.cli.conftest import FLAGS, Run
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +76,37 @@ def test_the_stale_cache_and_the_kept_beginning_can_be_left_out(run: Run, poems:
     assert "keep" not in out
 
 
+def test_the_least_tokens_of_a_text_are_not_compared_with_a_setting_that_is_not_used(run: Run, poems: str) -> None:
+    words = ("eval-window", "--data", poems, *SMALL, "--hop", "8", "--keep", "0", "--no-stale")
+    status, out, err = run(*words, "--generate", "30", "--min-new-tokens", "300", "--temperature", "0")
+    assert (status, err) == (0, "")
+    assert "Distinct bigrams" in out
+
+
+def test_slots_are_taken_for_the_texts_that_are_written(run: Run, poems: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[int] = []
+    open_model = commands.open_model
+
+    def opened(settings: Settings) -> TextEngine:
+        batches.append((engine := open_model(settings)).options.batch)
+        return engine
+
+    monkeypatch.setattr(commands, "open_model", opened)
+    words = ["eval-window", "--data", poems, *SMALL, "--batch", "8", "--hop", "8", "--keep", "0", "--no-stale"]
+    for count in ("0", "2"):
+        assert run(*words, "--generate", count)[0] == 0
+    assert batches == [1, 2]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_file_that_cannot_be_written_does_not_cost_the_figures(run: Run, poems: str) -> None:
+    words = ("eval-window", "--data", poems, *SMALL, "--hop", "8", "--keep", "0", "--no-stale", "--json", "/dev/full")
+    status, out, err = run(*words)
+    assert status == 2
+    assert "| hop 8 " in out
+    assert err.count("\n") == 1
+
+
 def test_ctrl_c_shows_the_methods_that_are_finished(
     run: Run,
     poems: str,
@@ -137,7 +170,10 @@ def test_an_interrupted_choice_reports_what_is_done(run: Run, monkeypatch: pytes
         (["eval-window", "--data", "POEMS", "--hop", "600"], "hop must be from 1 to 511"),
         (["eval-window", "--data", "POEMS"], "the window moves first after 512"),
         (["eval-window", "--data", "POEMS", "--json", "/nonexistent/x"], "no folder"),
-        (["eval-window", "--data", "POEMS", "--plot", ""], "empty"),
+        (["eval-window", "--data", "POEMS", "--json", "/"], "--json takes a file"),
+        (["eval-window", "--data", "POEMS", "--plot", ""], "--plot: the file's name is empty"),
+        (["eval-window", "x.onnx", "--data", "POEMS"], "the stale cache is computed in torch"),
+        (["choose", "ocnli", "--data", OCNLI, "--predictions", "/"], "--predictions takes a file"),
         (["choose", "ocnlii", "--data", OCNLI], "no configuration named"),
         (["choose", "", "--data", OCNLI], "empty"),
         (["choose", "ocnli", "--data", ""], "empty"),
