@@ -21,6 +21,7 @@ HELP = """Type the beginning of a text and press Enter; Alt+Enter (Esc, then Ent
 Ctrl-C ends the text being written, Ctrl-D or /quit ends the session.
   /set                    show the settings that can be changed here
   /set temperature 0.8    change one
+  /set unconditional true write without a prompt: Enter alone begins each text
   /help                   this text
   /quit                   end
 """
@@ -44,19 +45,23 @@ def interact(llm: TextEngine, settings: Settings) -> int:
         except EOFError:
             return 0
         command = line.strip()
-        if not command:
+        unconditional = settings.text.unconditional
+        if not command and not unconditional:
             continue
         if command == "/quit":
             return 0
         try:
             if command == "/help":
                 sys.stdout.write(HELP)
-            elif command.split()[0] == "/set":
+            elif command.split()[:1] == ["/set"]:
                 settings = _set(settings, command.split(maxsplit=2)[1:])
             elif command.startswith("/"):
                 raise ConfigError(f"there is no command {command.split()[0]}; /help lists them")
+            elif command and unconditional:
+                raise ConfigError("unconditional is set: press Enter alone, or /set unconditional false for a prompt")
             else:
-                ended = write(llm, line, settings, as_json=False, output=None)
+                text = None if unconditional else line
+                ended = write(llm, text, settings, as_json=False, output=None)
                 if ended not in (0, 128 + signal.SIGINT):
                     return ended
         except RankError:

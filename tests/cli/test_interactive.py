@@ -61,6 +61,26 @@ def test_a_session_writes_is_interrupted_remembers_and_quits(terminal, tmp_path:
     assert "春江潮水" in history
 
 
+def test_enter_alone_writes_a_text_without_a_prompt_once_that_is_set(terminal) -> None:
+    child = terminal("lyric", "--max-new-tokens", "5", "--seed", "1")
+    child.expect("›")
+    child.send("/set unconditional true\r")
+    child.expect("›")
+    child.send("\r")
+    child.expect("5 tokens.*seed 1")
+    child.expect("›")
+    child.send("明月\r")
+    child.expect("press Enter alone, or /set unconditional false")
+    child.send("/set unconditional false\r")
+    child.expect("›")
+    child.send("明月\r")
+    child.expect("5 tokens.*seed 1")
+    child.send("/quit\r")
+    child.expect(pexpect.EOF)
+    child.wait()
+    assert child.exitstatus == 0
+
+
 def test_a_prompt_of_several_lines_is_one_prompt(terminal) -> None:
     child = terminal("generate", "--max-new-tokens", "3", "--seed", "1")
     child.expect("›")
