@@ -73,7 +73,7 @@ class LLM:
     @property
     def tokenizer(self) -> TextTokenizer:
         """The model's tokenizer; raises TokenizerError if there is none, or if it does not fit the model."""
-        return self.engine.tokenizer
+        return self.engine.vocabulary.tokenizer
 
     def generate(self, prompt: str | None = None, **options: Any) -> Completion:
         """Write one text and return it whole. Without a prompt ``unconditional=True`` writes from nothing."""
@@ -99,7 +99,7 @@ class LLM:
         if text.unconditional:
             if prompts is not None:
                 raise InputError("an unconditional text has no prompt; leave it out")
-            return self.engine.run([self.engine.start_ids()], sampling, text)
+            return self.engine.run([self.engine.vocabulary.start_ids()], sampling, text)
         if prompts is None:
             raise InputError("a prompt must be text, not None; unconditional=True writes without one")
         if isinstance(prompts, (str, bytes, bytearray, Mapping)) or not isinstance(prompts, Iterable):
@@ -108,7 +108,7 @@ class LLM:
 
     def encode(self, prompt: str, style: StyleName = "plain") -> list[int]:
         """Token ids of a prompt in a style; raises InputError for an empty one."""
-        return self.engine.encode(prompt, style)
+        return self.engine.vocabulary.encode(prompt, style)
 
     def score(self, token_ids: Sequence[int]) -> list[float | None]:
         """Natural log-probability of each token given the ones before it in the window; None for the first.

@@ -156,6 +156,21 @@ def test_a_model_without_a_vocabulary_writes_ids_and_refuses_text(tmp_path: Path
                 use()
 
 
+def test_a_named_vocabulary_is_read_before_the_weights(tmp_path: Path) -> None:
+    vocabulary = made(tmp_path / "model", "BERT")
+    with pytest.raises(TokenizerError, match="they do not belong together"):
+        cpm_gen.load(tokenizer=vocabulary)
+    with pytest.raises(TokenizerError, match="no vocabulary there"):
+        cpm_gen.load(tokenizer=tmp_path)
+
+
+def test_rows_without_a_piece_are_noted_for_a_named_vocabulary_too(tmp_path: Path) -> None:
+    folder = made(tmp_path / "model", "byte-level BPE")
+    with cpm_gen.load(folder) as beside, cpm_gen.load(folder, tokenizer=folder) as named:
+        assert any("3 of the network's" in note for note in beside.notes)
+        assert named.notes == beside.notes
+
+
 def run(*words: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
     words = (sys.executable, "-m", "cpm_gen", *map(str, words))
     return subprocess.run(words, input=stdin, capture_output=True, text=True)

@@ -280,11 +280,8 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     folder = random_checkpoint(tmp_path / "network")
     with cpm_gen.load(folder) as llm, pytest.raises(cpm_gen.TokenizerError, match="--tokenizer"):
         llm.generate("春")
-    with (
-        cpm_gen.load(folder, tokenizer=EMBEDDED) as llm,
-        pytest.raises(cpm_gen.TokenizerError, match="belong together"),
-    ):
-        llm.generate("春")
+    with pytest.raises(cpm_gen.TokenizerError, match="belong together"):
+        cpm_gen.load(folder, tokenizer=EMBEDDED)
 
 
 def test_score_needs_no_tokenizer(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def score(args: argparse.Namespace, settings: Settings) -> int:
         return 0
     text = _one_text(args)
     with open_model(settings) as llm:
-        ids = llm.encode(text)
+        ids = llm.vocabulary.encode(text)
         logprobs = llm.score(ids)
     content = {"ids": ids, "logprobs": logprobs, "perplexity": perplexity(logprobs)}
     sys.stdout.write(json.dumps(content) + "\n")

@@ -22,6 +22,7 @@ from cpm_gen.config.resolve import Settings
 from cpm_gen.errors import InputError
 from cpm_gen.outputs import Chunk, Completion
 from cpm_gen.parallel.launchers import launched
+from cpm_gen.runtime.hints import prompt_remarks
 from cpm_gen.runtime.text_engine import TextEngine
 
 
@@ -126,13 +127,13 @@ def write(
     options = settings.text
     if options.unconditional and text is not None:
         raise InputError("an unconditional text has no prompt; set unconditional to false for this one")
-    prompt = llm.start_ids() if text is None else llm.encode(text, options.style)
+    prompt = llm.vocabulary.start_ids() if text is None else llm.vocabulary.encode(text, options.style)
     check_lengths(settings.sampling, options)
-    for remark in llm.remarks(text or "", prompt, options):
+    for remark in prompt_remarks(llm, text or "", prompt, options):
         sys.stderr.write(f"note: {remark}\n")
     samples = Samples(options.n, as_json=as_json)
     most = options.max_new_tokens * options.n if options.max_new_tokens else None
-    meter = Meter(most, llm.visible(prompt))
+    meter = Meter(most, llm.vocabulary.visible(prompt, llm.window))
     with Interrupt() as interrupt:
         chunks = llm.run([prompt], settings.sampling, options, stop=lambda: interrupt.asked)
         first = next(chunks)  # before the file is opened: what cannot begin overwrites nothing

@@ -164,7 +164,7 @@ def _varieties(
 ) -> tuple[tuple[str, dict[str, Variety]], ...]:
     if not written:
         return ()
-    decode = engine.tokenizer.decode
+    decode = engine.vocabulary.tokenizer.decode
     bound = human_bound([decode(ids) for ids in written["human"]])
     found = []
     for name, texts in written.items():

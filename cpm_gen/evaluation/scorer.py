@@ -48,16 +48,16 @@ class ModelScorer:
         self.style = style
         self.window = window or engine.window
         self.name = engine.options.model or "embedded"
-        unk = engine.tokenizer.unk
+        unk = engine.vocabulary.tokenizer.unk
         self.unknown = frozenset(() if unk is None else (unk,))
 
     def encode(self, text: str) -> list[int]:
         """See :class:`Scorer`."""
-        return self.engine.encode(text, self.style)
+        return self.engine.vocabulary.encode(text, self.style)
 
     def first_characters(self, ids: Sequence[int]) -> int:
         """See :class:`Scorer`."""
-        return len(self.engine.tokenizer.decode(ids[:1]))
+        return len(self.engine.vocabulary.tokenizer.decode(ids[:1]))
 
     def score(self, ids: Sequence[int]) -> Iterator[list[float]]:
         """See :class:`Scorer`; one part for each place of the window."""

@@ -72,7 +72,7 @@ def long_texts(
     for document in documents:
         if document.text.strip():
             ids += scorer.encode(document.text)
-            end = scorer.engine.tokenizer.end
+            end = scorer.engine.vocabulary.tokenizer.end
             if end is not None and ids[-1] != end:
                 ids.append(end)
         if len(ids) >= most * length:
@@ -99,7 +99,7 @@ def score_windows(
     """
     window = method.window
     assert window is not None
-    ends = None if window.boundary == "token" else scorer.engine.tokenizer.boundary_ids(window.boundary)
+    ends = scorer.engine.vocabulary.ends(window)
     shape = (len(texts), len(texts[0]))
     nats, since = np.full(shape, math.nan), np.full(shape, -1, dtype=np.int64)
     for row, ids in enumerate(texts):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cpm_gen.config.options import ModelOptions, TextOptions
-from cpm_gen.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from cpm_gen.runtime.text_engine import TextEngine
@@ -30,12 +29,6 @@ def window_hint(folder: Path, positions: int, options: ModelOptions) -> list[str
     ]
 
 
-def rows_hint(tokenizer: TextTokenizer, vocabulary: int) -> list[str]:
-    """A note about rows of the network's vocabulary that have no piece."""
-    count = len(tokenizer.without_text(vocabulary))
-    return [f"{count:,} of the network's {vocabulary:,} rows have no piece; they are never written"] if count else []
-
-
 def prompt_remarks(engine: TextEngine, prompt: str, token_ids: Sequence[int], text: TextOptions) -> list[str]:
     """What the writer of a prompt should know: what of it the network cannot see, and stop strings that never match.
 
@@ -44,16 +37,17 @@ def prompt_remarks(engine: TextEngine, prompt: str, token_ids: Sequence[int], te
     found = []
     if len(token_ids) > engine.window.limit:
         found.append(
-            f"the prompt has {len(token_ids):,} tokens; the network sees {engine.visible(token_ids):,} of them "
+            f"the prompt has {len(token_ids):,} tokens; the network sees {engine.vocabulary.visible(token_ids, engine.window):,} of them "
             f"(its window holds {engine.window.limit:,})"
         )
     # in the other styles <eod> divides the prompt
     shown = prompt if text.style == "plain" else prompt.replace("<eod>", "\n")
-    found += engine.tokenizer.remarks(shown, as_text=not engine.options.special_pieces)
+    found += engine.vocabulary.tokenizer.remarks(shown, as_text=not engine.options.special_pieces)
     for stop in text.stop:
         if "\\n" in stop and "\n" not in stop:
             found.append(f"the stop string {stop} holds a backslash and an n; a newline is $'\\n' in most shells")
     found += [
-        f"the stop string {stop} never matches: the vocabulary cannot write it" for stop in engine.stops(text).never
+        f"the stop string {stop} never matches: the vocabulary cannot write it"
+        for stop in engine.vocabulary.stops(text).never
     ]
     return found

@@ -18,50 +18,45 @@ from types import TracebackType
 from cpm_gen.config.arguments import token_ids as check_ids
 from cpm_gen.config.logit_bias import biases
 from cpm_gen.config.model_sizes import ModelSize, NetworkVariant
-from cpm_gen.config.options import ModelOptions, SamplingParams, StyleName, TextOptions
+from cpm_gen.config.options import ModelOptions, SamplingParams, TextOptions
 from cpm_gen.engine.engine import Engine
 from cpm_gen.engine.scheduler import CachedScheduler, RecomputeScheduler
 from cpm_gen.engine.sequence import Request
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import ConfigError, CpmGenError
 from cpm_gen.outputs import Chunk
-from cpm_gen.runtime.hints import prompt_remarks, rows_hint, window_hint
+from cpm_gen.runtime.hints import window_hint
 from cpm_gen.runtime.loaded_model import LoadedModel
 from cpm_gen.runtime.plan import Machine, plan_load
 from cpm_gen.runtime.text_stream import TextStream
+from cpm_gen.runtime.vocabulary import ModelVocabulary
 from cpm_gen.sampling.logprobs import TopCollector
-from cpm_gen.text.find_tokenizer import NoVocabulary, fitting_tokenizer
-from cpm_gen.text.ids_only import IdsOnly
-from cpm_gen.text.prompt_styles import detokenizer, encode_prompt, start_ids
-from cpm_gen.text.stop_strings import Stops, find_stops
-from cpm_gen.text.tokenizer import TextTokenizer
 
 _STEP_TOKENS = 256  # a step's budget: the longest delay that a long prompt causes for the other texts
 
 
 class TextEngine:
-    """A loaded model with an engine, a scheduler and a tokenizer.
+    """A loaded model with an engine, a scheduler and a vocabulary.
 
     loaded: the model and its ranks. scheduler, token_engine: what runs in each step, and the engine that speaks token ids.
-    options, size, variant, window, notes: of the model; see :class:`cpm_gen.runtime.plan.LoadPlan`.
+    vocabulary: encodes prompts, and says what ends a text. options, size, variant, window, notes: of the model; see
+    :class:`cpm_gen.runtime.plan.LoadPlan`.
     """
 
-    def __init__(self, loaded: LoadedModel, tokenizer: TextTokenizer | None = None) -> None:
-        """``tokenizer``: the model's, if it was opened already."""
+    def __init__(self, loaded: LoadedModel, vocabulary: ModelVocabulary) -> None:
         plan = loaded.plan
         self.loaded = loaded
         self.options: ModelOptions = plan.options
         self.size: ModelSize = plan.size
         self.variant: NetworkVariant = plan.checkpoint.variant
         self.window: Window = plan.window
-        self.notes = [*plan.notes, *window_hint(plan.checkpoint.folder, plan.size.positions, plan.options)]
-        if tokenizer is not None:
-            self.notes += rows_hint(tokenizer, plan.size.vocabulary)
+        self.vocabulary = vocabulary
+        trained = window_hint(plan.checkpoint.folder, plan.size.positions, plan.options)
+        self.notes = [*plan.notes, *trained, *vocabulary.hints()]
         batch = plan.options.batch
         cached = plan.options.decoder == "cached"
         self.scheduler = CachedScheduler(batch, plan.slots, _STEP_TOKENS) if cached else RecomputeScheduler()
         self.token_engine = Engine(loaded.runner, self.scheduler, batch=batch)
-        self._tokenizer = tokenizer
         self._streams: dict[int, TextStream] = {}  # by id of their generation
         self._step_seconds = 0.0
         self._use = threading.RLock()  # held by the thread that uses the engine
@@ -73,61 +68,8 @@ class TextEngine:
         on_rank_death: called from a thread when a rank died and no step has noticed. Raises the children of CpmGenError.
         """
         plan = plan_load(options, Machine.detect())
-        tokenizer = None
-        # what is wrong with the model's own vocabulary is said before its weights are read
-        if options.tokenizer is None:
-            with contextlib.suppress(NoVocabulary):
-                tokenizer = fitting_tokenizer(options, plan.size.vocabulary)
-        return TextEngine(LoadedModel.start(plan, on_rank_death), tokenizer)
-
-    @property
-    def tokenizer(self) -> TextTokenizer:
-        """The model's tokenizer; raises TokenizerError if there is none, or if it does not fit the model."""
-        if self._tokenizer is None:
-            self._tokenizer = fitting_tokenizer(self.options, self.size.vocabulary)
-        return self._tokenizer
-
-    @property
-    def reader(self) -> TextTokenizer:
-        """The tokenizer, or for a model without one a stand-in: its ids can be written and have no text."""
-        try:
-            return self.tokenizer
-        except NoVocabulary as error:
-            if self.options.start_token is not None or self.options.end_token is not None:
-                raise
-            return IdsOnly(self.loaded.plan.checkpoint.folder, self.size.vocabulary, error)
-
-    def encode(self, prompt: str, style: StyleName = "plain") -> list[int]:
-        """Token ids of a prompt in a style (see :mod:`cpm_gen.text.prompt_styles`); raises InputError for an empty one."""
-        return encode_prompt(
-            style, prompt, self.tokenizer, self.options.lyric_lines, special_pieces=self.options.special_pieces
-        )
-
-    def start_ids(self) -> list[int]:
-        """Token ids of a text that begins from nothing; raises InputError where the vocabulary has no token for that."""
-        return start_ids(self.tokenizer)
-
-    def stops_at_end(self, text: TextOptions) -> bool:
-        """Whether the end token ends a text with these options."""
-        return not text.ignore_eos and (text.stop_at_eod or self.reader.ends_texts)
-
-    def stops(self, text: TextOptions) -> Stops:
-        """What ends a text with these options besides its length and its end token."""
-        if not text.stop:
-            return Stops((), frozenset(), ())
-        return find_stops(text.stop, self.tokenizer, detokenizer(text.style, self.tokenizer))
-
-    def remarks(self, prompt: str, token_ids: Sequence[int], text: TextOptions) -> list[str]:
-        """What the writer of a prompt should know: what of it the network cannot see, and stop strings that never match.
-
-        token_ids: of the prompt.
-        """
-        return prompt_remarks(self, prompt, token_ids, text)
-
-    def visible(self, token_ids: Sequence[int]) -> int:
-        """Number of a history's tokens that the network sees."""
-        start = self.window.advance(token_ids, self.window.keep, self._ends(self.window))
-        return len(self.window.context(tuple(token_ids), start))
+        vocabulary = ModelVocabulary(plan)  # what is wrong with it is said before the weights are read
+        return TextEngine(LoadedModel.start(plan, on_rank_death), vocabulary)
 
     def run(
         self,
@@ -185,20 +127,15 @@ class TextEngine:
         if window is not None and window.limit > self.size.positions:
             raise ConfigError(f"window limit must be at most {self.size.positions}, the network's positions")
         window = window or self.window
-        tokenizer = self.reader
-        end = tokenizer.end if end_token is None else tokenizer.special(end_token)
-        stop_ids = self.stops(text).ids | ({end} if end is not None and self.stops_at_end(text) else set())
+        ends = self.vocabulary.ends(window)
+        stop_ids, never = self.vocabulary.bounds(text, end_token)
         seed = secrets.randbits(63) if text.seed is None else text.seed
-        # rows of the embedding that only pad the vocabulary have no text, and <unk> stands for text that was not known
-        never = tokenizer.without_text(self.size.vocabulary)
-        if tokenizer.unk is not None and tokenizer.unk not in stop_ids and not self.options.special_pieces:
-            never.append(tokenizer.unk)
         sampling = dataclasses.replace(sampling, banned_ids=(*sampling.banned_ids, *never))
         return [
             Request(
                 prompt=tuple(prompt),
                 window=window,
-                ends=self._ends(window),
+                ends=ends,
                 params=sampling,
                 seed=seed,
                 sample_index=index,
@@ -218,33 +155,22 @@ class TextEngine:
 
         shown: for a request that continues an earlier run, the number of characters that run returned.
         """
-        strings = self.stops(text).strings
+        strings = self.vocabulary.stops(text).strings
         with self._one_thread():
-            return self._begin(requests, text, ready, shown, strings)
-
-    def _begin(
-        self,
-        requests: Sequence[Request],
-        text: TextOptions,
-        ready: deque[Chunk],
-        shown: int | None,
-        strings: tuple[str, ...],
-    ) -> list[TextStream]:
-        reader = self.reader
-        streams = [
-            TextStream(
-                self.token_engine,
-                request,
-                detokenizer(text.style, reader),
-                strings,
-                at // text.n,
-                ready,
-                place=at,
-                shown=shown,
-            )
-            for at, request in enumerate(requests)
-        ]
-        self._streams |= {id(s.generation): s for s in streams}
+            streams = [
+                TextStream(
+                    self.token_engine,
+                    request,
+                    self.vocabulary.detokenizer(text.style),
+                    strings,
+                    at // text.n,
+                    ready,
+                    place=at,
+                    shown=shown,
+                )
+                for at, request in enumerate(requests)
+            ]
+            self._streams |= {id(s.generation): s for s in streams}
         return streams
 
     def end(self, streams: Iterable[TextStream]) -> None:
@@ -307,7 +233,7 @@ class TextEngine:
         ids = check_ids(token_ids, self.size.vocabulary - 1)
         window = window or self.window
         with self._one_thread():
-            parts = iter(self.token_engine.score(ids, window, self._ends(window), top))
+            parts = iter(self.token_engine.score(ids, window, self.vocabulary.ends(window), top))
         while True:
             with self._one_thread(), self.loaded.rank_errors():
                 part = next(parts, None)
@@ -353,9 +279,6 @@ class TextEngine:
     def kill_ranks(self) -> bool:
         """Kill the ranks that this process started; False if there are none. Safe to call from any thread."""
         return self.loaded.kill_ranks()
-
-    def _ends(self, window: Window) -> frozenset[int] | None:
-        return None if window.boundary == "token" else self.tokenizer.boundary_ids(window.boundary)
 
     def __enter__(self) -> TextEngine:
         """Itself."""

@@ -136,7 +136,7 @@ class EngineThread(threading.Thread):
             try:
                 self._loads += 1
                 self.llm = self._load(functools.partial(self._rank_died, self._loads))
-                _ = self.llm.tokenizer.boundary_ids("sentence")
+                _ = self.llm.vocabulary.tokenizer.boundary_ids("sentence")
                 self._warm_up(self.llm)
             except BaseException as error:
                 attempts += 1

@@ -243,7 +243,7 @@ class Service:
 
     def _start_ids(self, llm: TextEngine) -> list[int]:
         try:
-            return llm.start_ids()
+            return llm.vocabulary.start_ids()
         except CpmGenError as error:
             raise from_library(error, "unconditional") from None
 
@@ -305,7 +305,7 @@ class Service:
         with (key or self.keys.anonymous).running():
             async with before(self.deadline()):
                 ids = await self._encode(text, style)
-        reader = Detokenizer(self.require().tokenizer)
+        reader = Detokenizer(self.require().vocabulary.tokenizer)
         pieces = [reader.push(i) for i in ids]
         if pieces:
             pieces[-1] += reader.flush()
@@ -319,7 +319,7 @@ class Service:
     async def detokenize(self, token_ids: Sequence[int], style: StyleName = "plain") -> str:
         """The text of token ids."""
         check_chars(token_ids, self.options, "token_ids")
-        reader = detokenizer(style, self.require().tokenizer)
+        reader = detokenizer(style, self.require().vocabulary.tokenizer)
         try:
             return await asyncio.to_thread(lambda: "".join(map(reader.push, token_ids)) + reader.flush())
         except CpmGenError as error:

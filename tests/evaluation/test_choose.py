@@ -39,7 +39,7 @@ def test_ocnli_is_the_mean_loss_of_the_second_sentence_after_each_word(engine: T
     found = list(choose(ModelScorer(engine), read_task("ocnli"), records("ocnli"), length=512))
     kept = [(line, r) for line, r in records("ocnli") if r["label"] != "-"]
     assert [c.line for c in found] == [line for line, _ in kept]
-    encode = engine.tokenizer.encode
+    encode = engine.vocabulary.tokenizer.encode
     for choice, (_, r) in zip(found, kept, strict=True):
         words = {"entailment": "对", "contradiction": "错", "neutral": "也许"}
         expected = {
@@ -61,7 +61,7 @@ def test_four_candidates_are_the_right_one_last_and_three_others(
         tried = list(choice.losses)
         assert len(set(tried)) == 4
         assert tried[-1] == choice.answer == r[task.answer]
-        encode = engine.tokenizer.encode
+        encode = engine.vocabulary.tokenizer.encode
         for value, loss in choice.losses.items():
             prompt = encode(f"这是关于{task.labels[value]}的{what}：")
             assert loss == pytest.approx(span_loss(network, prompt, encode(r["sentence"])), abs=1e-3)
@@ -78,7 +78,7 @@ def test_a_sum_prefers_nothing_but_the_whole_and_all_labels_may_be_tried(engine:
     data = [(1, {"sentence": "大军渡过黄河"})]
     (mean,) = choose(ModelScorer(engine), task, data, length=512)
     (whole,) = choose(ModelScorer(engine), Task(**{**vars(task), "score": "sum"}), data, length=512)
-    tokens = len(engine.encode("大军渡过黄河"))
+    tokens = len(engine.vocabulary.encode("大军渡过黄河"))
     assert whole.losses == pytest.approx({k: v * tokens for k, v in mean.losses.items()})
     assert list(mean.losses) == ["a", "b", "c"]
     assert mean.answer is None
@@ -89,7 +89,7 @@ def test_a_long_text_is_cut_to_the_length_less_20_and_to_what_the_prompt_leaves(
     engine: TextEngine, network: TorchModel
 ) -> None:
     text = "大军渡过黄河，敌将弃城而走。" * 8
-    encode = engine.tokenizer.encode
+    encode = engine.vocabulary.tokenizer.encode
     short = Task("t", "关于{label}：", "{x}", {"a": "军事", "b": "农业"})
     (found,) = choose(ModelScorer(engine), short, [(1, {"x": text})], length=40)
     assert found.losses["a"] == pytest.approx(span_loss(network, encode("关于军事："), encode(text)[:20]), abs=1e-3)

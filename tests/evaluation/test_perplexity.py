@@ -61,19 +61,19 @@ def logprob(network: TorchModel, context: Sequence[int], target: int) -> float:
 
 
 def test_a_short_document_is_scored_as_the_network_predicts_each_token(engine: TextEngine, network: TorchModel) -> None:
-    ids = engine.encode(TEXT)
+    ids = engine.vocabulary.encode(TEXT)
     expected = -sum(logprob(network, ids[:t], ids[t]) for t in range(1, len(ids)))
     (found,) = evaluate(ModelScorer(engine), documents(TEXT)).documents
     assert (found.tokens, found.unknown, found.complete) == (len(ids) - 1, 0, True)
     assert found.nats == pytest.approx(expected, abs=1e-3)
-    assert found.characters == len(TEXT) - len(engine.tokenizer.decode(ids[:1]))
+    assert found.characters == len(TEXT) - len(engine.vocabulary.tokenizer.decode(ids[:1]))
 
 
 def test_a_stride_scores_the_first_window_whole_and_then_the_new_tokens(
     engine: TextEngine, network: TorchModel
 ) -> None:
     limit, stride = 12, 5
-    ids = engine.encode(TEXT)[:36]
+    ids = engine.vocabulary.encode(TEXT)[:36]
     # the plain way: whole windows at 0, stride, 2 * stride, …; each scores what no earlier one did
     expected, scored = 0.0, 1
     for begin in range(0, len(ids), stride):

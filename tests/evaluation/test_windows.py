@@ -27,7 +27,7 @@ LIMIT = 12
 
 @pytest.fixture
 def ids(engine: TextEngine) -> list[int]:
-    return engine.encode(TEXT)[:36]
+    return engine.vocabulary.encode(TEXT)[:36]
 
 
 def stale_logprobs(network: TorchModel, ids: Sequence[int], limit: int) -> list[float]:
@@ -142,7 +142,7 @@ def test_the_methods_are_those_that_fit_the_window() -> None:
 def test_texts_are_documents_joined_and_cut(engine: TextEngine) -> None:
     scorer = ModelScorer(engine)
     documents = [Document("a", "春江潮水连海平"), Document("b", " "), Document("c", "海上明月共潮生")]
-    first, second = (engine.encode(documents[n].text) for n in (0, 2))
+    first, second = (engine.vocabulary.encode(documents[n].text) for n in (0, 2))
     joined = [*first, 7, *second, 7]
     assert long_texts(scorer, documents, 5, 2, 3) == [joined[:5], joined[5:10]]
     assert long_texts(scorer, documents, 1000, 2, 3) == [joined]

@@ -189,7 +189,7 @@ def test_a_prompt_longer_than_a_steps_budget_is_encoded_alike_on_two_ranks() -> 
     texts = []
     for degree in (1, 2):
         with cpm_gen.load(tensor_parallel=degree) as llm:
-            assert llm.engine.visible(llm.encode(prompt)) > 256
+            assert llm.engine.vocabulary.visible(llm.encode(prompt), llm.engine.window) > 256
             texts.append(llm.generate(prompt, temperature=0, max_new_tokens=8).token_ids)
     assert texts[0] == texts[1]
 

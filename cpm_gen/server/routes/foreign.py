@@ -35,7 +35,7 @@ def foreign_spec(
     window = body.window or WindowBody()  # type: ignore[call-arg]
     return GenerationSpec(
         prompts=prompts,
-        sampling=body.sampling(service.require().reader.end),
+        sampling=body.sampling(service.require().vocabulary.reader.end),
         text=body.options(),
         decoder=body.decoder,
         hop=window.hop,
@@ -49,14 +49,14 @@ def foreign_spec(
 
 def token_text(service: Service, body: ForeignText) -> Callable[[int], str]:
     """The function from a token to its text by itself in the body's style. Ids that only pad the vocabulary have no text."""
-    tokenizer = service.engine.require().tokenizer
+    tokenizer = service.engine.require().vocabulary.tokenizer
     alone = detokenizer(body.style, tokenizer).alone
     return lambda token: alone(token) if token < tokenizer.size else ""
 
 
 def reader(service: Service, body: ForeignText) -> Detokenizer:
     """A decoder of a text in the body's style."""
-    return detokenizer(body.style, service.engine.require().tokenizer)
+    return detokenizer(body.style, service.engine.require().vocabulary.tokenizer)
 
 
 def shown_in(text: str, likelihoods: Iterable[Likelihood], decoder: Detokenizer) -> list[Likelihood]:

@@ -148,7 +148,7 @@ class _Text:
     def _answer(self, result: GenerationResult) -> LlamaAnswer:
         text, timing, written = result.texts[0], result.timing, result.usage.completion_tokens
         began = timing.total if timing.first_token is None else timing.first_token
-        at_end = text.token_ids[-1:] == (self._service.engine.require().reader.end,)
+        at_end = text.token_ids[-1:] == (self._service.engine.require().vocabulary.reader.end,)
         return LlamaAnswer(
             content=text.text,
             tokens=list(text.token_ids),

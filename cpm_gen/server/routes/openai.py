@@ -89,7 +89,7 @@ def router(service: Service) -> APIRouter:
             request, service.start(foreign_spec(service, body, body.prompts(), body.logprobs), key)
         )
         try:
-            read, end = token_text(service, body), service.require().reader.end
+            read, end = token_text(service, body), service.require().vocabulary.reader.end
             texts = [CompletionText(body.logprobs, read, reader(service, body), end) for _ in range(job.samples)]
             if body.echo:
                 async with before(service.deadline()):

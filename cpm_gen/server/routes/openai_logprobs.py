@@ -97,7 +97,7 @@ def by_text(best: Iterable[tuple[int, float]], surface: Callable[[int], str]) ->
 
 def _decoded(service: Service, body: CompletionBody, ids: Sequence[int]) -> tuple[str, list[int]]:
     """The text of a prompt's tokens, and where each of them begins."""
-    decoder, size = reader(service, body), service.engine.require().tokenizer.size
+    decoder, size = reader(service, body), service.engine.require().vocabulary.tokenizer.size
     text, offsets = "", []
     for i in ids:
         offsets.append(len(text))

@@ -74,7 +74,7 @@ def router(service: Service) -> APIRouter:
         "/tokenizer_info", summary="The tokenizer, for lm-evaluation-harness", dependencies=[Depends(authorise)]
     )
     async def tokenizer_info() -> TokenizerInfo:
-        tokenizer = service.require().tokenizer
+        tokenizer = service.require().vocabulary.tokenizer
         return TokenizerInfo(
             vocab_size=tokenizer.size,
             model_max_length=service.prompt_tokens,

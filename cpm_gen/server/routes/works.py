@@ -133,7 +133,8 @@ def spec_of(body: WorkBody, service: Service) -> WorkSpec:
     generation = generation_spec(body, body.max_new_tokens)
     seed = seeded(generation.text).seed
     assert seed is not None
-    end = llm.tokenizer.name(llm.tokenizer.end) if llm.stops_at_end(generation.text) else None
+    words = llm.vocabulary
+    end = words.tokenizer.name(words.tokenizer.end) if words.stops_at_end(generation.text) else None
     window, decoder = service.window(llm, generation), body.decoder or llm.options.decoder
     return WorkSpec.of(generation, seed, window, decoder, end_token=end)
 
