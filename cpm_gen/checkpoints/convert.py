@@ -2,7 +2,7 @@
 
 The source's checksums are verified first. Of a Hugging Face folder or of safetensors one tensor is in memory at a time, of other shards
 one shard. The result is written under a temporary name, read back and compared bit for bit, and then renamed: a target folder is
-complete or absent. Small files beside the weights are copied; config.json says how a network differs from CPM-1's, and where a
+complete or absent. The vocabulary is copied if the caller names its files; config.json says how a network differs from CPM-1's, and where a
 vocabulary ends that does not divide.
 """
 
@@ -29,23 +29,17 @@ from cpm_gen.checkpoints.tensor_to_write import read_slice
 from cpm_gen.errors import CheckpointError, ConfigError, InputError
 
 Kind = Literal["hf", "shards", "safetensors"]
-# files of vocabularies that are copied with a checkpoint; config.json is written
-COMPANIONS = (
-    *("chinese_vocab.model", "vocab.json", "spiece.model", "vocab.txt", "merges.txt", "tokenizer.json"),
-    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-)
 _OF_HUGGING_FACE = ("generation_config.json",)
 
 
 @dataclass(frozen=True)
 class Beside:
-    """Small files for the target. folder: where files of the vocabulary are copied from; None: the source's.
+    """Small files for the target, by their names there. files: that are copied, such as a vocabulary's. texts: that are written.
 
-    left_out: names that are not copied. texts: further files, by name. token_ids: for config.json of a Hugging Face folder.
+    token_ids: for config.json of a Hugging Face folder.
     """
 
-    folder: Path | None = None
-    left_out: frozenset[str] = frozenset()
+    files: Mapping[str, Path] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
     token_ids: Mapping[str, int | None] = field(default_factory=dict)
 
@@ -112,14 +106,12 @@ def _open(source: Path) -> MegatronCheckpoint:
 
 
 def _copy_companions(checkpoint: Checkpoint, beside: Beside, to: Kind, work: Path) -> None:
-    names = [name for name in COMPANIONS if name not in beside.left_out]
-    for name in [*names, *(_OF_HUGGING_FACE if to == "hf" else ())]:
-        companion = (beside.folder or checkpoint.folder) / name
-        if companion.is_file():
-            try:
-                shutil.copyfile(companion, work / name)
-            except PermissionError as error:
-                raise InputError(f"{companion}: {error.strerror}") from None
+    found = {name: checkpoint.folder / name for name in (_OF_HUGGING_FACE if to == "hf" else ())}
+    for name, companion in {**{n: path for n, path in found.items() if path.is_file()}, **beside.files}.items():
+        try:
+            shutil.copyfile(companion, work / name)
+        except PermissionError as error:
+            raise InputError(f"{companion}: {error.strerror}") from None
     for name, text in beside.texts.items():
         (work / name).write_text(text, encoding="utf-8")
 

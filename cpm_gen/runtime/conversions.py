@@ -16,8 +16,19 @@ from cpm_gen.config.options import ModelOptions
 from cpm_gen.errors import TokenizerError
 from cpm_gen.text.cpm_tokenizer import Tokenizer
 from cpm_gen.text.export_tokenizer import gguf_vocabulary, tokenizer_json
-from cpm_gen.text.find_tokenizer import NoVocabulary, find_tokenizer, fitting_tokenizer
+from cpm_gen.text.find_tokenizer import (
+    NoVocabulary,
+    find_tokenizer,
+    fitting_tokenizer,
+    found_as,
+    is_found,
+    vocabulary_file,
+)
 from cpm_gen.text.tokenizer import TextTokenizer
+
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+# forms of the same vocabulary for other programs
+_VOCABULARIES = ("chinese_vocab.model", "vocab.json", "spiece.model", "vocab.txt", "merges.txt", "tokenizer.json")
 
 _README = """# A CPM-1 model
 
@@ -42,7 +53,7 @@ def convert_model(
     """Convert ``options.model``; see :func:`cpm_gen.checkpoints.convert.convert`. Returns what a person should know about the result."""
     folder = model_folder(options.model)
     notes: list[str] = []
-    beside = _beside(options, notes) if to == "hf" else Beside(_given(options))
+    beside = _beside(options, to, notes)
     convert(
         folder,
         target,
@@ -57,29 +68,26 @@ def convert_model(
     return notes
 
 
-def _given(options: ModelOptions) -> Path | None:
-    """The folder of the vocabulary that the options name."""
-    if options.tokenizer is None:
-        return None
-    path = Path(options.tokenizer)
-    return path if path.is_dir() else path.parent
-
-
-def _beside(options: ModelOptions, notes: list[str]) -> Beside:
-    """What a Hugging Face folder needs besides weights."""
+def _beside(options: ModelOptions, to: Kind, notes: list[str]) -> Beside:
+    """What the new folder needs besides weights."""
     try:
-        tokenizer = find_tokenizer(options)
+        file = vocabulary_file(options)
     except NoVocabulary:
         notes.append("no vocabulary lies beside the model, so the new folder has none; give --tokenizer DIR to add one")
         return Beside(token_ids={"bos_token_id": None, "eos_token_id": None})
+    files = _files(file)
+    if to != "hf":
+        return Beside(files)
+    tokenizer = find_tokenizer(options)
     ids = {"bos_token_id": tokenizer.start, "eos_token_id": tokenizer.end}
     if not isinstance(tokenizer, Tokenizer):
-        return Beside(_given(options), token_ids=ids)
+        return Beside(files, token_ids=ids)
     ids = {"bos_token_id": None, "eos_token_id": tokenizer.eod, "pad_token_id": tokenizer.specials.get("<pad>")}
-    folder = tokenizer.path.parent
+    files.pop("vocab.json", None)
     if tokenizer.uses_words:
+        files.pop("tokenizer.json", None)
         notes.append("transformers cannot encode texts for this model: CpmTokenizer gives other ids; see its README.md")
-        return Beside(folder, frozenset({"vocab.json", "tokenizer.json"}), {"README.md": _README}, ids)
+        return Beside(files, {"README.md": _README}, ids)
     described = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "unk_token": "<unk>",
@@ -91,7 +99,14 @@ def _beside(options: ModelOptions, notes: list[str]) -> Beside:
         "tokenizer.json": tokenizer_json(tokenizer),
         "tokenizer_config.json": json.dumps(described, indent=2) + "\n",
     }
-    return Beside(folder, frozenset({"vocab.json"}), texts, ids)
+    return Beside(files, texts, ids)
+
+
+def _files(file: Path) -> dict[str, Path]:
+    """The vocabulary in ``file`` and what belongs to it, by the names in the new folder, where it must be the one that is found."""
+    names = (*_SETTINGS, *_VOCABULARIES) if is_found(file) else _SETTINGS
+    beside = {name: file.with_name(name) for name in names}
+    return {name: path for name, path in beside.items() if path.is_file()} | found_as(file)
 
 
 def export_model_as_gguf(

@@ -30,22 +30,42 @@ def find_tokenizer(options: ModelOptions) -> TextTokenizer:
 
     ``options.start_token`` and ``options.end_token`` replace those that its files name.
     """
+    return _open(vocabulary_file(options), _folder(options)).with_tokens(options.start_token, options.end_token)
+
+
+def vocabulary_file(options: ModelOptions) -> Path:
+    """The file that :func:`find_tokenizer` opens; raises TokenizerError if there is none."""
+    return _beside(_folder(options)) if options.tokenizer is None else _named(options.tokenizer)
+
+
+def found_as(file: Path) -> dict[str, Path]:
+    """The files of a vocabulary, by the names under which it is found in a folder."""
+    if file.name in ("vocab.json", "merges.txt"):
+        return {name: file.with_name(name) for name in ("vocab.json", "merges.txt")}
+    if file.name in CPM_FILES:
+        return {file.name: file}
+    return {{".model": VOCABULARY_FILE, ".json": "tokenizer.json", ".txt": "vocab.txt"}[file.suffix]: file}
+
+
+def is_found(file: Path) -> bool:
+    """Whether this is the vocabulary that is taken of its folder."""
+    return _vocabulary(file.parent) == file
+
+
+def _folder(options: ModelOptions) -> Path:
     folder = model_folder(options.model)
     if options.tokenizer is None and not folder.exists():
         raise no_such_folder(folder)
-    if folder.is_file():  # a model in one file, such as an ONNX file
-        folder = folder.parent
-    found = _beside(folder) if options.tokenizer is None else open_tokenizer(options.tokenizer, folder)
-    return found.with_tokens(options.start_token, options.end_token)
+    return folder.parent if folder.is_file() else folder  # a model in one file, such as an ONNX file
 
 
-def _beside(folder: Path) -> TextTokenizer:
+def _beside(folder: Path) -> Path:
     for place in (folder, folder / "tokenizer", folder / "vocab"):
         if (file := _vocabulary(place)) is not None:
-            return _open(file, folder)
+            return file
     for name in CPM_FILES:  # beside a folder of shards
         if (file := folder.resolve().parent / name).is_file():
-            return Tokenizer(file)
+            return file
     raise NoVocabulary(
         f"{folder}: no {VOCABULARY_FILE} beside the checkpoint, nor another vocabulary; give --tokenizer DIR with {_KINDS}"
     )
@@ -56,13 +76,18 @@ def open_tokenizer(path: str | Path, model: Path | None = None) -> TextTokenizer
 
     model: the model's folder, whose ``config.json`` may name the tokens that begin and end a text.
     """
+    return _open(_named(path), model)
+
+
+def _named(path: str | Path) -> Path:
+    """The file of a vocabulary that is named by its folder or itself."""
     path = path_argument(path, "the vocabulary's folder", TokenizerError)
-    if path.is_file():
-        return _open(path, model)
-    file = _vocabulary(path)
+    file = path if path.is_file() else _vocabulary(path)
     if file is None:
         raise TokenizerError(f"{path}: no vocabulary there; --tokenizer takes a file or the folder of {_KINDS}")
-    return _open(file, model)
+    if file.suffix not in (".model", ".json", ".txt"):
+        raise TokenizerError(f"{file}: not a vocabulary's name; --tokenizer takes {_KINDS}")
+    return file
 
 
 def _vocabulary(folder: Path) -> Path | None:
@@ -80,9 +105,7 @@ def _open(file: Path, model: Path | None) -> TextTokenizer:
         return open_byte_level(file.with_name("vocab.json"), model)
     if file.suffix == ".json":
         return open_json(file, model)
-    if file.suffix == ".model":
-        return Tokenizer(file)
-    raise TokenizerError(f"{file}: not a vocabulary's name; --tokenizer takes {_KINDS}")
+    return Tokenizer(file)
 
 
 def fitting_tokenizer(options: ModelOptions, vocabulary: int) -> TextTokenizer:

@@ -1,7 +1,9 @@
 """Converting between Hugging Face folders, shards and shards in safetensors: bit for bit, whole or not at all."""
 
+import dataclasses
 import json
 import resource
+import shutil
 import signal
 import warnings
 from pathlib import Path
@@ -14,11 +16,15 @@ from cpm_gen.checkpoints.checkpoint import Checkpoint
 from cpm_gen.checkpoints.convert import convert
 from cpm_gen.checkpoints.locate import EMBEDDED, open_checkpoint
 from cpm_gen.cli.main import main
+from cpm_gen.config.options import ModelOptions
 from cpm_gen.errors import CheckpointError, ConfigError, CpmGenError, InputError
 from cpm_gen.networks.interface import Segment
-from cpm_gen.text.cpm_tokenizer import Tokenizer
+from cpm_gen.runtime.conversions import convert_model
+from cpm_gen.text.cpm_tokenizer import VOCABULARY_FILE, Tokenizer
+from cpm_gen.text.find_tokenizer import find_tokenizer
 from tests.huggingface_folders import ODD, logits, random_folder
 from tests.random_networks import random_checkpoint
+from tests.text.vocabularies import bert, byte_level
 
 IDS = [5, 60, 17, 0, 33, 33, 8, 21, 59, 2, 44, 13]
 
@@ -173,6 +179,44 @@ def test_folders_that_people_own_go_to_shards_and_back(tmp_path: Path, reference
         assert not (source / file).exists() or (tmp_path / "hf" / file).read_bytes() == (source / file).read_bytes()
 
 
+@pytest.mark.parametrize("to", ["hf", "shards", "safetensors"])
+@pytest.mark.parametrize("place", ["tokenizer", "vocab", "parent", "my.model", "my.txt", "my.json"])
+def test_the_vocabulary_that_is_found_goes_with_the_model(tmp_path: Path, to: Any, place: str) -> None:
+    model = random_checkpoint(tmp_path / "home" / "net")
+    options, name = ModelOptions(model=str(model)), VOCABULARY_FILE
+    if place in ("tokenizer", "vocab"):
+        (model / place).mkdir()
+        bert(model / place)
+        name = "vocab.txt"
+    elif place == "parent":
+        shutil.copyfile(EMBEDDED / VOCABULARY_FILE, tmp_path / "home" / VOCABULARY_FILE)
+    else:
+        mine = tmp_path / "mine"
+        mine.mkdir()
+        bert(mine)  # its vocab.txt is not the file that is named, except below
+        if place == "my.model":
+            shutil.copyfile(EMBEDDED / VOCABULARY_FILE, mine / place)
+        elif place == "my.txt":
+            (mine / "vocab.txt").rename(mine / place)
+            shutil.copyfile(EMBEDDED / VOCABULARY_FILE, mine / VOCABULARY_FILE)
+            name = "vocab.txt"
+        else:
+            byte_level(mine, whole=True)
+            (mine / "tokenizer.json").rename(mine / place)
+            name = "tokenizer.json"
+        options = dataclasses.replace(options, tokenizer=str(mine / place))
+    convert_model(options, tmp_path / "out", to)
+    before, after = find_tokenizer(options), find_tokenizer(ModelOptions(model=str(tmp_path / "out")))
+    assert after.path == tmp_path / "out" / name
+    assert after.path.read_bytes() == before.path.read_bytes()
+    assert (after.kind, after.encode("床前明月光 the")) == (before.kind, before.encode("床前明月光 the"))
+
+
+def test_a_folder_without_a_vocabulary_is_noted(tmp_path: Path) -> None:
+    (note,) = convert_model(ModelOptions(model=str(random_checkpoint(tmp_path / "net"))), tmp_path / "out", "shards")
+    assert "no vocabulary lies beside the model" in note
+
+
 @pytest.mark.parametrize("kind", ["hf", "shards", "safetensors"])
 @pytest.mark.parametrize("moment", ["writing", "verifying"])
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, kind: Any, moment: str) -> None:
@@ -279,7 +323,7 @@ def test_a_mistake_is_one_line(
 def test_a_converted_model_writes_the_same_text(tmp_path: Path) -> None:
     import cpm_gen
 
-    convert(EMBEDDED, tmp_path / "st", "safetensors", degree=2)
+    convert_model(ModelOptions(), tmp_path / "st", "safetensors", degree=2)
     ids = list(range(11, 40))
     with cpm_gen.load(tmp_path / "st") as one, cpm_gen.load() as two:
         a, b = (llm.engine.loaded.runner.next_logits([Segment(ids)]) for llm in (one, two))
