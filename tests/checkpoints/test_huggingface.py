@@ -9,12 +9,15 @@ import pytest
 import torch
 
 import cpm_gen
+from cpm_gen.checkpoints.formats.huggingface import Transposed
 from cpm_gen.checkpoints.inspect import describe, to_text
 from cpm_gen.checkpoints.locate import open_checkpoint
 from cpm_gen.checkpoints.reshard import reshard
 from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.llm import LLM
 from cpm_gen.networks.interface import Segment
+from cpm_gen.networks.native.model import NativeModel
+from cpm_gen.parallel.group import TensorParallel
 from tests.huggingface_folders import (
     CONFIG,
     ODD,
@@ -186,6 +189,22 @@ options = {"quantize": "int8"} if sys.argv[3] == "int8" else {"dtype": sys.argv[
 with cpm_gen.load(sys.argv[1], batch=1, kernels="native", **options) as llm:
     print(peak() - before, llm.engine.loaded.runner.network.weight_bytes)
 """
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_transposed_matrix_is_packed_before_its_pages_are_released(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: int
+) -> None:
+    """Each row of it lies in all its pages: to release them after some rows would read the file several times."""
+    config = {**CONFIG, "n_layer": 1, "n_embd": 768, "n_head": 12, "vocab_size": 32, "n_positions": 8}
+    write_folder(tmp_path, config, random_weights(config), "safetensors")
+    checkpoint = open_checkpoint(tmp_path)
+    released: list[tuple[int, ...]] = []
+    monkeypatch.setattr(Transposed, "release", lambda self: released.append(self.shape))
+    network = NativeModel(checkpoint.size(12), TensorParallel(0, ranks), checkpoint.variant, form="float32", threads=1)
+    network.load(checkpoint)
+    assert released.count((3072, 768)) == released.count((768, 3072)) == released.count((768, 768)) == 1
+    assert released.count((2304, 768)) == 3  # its parts are queries, keys and values
 
 
 @pytest.mark.slow

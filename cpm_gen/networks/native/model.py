@@ -131,9 +131,10 @@ class NativeModel:
         self.kernels = name.decode()
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Pack this rank's slices some rows at a time, so that no more than those rows are in memory beside the packed weights.
+        """Pack this rank's slices some rows at a time; no more of the files than those rows is in memory beside the packed weights.
 
-        Rows that pad the vocabulary are not packed and stay zero.
+        Of a matrix that its file holds transposed every row lies in all its pages: these stay until the rank's part is packed, so
+        that they are not read again for every few rows. Rows that pad the vocabulary are not packed and stay zero.
         """
         rank, degree = self.group.rank, self.group.size
         for name, tensor in checkpoint.tensors.items():
@@ -148,7 +149,9 @@ class NativeModel:
                 rows = max(_TILE * self._threads, _PACKED // view.shape[1]) if view.dim() == 2 else len(view)
                 for at in range(0, len(view), rows):
                     self._pack(name, view[at : at + rows], part.slice_start + at)
-                    part.stored.release()
+                    if view.stride(-1) == 1:
+                        part.stored.release()
+                part.stored.release()
 
     def _pack(self, name: str, tensor: Tensor, first: int = 0) -> None:
         """Pack a vector, or rows of a matrix that become those from ``first`` on."""
