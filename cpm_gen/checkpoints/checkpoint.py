@@ -128,6 +128,11 @@ class Checkpoint:
     pads_vocabulary: bool = False
     sources: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def is_onnx(self) -> bool:
+        """Whether it is an ONNX file, which is run as it is: none of its tensors is known, nor how its network differs from CPM-1's."""
+        return not self.tensors
+
     def size(self, heads: int) -> ModelSize:
         """The network's sizes with the number of heads filled in."""
         return ModelSize(self.layers, self.hidden, heads, self.vocabulary, self.positions)

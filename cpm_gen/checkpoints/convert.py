@@ -18,13 +18,12 @@ import torch
 from torch import Tensor
 
 from cpm_gen.checkpoints.attention_heads import known_or_configured_heads, resolve_heads
-from cpm_gen.checkpoints.checkpoint import Checkpoint, bits, verify_replicas
-from cpm_gen.checkpoints.checksums import verify_checksums
+from cpm_gen.checkpoints.checkpoint import Checkpoint, bits
 from cpm_gen.checkpoints.formats import huggingface, huggingface_writer, megatron_writer
 from cpm_gen.checkpoints.formats.megatron import MegatronCheckpoint, open_shards
 from cpm_gen.checkpoints.locate import open_checkpoint
 from cpm_gen.checkpoints.network_config import CONFIG
-from cpm_gen.checkpoints.publish import Progress, check_target, new_folder, no_progress
+from cpm_gen.checkpoints.publish import Progress, check_source, new_folder, no_progress, verify_source
 from cpm_gen.checkpoints.tensor_to_write import read_slice
 from cpm_gen.errors import CheckpointError, ConfigError, InputError
 
@@ -65,16 +64,13 @@ def convert(
     """
     opened = _open(source)
     checkpoint = opened.checkpoint
-    if not checkpoint.tensors:
-        raise CheckpointError(f"{source}: holds no weights that can be converted; take what it was made from")
+    check_source(checkpoint, target, force=force)
     if to == "hf" and degree != 1:
         raise ConfigError("a Hugging Face folder holds whole tensors: leave the number of ranks out")
     if to == "hf" or heads is not None:
         heads = resolve_heads(checkpoint, heads)
     checkpoint.check_degree(degree, heads or known_or_configured_heads(checkpoint))
-    check_target(target, checkpoint, force=force)
-    verify_replicas(checkpoint)
-    verify_checksums([c for shard in opened.shards for c in shard.checksums] or checkpoint.checksums)
+    verify_source(checkpoint, [c for shard in opened.shards for c in shard.checksums])
     beside = beside or Beside()
     run = _Run(checkpoint, degree, dtype, progress)
     with new_folder(target, sum(path.stat().st_size for path in checkpoint.files)) as work:

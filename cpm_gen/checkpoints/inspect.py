@@ -18,9 +18,9 @@ def describe(checkpoint: Checkpoint, heads: int | None = None, *, verify: bool =
     """Sizes, degree, dtype, parameters, iteration, and bytes needed per rank at several degrees.
 
     ``memory`` counts one rank's weights and one window of KV cache, in float32 and in a 16-bit format; None for a degree at which
-    the checkpoint cannot be cut. Of a file that is run as it is (ONNX), ``parameters`` is None and ``memory`` empty. verify: read all
-    weights and compare them with the checksums in the files, as a load does. Raises CheckpointError if replicated tensors differ,
-    checksums differ or ``heads`` is impossible.
+    the checkpoint cannot be cut. Of an ONNX file, which is run as it is, ``network`` and ``parameters`` are None and ``memory`` is
+    empty. verify: read all weights and compare them with the checksums in the files, as a load does. Raises CheckpointError if
+    replicated tensors differ, checksums differ or ``heads`` is impossible.
     """
     verify_replicas(checkpoint)
     if verify:
@@ -31,9 +31,12 @@ def describe(checkpoint: Checkpoint, heads: int | None = None, *, verify: bool =
     if heads is not None or known_or_configured_heads(checkpoint) is not None:
         heads = resolve_heads(checkpoint, heads)
     names = list(checkpoint.tensors)
-    possible = checkpoint.possible_degrees(heads) if names else [1]  # an ONNX file holds the network as a whole
+    variant = checkpoint.variant
+    possible = (
+        [1] if checkpoint.is_onnx else checkpoint.possible_degrees(heads)
+    )  # an ONNX file holds the network as a whole
     memory: dict[str, Any] = {}
-    for degree in DEGREES if names else ():
+    for degree in () if checkpoint.is_onnx else DEGREES:
         if degree not in possible:
             memory[str(degree)] = None
             continue
@@ -54,9 +57,11 @@ def describe(checkpoint: Checkpoint, heads: int | None = None, *, verify: bool =
         "heads": heads,
         "vocabulary": checkpoint.vocabulary,
         "positions": checkpoint.positions,
-        "network": dataclasses.asdict(checkpoint.variant) | {"inner": checkpoint.variant.inner_size(checkpoint.hidden)},
+        "network": None
+        if checkpoint.is_onnx
+        else dataclasses.asdict(variant) | {"inner": variant.inner_size(checkpoint.hidden)},
         "sources": sources,
-        "parameters": sum(math.prod(checkpoint.shape(name)) for name in names) if names else None,
+        "parameters": None if checkpoint.is_onnx else sum(math.prod(checkpoint.shape(name)) for name in names),
         "possible_degrees": possible,
         "memory": memory,
         "dropped": checkpoint.notes,
@@ -73,13 +78,13 @@ def to_text(description: dict[str, Any]) -> str:
         ("format", d["format"]),
         ("iteration", d["iteration"]),
         ("saved for", f"{d['degree']} rank{'s' if d['degree'] > 1 else ''}, {d['dtype']}"),
-        *([("parameters", f"{d['parameters']:,}")] if d["memory"] else []),
+        *([] if d["parameters"] is None else [("parameters", f"{d['parameters']:,}")]),
         ("layers", d["layers"]),
         ("hidden", d["hidden"]),
         ("heads", heads),
         ("vocabulary", f"{d['vocabulary']:,}"),
         ("positions", f"{d['positions']:,}"),
-        *([("network", _network(d["network"], d["hidden"]))] if d["memory"] else []),
+        *([] if d["network"] is None else [("network", _network(d["network"], d["hidden"]))]),
         ("can run on", f"{', '.join(map(str, d['possible_degrees']))} ranks"),
     ]
     checksums = d["checksums"]

@@ -9,11 +9,12 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from cpm_gen.checkpoints.checkpoint import Checkpoint
-from cpm_gen.errors import InputError
+from cpm_gen.checkpoints.checkpoint import Checkpoint, verify_replicas
+from cpm_gen.checkpoints.checksums import Checksum, verify_checksums
+from cpm_gen.errors import CheckpointError, InputError
 
 Progress = Callable[[str, int, int], None]  # what, tensors done, tensors in all
 
@@ -22,13 +23,27 @@ def no_progress(what: str, done: int, of: int) -> None:
     """Report nothing."""
 
 
-def check_target(target: Path, checkpoint: Checkpoint, *, force: bool) -> None:
-    """Raise InputError if ``target`` exists (unless ``force``) or holds the source."""
+def check_source(checkpoint: Checkpoint, *targets: Path, force: bool) -> None:
+    """Check what costs no time before a checkpoint is written in another form.
+
+    Raises CheckpointError for an ONNX file as the source, and InputError if a target exists (unless ``force``) or holds the source.
+    """
+    if checkpoint.is_onnx:
+        raise CheckpointError(
+            f"{checkpoint.folder}: an ONNX file holds no weights that can be converted; take the checkpoint that it was made from"
+        )
     read = {checkpoint.folder.resolve(), *(path.resolve() for path in checkpoint.files)}
-    if any(target.resolve() in (path, *path.parents) for path in read):
-        raise InputError(f"{target}: source and target are the same folder, or the target holds the source")
-    if os.path.lexists(target) and not force:
-        raise InputError(f"{target}: exists already; remove it, or give --force to replace it")
+    for target in targets:
+        if any(target.resolve() in (path, *path.parents) for path in read):
+            raise InputError(f"{target}: source and target are the same folder, or the target holds the source")
+        if os.path.lexists(target) and not force:
+            raise InputError(f"{target}: exists already; remove it, or give --force to replace it")
+
+
+def verify_source(checkpoint: Checkpoint, checksums: Sequence[Checksum] = ()) -> None:
+    """Read all weights and check replicas and checksums; raises CheckpointError. checksums: instead of the checkpoint's."""
+    verify_replicas(checkpoint)
+    verify_checksums(checksums or checkpoint.checksums)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,6 @@ import torch
 
 from cpm_gen.checkpoints.attention_heads import resolve_heads
 from cpm_gen.checkpoints.checkpoint import Checkpoint
-from cpm_gen.checkpoints.formats import onnx_file
 from cpm_gen.checkpoints.locate import model_folder, open_checkpoint
 from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.config.options import ModelOptions
@@ -129,8 +128,7 @@ def plan_load(options: ModelOptions, machine: Machine) -> LoadPlan:
     launch = machine.launch
     degree = choose_degree(options, checkpoint, size.heads, launch)
     local_ranks = (launch.local_rank,) if launch else range(degree)
-    onnx = checkpoint.format == onnx_file.FORMAT
-    device = "cpu" if onnx and options.device == "auto" else options.device
+    device = "cpu" if checkpoint.is_onnx and options.device == "auto" else options.device
     devices = tuple(pick_device(device, rank, machine.gpus) for rank in local_ranks)
     backend = choose_backend(
         options,
@@ -138,7 +136,7 @@ def plan_load(options: ModelOptions, machine: Machine) -> LoadPlan:
         degree,
         native_missing=machine.native_missing,
         triton=machine.triton,
-        onnx=onnx,
+        onnx=checkpoint.is_onnx,
     )
     useful = useful_threads(size.hidden, native=backend.name == "native", cpus=machine.cpus)
     threads = max(1, (options.threads or useful) // (launch.local_size if launch else degree))

@@ -12,6 +12,8 @@ import torch
 
 import cpm_gen
 from cpm_gen.checkpoints.checkpoint import Checkpoint
+from cpm_gen.checkpoints.convert import convert
+from cpm_gen.checkpoints.formats.gguf_writer import export_gguf
 from cpm_gen.checkpoints.locate import EMBEDDED, open_checkpoint
 from cpm_gen.config.options import SamplingParams
 from cpm_gen.engine.sequence import Request
@@ -230,8 +232,12 @@ def test_what_is_no_export_of_ours_is_refused_by_name(tmp_path: Path, source: Ch
             open_checkpoint(tmp_path / f"{name}.onnx")
     with pytest.raises(CheckpointError, match=r"absent\.onnx: No such file"):
         open_checkpoint(tmp_path / "absent.onnx")
-    with pytest.raises(CheckpointError, match="holds no weights that can be exported"):
+    with pytest.raises(CheckpointError, match="holds no weights that can be converted"):
         export_onnx(open_checkpoint(tmp_path / "good.onnx"), tmp_path / "again.onnx")
+    with pytest.raises(CheckpointError, match="holds no weights that can be converted"):
+        convert(tmp_path / "good.onnx", tmp_path / "again", "shards", degree=3)
+    with pytest.raises(CheckpointError, match="holds no weights that can be converted"):
+        export_gguf(open_checkpoint(tmp_path / "good.onnx"), tmp_path / "again.gguf", None)
 
 
 @pytest.mark.parametrize(
@@ -278,5 +284,6 @@ def test_inspect_says_what_an_onnx_file_is(
     assert main(["inspect", str(tmp_path / "x.onnx"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["format"], found["positions"], found["heads"]) == ("ONNX", 9, 8)
+    assert (found["network"], found["parameters"], found["memory"], found["possible_degrees"]) == (None, None, {}, [1])
     assert main(["inspect", str(tmp_path / "x.onnx")]) == 0
     assert "memory per rank" not in capsys.readouterr().out

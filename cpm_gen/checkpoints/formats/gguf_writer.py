@@ -16,10 +16,9 @@ from torch import Tensor
 
 from cpm_gen.checkpoints import tensor_table
 from cpm_gen.checkpoints.attention_heads import resolve_heads
-from cpm_gen.checkpoints.checkpoint import Checkpoint, verify_replicas
-from cpm_gen.checkpoints.checksums import verify_checksums
+from cpm_gen.checkpoints.checkpoint import Checkpoint
 from cpm_gen.checkpoints.gguf_vocabulary import Vocabulary
-from cpm_gen.checkpoints.publish import Progress, check_target, new_files, no_progress
+from cpm_gen.checkpoints.publish import Progress, check_source, new_files, no_progress, verify_source
 from cpm_gen.checkpoints.tensor_to_write import TensorToWrite, read_slice
 from cpm_gen.errors import CheckpointError, ConfigError
 
@@ -58,16 +57,13 @@ def export_gguf(
     """
     if importlib.util.find_spec("gguf") is None:
         raise ConfigError("export to GGUF needs gguf: in the checkout, pip install -e '.[gguf]'")
-    if not checkpoint.tensors:
-        raise CheckpointError(f"{checkpoint.folder}: holds no weights that can be exported; take what it was made from")
+    check_source(checkpoint, target, force=force)
     if checkpoint.variant.gelu != "tanh":
         raise CheckpointError(
             f"{checkpoint.folder}: computes GELU in its erf form, and llama.cpp's gpt2 only in its tanh form; its logits would differ"
         )
     size = checkpoint.size(resolve_heads(checkpoint, heads))
-    check_target(target, checkpoint, force=force)
-    verify_replicas(checkpoint)
-    verify_checksums(checkpoint.checksums)
+    verify_source(checkpoint)
     tensors = list(_tensors(checkpoint, dtype))
     with new_files(target, sum(tensor.nbytes for tensor in tensors)) as work:
         import gguf

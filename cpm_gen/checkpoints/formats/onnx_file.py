@@ -13,7 +13,6 @@ import torch
 from cpm_gen.checkpoints.checkpoint import Checkpoint
 from cpm_gen.errors import CheckpointError
 
-FORMAT = "ONNX"
 SIZES = ("layers", "hidden", "heads", "vocabulary", "positions")
 _PROPERTIES = 14  # field number of ModelProto.metadata_props, whose entries have a key (1) and a value (2)
 _FIELDS, _ENTRY_BYTES = 1000, 1 << 16
@@ -65,7 +64,7 @@ def open_file(path: Path) -> Checkpoint:
         files=[path, second] if second.exists() else [path],
         notes=[],
         tensors={},
-        format=FORMAT,
+        format="ONNX",
         heads=sizes["heads"],
     )
 

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from cpm_gen.checkpoints.attention_heads import resolve_heads
-from cpm_gen.checkpoints.checkpoint import Checkpoint, verify_replicas
-from cpm_gen.checkpoints.checksums import verify_checksums
+from cpm_gen.checkpoints.checkpoint import Checkpoint
 from cpm_gen.checkpoints.formats.onnx_file import properties
-from cpm_gen.checkpoints.publish import Progress, check_target, new_files, no_progress
+from cpm_gen.checkpoints.publish import Progress, check_source, new_files, no_progress, verify_source
 from cpm_gen.checkpoints.tensor_to_write import TensorToWrite
 from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.errors import CheckpointError, ConfigError
@@ -54,16 +53,12 @@ def export_onnx(
     from cpm_gen.networks.onnx.graph import Form, GraphBuilder
     from cpm_gen.networks.onnx.write_file import MOST_INSIDE, data_name, write_file
 
-    if not checkpoint.tensors:
-        raise CheckpointError(f"{checkpoint.folder}: holds no weights that can be exported; take what it was made from")
+    second = target.with_name(data_name(target))
+    check_source(checkpoint, target, second, force=force)
     size = checkpoint.size(resolve_heads(checkpoint, heads))
     form = Form(past, batch, length)
     _check_form(past, batch, length, size, dtype)
-    second = target.with_name(data_name(target))
-    check_target(target, checkpoint, force=force)
-    check_target(second, checkpoint, force=force)
-    verify_replicas(checkpoint)
-    verify_checksums(checkpoint.checksums)
+    verify_source(checkpoint)
     builder = GraphBuilder(checkpoint, size, form, dtype)
     model = builder.model(properties(checkpoint, size.heads, dtype, length or size.positions))
     used = list(builder.weights.values())
