@@ -23,7 +23,6 @@ from cpm_gen.errors import (
 )
 
 if TYPE_CHECKING:
-    from cpm_gen.checkpoints.reshard import reshard
     from cpm_gen.config.options import ModelOptions as ModelOptions
     from cpm_gen.config.options import SamplingParams as SamplingParams
     from cpm_gen.config.options import TextOptions as TextOptions
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from cpm_gen.outputs import Chunk as Chunk
     from cpm_gen.outputs import Completion
     from cpm_gen.outputs import Timing as Timing
+    from cpm_gen.runtime.reshard import reshard
     from cpm_gen.text.cpm_tokenizer import Tokenizer
 
 __version__ = "0.1.0"
@@ -55,7 +55,7 @@ __all__ = [
 _LAZY = {
     "LLM": "llm",
     "load": "llm",
-    "reshard": "checkpoints.reshard",
+    "reshard": "runtime.reshard",
     "Chunk": "outputs",
     "Completion": "outputs",
     "Timing": "outputs",

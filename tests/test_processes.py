@@ -12,7 +12,7 @@ from tests.processes import with_death_signal
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[1]
-CTRL_C = "tests/checkpoints/test_reshard.py::test_ctrl_c_leaves_nothing_behind[moment0-False]"
+CTRL_C = "tests/runtime/test_reshard.py::test_ctrl_c_leaves_nothing_behind[moment0-False]"
 INHERITED = f"{Path(__file__)}::test_children_have_the_default_actions_for_signals"
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")

@@ -45,8 +45,8 @@ def inspect(args: argparse.Namespace, settings: Settings) -> int:
 
 def reshard(args: argparse.Namespace, settings: Settings) -> int:
     """Write a checkpoint for another degree, with a progress bar on a terminal."""
-    from cpm_gen.checkpoints.reshard import reshard as run
     from cpm_gen.cli.progress import progress_bars
+    from cpm_gen.runtime.reshard import reshard as run
 
     if args.degree < 1:
         raise ConfigError(f"MPSIZE must be at least 1, not {args.degree}")

@@ -70,12 +70,12 @@ def convert_model(
 
 def _beside(options: ModelOptions, to: Kind, notes: list[str]) -> Beside:
     """What the new folder needs besides weights."""
+    files = vocabulary_files(options)
     try:
-        file = vocabulary_file(options)
+        vocabulary_file(options)
     except NoVocabulary:
         notes.append("no vocabulary lies beside the model, so the new folder has none; give --tokenizer DIR to add one")
-        return Beside(token_ids={"bos_token_id": None, "eos_token_id": None})
-    files = _files(file)
+        return Beside(files, token_ids={"bos_token_id": None, "eos_token_id": None})
     if to != "hf":
         return Beside(files)
     tokenizer = find_tokenizer(options)
@@ -102,11 +102,21 @@ def _beside(options: ModelOptions, to: Kind, notes: list[str]) -> Beside:
     return Beside(files, texts, ids)
 
 
-def _files(file: Path) -> dict[str, Path]:
-    """The vocabulary in ``file`` and what belongs to it, by the names in the new folder, where it must be the one that is found."""
-    names = (*_SETTINGS, *_VOCABULARIES) if is_found(file) else _SETTINGS
-    beside = {name: file.with_name(name) for name in names}
-    return {name: path for name, path in beside.items() if path.is_file()} | found_as(file)
+def vocabulary_files(options: ModelOptions) -> dict[str, Path]:
+    """The vocabulary that :func:`find_tokenizer` takes and what belongs to it, by the names under which a new folder is to have them.
+
+    Of a model without one, what its folder has of one.
+    """
+    names: tuple[str, ...] = (*_SETTINGS, *_VOCABULARIES)
+    try:
+        file = vocabulary_file(options)
+    except NoVocabulary:
+        folder, found = model_folder(options.model), {}
+    else:
+        folder, found = file.parent, found_as(file)
+        if not is_found(file):  # another one lies there, which would be found first in the new folder
+            names = _SETTINGS
+    return {name: folder / name for name in names if (folder / name).is_file()} | found
 
 
 def export_model_as_gguf(

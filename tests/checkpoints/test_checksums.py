@@ -14,12 +14,12 @@ from cpm_gen.checkpoints.checksums import Checksum, VerifyBeside, verify_checksu
 from cpm_gen.checkpoints.formats.megatron_layout import shard_name
 from cpm_gen.checkpoints.inspect import describe, to_text
 from cpm_gen.checkpoints.locate import open_checkpoint
-from cpm_gen.checkpoints.reshard import reshard
 from cpm_gen.cli.main import main
 from cpm_gen.config.options import ModelOptions
 from cpm_gen.errors import CheckpointError
 from cpm_gen.runtime.loaded_model import LoadedModel
 from cpm_gen.runtime.plan import Machine, plan_load
+from cpm_gen.runtime.reshard import reshard
 from tests.random_networks import random_checkpoint
 
 RANK1 = r"mp_rank_01_model_states\.pt"

@@ -12,13 +12,13 @@ import cpm_gen
 from cpm_gen.checkpoints.formats.huggingface import Transposed
 from cpm_gen.checkpoints.inspect import describe, to_text
 from cpm_gen.checkpoints.locate import open_checkpoint
-from cpm_gen.checkpoints.reshard import reshard
 from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.llm import LLM
 from cpm_gen.networks.interface import Segment
 from cpm_gen.networks.native.model import NativeModel
 from cpm_gen.parallel.group import TensorParallel
 from tests.huggingface_folders import (
+from cpm_gen.runtime.reshard import reshard
     CONFIG,
     ODD,
     logits,

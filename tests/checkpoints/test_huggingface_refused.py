@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from cpm_gen.checkpoints.locate import open_checkpoint
-from cpm_gen.checkpoints.reshard import reshard
 from cpm_gen.errors import CheckpointError
+from cpm_gen.runtime.reshard import reshard
 from tests.huggingface_folders import CONFIG, random_folder, random_weights, write_folder, write_safetensors
 
 

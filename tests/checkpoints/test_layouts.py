@@ -12,11 +12,11 @@ import torch
 from cpm_gen.checkpoints.attention_heads import resolve_heads
 from cpm_gen.checkpoints.formats.megatron_layout import TRACKER, shard_name
 from cpm_gen.checkpoints.locate import model_folder, open_checkpoint
-from cpm_gen.checkpoints.reshard import reshard
 from cpm_gen.errors import CheckpointError, InputError
 from cpm_gen.networks.torch.load_weights import load_into
 from cpm_gen.networks.torch.model import TorchModel
 from cpm_gen.parallel.group import TensorParallel
+from cpm_gen.runtime.reshard import reshard
 from tests.random_networks import SMALL, random_checkpoint, random_state
 
 WORDS, HEAD = "word_embeddings.weight", "lm_head.weight"

@@ -10,8 +10,8 @@ import cpm_gen
 from cpm_gen.checkpoints.formats.megatron_layout import safetensors_shard_name, shard_name
 from cpm_gen.checkpoints.inspect import describe
 from cpm_gen.checkpoints.locate import open_checkpoint
-from cpm_gen.checkpoints.reshard import reshard
 from cpm_gen.errors import CheckpointError
+from cpm_gen.runtime.reshard import reshard
 from tests.huggingface_folders import write_safetensors
 from tests.random_networks import random_checkpoint
 

@@ -21,10 +21,11 @@ import torch
 from cpm_gen.checkpoints import tensor_table
 from cpm_gen.checkpoints.formats.megatron import save_checkpoint
 from cpm_gen.checkpoints.formats.megatron_layout import TRACKER, shard_name
-from cpm_gen.checkpoints.locate import open_checkpoint
-from cpm_gen.checkpoints.reshard import default_target, reshard
+from cpm_gen.checkpoints.locate import EMBEDDED, open_checkpoint
 from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.errors import CheckpointError, InputError
+from cpm_gen.runtime.reshard import default_target, reshard
+from cpm_gen.text.cpm_tokenizer import VOCABULARY_FILE
 from tests.random_networks import SMALL, random_checkpoint, random_state
 
 
@@ -223,6 +224,20 @@ def test_nesting_dropped_objects_and_companions(tmp_path: Path) -> None:
     assert (target / "vocab.json").read_text() == "{}"
     assert (target / "config.json").read_text() == (folder / "config.json").read_text()
     assert open_checkpoint(target).size(8) == SMALL
+
+
+@pytest.mark.parametrize("place", ["vocab", "parent"])
+def test_the_vocabulary_that_is_found_goes_with_the_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = random_checkpoint(tmp_path / "embedded")  # the name of the model that comes with the program
+    there = (folder / place) if place == "vocab" else tmp_path
+    there.mkdir(exist_ok=True)
+    shutil.copyfile(EMBEDDED / VOCABULARY_FILE, there / VOCABULARY_FILE)
+    target = reshard("embedded", 2, tmp_path / "out")
+    assert open_checkpoint(target).size(8) == SMALL
+    assert (target / VOCABULARY_FILE).read_bytes() == (EMBEDDED / VOCABULARY_FILE).read_bytes()
 
 
 def test_release_and_a_bare_iteration_folder(tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cpm_gen.checkpoints.convert import convert
+from cpm_gen.checkpoints.convert import Beside, convert
 from cpm_gen.checkpoints.publish import Progress, no_progress
 from cpm_gen.config.arguments import path_argument, shown, whole_number
+from cpm_gen.config.options import ModelOptions
 from cpm_gen.errors import ConfigError, InputError
+from cpm_gen.runtime.conversions import vocabulary_files
 
 
 def default_target(source: Path, degree: int) -> Path:
@@ -27,7 +29,7 @@ def reshard(
     force: bool = False,
     progress: Progress = no_progress,
 ) -> Path:
-    """Write the checkpoint in ``source`` for ``degree`` ranks; returns the folder written.
+    """Write the checkpoint in ``source`` for ``degree`` ranks, with the vocabulary that lies with it; returns the folder written.
 
     progress is called with (what, tensors done, tensors in all). Raises CheckpointError for a damaged source or an
     impossible degree; InputError if ``degree`` is no whole number, a folder's name is empty, the target exists (unless
@@ -40,4 +42,6 @@ def reshard(
     if not callable(progress):
         raise ConfigError(f"progress must be a function, not {shown(progress)}")
     target = target or default_target(source, degree)
-    return convert(source, target, "shards", degree=degree, heads=heads, force=force, progress=progress)
+    # an absolute path, because a folder may be called "embedded"
+    beside = Beside(vocabulary_files(ModelOptions(model=str(source.absolute()))))
+    return convert(source, target, "shards", degree=degree, heads=heads, force=force, beside=beside, progress=progress)
