@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from cpm_gen.checkpoints.checkpoint import Checkpoint
 from cpm_gen.checkpoints.network_config import read_config
 from cpm_gen.config.arguments import shown
@@ -30,16 +28,7 @@ def resolve_heads(checkpoint: Checkpoint, given: int | None) -> int:
 
 def known_or_configured_heads(checkpoint: Checkpoint) -> int | None:
     """The number of heads by ``config.json`` or by the hidden size; None if neither determines it."""
-    configured = _configured_heads(checkpoint.folder) if checkpoint.heads is None else checkpoint.heads
-    return configured if configured is not None else known_heads(checkpoint.hidden)
-
-
-def _configured_heads(folder: Path) -> int | None:
-    config = read_config(folder)
-    if config is None:
-        return None
-    name = next((n for n in ("heads", "num_attention_heads", "n_head") if n in config.content), None)
-    value = None if name is None else config.content[name]
-    if value is not None and (type(value) is not int or value.bit_length() > 31):
-        raise CheckpointError(f"{config.path}: heads must be a whole number, not {shown(value)}")
-    return value
+    heads = checkpoint.heads
+    if heads is None and (config := read_config(checkpoint.folder)) is not None:
+        heads = config.number("heads", "n_head", "num_attention_heads")
+    return known_heads(checkpoint.hidden) if heads is None else heads

@@ -403,6 +403,9 @@ def test_heads_that_cannot_be_are_refused_with_their_source(tmp_path: Path) -> N
     for content, message in (
         ('{"heads": 5}', r"config\.json: 5 heads do not divide"),
         ('{"heads": "8"}', r"config\.json: heads must be a whole number, not '8'"),
+        ('{"heads": null, "n_head": 5}', r"config\.json: 5 heads do not divide"),
+        ('{"n_head": 5, "num_attention_heads": 4}', r"config\.json: 5 heads do not divide"),
+        ('{"n_head": "8"}', r"config\.json: n_head must be a whole number, not '8'"),
         ('{"heads": true}', r"config\.json: heads must be a whole number, not True"),
         ("{", r"config\.json: not a JSON object"),
         ("3", r"config\.json: not a JSON object"),
