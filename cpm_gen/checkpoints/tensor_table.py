@@ -62,7 +62,7 @@ def split_layer(name: str) -> tuple[int | None, str]:
 
 def cut_of(name: str) -> Cut | None:
     """The cut of a tensor by its checkpoint name; None if the table has no such tensor."""
-    entry = TABLE.get(_LAYER_NUMBER.sub(_LAYER, name))
+    entry = _WITH_HEAD.get(_LAYER_NUMBER.sub(_LAYER, name))
     return entry[0] if entry else None
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from cpm_gen.llm import LLM
 from cpm_gen.networks.interface import Segment
 from cpm_gen.networks.native.model import NativeModel
 from cpm_gen.parallel.group import TensorParallel
-from tests.huggingface_folders import (
 from cpm_gen.runtime.reshard import reshard
+from tests.huggingface_folders import (
     CONFIG,
     ODD,
     logits,
@@ -80,6 +81,22 @@ def test_every_form_of_file_and_name_holds_the_same_network(tmp_path: Path, form
     assert all(torch.equal(checkpoint.tensors[name].shards[0].view(), value) for name, value in want.items())
     assert (checkpoint.heads, checkpoint.variant.tied_head, checkpoint.notes) == (4, True, [])
     assert len(checkpoint.files) == files
+
+
+@pytest.mark.parametrize("said", [True, False, None])
+def test_a_head_with_its_own_numbers_is_used_as_transformers_uses_it(tmp_path: Path, said: bool | None) -> None:
+    transformers = pytest.importorskip("transformers", "5")
+    state = random_weights({**CONFIG, "tie_word_embeddings": False})
+    write_folder(tmp_path, CONFIG if said is None else CONFIG | {"tie_word_embeddings": said}, state)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = transformers.GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+        with torch.no_grad():
+            expected = network(torch.tensor([IDS])).logits[0]
+    with cpm_gen.load(tmp_path, dtype="float32") as llm:
+        torch.testing.assert_close(computed(llm, IDS), expected.double(), atol=2e-5, rtol=0)
+    source = describe(open_checkpoint(tmp_path))["sources"]["tied_head"]
+    assert ("though config.json says" in source) == (said is True)
 
 
 def random_dir(folder: Path) -> Path:
@@ -173,6 +190,7 @@ def test_a_folder_and_its_shards_score_with_the_same_bits(tmp_path: Path, quanti
 
 OPEN = """
 import sys
+import warnings
 from pathlib import Path
 import cpm_gen
 from cpm_gen.checkpoints.locate import open_checkpoint

@@ -174,12 +174,17 @@ def test_cut_of_says_what_the_design_says(name):
         "transformer.layers.0.mlp.dense_h_to_4h.weight.extra",
         "layers.0.mlp.dense_h_to_4h.weight",
         "module.word_embeddings.weight",
-        "lm_head.weight",
+        "transformer.lm_head.weight",
         "",
     ],
 )
 def test_a_name_that_is_not_in_the_table_has_no_cut(name):
     assert tensor_table.cut_of(name) is None
+
+
+def test_an_output_head_of_its_own_is_cut_as_the_word_embedding():
+    assert tensor_table.cut_of(tensor_table.HEAD) == tensor_table.cut_of("word_embeddings.weight")
+    assert tensor_table.HEAD not in tensor_table.names(3)
 
 
 def test_layer_numbers_of_several_digits_are_numbers():

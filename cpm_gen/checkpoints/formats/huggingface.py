@@ -196,7 +196,10 @@ class _Reader:
             raise CheckpointError(f"{self.config.path}: {field} is {said}, but {how}")
 
     def _tied(self, words: TensorRef) -> bool:
-        """Whether the output head is the embedding: no head is stored, or the same numbers."""
+        """Whether the output head is the embedding: no head is stored, or the same numbers.
+
+        As in transformers 5, a stored head with other numbers is used whatever ``tie_word_embeddings`` says.
+        """
         head = self.weights.tensors.get(self.head_name)
         if head is not None:
             return same_bits(words, head)
@@ -231,7 +234,8 @@ class _Reader:
         ref.check()
         if math.prod(ref.shape) > ref.extent:
             raise CheckpointError(f"{ref.path}: {full} repeats its elements, so it is no saved weight")
-        cut = tensor_table.cut_of(name) or tensor_table.ROWS  # of an output head
+        cut = tensor_table.cut_of(name)
+        assert cut is not None
         return StoredTensor(cut, shape, [Transposed(ref) if transposed else ref])
 
     def _refuse_others(self, layers: int, positions: int) -> None:
@@ -251,6 +255,9 @@ class _Reader:
             if self.head_name not in self.weights.tensors
             else f"{tensor_table.HEAD} equals the embedding"
         )
+        own = f"{tensor_table.HEAD} differs from the embedding"
+        if self.config.content.get("tie_word_embeddings") is True:
+            own += f", though {CONFIG} says tie_word_embeddings true"
         return {
             **dict.fromkeys(("layers", "hidden", "vocabulary", "positions"), stored),
             **({"heads": self.config.source("n_head")} if heads is not None else {}),
@@ -258,7 +265,7 @@ class _Reader:
             "gelu": self.config.source("activation_function"),
             "epsilon": self.config.source("layer_norm_epsilon"),
             "scale_by_layer": self.config.source("scale_attn_by_inverse_layer_idx"),
-            "tied_head": tied if self.variant.tied_head else f"{tensor_table.HEAD} differs from the embedding",
+            "tied_head": tied if self.variant.tied_head else own,
         }
 
 

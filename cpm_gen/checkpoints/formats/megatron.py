@@ -199,7 +199,8 @@ def _describe(layout: Layout, shards: list[Shard]) -> Checkpoint:
         raise CheckpointError(f"{first.path}: tensor {missing[0]} is missing" + _more(missing))
     tensors = {}
     for name in expected:
-        cut = tensor_table.cut_of(name) or tensor_table.ROWS  # of an output head
+        cut = tensor_table.cut_of(name)
+        assert cut is not None
         shape = tensor_table.whole_shape(
             name, vocabulary=vocabulary, positions=positions, hidden=hidden, inner=variant.inner
         )
