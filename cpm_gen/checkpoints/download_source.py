@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
+from cpm_gen.config.arguments import one_line
 from cpm_gen.errors import ConfigError, DownloadError
+
+_SHOWN = 100  # most characters of an address or a path in an error
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,11 @@ def file_name(url: str) -> str:
         _ = parts.port
     except ValueError:
         raise ConfigError(
-            f"{cut(url)}: must be an address like https://host/folder/file, without a user's name"
+            f"{one_line(url, _SHOWN)}: must be an address like https://host/folder/file, without a user's name"
         ) from None
     name = unquote(parts.path.rpartition("/")[2], errors="replace")
     if not name:
-        raise ConfigError(f"{cut(url)}: must end with the name of a file")
+        raise ConfigError(f"{one_line(url, _SHOWN)}: must end with the name of a file")
     return name
 
 
@@ -58,16 +61,11 @@ def target_of(folder: Path, path: str) -> Path:
             or len(part.encode("utf-8", "replace")) > 240
         )
         if bad or (os.name == "nt" and ":" in part):
-            raise ConfigError(f"{cut(path)!r} is not the name of a file in the folder")
+            raise ConfigError(f"{one_line(path, _SHOWN)!r} is not the name of a file in the folder")
     target = folder.joinpath(*path.split("/"))
     if not target.parent.resolve().is_relative_to(folder.resolve()):
         raise ConfigError(f"{target.parent} is a link to another folder; nothing is written outside {folder}")
     return target
-
-
-def cut(text: str) -> str:
-    """A text for a message, at most 100 characters."""
-    return text if len(text) <= 100 else text[:99] + "…"
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -79,7 +77,10 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         """The next request."""
         before, after = urlsplit(req.full_url), urlsplit(newurl)
         if after.scheme not in ("http", "https") or (before.scheme, after.scheme) == ("https", "http"):
-            raise DownloadError(f"{req.full_url}: leads to {cut(newurl)}, which is not protected as it is")
+            raise DownloadError(
+                f"{req.full_url}: redirects to {one_line(newurl, _SHOWN)}; a download follows redirects to http and https, and from "
+                "https only to https"
+            )
         request = super().redirect_request(req, fp, code, msg, headers, newurl)
         if request is not None and before.netloc != after.netloc:
             request.remove_header("Authorization")

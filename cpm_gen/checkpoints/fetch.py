@@ -251,7 +251,8 @@ class _Download:
                     self._discard()
                     raise DownloadError(f"{self._source.url}: has more than {self._size:,} bytes: it is another file")
                 self._part.write(block)
-                self._hash.update(block)
+                if self._hash is not None:
+                    self._hash.update(block)
                 self._have += len(block)
                 self._progress(self._have, self._size)
         finally:
@@ -278,7 +279,10 @@ class _Download:
 
 
 def _new_hash(source: Source) -> Any:
-    kind = source.checksum[0] if source.checksum else "sha256"
+    """A hash of the kind of the published checksum; None where none was published, because nothing is compared then."""
+    if source.checksum is None:
+        return None
+    kind = source.checksum[0]
     if kind != "git":
         return hashlib.new(kind, usedforsecurity=False)
     return hashlib.sha1(b"blob %d\0" % (source.size or 0), usedforsecurity=False)
@@ -286,6 +290,8 @@ def _new_hash(source: Source) -> Any:
 
 def _digest(path: Path, source: Source) -> Any:
     found = _new_hash(source)
+    if found is None:
+        return None
     with path.open("rb") as file:
         while block := file.read(_CHUNK):
             found.update(block)

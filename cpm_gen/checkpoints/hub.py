@@ -6,6 +6,7 @@ import fnmatch
 from collections.abc import Iterable
 
 from cpm_gen.checkpoints.download_source import Source
+from cpm_gen.config.arguments import one_line
 from cpm_gen.errors import ConfigError, DownloadError
 
 # What a model is opened with; programs (*.py), weights of other libraries and pictures are left out
@@ -41,8 +42,8 @@ def sources(id: str) -> list[Source]:
     except errors.OfflineModeIsEnabled:
         raise DownloadError(f"{id}: HF_HUB_OFFLINE is set") from None
     except Exception as error:  # its HTTP library's errors have changed with its versions
-        line = (str(error).splitlines() or [""])[0][:200]
-        raise DownloadError(f"{id}: the Hub does not answer: {line or type(error).__name__}") from None
+        said = one_line(error, 200) or type(error).__name__
+        raise DownloadError(f"{id}: the Hub does not answer: {said}") from None
     keys = tuple((k, v) for k, v in build_hf_headers().items() if k.lower() == "authorization")
     found = {file.rfilename: file for file in info.siblings or ()}
 

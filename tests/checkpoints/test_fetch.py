@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import http.client
 import os
 import random
 import stat
@@ -240,6 +241,39 @@ def test_a_redirect_to_another_kind_of_address_is_refused(files, tmp_path, to):
     assert names(tmp_path) == set()
 
 
+def test_a_protected_address_leads_to_protected_ones_only(files, tmp_path, monkeypatch):
+    class WithoutTls(http.client.HTTPConnection):
+        """Stands in for TLS: the server speaks plain HTTP."""
+
+        def __init__(self, host: str, timeout: float, **_: object) -> None:
+            super().__init__(host, timeout=timeout)
+
+    monkeypatch.setattr(http.client, "HTTPSConnection", WithoutTls)
+    far = files.put("/far", DATA)
+    protected = files.url.replace("http:", "https:")
+    files.special["/down"] = lambda handler: handler.redirect(far)
+    files.special["/same"] = lambda handler: handler.redirect(f"{protected}/far")
+    with pytest.raises(
+        DownloadError, match=r"/down: redirects to http://127\.0\.0\.1:\d+/far; .* from https only to https"
+    ):
+        get(f"{protected}/down", tmp_path)
+    assert names(tmp_path) == set()
+    assert [path for path, _ in files.asked] == ["/down"]
+    assert get(f"{protected}/same", tmp_path).read_bytes() == DATA
+
+
+def test_without_a_published_checksum_nothing_is_hashed(files, tmp_path, monkeypatch):
+    url = files.put("/m", DATA)
+    files.cut = [1_500_000, *[0] * 20]
+    with pytest.raises(DownloadError):
+        get(url, tmp_path)
+    files.cut, files.asked = [], []
+    for name in ("new", "sha1", "sha256"):
+        monkeypatch.delattr(hashlib, name)
+    assert get(url, tmp_path).read_bytes() == DATA
+    assert files.starts() == [1_500_000]
+
+
 def test_redirects_in_a_circle_end(files, tmp_path):
     files.special["/m"] = lambda handler: handler.redirect("/m")
     with pytest.raises(DownloadError):
@@ -343,6 +377,13 @@ def test_an_interrupt_keeps_what_is_there(files, tmp_path):
 def test_what_is_no_address_of_a_file_is_refused(url):
     with pytest.raises(ConfigError, match="must"):
         file_name(url)
+
+
+def test_an_address_is_shown_in_printable_characters():
+    with pytest.raises(ConfigError) as caught:
+        file_name("ftp://h/\x1b[31m" + "x" * 500)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 250
 
 
 def test_names_of_addresses(tmp_path):

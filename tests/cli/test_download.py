@@ -220,6 +220,22 @@ def test_a_model_that_is_not_there_is_one_line(run, on_the_hub):
     assert err.count("\n") == 1
 
 
+def test_what_a_server_says_is_one_line_of_printable_characters(run, on_the_hub):
+    def refuse(handler) -> None:
+        answer = b'{"error": "no \\u001b[31mroom\\nnow"}'
+        handler.send_response(400)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", str(len(answer)))
+        handler.end_headers()
+        handler.wfile.write(answer)
+
+    on_the_hub.special["/api/models/owner/odd"] = refuse
+    status, _, err = run("owner/odd")
+    assert status == 2
+    assert "the Hub does not answer" in err and "[31mroom now" in err
+    assert err.removesuffix("\n").isprintable()
+
+
 def test_without_huggingface_hub_one_line_says_how_to_install_it(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     status, _, err = run("owner/tiny")
