@@ -1,6 +1,7 @@
 """Write folders and files under a temporary name beside the target, and give them their own name when they are complete.
 
-Whatever ends a write before that, Ctrl-C included, leaves nothing behind, and what had the target's name is still there.
+Whatever ends a write before that, Ctrl-C included, leaves nothing behind, and what had the target's name is still there. Contents are on
+the disk before they get their name, and the name is when the write ends.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ def new_folder(target: Path, needed: int) -> Iterator[Path]:
     try:
         yield work
         work.chmod(0o777 & ~_umask())
+        _flush(work)
         _replace(work, target)
+        _flush_entry(target.parent)
     except OSError as error:
         raise InputError(f"{target}: could not be written: {error.strerror or error}") from None
     finally:
@@ -69,8 +72,10 @@ def new_files(target: Path, needed: int) -> Iterator[Path]:
     work = _temporary(target, needed)
     try:
         yield work
+        _flush(work)
         for path in sorted(work.iterdir(), key=lambda path: path.name == target.name):
             path.replace(target.with_name(path.name))
+        _flush_entry(target.parent)
     except OSError as error:
         raise InputError(f"{target}: could not be written: {error.strerror or error}") from None
     finally:
@@ -105,6 +110,22 @@ def _replace(work: Path, target: Path) -> None:
     finally:
         if os.path.lexists(target):
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _flush(folder: Path) -> None:
+    """Write a folder and all in it to the disk: after a power cut a name must not stand for a file without its contents."""
+    for at, _, names in os.walk(folder):
+        for path in (*(Path(at, name) for name in names), Path(at)):
+            _flush_entry(path)
+
+
+def _flush_entry(path: Path) -> None:
+    """Write a file, or the names in a folder, to the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _umask() -> int:

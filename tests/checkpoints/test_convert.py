@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import os
 import resource
 import shutil
 import signal
+import stat
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import torch
 
 from cpm_gen.checkpoints.checkpoint import Checkpoint
 from cpm_gen.checkpoints.convert import convert
+from cpm_gen.checkpoints.formats.gguf_writer import export_gguf
 from cpm_gen.checkpoints.locate import EMBEDDED, open_checkpoint
 from cpm_gen.cli.main import main
 from cpm_gen.config.options import ModelOptions
@@ -258,6 +261,34 @@ def test_a_bit_that_changes_on_the_way_is_noticed(tmp_path: Path, kind: Any) -> 
     with pytest.raises(CheckpointError, match="was not written as it was read"):
         convert(tmp_path / "net", tmp_path / "x", kind, progress=wear)
     assert [p.name for p in tmp_path.iterdir()] == ["net"]
+
+
+@pytest.mark.parametrize("kind", ["hf", "shards", "safetensors", "gguf"])
+def test_every_byte_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    embedded = open_checkpoint(EMBEDDED)
+    synced: dict[tuple[int, int], int] = {}  # of files by their inode: bytes when they were last synced
+    target = tmp_path / "out"
+
+    def record(opened: int) -> None:
+        status = os.fstat(opened)
+        if stat.S_ISREG(status.st_mode):
+            assert not target.exists()
+            synced[status.st_dev, status.st_ino] = status.st_size
+        elif (status.st_dev, status.st_ino) == (tmp_path.stat().st_dev, tmp_path.stat().st_ino):
+            folders.append(sorted(path.name for path in tmp_path.iterdir()))
+
+    folders: list[list[str]] = []
+    monkeypatch.setattr(os, "fsync", record)
+    if kind == "gguf":
+        pytest.importorskip("gguf")
+        export_gguf(embedded, target, None)
+    else:
+        convert_model(ModelOptions(), target, kind)
+    written = [target] if target.is_file() else [path for path in target.rglob("*") if path.is_file()]
+    assert {(p.stat().st_dev, p.stat().st_ino): p.stat().st_size for p in written} == synced
+    assert any("out" in names for names in folders)
 
 
 def test_an_existing_target_is_replaced_with_force_alone(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from cpm_gen.checkpoints.formats.megatron_layout import TRACKER, safetensors_sha
 from cpm_gen.checkpoints.formats.safetensors_writer import write_safetensors
 from cpm_gen.checkpoints.network_config import CONFIG, read_config
 from cpm_gen.checkpoints.tensor_to_write import TensorToWrite
+from cpm_gen.config.arguments import one_line
 from cpm_gen.errors import InputError
 
 ReadSlice = Callable[[str, int], Tensor]  # name, rank: what that rank holds of a tensor
@@ -45,9 +45,8 @@ def write_shards(checkpoint: Checkpoint, shards: list[Shard], degree: int, read:
             try:
                 torch.save(content, file)
             except RuntimeError as error:  # torch's writer hides the system's error message
-                raise InputError(f"{file.name}: could not be written ({str(error).splitlines()[0]})") from None
-            file.flush()
-            os.fsync(file.fileno())
+                said = one_line(str(error).partition("\n")[0])
+                raise InputError(f"{file.name}: could not be written ({said})") from None
 
 
 def write_safetensors_shards(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ _ALIGNMENT = 8  # of the first tensor in the file
 
 
 def write_safetensors(path: Path, tensors: Sequence[TensorToWrite], metadata: Mapping[str, str]) -> None:
-    """Write a file of these tensors, in their order, and flush it to the disk. Memory: one tensor."""
+    """Write a file of these tensors, in their order. Memory: one tensor."""
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     at = 0
     for tensor in tensors:
@@ -28,5 +27,3 @@ def write_safetensors(path: Path, tensors: Sequence[TensorToWrite], metadata: Ma
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors:
             file.write(tensor.content())
-        file.flush()
-        os.fsync(file.fileno())
