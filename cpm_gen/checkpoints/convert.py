@@ -79,7 +79,7 @@ def convert(
             huggingface_writer.write_folder(
                 checkpoint,
                 heads,
-                lambda name: run.read(name, 0),
+                lambda name, transposed: run.read(name, 0, transposed),
                 run.dtype_of,
                 work,
                 token_ids=beside.token_ids,
@@ -124,9 +124,9 @@ class _Run:
         """The dtype that a tensor is written in."""
         return self._dtype or self._checkpoint.tensors[name].dtype
 
-    def read(self, name: str, rank: int) -> Tensor:
+    def read(self, name: str, rank: int, transposed: bool = False) -> Tensor:
         """What a rank holds of a tensor."""
-        values = read_slice(self._checkpoint, name, rank, self._degree, self.dtype_of(name))
+        values = read_slice(self._checkpoint, name, rank, self._degree, self.dtype_of(name), transposed=transposed)
         self._count("writing")
         return values
 

@@ -34,10 +34,16 @@ class TensorToWrite:
         return values.contiguous().view(torch.uint8).numpy().data
 
 
-def read_slice(checkpoint: Checkpoint, name: str, rank: int, degree: int, dtype: torch.dtype) -> Tensor:
-    """What a rank holds of a tensor, in ``dtype``; raises CheckpointError for numbers that it does not have."""
-    values = torch.empty(checkpoint.slice_shape(name, degree), dtype=dtype)
-    checkpoint.copy_slice(name, rank, degree, values)
+def read_slice(
+    checkpoint: Checkpoint, name: str, rank: int, degree: int, dtype: torch.dtype, *, transposed: bool = False
+) -> Tensor:
+    """What a rank holds of a tensor, in ``dtype``; raises CheckpointError for numbers that it does not have.
+
+    transposed: of a matrix, return ``[columns, rows]``. The result is contiguous either way.
+    """
+    shape = checkpoint.slice_shape(name, degree)
+    values = torch.empty(shape[::-1] if transposed else shape, dtype=dtype)
+    checkpoint.copy_slice(name, rank, degree, values.T if transposed else values)
     if dtype == torch.float16 != checkpoint.tensors[name].dtype and values.isinf().any():
         raise CheckpointError(
             f"{checkpoint.folder}: {name} holds numbers beyond float16's range; take bfloat16 or float32"

@@ -14,13 +14,15 @@ import cpm_gen
 from cpm_gen.checkpoints.checkpoint import Checkpoint
 from cpm_gen.checkpoints.convert import convert
 from cpm_gen.checkpoints.formats.gguf_writer import export_gguf
+from cpm_gen.checkpoints.formats.megatron import save_checkpoint
 from cpm_gen.checkpoints.locate import EMBEDDED, open_checkpoint
+from cpm_gen.checkpoints.tensor_to_write import read_slice
 from cpm_gen.config.options import SamplingParams
 from cpm_gen.engine.sequence import Request
 from cpm_gen.errors import CheckpointError, ConfigError, CpmGenError, InputError
 from cpm_gen.networks.onnx.export import export_onnx
 from tests.huggingface_folders import ODD, logits, random_folder
-from tests.random_networks import SMALL, random_checkpoint
+from tests.random_networks import SMALL, random_checkpoint, random_state
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -132,6 +134,27 @@ def test_a_float16_file_is_half_as_large_and_computes_nearly_the_same(tmp_path: 
     got = run(tmp_path / "x.onnx", input_ids=np.array([IDS]))["logits"]
     assert got.dtype == np.float16
     np.testing.assert_allclose(got[0], logits(state, config, IDS).numpy(), atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "name", ["transformer.layers.1.mlp.dense_h_to_4h.weight", "transformer.layers.0.input_layernorm.bias"]
+)
+def test_numbers_beyond_float16_are_refused_by_name(tmp_path: Path, name: str) -> None:
+    state = random_state()
+    state[name].view(-1)[3] = 1e5
+    save_checkpoint(tmp_path / "net", state, degree=1, iteration=7)
+    (tmp_path / "net" / "config.json").write_text('{"heads": 8}')
+    with pytest.raises(CheckpointError, match=rf"{name} holds numbers beyond float16's range"):
+        export_onnx(open_checkpoint(tmp_path / "net"), tmp_path / "x.onnx", dtype="float16")
+    assert listing(tmp_path) == ["net"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_matrix_is_read_transposed_without_a_second_copy(source: Checkpoint, dtype: torch.dtype) -> None:
+    name = "transformer.layers.1.mlp.dense_4h_to_h.weight"
+    turned = read_slice(source, name, 0, 1, dtype, transposed=True)
+    assert turned.is_contiguous()
+    assert torch.equal(turned.T, read_slice(source, name, 0, 1, dtype))
 
 
 def greedy(model: Path, **options: Any) -> list[int]:

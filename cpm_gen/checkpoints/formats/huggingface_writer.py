@@ -26,7 +26,7 @@ _ACTIVATIONS = {"tanh": "gelu_new", "erf": "gelu"}
 def write_folder(
     checkpoint: Checkpoint,
     heads: int,
-    read: Callable[[str], Tensor],
+    read: Callable[[str, bool], Tensor],
     dtype_of: Callable[[str], torch.dtype],
     work: Path,
     *,
@@ -35,8 +35,8 @@ def write_folder(
 ) -> None:
     """Write the folder's config.json and weights into ``work``.
 
-    read, dtype_of: the whole tensor of a name, and its dtype. token_ids: fields of config.json such as ``eos_token_id``, if the
-    source's config.json does not say them.
+    read: returns the whole tensor of a name, or the matrix transposed. dtype_of: its dtype. token_ids: fields of config.json such as
+    ``eos_token_id``, if the source's config.json does not say them.
     """
     names = [(ours, _BODY + theirs, turned) for ours, theirs, turned in stored_names(checkpoint.layers)]
     if not checkpoint.variant.tied_head:
@@ -63,7 +63,7 @@ def _tensor(
     ours: str,
     theirs: str,
     turned: bool,
-    read: Callable[[str], Tensor],
+    read: Callable[[str, bool], Tensor],
     dtype_of: Callable[[str], torch.dtype],
 ) -> TensorToWrite:
     shape = checkpoint.shape(ours)
@@ -71,7 +71,7 @@ def _tensor(
         theirs,
         shape[::-1] if turned else shape,
         dtype_of(ours),
-        lambda: read(ours).T if turned else read(ours),
+        lambda: read(ours, turned),
     )
 
 

@@ -14,7 +14,7 @@ from cpm_gen.checkpoints.attention_heads import resolve_heads
 from cpm_gen.checkpoints.checkpoint import Checkpoint
 from cpm_gen.checkpoints.formats.onnx_file import properties
 from cpm_gen.checkpoints.publish import Progress, check_source, new_files, no_progress, verify_source
-from cpm_gen.checkpoints.tensor_to_write import TensorToWrite
+from cpm_gen.checkpoints.tensor_to_write import TensorToWrite, read_slice
 from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.errors import CheckpointError, ConfigError
 from cpm_gen.networks.interface import Segment
@@ -61,20 +61,17 @@ def export_onnx(
     verify_source(checkpoint)
     builder = GraphBuilder(checkpoint, size, form, dtype)
     model = builder.model(properties(checkpoint, size.heads, dtype, length or size.positions))
-    used = list(builder.weights.values())
 
     def file_weight(at: int, name: str, transposed: bool) -> TensorToWrite:
         shape, kind = checkpoint.shape(name), getattr(torch, dtype)
 
         def read() -> Tensor:
-            progress("writing", at, len(used))
-            values = torch.empty(shape, dtype=kind)
-            checkpoint.copy_slice(name, 0, 1, values)
-            return values.T if transposed else values
+            progress("writing", at, len(builder.weights))
+            return read_slice(checkpoint, name, 0, 1, kind, transposed=transposed)
 
         return TensorToWrite(name, shape[::-1] if transposed else shape, kind, read)
 
-    weights = [file_weight(at, weight.name, weight.transposed) for at, weight in enumerate(used, 1)]
+    weights = [file_weight(at, *weight) for at, weight in enumerate(builder.weights.items(), 1)]
     with new_files(target, sum(weight.nbytes for weight in weights)) as work:
         file = work / target.name
         write_file(file, model, weights, most_inside=MOST_INSIDE if most_inside is None else most_inside)

@@ -36,22 +36,18 @@ class Form:
     length: int | None = None
 
 
-@dataclass(frozen=True)
-class Weight:
-    """A tensor of the network in the graph: its name there and in the checkpoint, and whether it is stored transposed."""
-
-    name: str
-    transposed: bool
-
-
 class GraphBuilder:
-    """Builds the graph of one network. weights: what the file must hold besides :meth:`model`, in the order of their use."""
+    """Builds the graph of one network.
+
+    weights: what the file must hold besides :meth:`model`, in the order of their use: by names in the checkpoint, which are those in the
+    graph, whether the tensor is stored transposed.
+    """
 
     def __init__(self, checkpoint: Checkpoint, size: ModelSize, form: Form, dtype: str) -> None:
         self.checkpoint, self.size, self.form, self.dtype = checkpoint, size, form, dtype
         self.kind = _KINDS[dtype]
         self.head_dim = size.hidden // size.heads
-        self.weights: dict[str, Weight] = {}
+        self.weights: dict[str, bool] = {}
         self._constants: dict[str, TensorProto] = {}
         self._nodes: list[onnx.NodeProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
@@ -158,7 +154,7 @@ class GraphBuilder:
         return self._node("Add", a, b)
 
     def _weight(self, name: str, *, transposed: bool = False) -> str:
-        self.weights[name] = Weight(name, transposed)
+        self.weights[name] = transposed
         return name
 
     def _constant(self, name: str, value: Any, dtype: Any = None) -> str:
