@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cpm_gen.config.arguments import shown, token_ids
+from cpm_gen.config.arguments import one_line, shown, token_ids
 from cpm_gen.errors import TokenizerError
 from cpm_gen.text.decoders import ByteDecoder, JoinedDecoder, WordDecoder, piece_bytes
 from cpm_gen.text.special_tokens import SpecialTokens
@@ -106,8 +106,7 @@ class FastTokenizer(TextTokenizer):
         try:
             ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         except Exception as error:  # the library raises no other class
-            said = " ".join(str(error).split())[:120]
-            raise TokenizerError(f"{self.path}: cannot encode the text ({said})") from None
+            raise TokenizerError(f"{self.path}: cannot encode the text ({one_line(error, 120)})") from None
         return ids
 
     def encode_with_specials(self, text: str) -> list[int]:

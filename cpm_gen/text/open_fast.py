@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cpm_gen.config.arguments import one_line
 from cpm_gen.errors import TokenizerError
 from cpm_gen.text.fast_tokenizer import FastTokenizer, Found, library
 from cpm_gen.text.special_tokens import SpecialTokens, read_special_tokens
@@ -105,7 +106,7 @@ def _built(path: Path, build: Callable[[], T]) -> T:
         return build()
     except BaseException as error:
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
-            said = " ".join(str(error).split())[:120]
+            said = one_line(error, 120)
             raise TokenizerError(f"{path}: not a vocabulary of its kind ({said}); download it again") from None
         raise
 

@@ -16,6 +16,7 @@ import torch
 
 from cpm_gen.checkpoints.formats.foreign_files import recognize
 from cpm_gen.checkpoints.formats.mapped_file import MappedFile, Storage, TensorRef
+from cpm_gen.config.arguments import one_line
 from cpm_gen.errors import CheckpointError
 
 _HEADER_BYTES = 16 << 20  # a network of 100 layers has 200 kB
@@ -75,7 +76,7 @@ class SafetensorsFile(MappedFile):
         try:
             header = json.loads(text.decode("utf-8"), object_pairs_hook=_each_once)
         except (ValueError, RecursionError) as error:
-            raise self._damaged(f"its header is not JSON: {str(error)[:100]}") from None
+            raise self._damaged(f"its header is not JSON: {one_line(error, 100)}") from None
         if not isinstance(header, dict):
             raise self._damaged("its header is not a JSON object")
         return header, 8 + length

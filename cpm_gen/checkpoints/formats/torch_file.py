@@ -27,6 +27,7 @@ from cpm_gen.checkpoints.formats.mapped_file import MappedFile, Storage, TensorR
 from cpm_gen.checkpoints.formats.pickle_source import PICKLE_BYTES
 from cpm_gen.checkpoints.formats.safe_pickle import Unpickler
 from cpm_gen.checkpoints.formats.zip_records import ZipRecords
+from cpm_gen.config.arguments import one_line
 from cpm_gen.errors import CheckpointError
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -65,7 +66,7 @@ class SavedFile(MappedFile):
         except Exception as error:  # a damaged pickle can raise anything
             what = "malformed contents"
             if isinstance(error, (pickle.UnpicklingError, zipfile.BadZipFile)):
-                what = " ".join(str(error).split())[:160]
+                what = one_line(error, 160)
             elif isinstance(error, MemoryError):
                 what = "MemoryError: its contents need more memory than there is"
             raise CheckpointError(f"{path}: not a readable checkpoint file, damaged or truncated ({what})") from None

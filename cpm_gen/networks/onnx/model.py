@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from cpm_gen.checkpoints.checkpoint import Checkpoint
+from cpm_gen.config.arguments import one_line
 from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.config.options import ModelOptions
 from cpm_gen.errors import CheckpointError, ConfigError
@@ -53,8 +54,7 @@ def open_session(path: Path, threads: int) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no common base
-        said = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path}: onnxruntime cannot open it ({said})") from None
+        raise CheckpointError(f"{path}: onnxruntime cannot open it ({one_line(error, 200)})") from None
 
 
 def form_of(session: Any) -> Form:
