@@ -311,6 +311,19 @@ def test_what_is_no_place_for_works_is_refused(database: str):
         Store(database)
 
 
+@pytest.mark.parametrize(
+    "database",
+    ["sqlite:///file:PLACE?uri=true", "sqlite:///file:PLACE", "file:PLACE", "sqlite:///PLACE?uri=true&mode=rwc"],
+)
+def test_an_address_that_sqlite_reads_in_its_own_way_is_refused(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="SQLite's file: addresses are not supported"):
+        Store(database.replace("PLACE", str(tmp_path / "works.db")))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_of_libpqs_holds_address_and_password_as_in_the_compose_file(
     postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
