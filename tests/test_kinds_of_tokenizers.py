@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import cpm_gen
+from cpm_gen.checkpoints.formats.megatron_layout import shard_name
+from cpm_gen.checkpoints.locate import EMBEDDED
 from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.config.options import ModelOptions, SamplingParams, TextOptions
-from cpm_gen.errors import InputError, TokenizerError
+from cpm_gen.errors import CheckpointError, InputError, TokenizerError
 from cpm_gen.llm import LLM
 from cpm_gen.serving.errors import ServiceError
 from cpm_gen.serving.generation_spec import GenerationSpec
@@ -162,6 +165,15 @@ def test_a_named_vocabulary_is_read_before_the_weights(tmp_path: Path) -> None:
         cpm_gen.load(tokenizer=vocabulary)
     with pytest.raises(TokenizerError, match="no vocabulary there"):
         cpm_gen.load(tokenizer=tmp_path)
+    damaged = random_checkpoint(tmp_path / "net", degree=2)
+    shard = damaged / "7" / shard_name(1)
+    content = torch.load(shard)
+    content["module"]["transformer.final_layernorm.bias"] += 1
+    torch.save(content, shard)
+    with pytest.raises(CheckpointError, match="every rank must hold the same"):  # found by reading the weights
+        cpm_gen.load(damaged, tensor_parallel=1)
+    with pytest.raises(TokenizerError, match="they do not belong together"):
+        cpm_gen.load(damaged, tensor_parallel=1, tokenizer=EMBEDDED)
 
 
 def test_rows_without_a_piece_are_noted_for_a_named_vocabulary_too(tmp_path: Path) -> None:
