@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -19,9 +18,13 @@ def bias_of(entry: str) -> tuple[int, float]:
     if found is None or int(found[1]) > _MOST_ID:
         raise ValueError("must be ID:BIAS, a token id and a number")
     bias = float(found[2])
-    if not abs(bias) <= _MOST:
-        raise ValueError("must have biases from -100 to 100")
+    _check(bias)
     return int(found[1]), bias
+
+
+def _check(bias: float) -> None:
+    if not abs(bias) <= _MOST:  # so NaN is refused too, and a whole number is not converted, which may overflow
+        raise ValueError("must have biases from -100 to 100")
 
 
 def checked(entry: str) -> str:
@@ -40,7 +43,8 @@ def entries_of(biases: Mapping[Any, Any]) -> tuple[str, ...]:
     """The entries for an object of ids and biases, as OpenAI's clients have it; raises ValueError for what is none."""
     entries = []
     for token, bias in biases.items():
-        if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not math.isfinite(bias):
+        if isinstance(bias, bool) or not isinstance(bias, (int, float)):
             raise ValueError("must have a number for each token id")
+        _check(bias)  # before it is written out: a whole number may have thousands of digits
         entries.append(checked(f"{token}:{bias!r}" if isinstance(bias, int) else f"{token}:{float(bias)!r}"))
     return tuple(entries)
