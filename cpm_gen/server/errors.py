@@ -134,7 +134,9 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         code, message = _HTTP_ERRORS.get(error.status_code, ("refused", "the request was refused"))
         if error.status_code == 404 and request.url.path.startswith("/v1/"):
-            message += "; under /v1 there are: " + ", ".join(sorted(p for p in app.openapi()["paths"] if "/v1/" in p))
+            message += "; under /v1 there are: " + ", ".join(
+                sorted(p for p in app.openapi()["paths"] if p.startswith("/v1/"))
+            )
         response = respond(HttpError(error.status_code, code, message), request.url.path)
         response.headers.update(error.headers or {})
         if error.status_code == 405 and (methods := _methods(app, request.url.path)):

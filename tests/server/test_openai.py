@@ -321,6 +321,13 @@ def test_an_unknown_model_is_refused(api):
     assert refused.value.param == "model"
 
 
+def test_an_address_that_is_not_there_lists_those_that_are(client):
+    refused = client.get("/v1/model/list")
+    assert refused.status_code == 404
+    listed = refused.json()["error"]["message"].partition("under /v1 there are: ")[2].split(", ")
+    assert listed == ["/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/{model}"]
+
+
 def test_the_asynchronous_client_streams_too(server):
     import asyncio
 
