@@ -106,6 +106,10 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "function_call": ("none", "auto"),
 }
 
+_DEPTH = (
+    64  # levels of lists and objects in a field; more than any client sends, and far below Python's limit of recursion
+)
+
 _called: ContextVar[Mapping[str, str]] = ContextVar("called")
 
 
@@ -196,6 +200,22 @@ def check_text(given: Any) -> None:
             todo += [(f"{path}.{key}" if path else key, entry) for key, entry in value.items()]
         elif isinstance(value, list):
             todo += [(f"{path}.{at}", v) for at, v in enumerate(value) if isinstance(v, (str, dict, list))]
+
+
+def check_depth(given: Mapping[str, Any]) -> None:
+    """Raise a mistake for the first field whose lists and objects are nested so deeply that comparing or printing it could fail."""
+    for name, value in given.items():
+        if isinstance(value, (dict, list)) and _is_deep(value):
+            raise mistake(name if name.isprintable() and len(name) <= 64 else "", "is nested too deeply")
+
+
+def _is_deep(value: dict[str, Any] | list[Any]) -> bool:
+    level: list[Any] = [value]
+    for _ in range(_DEPTH):
+        level = [e for v in level for e in (v.values() if isinstance(v, dict) else v) if isinstance(e, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 def _is_unicode(text: str) -> bool:

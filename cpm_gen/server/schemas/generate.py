@@ -18,6 +18,7 @@ from cpm_gen.server.schemas.compatible import (
     NEUTRAL,
     adapt,
     bias_entries,
+    check_depth,
     check_known,
     check_text,
 )
@@ -45,6 +46,7 @@ class Body(BaseModel):
         if not isinstance(given, dict):
             return given
         check_text(given)
+        check_depth(given)
         if cls.foreign is not None:
             given = adapt(given, cls.model_fields, foreign=cls.foreign, defaults=cls.defaults, names=cls.names)
         check_known(given, {*cls.model_fields, *(ALIASES if cls.foreign else ())})
