@@ -129,10 +129,15 @@ class Acceptor:
         self._sweep = None
 
     async def _start(self, silent: _Silent) -> None:
-        """Give a connection its protocol. Until then it counts as a busy one."""
+        """Give a connection its protocol, which counts itself. Until then it counts as a busy one."""
+
+        def protocol() -> asyncio.Protocol:
+            self._limit.remove(silent)
+            return self._protocol()
+
         try:
             with contextlib.suppress(OSError):  # the client is gone
-                await self._loop.connect_accepted_socket(self._protocol, silent.socket)
+                await self._loop.connect_accepted_socket(protocol, silent.socket)
         finally:
             self._limit.remove(silent)
 

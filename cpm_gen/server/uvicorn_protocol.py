@@ -28,10 +28,9 @@ _PACE = 2**14  # least bytes that a client must read in --send-timeout
 
 
 class Connection(H11Protocol):
-    """One of at most ``most`` connections, with a limit on the time a request takes to arrive and a response to be read."""
+    """One of a bounded number of connections, with a limit on the time a request takes to arrive and a response to be read."""
 
     options: ServeOptions
-    most: int
     limit: ConnectionLimit
 
     def __init__(self, *known: Any, **named: Any) -> None:
@@ -141,17 +140,16 @@ def _cancel(timer: asyncio.TimerHandle | None) -> None:
 
 def connections(settings: ServeOptions) -> type[Connection]:
     """The protocol class for a service. Raises the process's limit of open files to fit its connections."""
-    limit = settings.connections + _SPARE
-    files = raise_open_files_limit(limit + _FILES)
-    if files < limit + _FILES:
-        limit = max(files // 2, files - _FILES)
-        log.warning("this process may open %d files, so there are at most %d connections", files, limit)
+    most = settings.connections + _SPARE
+    files = raise_open_files_limit(most + _FILES)
+    if files < most + _FILES:
+        most = max(files // 2, files - _FILES)
+        log.warning("this process may open %d files, so there are at most %d connections", files, most)
 
     class Limited(Connection):
         options = settings
-        most = limit
+        limit = ConnectionLimit(most)
 
-    Limited.limit = ConnectionLimit(limit)
     return Limited
 
 

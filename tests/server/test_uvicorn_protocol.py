@@ -1,5 +1,7 @@
 """Connections: what a client may do to one, and to all of them, before and after the application has its request."""
 
+import contextlib
+import http.client
 import json
 import re
 import resource
@@ -154,6 +156,17 @@ def test_who_asks_for_nothing_makes_room_for_who_does(strict):
     finally:
         for connection in silent:
             connection.close()
+
+
+def test_as_many_connections_as_there_may_be_stay_open(strict):
+    address = strict.url.removeprefix("http://")
+    with contextlib.ExitStack() as stack:
+        opened = [http.client.HTTPConnection(address, timeout=30) for _ in range(CONNECTIONS + SPARE)]
+        for connection in opened * 2:  # the second request fails where the server has closed
+            stack.callback(connection.close)
+            connection.request("GET", "/health/live")
+            with connection.getresponse() as response:
+                assert json.loads(response.read()) == {"status": "live"}
 
 
 def burst(server: Server, count: int) -> tuple[int, list[float]]:
@@ -314,4 +327,4 @@ def test_a_preflight_is_refused_as_everything_is(strict):
 def test_where_few_files_may_be_open_there_are_fewer_connections(monkeypatch):
     for files, most in ((10_000, 1024 + SPARE), (1000, 1000 - FILES), (300, 150)):
         monkeypatch.setattr(uvicorn_protocol, "raise_open_files_limit", lambda wanted, files=files: min(wanted, files))
-        assert uvicorn_protocol.connections(ServeOptions()).most == most
+        assert uvicorn_protocol.connections(ServeOptions()).limit.most == most
