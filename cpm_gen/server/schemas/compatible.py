@@ -1,8 +1,8 @@
 """What other programs' clients send, as our bodies have it.
 
 SillyTavern, KoboldAI Lite, mikupad, lm-evaluation-harness and OpenAI's clients send fields of other servers. The tables below say which
-of them are another name for a field of ours, and which change nothing here: those are ignored, some only at the value that means "off".
-Any other value would change the text there and not here, so it is refused under the name that the client used.
+of them are another name for a field of ours, and which are ignored, some only at the value that means "off". Any other value asks for a
+feature that does not exist here, so it is refused under the name that the client used.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ DEFAULTS: Mapping[str, int] = {"top_k": -1, "seed": -1}
 
 _UNLIMITED = {"max_new_tokens"}  # null is "unlimited" elsewhere, so it is not the default
 
-# ignored at any value: they have no effect here, or only where another field turns on what is refused
+# Ignored at any value. Most change no text, or only where another field turns on what is refused. Others change it there, but the
+# clients that docs/clients.md lists always send them: the order of samplers, which is fixed here; the range of penalties, which is the
+# window here; limits of the context and of the time. post_sampling_probs, from mikupad: log-probabilities are always those before sampling.
 # fmt: off
 IGNORED = frozenset((
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "request_id", "api_type",
@@ -146,7 +148,7 @@ def adapt(
             continue
         own = ALIASES.get(name) if foreign else None
         if own is not None and own in fields:
-            if value == defaults.get(own) or value in ("", []):
+            if value == defaults.get(own) or (own == "stop" and value in ("", [])):
                 continue
             value = _whole(value, fields[own])
             if own in values and values[own] != value:
