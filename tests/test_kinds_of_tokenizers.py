@@ -19,6 +19,7 @@ from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.config.options import ModelOptions, SamplingParams, TextOptions
 from cpm_gen.errors import CheckpointError, InputError, TokenizerError
 from cpm_gen.llm import LLM
+from cpm_gen.serving import scoring
 from cpm_gen.serving.errors import ServiceError
 from cpm_gen.serving.generation_spec import GenerationSpec
 from cpm_gen.serving.results import TextUpdate
@@ -254,10 +255,10 @@ def test_the_service_encodes_and_writes_as_the_library_does(folder: Path, llm: L
                 updates = [update async for update in service.stream(asked) if isinstance(update, TextUpdate)]
                 assert "".join(update.text for update in updates) == expected.text
                 assert [i for update in updates for i in update.token_ids] == list(expected.token_ids)
-            found = await service.tokenize("床前the moon是😀")
+            found = await scoring.tokenize(service, "床前the moon是😀")
             assert list(found.token_ids) == llm.tokenizer.encode("床前the moon是😀")
             assert "".join(found.pieces) == llm.tokenizer.decode(found.token_ids)
-            assert await service.detokenize(found.token_ids) == llm.tokenizer.decode(found.token_ids)
+            assert await scoring.detokenize(service, found.token_ids) == llm.tokenizer.decode(found.token_ids)
             mixed = GenerationSpec(prompts=["床"], sampling=SamplingParams(), text=TextOptions(unconditional=True))
             with pytest.raises(ServiceError, match="no prompt"):
                 await service.generate(mixed)

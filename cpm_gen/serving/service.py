@@ -1,5 +1,7 @@
 """The service: load a model, check requests against the limits, tokenize, run them on the engine, drain.
 
+:mod:`cpm_gen.serving.scoring` scores and tokenizes texts with it.
+
 A request is a :class:`~cpm_gen.serving.generation_spec.GenerationSpec`. :meth:`Service.start` checks it, encodes its prompts and submits a
 :class:`~cpm_gen.serving.job.Job`; :meth:`Service.generate` and :meth:`Service.stream` do that and read the job to its end.
 """
@@ -11,22 +13,20 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from cpm_gen.config.logit_bias import biases
-from cpm_gen.config.options import ModelOptions, StyleName
+from cpm_gen.config.options import ModelOptions
 from cpm_gen.config.serve_options import ServeOptions
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import CpmGenError
 from cpm_gen.runtime.text_engine import TextEngine
-from cpm_gen.sampling.logprobs import TopCollector
 from cpm_gen.serving.api_keys import ApiKey, ApiKeys
 from cpm_gen.serving.engine_client import EngineClient
 from cpm_gen.serving.errors import from_library, invalid, unavailable
 from cpm_gen.serving.generation_spec import (
     GenerationSpec,
-    check_chars,
     check_ids,
     check_limits,
     resolve_window,
@@ -34,11 +34,9 @@ from cpm_gen.serving.generation_spec import (
 )
 from cpm_gen.serving.job import Job
 from cpm_gen.serving.metrics import Metrics
-from cpm_gen.serving.results import GenerationResult, ScoreResult, TokenizedText, Update, collect, updates
+from cpm_gen.serving.results import GenerationResult, Update, collect, updates
 from cpm_gen.serving.tokenizer_pool import TokenizerPool
 from cpm_gen.text.find_tokenizer import find_tokenizer
-from cpm_gen.text.prompt_styles import detokenizer
-from cpm_gen.text.tokenizer import Detokenizer
 
 log = logging.getLogger("cpm_gen.serving")
 
@@ -59,7 +57,7 @@ class Service:
         self.model_id = _model_id(model.model)
         self.served_names = (*options.served_model_name, self.model_id)  # under /v1: the first is shown, all are taken
         self.draining = False
-        self._loaded = False
+        self.prompt_tokens: int | None = None  # most of a prompt that is shown whole; None before the model is loaded
         self.engine = EngineClient(
             lambda rank_died: TextEngine.load(model, rank_died),
             self.metrics,
@@ -85,7 +83,7 @@ class Service:
             await starting
         finally:
             starting.cancel()
-        self._loaded = True
+        self.prompt_tokens = self.engine.require().window.limit
 
     async def _start_tokenizers(self) -> None:
         await asyncio.to_thread(find_tokenizer, self._model)  # raises what is wrong with it
@@ -96,14 +94,9 @@ class Service:
         if self.draining:
             raise unavailable("shutting_down", "the service is shutting down")
         llm = self.engine.require()
-        if not self._loaded:
+        if self.prompt_tokens is None:
             raise unavailable("loading", "the model is being loaded")
         return llm
-
-    @property
-    def prompt_tokens(self) -> int | None:
-        """The most tokens of a prompt that is shown whole; None before the model is loaded."""
-        return self.engine.require().window.limit if self._loaded and self.engine.error is None else None
 
     async def check_ready(self) -> None:
         """Raises ServiceError (unavailable) unless requests are accepted and the network answers.
@@ -266,64 +259,6 @@ class Service:
         """When a request that arrives now must have ended, by :func:`time.monotonic`; ``timeout``: the client's, in seconds."""
         limit = self.options.request_timeout
         return time.monotonic() + (limit if timeout is None else min(timeout, limit))
-
-    # scoring and tokenizing
-
-    async def score(
-        self, text: str | Sequence[int], style: StyleName = "plain", key: ApiKey | None = None
-    ) -> ScoreResult:
-        """Log-probability of each token of a text, or of token ids."""
-        self.require()
-        field = "text" if isinstance(text, str) else "token_ids"
-        with (key or self.keys.anonymous).running():
-            self.engine.reserve(1)
-            try:
-                async with before(self.deadline()):
-                    ids = await self._encode(text, style) if isinstance(text, str) else list(text)
-                    most = self.options.max_text_tokens
-                    if len(ids) > most:
-                        raise invalid(f"{len(ids):,} tokens; the most here is {most:,}", field, "too_many_tokens")
-                    logprobs = await self.logprobs(ids, field)
-            finally:
-                self.engine.release(1)
-        self.metrics.scored_tokens.inc(len(logprobs))
-        first: list[float | None] = [None] * min(1, len(ids))
-        return ScoreResult(tuple(ids), (*first, *logprobs))
-
-    async def logprobs(self, token_ids: Sequence[int], field: str, top: TopCollector | None = None) -> list[float]:
-        """Log-probabilities of all tokens but the first, for a request that has a place in the queue already.
-
-        top: gets the most probable tokens in the place of each scored token.
-        """
-        try:
-            return await self.engine.score(token_ids, top)
-        except CpmGenError as error:
-            raise from_library(error, field) from None
-
-    async def tokenize(self, text: str, style: StyleName | None = None, key: ApiKey | None = None) -> TokenizedText:
-        """Token ids of a text in a prompt style; style None encodes the bare text."""
-        with (key or self.keys.anonymous).running():
-            async with before(self.deadline()):
-                ids = await self._encode(text, style)
-        reader = Detokenizer(self.require().vocabulary.tokenizer)
-        pieces = [reader.push(i) for i in ids]
-        if pieces:
-            pieces[-1] += reader.flush()
-        return TokenizedText(tuple(ids), tuple(pieces))
-
-    async def _encode(self, text: str, style: StyleName | None) -> list[int]:
-        self.require()
-        check_chars(text, self.options, "text")
-        return await self.tokenizer_pool.encode(text, style, "text")
-
-    async def detokenize(self, token_ids: Sequence[int], style: StyleName = "plain") -> str:
-        """The text of token ids."""
-        check_chars(token_ids, self.options, "token_ids")
-        reader = detokenizer(style, self.require().vocabulary.tokenizer)
-        try:
-            return await asyncio.to_thread(lambda: "".join(map(reader.push, token_ids)) + reader.flush())
-        except CpmGenError as error:
-            raise from_library(error, "token_ids") from None
 
 
 @contextlib.asynccontextmanager

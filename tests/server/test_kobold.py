@@ -71,6 +71,18 @@ def test_the_memory_is_text_before_the_prompt_that_stays_in_the_window(client, l
     assert result["text"] != generate(client, **body)["text"]
 
 
+def test_a_memory_takes_at_most_half_of_the_window(client):
+    memory = PROMPT * 80
+    result = generate(client, memory=memory, prompt=PROMPT * 100)
+    with cpm_gen.load(window_keep=511 // 2) as keeps:
+        expected = keeps.generate(memory + PROMPT * 100, max_new_tokens=12, seed=1, stop_at_eod=True)
+    assert result["text"] == expected.text
+
+
+def test_a_memory_with_characters_outside_the_vocabulary_is_taken(client):
+    assert generate(client, memory="龘𠮷😀 ｆ", style="lyric")["prompt_tokens"] > 1
+
+
 def test_a_stop_sequence_ends_the_text(client):
     plain = generate(client, max_length=40, use_default_badwordsids=True)["text"]
     stopped = generate(client, max_length=40, use_default_badwordsids=True, stop_sequence=[plain[10:12]])
@@ -89,6 +101,11 @@ def test_logprobs_are_those_of_the_tokens_shown(client, asked, count):
     for entry in content:
         assert len(entry["top_logprobs"]) == count
         assert max(best["logprob"] for best in entry["top_logprobs"]) >= entry["logprob"]
+
+
+@pytest.mark.parametrize("none", ["", []])
+def test_no_stop_sequence_may_be_given_in_two_ways(client, none):
+    assert generate(client, stop_sequence=none)["text"] == generate(client)["text"]
 
 
 @contextlib.contextmanager
@@ -121,6 +138,10 @@ def test_abort_ends_the_text_of_a_genkey_and_no_other(server, client):
         assert abort()
         for _ in only:
             pass
+    with writing(server, logprobs=True):  # those of a long text take long to write out
+        [so_far] = client.post("/api/extra/generate/check").json()["results"]
+        assert so_far["text"]
+        assert so_far["logprobs"] is None
     until(lambda: idle(server))
     assert not abort(genkey="B")
 
@@ -155,6 +176,8 @@ def test_the_model_and_its_window(client):
     counted = client.post("/api/extra/tokencount", json={"prompt": "春江潮水"}).json()
     assert counted["ids"] == client.post("/tokenize", json={"text": "春江潮水"}).json()["token_ids"]
     assert counted["value"] == len(counted["ids"])
+    refused = client.post("/api/extra/tokencount", json={"prompt": "a" * 150_001})
+    assert detail(refused)["msg"].startswith("prompt: 150,001 characters")
 
 
 @pytest.mark.parametrize(
@@ -167,6 +190,10 @@ def test_the_model_and_its_window(client):
         ({"trim_stop": False}, "trim_stop is not supported"),
         ({"max_lenght": 5}, "did you mean 'max_length'"),
         ({"n": 2}, "n must be at most 1"),
+        ({"max_length": ""}, "max_length must be a whole number"),
+        ({"rep_pen": []}, "rep_pen must be a number"),
+        ({"sampler_seed": ""}, "sampler_seed must be a whole number"),
+        ({"ban_eos_token": ""}, "ban_eos_token must be true or false"),
     ],
     ids=str,
 )

@@ -2,14 +2,17 @@
 
 import asyncio
 
+import httpx
 import openai
 import pytest
 
 import cpm_gen
 from cpm_gen.config.options import ModelOptions
 from cpm_gen.config.serve_options import ServeOptions
+from cpm_gen.server.app import create_app
 from cpm_gen.serving.service import Service
 from tests.service_process import PATIENCE
+from tests.works.manager import managing
 
 MODEL = "cpm-embedded"
 PROMPT = "春江潮水连海平，"
@@ -40,6 +43,23 @@ def test_models(api):
     with pytest.raises(openai.NotFoundError) as refused:
         api.models.retrieve("gpt-5")
     assert refused.value.code == "model_not_found"
+
+
+def test_the_models_are_listed_while_the_engine_does_not_answer(tmp_path):
+    async def ask():
+        async with managing(tmp_path / "works.db") as (works, _, service):
+            transport = httpx.ASGITransport(create_app(service, works))
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+                before = await client.get("/v1/models")
+                service.engine.set_state("stuck")
+                during = await client.get("/v1/models"), await client.get("/v1/models/cpm-embedded")
+                assert (await client.get("/health/ready")).status_code == 503
+                service.engine.set_state("ready")
+        return before, *during
+
+    before, models, model = asyncio.run(ask())
+    assert models.json() == before.json()
+    assert [model.json()] == before.json()["data"]
 
 
 @pytest.mark.parametrize("given", [".", "../CPM", "../CPM/", "{}/x/..", "../link"])

@@ -130,6 +130,22 @@ def test_one_of_two_names_is_given(client, path, body):
     assert client.post(path, json=body).status_code == 422
 
 
+@pytest.mark.parametrize(
+    ("path", "field", "value"),
+    [
+        ("/tokenize", "text", "a" * 150_001),
+        ("/tokenize", "prompt", "a" * 150_001),
+        ("/tokenize", "content", "a" * 150_001),
+        ("/detokenize", "token_ids", [8000]),
+        ("/detokenize", "tokens", [8000]),
+        ("/detokenize", "tokens", [1] * 150_001),
+    ],
+)
+def test_a_refusal_names_the_field_that_was_given(client, path, field, value):
+    refused = client.post(path, json={field: value})
+    assert (refused.status_code, error(refused)["field"]) == (422, field)
+
+
 def test_the_tokenizer_is_described(client):
     info = client.get("/tokenizer_info").json()
     assert (info["eos_token"], info["model_max_length"]) == ("<eod>", 511)

@@ -13,6 +13,7 @@ import pytest
 from cpm_gen.config.options import ModelOptions, SamplingParams, TextOptions
 from cpm_gen.config.serve_options import ServeOptions
 from cpm_gen.llm import LLM
+from cpm_gen.serving import scoring
 from cpm_gen.serving.api_keys import ApiKey
 from cpm_gen.serving.errors import ServiceError
 from cpm_gen.serving.generation_spec import GenerationSpec
@@ -156,20 +157,20 @@ def test_a_client_s_timeout_ends_texts_as_they_are(run: Run, service: Service):
 def test_a_score_is_the_library_s(run: Run, service: Service, llm: LLM):
     ids = llm.encode("春江潮水连海平")
     expected = llm.score(ids)
-    for scored in (run(service.score(ids)), run(service.score("春江潮水连海平"))):
+    for scored in (run(scoring.score(service, ids)), run(scoring.score(service, "春江潮水连海平"))):
         assert list(scored.token_ids) == ids
         assert scored.logprobs[0] is None
         assert scored.logprobs[1:] == pytest.approx(expected[1:], abs=1e-5)
         mean = -sum(expected[1:]) / (len(ids) - 1)
         assert scored.perplexity == pytest.approx(math.exp(mean), rel=1e-4)
-    assert run(service.score([])).perplexity is None
+    assert run(scoring.score(service, [])).perplexity is None
 
 
 def test_a_text_becomes_tokens_and_text_again(run: Run, service: Service, llm: LLM):
-    found = run(service.tokenize("春江潮水"))
+    found = run(scoring.tokenize(service, "春江潮水"))
     assert list(found.token_ids) == llm.encode("春江潮水")
     assert len(found.pieces) == len(found.token_ids)
-    assert run(service.detokenize(found.token_ids)) == "春江潮水"
+    assert run(scoring.detokenize(service, found.token_ids)) == "春江潮水"
 
 
 @pytest.mark.parametrize(
@@ -219,7 +220,12 @@ def test_a_drain_refuses_new_requests_and_lets_running_ones_finish():
             await asyncio.sleep(0.01)
         draining = asyncio.create_task(service.drain(PATIENCE))
         await asyncio.sleep(0)
-        for call in (service.generate(spec()), service.score("从前"), service.tokenize("从前"), service.check_ready()):
+        for call in (
+            service.generate(spec()),
+            scoring.score(service, "从前"),
+            scoring.tokenize(service, "从前"),
+            service.check_ready(),
+        ):
             with pytest.raises(ServiceError) as caught:
                 await call
             assert (caught.value.kind, caught.value.code) == ("unavailable", "shutting_down")
@@ -258,6 +264,7 @@ WITHOUT_HTTP = """
 import asyncio, sys
 from cpm_gen.config.options import ModelOptions, SamplingParams, TextOptions
 from cpm_gen.config.serve_options import ServeOptions
+from cpm_gen.serving import scoring
 from cpm_gen.serving.generation_spec import GenerationSpec
 from cpm_gen.serving.results import TextUpdate
 from cpm_gen.serving.service import Service
@@ -270,7 +277,7 @@ async def main():
     whole = (await service.generate(spec)).texts[0].text
     pieces = [update.text async for update in service.stream(spec) if isinstance(update, TextUpdate)]
     assert whole and "".join(pieces) == whole
-    assert (await service.score("从前")).perplexity > 1
+    assert (await scoring.score(service, "从前")).perplexity > 1
     await service.drain(10)
     assert await service.close()
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from cpm_gen.sampling.logprobs import Likelihood
+from cpm_gen.server.routes.generate import generation_spec
 from cpm_gen.server.schemas.foreign import ForeignText
-from cpm_gen.server.schemas.generate import WindowBody
 from cpm_gen.serving.errors import not_found
 from cpm_gen.serving.generation_spec import GenerationSpec
+from cpm_gen.serving.results import EndReason
 from cpm_gen.serving.service import Service
 from cpm_gen.text.prompt_styles import detokenizer
 from cpm_gen.text.tokenizer import Detokenizer
@@ -32,19 +34,14 @@ def foreign_spec(
 
     keep: how many tokens always stay in the window, unless the body says so itself.
     """
-    window = body.window or WindowBody()  # type: ignore[call-arg]
-    return GenerationSpec(
-        prompts=prompts,
-        sampling=body.sampling(service.require().vocabulary.reader.end),
-        text=body.options(),
-        decoder=body.decoder,
-        hop=window.hop,
-        boundary=window.boundary,
-        keep=keep if window.keep is None else window.keep,
-        truncate=body.truncate_prompt,
-        logprobs=logprobs,
-        timeout=body.timeout,
-    )
+    sampling = body.sampling(service.require().vocabulary.reader.end)
+    spec = generation_spec(body, prompts, sampling, body.options(), body.timeout)
+    return dataclasses.replace(spec, logprobs=logprobs, keep=keep if spec.keep is None else spec.keep)
+
+
+def short_reason(reason: EndReason | None) -> Literal["stop", "length"] | None:
+    """Why a text ended, in other servers' words; None before its end. Its end token and a stop string are a "stop"."""
+    return None if reason is None else "stop" if reason == "stop" else "length"
 
 
 def token_text(service: Service, body: ForeignText) -> Callable[[int], str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
+from cpm_gen.config.options import SamplingParams, TextOptions
 from cpm_gen.server import errors
 from cpm_gen.server.authentication import authorised
+from cpm_gen.server.schemas.foreign import ForeignText
 from cpm_gen.server.schemas.generate import (
     Choice,
     GenerateAnswer,
@@ -59,7 +61,8 @@ def router(service: Service) -> APIRouter:
     async def generate(
         request: Request, body: GenerateBody, key: ApiKey = Depends(authorise)
     ) -> GenerateAnswer | Response:
-        spec = generation_spec(body, body.max_new_tokens, body.timeout)
+        text = body.options(body.max_new_tokens)
+        spec = generation_spec(body, body.prompts, body.sampling(), text, body.timeout)
         if body.stream:
             job = await unless_disconnected(request, service.start(spec, key))
             return EventStream(_events(service, job), lambda: service.cancel(job))
@@ -69,13 +72,19 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-def generation_spec(body: TextBody, max_new_tokens: int | None, timeout: float | None = None) -> GenerationSpec:
+def generation_spec(
+    body: TextBody | ForeignText,
+    prompts: Sequence[str | list[int]],
+    sampling: SamplingParams,
+    text: TextOptions,
+    timeout: float | None = None,
+) -> GenerationSpec:
     """What a body asks for, as the service takes it."""
     window = body.window or WindowBody()  # type: ignore[call-arg]
     return GenerationSpec(
-        prompts=body.prompts,
-        sampling=body.sampling(),
-        text=body.options(max_new_tokens),
+        prompts=prompts,
+        sampling=sampling,
+        text=text,
         decoder=body.decoder,
         hop=window.hop,
         boundary=window.boundary,

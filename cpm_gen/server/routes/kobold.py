@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, Request
@@ -13,7 +14,14 @@ import cpm_gen
 from cpm_gen.sampling.logprobs import Likelihood
 from cpm_gen.server import errors
 from cpm_gen.server.authentication import authorised
-from cpm_gen.server.routes.foreign import foreign_spec, reader, shown_in, token_probabilities, token_text
+from cpm_gen.server.routes.foreign import (
+    foreign_spec,
+    reader,
+    short_reason,
+    shown_in,
+    token_probabilities,
+    token_text,
+)
 from cpm_gen.server.schemas.generate import refusals
 from cpm_gen.server.schemas.kobold import (
     AbortAnswer,
@@ -34,6 +42,7 @@ from cpm_gen.serving.api_keys import ApiKey
 from cpm_gen.serving.errors import ServiceError
 from cpm_gen.serving.job import Job
 from cpm_gen.serving.results import Idle, TextUpdate, updates
+from cpm_gen.serving.scoring import encode
 from cpm_gen.serving.service import Service
 
 _KOBOLDAI = "1.2.5"  # version of KoboldAI United's interface
@@ -59,7 +68,6 @@ class _Writing:
     text: str = ""
     reason: Literal["stop", "length"] | None = None
     tokens: int = 0
-    likelihoods: list[Likelihood] = field(default_factory=list)
 
 
 class _AllWriting:
@@ -71,16 +79,26 @@ class _AllWriting:
 
     async def begin(self, request: Request, body: KoboldBody, key: ApiKey) -> _Writing:
         """Submit a text. Call :meth:`end` at the end in any case."""
-        keep = await unless_disconnected(request, self._kept(body, key)) if body.memory else None
-        spec = foreign_spec(self._service, body, [body.memory + body.prompt], body.best, keep)
+        prompts: list[str | list[int]] = [body.prompt]
+        keep = None
+        if body.memory:
+            text = body.memory + body.prompt
+            ids = await unless_disconnected(request, encode(self._service, text, body.style, key, "prompt"))
+            prompts, keep = [ids], await asyncio.to_thread(self._kept, body, ids)
+        spec = foreign_spec(self._service, body, prompts, body.best, keep)
         writing = _Writing(key.name, body, await unless_disconnected(request, self._service.start(spec, key)))
         self._texts.append(writing)
         return writing
 
-    async def _kept(self, body: KoboldBody, key: ApiKey) -> int:
-        """How many tokens of the memory stay in the window: at most half of it, so that the text has room."""
-        found = await self._service.tokenize(body.memory, body.style, key)
-        return min(len(found.token_ids), self._service.require().window.limit // 2)
+    def _kept(self, body: KoboldBody, prompt: Sequence[int]) -> int:
+        """How many tokens stay in the window: those that read as the memory, at most half of it, so that the text has room."""
+        decoder, left = reader(self._service, body), len(body.memory)
+        most = self._service.require().window.limit // 2
+        for count, token in enumerate(prompt[:most]):
+            if left <= 0:
+                return count
+            left -= len(decoder.push(token))
+        return min(most, len(prompt))
 
     def end(self, writing: _Writing) -> None:
         """Forget a text, and cancel it if it still runs."""
@@ -99,8 +117,7 @@ class _AllWriting:
             if isinstance(update, TextUpdate):
                 writing.text += update.text
                 writing.tokens += len(update.token_ids)
-                writing.likelihoods += update.likelihoods
-                writing.reason = update.finish_reason and ("stop" if update.finish_reason == "stop" else "length")
+                writing.reason = short_reason(update.finish_reason)
                 yield update
             elif isinstance(update, Idle):
                 yield None
@@ -137,15 +154,20 @@ def router(service: Service) -> APIRouter:
 
     @routes.post("/extra/tokencount", summary="A text's tokens", responses=_refusals(400, 401, 422, 429, 500))
     async def count(request: Request, body: CountBody, key: ApiKey = Depends(authorise)) -> CountAnswer:
-        found = await unless_disconnected(request, service.tokenize(body.prompt, key=key))
-        return CountAnswer(value=len(found.token_ids), ids=list(found.token_ids))
+        ids = await unless_disconnected(request, encode(service, body.prompt, key=key, field="prompt"))
+        return CountAnswer(value=len(ids), ids=ids)
 
     @routes.post("/v1/generate", summary="Write a text, as KoboldAI does", responses=_refusals(400, 401, 422, 429, 500))
     async def generate(request: Request, body: KoboldBody, key: ApiKey = Depends(authorise)) -> KoboldAnswer:
         async def whole() -> KoboldResult:
-            async for _ in texts.updates(writing):
-                pass
-            return _result(service, writing, ended=True)
+            likelihoods: list[Likelihood] = []
+            async for update in texts.updates(writing):
+                likelihoods += update.likelihoods if update else ()
+            result = _result(writing)
+            result.finish_reason = result.finish_reason or "length"
+            if body.best is not None:
+                result.logprobs = await asyncio.to_thread(_logprobs, service, body, writing.text, likelihoods)
+            return result
 
         writing = await texts.begin(request, body, key)
         try:
@@ -166,7 +188,7 @@ def router(service: Service) -> APIRouter:
     @routes.post("/extra/generate/check", summary="A text as far as it is", responses=_refusals(400, 401, 422, 429))
     async def check(body: GenKeyBody | None = None, key: ApiKey = Depends(authorise)) -> KoboldAnswer:
         writing = texts.find(key, body.genkey if body else "")
-        return KoboldAnswer(results=[_result(service, writing) if writing else KoboldResult(text="")])
+        return KoboldAnswer(results=[_result(writing) if writing else KoboldResult(text="")])
 
     @routes.post("/extra/abort", summary="End a text", responses=_refusals(400, 401, 422, 429))
     async def abort(body: GenKeyBody | None = None, key: ApiKey = Depends(authorise)) -> AbortAnswer:
@@ -178,15 +200,17 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-def _result(service: Service, writing: _Writing, *, ended: bool = False) -> KoboldResult:
-    shown = None
-    if writing.body.best is not None:
-        likelihoods = shown_in(writing.text, writing.likelihoods, reader(service, writing.body))
-        shown = KoboldLogprobs(content=token_probabilities(likelihoods, token_text(service, writing.body)))
+def _logprobs(service: Service, body: KoboldBody, text: str, likelihoods: Sequence[Likelihood]) -> KoboldLogprobs:
+    """Log-probabilities of the tokens of a whole text. Takes a tenth of a second for the longest texts."""
+    shown = shown_in(text, likelihoods, reader(service, body))
+    return KoboldLogprobs(content=token_probabilities(shown, token_text(service, body)))
+
+
+def _result(writing: _Writing) -> KoboldResult:
+    """A text as far as it is."""
     return KoboldResult(
         text=writing.text,
-        finish_reason=(writing.reason or "length") if ended else writing.reason,
-        logprobs=shown,
+        finish_reason=writing.reason,
         prompt_tokens=writing.job.prompt_tokens,
         completion_tokens=writing.tokens,
     )

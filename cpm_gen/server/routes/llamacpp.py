@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
@@ -12,7 +13,15 @@ import cpm_gen
 from cpm_gen.sampling.logprobs import Likelihood
 from cpm_gen.server import errors
 from cpm_gen.server.authentication import authorised
-from cpm_gen.server.routes.foreign import check_model, foreign_spec, reader, shown_in, token_probabilities, token_text
+from cpm_gen.server.routes.foreign import (
+    check_model,
+    foreign_spec,
+    reader,
+    short_reason,
+    shown_in,
+    token_probabilities,
+    token_text,
+)
 from cpm_gen.server.schemas.generate import refusals
 from cpm_gen.server.schemas.llamacpp import LlamaAnswer, LlamaBody, LlamaDefaults, LlamaProps, LlamaTimings
 from cpm_gen.server.sse import EVENT, KEEP_ALIVE, EventStream, event, unless_disconnected
@@ -107,9 +116,12 @@ class _Text:
                 result = update
         answer = self._answer(result)
         if self._body.n_probs:
-            shown = shown_in(answer.content, likelihoods, reader(self._service, self._body))
-            answer.completion_probabilities = token_probabilities(shown, self._token_text)
+            answer.completion_probabilities = await asyncio.to_thread(self._probabilities, answer.content, likelihoods)
         return answer
+
+    def _probabilities(self, text: str, likelihoods: Sequence[Likelihood]) -> list[dict[str, Any]]:
+        shown = shown_in(text, likelihoods, reader(self._service, self._body))
+        return token_probabilities(shown, self._token_text)
 
     async def events(self) -> AsyncGenerator[str, None]:
         """The answer with ``stream``."""
@@ -156,7 +168,7 @@ class _Text:
             tokens_predicted=written,
             tokens_evaluated=self._job.prompt_tokens,
             truncated=text.window_slides > 0 or self._job.prompt_tokens > self._job.requests[0].window.limit,
-            stop_type="limit" if text.finish_reason != "stop" else "eos" if at_end else "word",
+            stop_type="limit" if short_reason(text.finish_reason) != "stop" else "eos" if at_end else "word",
             generation_settings=_settings(self._service, self._body) | {"seed": result.seed},
             timings=LlamaTimings(
                 prompt_n=self._job.prompt_tokens,

@@ -12,7 +12,8 @@ from fastapi.responses import Response
 import cpm_gen
 from cpm_gen.server import errors
 from cpm_gen.server.authentication import authorised
-from cpm_gen.server.routes.foreign import check_model, foreign_spec, reader, token_text
+from cpm_gen.server.routes.foreign import check_model, foreign_spec, reader, short_reason, token_text
+from cpm_gen.server.routes.generate import usage_body
 from cpm_gen.server.routes.openai_logprobs import CompletionPiece, CompletionText, prompt_pieces
 from cpm_gen.server.schemas.generate import refusals
 from cpm_gen.server.schemas.openai import (
@@ -21,7 +22,6 @@ from cpm_gen.server.schemas.openai import (
     CompletionAnswer,
     CompletionBody,
     CompletionChoice,
-    CompletionUsage,
     ModelCard,
     ModelLimits,
     ModelList,
@@ -142,14 +142,6 @@ def _check(service: Service, body: CompletionBody) -> None:
         raise invalid("stream_options needs stream", "stream_options")
 
 
-def _usage_body(used: TokenUsage) -> CompletionUsage:
-    return CompletionUsage(
-        prompt_tokens=used.prompt_tokens,
-        completion_tokens=used.completion_tokens,
-        total_tokens=used.total_tokens,
-    )
-
-
 class _Completion:
     """A job as OpenAI's completion, whole or in pieces."""
 
@@ -180,7 +172,7 @@ class _Completion:
             if isinstance(update, GenerationResult):
                 self._usage = update.usage
             elif isinstance(update, TextUpdate):
-                reason = update.finish_reason and ("stop" if update.finish_reason == "stop" else "length")
+                reason = short_reason(update.finish_reason)
                 yield self._choice(update.index, self._texts[update.index].add(update), reason)
             elif isinstance(update, Idle):
                 yield None
@@ -195,7 +187,7 @@ class _Completion:
             model=self._service.served_names[0],
             system_fingerprint=f"cpm-gen-{cpm_gen.__version__}",
             choices=choices,
-            usage=None if used is None else _usage_body(used),
+            usage=None if used is None else usage_body(used),
         )
 
     def render(self, answer: CompletionAnswer) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from cpm_gen.server.schemas.openai import CompletionBody, Logprobs
 from cpm_gen.serving.errors import invalid
 from cpm_gen.serving.job import Job
 from cpm_gen.serving.results import TextUpdate
+from cpm_gen.serving.scoring import score_reserved
 from cpm_gen.serving.service import Service
 from cpm_gen.text.tokenizer import Detokenizer
 
@@ -111,7 +113,6 @@ async def prompt_pieces(service: Service, job: Job, body: CompletionBody) -> lis
     A prompt given as text is repeated unchanged. With logprobs, and for token ids, it is the joined text of its tokens, so that the
     offsets match. Raises ServiceError.
     """
-    read = token_text(service, body)
     most = service.options.max_text_tokens
     if body.logprobs is not None and (longest := max(len(r.prompt) for r in job.requests)) > most:
         raise invalid(
@@ -119,18 +120,29 @@ async def prompt_pieces(service: Service, job: Job, body: CompletionBody) -> lis
         )
     pieces: list[CompletionPiece] = []
     for prompt, request in zip(body.prompts(), job.requests[:: job.text.n], strict=True):
-        text, offsets = _decoded(service, body, request.prompt)
-        if body.logprobs is None:
-            piece = CompletionPiece(prompt if isinstance(prompt, str) else text)
-        else:
+        if body.logprobs is not None:
             top = TopCollector(body.logprobs)
-            scores = await service.logprobs(request.prompt, "prompt", top)
-            known = Logprobs(
-                tokens=[read(i) for i in request.prompt],
-                token_logprobs=[None, *scores],
-                top_logprobs=[None, *(by_text(best, read) for best in top.found)],
-                text_offset=offsets,
-            )
-            piece = CompletionPiece(text, known)
+            scores = await score_reserved(service, request.prompt, "prompt", top)
+            piece = await asyncio.to_thread(_scored, service, body, request.prompt, scores, top)
+        elif isinstance(prompt, str):
+            piece = CompletionPiece(prompt)
+        else:
+            text, _ = await asyncio.to_thread(_decoded, service, body, request.prompt)
+            piece = CompletionPiece(text)
         pieces += [piece] * job.text.n
     return pieces
+
+
+def _scored(
+    service: Service, body: CompletionBody, ids: Sequence[int], scores: Sequence[float], top: TopCollector
+) -> CompletionPiece:
+    """A prompt with its log-probabilities. scores, top: of all tokens but the first."""
+    read = token_text(service, body)
+    text, offsets = _decoded(service, body, ids)
+    known = Logprobs(
+        tokens=[read(i) for i in ids],
+        token_logprobs=[None, *scores],
+        top_logprobs=[None, *(by_text(best, read) for best in top.found)],
+        text_offset=offsets,
+    )
+    return CompletionPiece(text, known)

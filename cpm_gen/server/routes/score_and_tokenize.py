@@ -20,6 +20,7 @@ from cpm_gen.server.schemas.score_and_tokenize import (
     VllmTokenizeAnswer,
 )
 from cpm_gen.server.sse import unless_disconnected
+from cpm_gen.serving import scoring
 from cpm_gen.serving.api_keys import ApiKey
 from cpm_gen.serving.errors import invalid
 from cpm_gen.serving.service import Service
@@ -39,7 +40,7 @@ def router(service: Service) -> APIRouter:
         given = body.token_ids if body.text is None else body.text
         if given is None or (body.text is not None and body.token_ids is not None):
             raise invalid("give either text or token_ids", "text")
-        scored = await unless_disconnected(request, service.score(given, body.style, key))
+        scored = await unless_disconnected(request, scoring.score(service, given, body.style, key))
         return ScoreAnswer(
             model=service.model_id,
             token_ids=list(scored.token_ids),
@@ -51,8 +52,8 @@ def router(service: Service) -> APIRouter:
     async def tokenize(
         request: Request, body: TokenizeBody, key: ApiKey = Depends(authorise)
     ) -> TokenizeAnswer | VllmTokenizeAnswer:
-        text = _only(text=body.text, prompt=body.prompt, content=body.content)
-        found = await unless_disconnected(request, service.tokenize(text, body.style, key))
+        field, text = _only(text=body.text, prompt=body.prompt, content=body.content)
+        found = await unless_disconnected(request, scoring.tokenize(service, text, body.style, key, field))
         ids, pieces = list(found.token_ids), list(found.pieces)
         if body.text is not None:
             return TokenizeAnswer(token_ids=ids, pieces=pieces, count=len(ids))
@@ -65,7 +66,8 @@ def router(service: Service) -> APIRouter:
 
     @routes.post("/detokenize", summary="The text of token ids", dependencies=[Depends(authorise)])
     async def detokenize(body: DetokenizeBody) -> DetokenizeAnswer | VllmDetokenizeAnswer:
-        text = await service.detokenize(_only(token_ids=body.token_ids, tokens=body.tokens), body.style)
+        field, ids = _only(token_ids=body.token_ids, tokens=body.tokens)
+        text = await scoring.detokenize(service, ids, body.style, field)
         if body.token_ids is None:
             return VllmDetokenizeAnswer(prompt=text, content=text)
         return DetokenizeAnswer(text=text)
@@ -86,9 +88,9 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-def _only(**given: T | None) -> T:
-    """The one value that is given of several names for it; raises ServiceError (invalid) for none and for several."""
-    found = [value for value in given.values() if value is not None]
+def _only(**given: T | None) -> tuple[str, T]:
+    """The one name and value that is given of several names for it; raises ServiceError (invalid) for none and for several."""
+    found = [(name, value) for name, value in given.items() if value is not None]
     if len(found) != 1:
         raise invalid(f"give {' or '.join(given)}, one of them", next(iter(given)))
     return found[0]

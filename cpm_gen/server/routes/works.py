@@ -130,7 +130,7 @@ def router(service: Service, works: WorkManager) -> APIRouter:
 def spec_of(body: WorkBody, service: Service) -> WorkSpec:
     """The spec of a work that a body requests: seed, window and decoder that are left out are chosen here."""
     llm = service.require()
-    generation = generation_spec(body, body.max_new_tokens)
+    generation = generation_spec(body, body.prompts, body.sampling(), body.options(body.max_new_tokens))
     seed = seeded(generation.text).seed
     assert seed is not None
     words = llm.vocabulary

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field, create_model
 
@@ -12,6 +12,9 @@ from cpm_gen.config.fields import declared
 from cpm_gen.config.options import Decoder, SamplingParams, StopString, StopStrings, StyleName, TextOptions
 from cpm_gen.server.schemas.generate import Body, WindowBody, read_group, setting, settings
 
+ModelName = Annotated[
+    Annotated[str, Field(max_length=1024)] | None, Field(description="left out: the one that is here")
+]
 NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}  # of settings, as OpenAI and vLLM have them
 
 
@@ -87,3 +90,10 @@ else:
     ForeignText = create_model(
         "ForeignText", __base__=_Foreign, **{NAMES.get(n, n): field for n, field in _FIELDS.items()}
     )
+
+
+class SingleText(ForeignText):
+    """What KoboldAI's and llama.cpp's bodies have in common: one text, after a prompt that is cut to the window."""
+
+    truncate_prompt: bool = Field(True, description="hide the beginning of a prompt that is longer than the window")
+    n: int | None = Field(1, ge=1, le=1, description="one text only")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, create_model, model_validator
 
@@ -22,6 +22,7 @@ from cpm_gen.server.schemas.compatible import (
     check_known,
     check_text,
 )
+from cpm_gen.serving.results import EndReason
 
 T = TypeVar("T")
 
@@ -224,16 +225,13 @@ class TimingAnswer(BaseModel):
     tokens_per_second: float | None = Field(description="of all texts together, after the first token")
 
 
-FinishReason = Literal["length", "stop", "timeout", "cancelled"]
-
-
 class Choice(BaseModel):
     """One text. ``index`` counts through the prompts' samples: ``prompt * n + sample``."""
 
     index: int
     text: str
     token_ids: list[int] = Field(description="all tokens written, those of a stop string included")
-    finish_reason: FinishReason
+    finish_reason: EndReason
     window_slides: int = Field(description="how often the window moved")
 
 

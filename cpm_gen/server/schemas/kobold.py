@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cpm_gen.server.schemas.foreign import ForeignText
+from cpm_gen.server.schemas.foreign import SingleText
 from cpm_gen.server.schemas.generate import Body, Prompt, check_prompt
 
 _BEST = 5  # tokens at each place for ``logprobs: true``, as KoboldCpp has it
@@ -14,7 +14,7 @@ _BEST = 5  # tokens at each place for ``logprobs: true``, as KoboldCpp has it
 GenKey = Annotated[str, Field(max_length=256)]
 
 
-class KoboldBody(ForeignText):
+class KoboldBody(SingleText):
     """KoboldAI's parameters, then ours. What is left out is at our default."""
 
     model_config = ConfigDict(
@@ -33,8 +33,6 @@ class KoboldBody(ForeignText):
     )
     stream: bool | None = Field(None, description="not used: the address says it")
     bypass_eos: bool = Field(False, description="write on after <eod>")
-    truncate_prompt: bool = Field(True, description="hide the beginning of a prompt that is longer than the window")
-    n: int | None = Field(1, ge=1, le=1, description="one text only")
 
     @model_validator(mode="after")
     def _with_prompt(self) -> Self:

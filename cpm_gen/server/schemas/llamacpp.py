@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cpm_gen.server.schemas.compatible import DEFAULTS
-from cpm_gen.server.schemas.foreign import ForeignText
+from cpm_gen.server.schemas.foreign import ModelName, SingleText
 from cpm_gen.server.schemas.generate import Prompt, check_prompt
 from cpm_gen.server.schemas.openai import Ids
 
 
-class LlamaBody(ForeignText):
+class LlamaBody(SingleText):
     """llama.cpp's parameters, then ours. What is left out is at our default, but for the length."""
 
     model_config = ConfigDict(
@@ -26,15 +26,13 @@ class LlamaBody(ForeignText):
     prompt: Prompt | Ids = Field(
         "", description="a text to continue, or its token ids; left out only with unconditional"
     )
-    model: Annotated[str, Field(max_length=1024)] | None = Field(None, description="left out: the one that is here")
+    model: ModelName = None
     max_tokens: int | None = Field(
         None, ge=1, le=2**53 - 1, description="tokens to write; null: until the text ends, or the service's limit"
     )
     n_probs: int = Field(0, ge=0, le=20, description="log-probabilities of this many best tokens at each place")
     ignore_eos: bool = Field(False, description="never write <eod>")
     stream: bool | None = False
-    truncate_prompt: bool = Field(True, description="hide the beginning of a prompt that is longer than the window")
-    n: int | None = Field(1, ge=1, le=1, description="one text only")
 
     @model_validator(mode="after")
     def _with_prompt(self) -> Self:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model, model_validator
 
 from cpm_gen.config.options import SamplingParams, TextOptions, TokenId
-from cpm_gen.server.schemas.foreign import ForeignText
-from cpm_gen.server.schemas.generate import Body, Prompt, check_prompt, setting
+from cpm_gen.server.schemas.foreign import ForeignText, ModelName
+from cpm_gen.server.schemas.generate import Body, Prompt, Usage, check_prompt, setting
 
 Ids = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 
@@ -35,7 +35,7 @@ class StreamOptions(Body):
 class _Completion(_Settings):
     """What both kinds of completion take."""
 
-    model: Annotated[str, Field(max_length=1024)] | None = Field(None, description="left out: the one that is here")
+    model: ModelName = None
     max_tokens: int | None = Field(16, ge=0, le=2**53 - 1, description="0 only with echo")
     stream: bool | None = False
     stream_options: StreamOptions | None = None
@@ -147,14 +147,6 @@ class CompletionChoice(BaseModel):
     finish_reason: Literal["stop", "length"] | None
 
 
-class CompletionUsage(BaseModel):
-    """Tokens read and written."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
 class CompletionAnswer(BaseModel):
     """A completion, or with ``stream`` each piece of one."""
 
@@ -164,14 +156,14 @@ class CompletionAnswer(BaseModel):
     model: str
     system_fingerprint: str
     choices: list[CompletionChoice]
-    usage: CompletionUsage | None = None
+    usage: Usage | None = None
 
 
 class ChatMessage(BaseModel):
-    """What was written, or with ``stream`` a piece of it."""
+    """What was written."""
 
-    role: Literal["assistant"] | None = None
-    content: str | None = None
+    role: Literal["assistant"]
+    content: str
 
 
 class ChatChoice(BaseModel):
@@ -192,7 +184,7 @@ class ChatAnswer(BaseModel):
     model: str
     system_fingerprint: str
     choices: list[ChatChoice]
-    usage: CompletionUsage | None = None
+    usage: Usage | None = None
 
 
 class ModelLimits(BaseModel):
