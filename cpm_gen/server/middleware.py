@@ -66,12 +66,13 @@ class RequestMiddleware:
         headers = Headers(scope=scope)
         ids = read_ids(headers.getlist("x-request-id"), headers.getlist("traceparent"))
         with working_for(ids):
-            await self._respond(_normalised(scope), receive, _ResponseSender(send, ids, scope["method"] == "HEAD"))
+            await self._respond(scope, receive, _ResponseSender(send, ids, scope["method"] == "HEAD"))
 
-    async def _respond(self, scope: Scope, receive: Receive, response: _ResponseSender) -> None:
+    async def _respond(self, given: Scope, receive: Receive, response: _ResponseSender) -> None:
         began = time.monotonic()
         self._open += 1
         self._service.metrics.open.set(self._open)
+        scope = _normalised(given)
         scope.setdefault("state", {})
         try:
             self._admit(scope)
@@ -91,7 +92,7 @@ class RequestMiddleware:
         finally:
             self._open -= 1
             self._service.metrics.open.set(self._open)
-            self._record(scope, response, time.monotonic() - began)
+            self._record(given, scope, response, time.monotonic() - began)
 
     def _admit(self, scope: Scope) -> None:
         """Check the number of open requests and the Host header; raises ServiceError."""
@@ -121,44 +122,44 @@ class RequestMiddleware:
             raise invalid("Content-Length is not a number", "Content-Length")
         if length == "0" and "transfer-encoding" not in headers:
             return b""
-        body, too_large = bytearray(), int(length) > options.max_body
+        body = _Body(receive, options.max_body, too_large=int(length) > options.max_body)
         try:
             async with asyncio.timeout(options.body_timeout):
-                if not too_large:
-                    too_large = await self._fill(body, receive, key)
-                if too_large:
-                    await _discard(receive)
+                await self._receive(body, key)
         except TimeoutError:
-            if not too_large:
+            if not body.too_large:
                 raise HttpError(
                     408, "body_timeout", f"the body took longer than {options.body_timeout:g} seconds"
                 ) from None
-        if too_large:
+        except ServiceError:
+            if not body.too_large:  # otherwise the same request is refused at any time
+                raise
+        if body.too_large:
             raise HttpError(413, "body_too_large", f"the body is larger than {options.max_body:,} bytes")
-        return bytes(body)
+        return bytes(body.content)
 
-    async def _fill(self, body: bytearray, receive: Receive, key: ApiKey) -> bool:
-        """Read a body; whether it is too large. Raises ServiceError if it is one too many of the key's.
+    async def _receive(self, body: _Body, key: ApiKey) -> None:
+        """Read a body to its end. Raises ServiceError if it is one too many of the key's.
 
         A body that is slow is a stream of its key; those that arrive at once may be a quarter of all requests. So the half-sent bodies
         of one key leave room for other keys' requests.
         """
-        options = self._service.options
-        with contextlib.suppress(TimeoutError), key.receiving(max(1, options.connections // 4)):
+        with contextlib.suppress(TimeoutError), key.receiving(max(1, self._service.options.connections // 4)):
             async with asyncio.timeout(_PROMPT):
-                return await _append(body, receive, options.max_body)
+                await body.read()
+                return
         with key.running():
-            return await _append(body, receive, options.max_body)
+            await body.read()
 
-    def _record(self, scope: Scope, response: _ResponseSender, seconds: float) -> None:
-        """Count the request, and log it without its text."""
+    def _record(self, given: Scope, scope: Scope, response: _ResponseSender, seconds: float) -> None:
+        """Count the request, and log it without its text. given: as it came; scope: normalised."""
         route = getattr(scope.get("route"), "path", "other")
         self._service.metrics.requests.labels(route, str(response.status)).inc()
         if self._service.options.access_log:
             fields = {
                 "user": scope["state"].get("user", "-"),
-                "method": scope["method"],
-                "path": quote(scope["path"][:200], safe="/:-._~"),
+                "method": given["method"],
+                "path": quote(given["path"][:200], safe="/:-._~"),
                 "status": response.status,
                 "seconds": round(seconds, 6),
             }
@@ -192,28 +193,38 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-async def _append(body: bytearray, receive: Receive, most: int) -> bool:
-    """Read the rest of a body; True if it has more than ``most`` bytes, and its end is not read. May be cancelled and called again."""
-    more = True
-    while more and len(body) <= most:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnected
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-    return len(body) > most
+class _Body:
+    """A request's body while it arrives. too_large: it has more than ``most`` bytes, so that its rest is read and discarded."""
 
+    def __init__(self, receive: Receive, most: int, too_large: bool) -> None:
+        self._receive = receive
+        self._most = most
+        self._discarded = 0
+        self.content = bytearray()
+        self.too_large = too_large
 
-async def _discard(receive: Receive) -> None:
-    """Read and discard the rest of a body: a client that is cut off while it sends does not read the response."""
-    left = _DISCARD
-    with contextlib.suppress(TimeoutError):
-        while left > 0:
-            async with asyncio.timeout(0.3):
-                message = await receive()
-            if not message.get("more_body"):
-                return
-            left -= len(message["body"])
+    async def read(self) -> None:
+        """Read up to the end. May be cancelled and called again."""
+        more = True
+        while more and not self.too_large:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnected
+            self.content += message.get("body", b"")
+            self.too_large = len(self.content) > self._most
+            more = message.get("more_body", False)
+        if more:
+            await self._discard()
+
+    async def _discard(self) -> None:
+        """Read and discard the rest: a client that is cut off while it sends does not read the response."""
+        with contextlib.suppress(TimeoutError):
+            while self._discarded < _DISCARD:
+                async with asyncio.timeout(0.3):
+                    message = await self._receive()
+                if not message.get("more_body"):
+                    return
+                self._discarded += len(message["body"])
 
 
 class _ResponseSender:

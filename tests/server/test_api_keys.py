@@ -110,6 +110,30 @@ def test_bodies_that_do_not_come_are_streams_of_their_key(guarded, keys):
         until(lambda: ann.post("/generate", json=BODY).status_code == 200)
 
 
+def test_a_large_body_that_does_not_come_is_a_stream_of_its_key(guarded, keys):
+    key = bearer(keys["bob"][0])
+    head = f"POST /generate HTTP/1.1\r\nHost: x\r\nAuthorization: {key['Authorization']}\r\nContent-Length: 99999999\r\n\r\n"
+    port = int(guarded.url.rpartition(":")[2])
+    with guarded.client(headers=key) as bob, socket.create_connection(("127.0.0.1", port), PATIENCE) as large:
+        large.sendall(head.encode())
+
+        def refused() -> bool:
+            large.sendall(b"x")  # at least every 0.3 s
+            return bob.post("/tokenize", json={"text": "从前"}).status_code == 429
+
+        until(refused, every=0.1)
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as second:
+            second.sendall(head.encode() + b"x" * 70_000)  # it is refused for its size, whenever it comes
+            for _ in range(15):
+                large.sendall(b"x")
+                second.sendall(b"x")
+                if select.select([second], [], [], 0.1)[0]:
+                    break
+            assert second.recv(12) == b"HTTP/1.1 413"
+    with guarded.client(headers=key) as bob:
+        until(lambda: bob.post("/tokenize", json={"text": "从前"}).status_code == 200)
+
+
 def test_bodies_of_a_key_that_arrive_at_the_same_time_are_bounded():
     limited, endless = ApiKey("ann", b"", streams=2, rate=0), ApiKey("bob", b"", streams=0, rate=0)
     for key in (limited, endless):

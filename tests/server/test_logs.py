@@ -116,6 +116,13 @@ def test_a_callers_ids_are_in_the_response_its_errors_and_every_line_of_its_job(
         assert 0 < answered["seconds"] < 60
 
 
+def test_a_request_is_logged_as_it_came(talkative):
+    with talkative.client() as client:
+        assert client.head("/v1/models/").status_code == 200
+    [line] = until(lambda: [e for e in entries(talkative) if e.get("path") == "/v1/models/"])
+    assert (line["method"], line["route"]) == ("HEAD", "/v1/models")
+
+
 def test_an_error_repeats_the_callers_id(talkative):
     with talkative.client() as client:
         refused = client.post("/generate", json={"prompt": "从前", "n": 0}, headers=CALLER)
