@@ -1,13 +1,17 @@
 """/api: KoboldAI's and KoboldCpp's interface."""
 
+import asyncio
 import concurrent.futures
 import contextlib
 
+import httpx
 import pytest
 
 import cpm_gen
+from cpm_gen.server.app import create_app
 from tests.server.test_conversations import lites_events
 from tests.service_process import idle, until
+from tests.works.manager import managing
 
 PROMPT = "春江潮水连海平，"
 ENDLESS = {"prompt": PROMPT, "max_length": 10_000, "use_default_badwordsids": True}
@@ -69,6 +73,27 @@ def test_the_memory_is_text_before_the_prompt_that_stays_in_the_window(client, l
         expected = keeps.generate(memory + PROMPT * 100, max_new_tokens=12, seed=1, stop_at_eod=True)
     assert result["text"] == expected.text
     assert result["text"] != generate(client, **body)["text"]
+
+
+def test_a_text_with_a_memory_is_tokenized_once(tmp_path, monkeypatch):
+    encoded = []
+
+    async def write():
+        async with managing(tmp_path / "works.db") as (works, _, service):
+            encode = service.tokenizer_pool.encode
+
+            async def record(text, *rest):
+                encoded.append(text)
+                return await encode(text, *rest)
+
+            monkeypatch.setattr(service.tokenizer_pool, "encode", record)
+            transport = httpx.ASGITransport(create_app(service, works))
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+                body = {"prompt": PROMPT, "memory": "古诗一首：", "max_length": 1}
+                return await client.post("/api/v1/generate", json=body)
+
+    assert asyncio.run(write()).status_code == 200
+    assert encoded == ["古诗一首：" + PROMPT]
 
 
 def test_a_memory_takes_at_most_half_of_the_window(client):

@@ -201,7 +201,7 @@ def router(service: Service) -> APIRouter:
 
 
 def _logprobs(service: Service, body: KoboldBody, text: str, likelihoods: Sequence[Likelihood]) -> KoboldLogprobs:
-    """Log-probabilities of the tokens of a whole text. Takes a tenth of a second for the longest texts."""
+    """Log-probabilities of the tokens of a whole text. Takes seconds for the longest ones."""
     shown = shown_in(text, likelihoods, reader(service, body))
     return KoboldLogprobs(content=token_probabilities(shown, token_text(service, body)))
 
