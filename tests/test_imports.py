@@ -30,6 +30,14 @@ def test_a_module_that_starts_the_command_line_does_not_import_torch(module):
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
+@pytest.mark.parametrize(
+    "words", [["--n", "0"], ["--prompt="], ["x", "--output", "/nonexistent/x"], ["--nonsense"]], ids=str
+)
+def test_a_mistake_is_refused_before_torch_is_imported(words):
+    program = f"import sys; from cpm_gen.cli.main import main; assert main(['lyric', *{words}]) == 2; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False, input=b"").returncode == 0
+
+
 def packages_of(requirements: list[str]) -> set[str]:
     """Return the import names of the distributions that these requirements name, where they are installed."""
     names = {re.split(r"[^\w.-]", requirement)[0].replace("-", "_").lower() for requirement in requirements}

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from cpm_gen.cli.progress import Meter, Status, profile, signals
 from cpm_gen.config.options import ModelOptions, check_lengths
@@ -23,7 +23,9 @@ from cpm_gen.errors import InputError
 from cpm_gen.outputs import Chunk, Completion
 from cpm_gen.parallel.launchers import launched
 from cpm_gen.runtime.hints import prompt_remarks
-from cpm_gen.runtime.text_engine import TextEngine
+
+if TYPE_CHECKING:  # imports torch, which takes seconds: only once there is something to write
+    from cpm_gen.runtime.text_engine import TextEngine
 
 
 def follows(settings: Settings) -> bool:
@@ -36,6 +38,8 @@ def follows(settings: Settings) -> bool:
         "SIGTERM", "SIGHUP"
     ):  # the launcher's word: Python's handler would wait for a collective to end
         signal.signal(number, signal.SIG_DFL)
+    from cpm_gen.runtime.text_engine import TextEngine
+
     with TextEngine.load(_model_options(settings)) as llm:
         llm.follow()
     return True
@@ -50,6 +54,8 @@ def open_model(settings: Settings) -> TextEngine:
     """Load the model, with a status line on a terminal. If a rank dies, this process ends even if it hangs in a collective."""
     with Status(beside_text=False) as status:
         status.show("loading …", force=True)
+        from cpm_gen.runtime.text_engine import TextEngine
+
         llm = TextEngine.load(_model_options(settings), on_rank_death=_end_with_rank)
     for note in llm.notes:
         sys.stderr.write(f"note: {note}\n")

@@ -7,13 +7,16 @@ import importlib
 import os
 import sys
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from cpm_gen.errors import ConfigError
-from cpm_gen.parallel.group import CONNECT, TensorParallel, connect
-from cpm_gen.parallel.local_ranks import exit_with_parent
+
+if (
+    TYPE_CHECKING
+):  # the command line asks for its rank before it knows that there is something to do: importing torch takes seconds
+    import torch
+
+    from cpm_gen.parallel.group import TensorParallel
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,11 @@ def launched() -> Launch | None:
 
 def join_launched(launch: Launch, device: torch.device) -> TensorParallel:
     """Join the group of a launcher's ranks; raises RankError or ConfigError."""
+    import torch
+
+    from cpm_gen.parallel.group import CONNECT, connect
+    from cpm_gen.parallel.local_ranks import exit_with_parent
+
     backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -73,6 +81,8 @@ def _init_deepspeed(backend: str) -> Any:
     On a CPU, DeepSpeed 0.19 compiles a shared-memory all-reduce at start, without a fallback, that ignores group and operation.
     It is switched off, and the collectives are gloo's.
     """
+    from cpm_gen.parallel.group import CONNECT
+
     if backend == "gloo":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before the import, which would print a warning
     with contextlib.redirect_stdout(sys.stderr):

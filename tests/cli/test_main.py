@@ -7,10 +7,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cpm_gen.checkpoints.locate import EMBEDDED
+from tests.cli.conftest import Run
 from tests.waiting import PATIENCE, until
 
 LINE = "明月几时有，把酒问青天。"
@@ -42,22 +44,23 @@ def mistake(run: subprocess.CompletedProcess[bytes]) -> str:
     return line
 
 
-def test_a_lyric_from_argument_flag_file_and_pipe_is_the_same(tmp_path: Path) -> None:
+def test_a_lyric_from_argument_flag_file_and_pipe_is_the_same(run: Run, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text(LINE, encoding="utf-8")
     flags = ["--seed", "1", "--max-new-tokens", "20"]
     from_argument = text(cpm_gen("lyric", LINE, *flags))
     assert from_argument.endswith("\n")
-    assert text(cpm_gen("lyric", "--prompt", LINE, *flags)) == from_argument
-    assert text(cpm_gen("lyric", "--prompt-file", str(tmp_path / "p.txt"), *flags)) == from_argument
     assert text(cpm_gen("lyric", *flags, stdin=LINE.encode())) == from_argument
-    assert (
-        text(cpm_gen("lyric", "--prompt-file", "-", *flags, stdin="\ufeff".encode() + LINE.encode())) == from_argument
-    )
+    for words, stdin in (
+        (["--prompt", LINE], b""),
+        (["--prompt-file", str(tmp_path / "p.txt")], b""),
+        (["--prompt-file", "-"], "\ufeff".encode() + LINE.encode()),
+    ):
+        assert run("lyric", *words, *flags, stdin=stdin)[:2] == (0, from_argument)
 
 
-def test_json_has_every_field_and_its_text_is_what_is_printed(tmp_path: Path) -> None:
+def test_json_has_every_field_and_its_text_is_what_is_printed(run: Run, tmp_path: Path) -> None:
     flags = ["lyric", LINE, "--seed", "3", "--max-new-tokens", "12", "--n", "2"]
-    lines = [json.loads(line) for line in text(cpm_gen(*flags, "--json")).splitlines()]
+    lines = [json.loads(line) for line in run(*flags, "--json")[1].splitlines()]
     assert [o["index"] for o in lines] == [0, 1]
     for o in lines:
         assert o["finish_reason"] == "length"
@@ -67,25 +70,29 @@ def test_json_has_every_field_and_its_text_is_what_is_printed(tmp_path: Path) ->
         assert o["timing"]["first_token"] > 0
         assert o["timing"]["tokens_per_second"] > 0
     assert lines[0]["text"] != lines[1]["text"]
-    printed = text(cpm_gen(*flags))
+    printed = run(*flags)[1]
     assert all(o["text"].strip("\n") in printed for o in lines)
     target = tmp_path / "out.txt"
-    assert text(cpm_gen(*flags, "--output", str(target))) == ""
+    assert run(*flags, "--output", str(target))[:2] == (0, "")
     assert target.read_text(encoding="utf-8") == printed
 
 
-def test_sampling_flags_are_honoured() -> None:
-    base = ["novel", "话说", "--max-new-tokens", "25", "--json"]
-    greedy = [json.loads(text(cpm_gen(*base, "--temperature", "0", "--seed", s)))["token_ids"] for s in ("1", "2")]
+def test_sampling_flags_are_honoured(run: Run) -> None:
+    def written(*flags: str) -> dict[str, Any]:
+        status, out, err = run("novel", "话说", "--max-new-tokens", "25", "--json", *flags)
+        assert status == 0, err
+        found: dict[str, Any] = json.loads(out)
+        return found
+
+    greedy = [written("--temperature", "0", "--seed", seed)["token_ids"] for seed in ("1", "2")]
     assert greedy[0] == greedy[1]
-    one = json.loads(text(cpm_gen(*base, "--top-k", "1", "--seed", "5")))["token_ids"]
-    assert one == greedy[0]
-    whole = json.loads(text(cpm_gen(*base, "--temperature", "0")))["text"]
+    assert written("--top-k", "1", "--seed", "5")["token_ids"] == greedy[0]
+    whole = written("--temperature", "0")["text"]
     stops = whole[12], whole[8]
-    stopped = json.loads(text(cpm_gen(*base, "--temperature", "0", "--stop", stops[0], "--stop", stops[1])))
+    stopped = written("--temperature", "0", "--stop", stops[0], "--stop", stops[1])
     assert stopped["finish_reason"] == "stop"
     assert stopped["text"] == whole[: min(whole.index(stop) for stop in stops)]
-    banned = json.loads(text(cpm_gen(*base, "--temperature", "0", "--banned-ids", f"{greedy[0][0]},9")))
+    banned = written("--temperature", "0", "--banned-ids", f"{greedy[0][0]},9")
     assert not {greedy[0][0], 9} & set(banned["token_ids"])
 
 
