@@ -2,8 +2,11 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 
 def reference_folder(holds: str) -> Path:
@@ -12,3 +15,9 @@ def reference_folder(holds: str) -> Path:
     if not (folder / holds).is_file():
         pytest.skip(f"no reference data: set CPM_GEN_REFERENCE to the folder that holds {holds}")
     return folder
+
+
+def arrays(file: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an ``.npz`` file, by their names. The file is closed."""
+    with np.load(file) as content:
+        return dict(content)

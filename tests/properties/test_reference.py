@@ -11,6 +11,7 @@ import torch
 import cpm_gen
 from cpm_gen.llm import LLM
 from cpm_gen.networks.interface import Segment
+from tests.reference_data import arrays
 
 WINDOWS = {
     "plain": {"window_hop": 1, "window_boundary": "token"},
@@ -68,7 +69,7 @@ def test_greedy_texts_are_the_originals_token_for_token(llm: LLM, reference: Pat
 
 
 def test_logits_are_the_originals(llm: LLM, reference: Path) -> None:
-    recorded = np.load(reference / "original" / "logits.npz")
+    recorded = arrays(reference / "original" / "logits.npz")
     for i in range(sum(k.startswith("ids_") for k in recorded)):
         ids = recorded[f"ids_{i}"].tolist()
         (logits,) = llm.engine.loaded.runner.next_logits([Segment(ids)])
@@ -76,7 +77,7 @@ def test_logits_are_the_originals(llm: LLM, reference: Path) -> None:
 
 
 def test_scores_are_the_originals(llm: LLM, reference: Path) -> None:
-    recorded = np.load(reference / "original" / "logits.npz")
+    recorded = arrays(reference / "original" / "logits.npz")
     for i in range(sum(k.startswith("ids_") for k in recorded)):
         ids = recorded[f"ids_{i}"].tolist()
         scores = llm.score(ids)
@@ -95,7 +96,7 @@ def test_scores_are_the_originals(llm: LLM, reference: Path) -> None:
 
 
 def test_every_segment_of_a_batch_gets_its_own_logits(llm: LLM, reference: Path) -> None:
-    recorded = np.load(reference / "original" / "logits.npz")
+    recorded = arrays(reference / "original" / "logits.npz")
     count = sum(k.startswith("ids_") for k in recorded)
     logits = llm.engine.loaded.runner.next_logits([Segment(recorded[f"ids_{i}"].tolist()) for i in range(count)])
     expected = torch.from_numpy(np.stack([recorded[f"last_logits_{i}"] for i in range(count)]))
