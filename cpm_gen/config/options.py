@@ -24,6 +24,7 @@ KVFormat = Literal["auto", "int8"]
 StyleName = Literal["lyric", "novel", "plain"]
 LyricLines = Literal["newline", "eod"]
 Boundary = Literal["token", "sentence", "eod"]
+RhymeBook = Literal["平水韵", "词林正韵", "中华新韵", "中华通韵", "十三辙"]
 
 MOST_IDS = 2**31 - 1  # token ids, and counts of tokens within a window
 
@@ -38,6 +39,8 @@ PieceName = Annotated[str, Field(strict=True, min_length=1, max_length=256)]
 TokenIds = Annotated[tuple[TokenId, ...], Field(strict=False, fail_fast=True)]
 Bias = Annotated[str, Field(strict=True, max_length=64), AfterValidator(checked)]
 Biases = Annotated[tuple[Bias, ...], Field(strict=False, fail_fast=True, max_length=1024)]
+FormText = Annotated[str, Field(strict=True, min_length=1, max_length=20_000)]
+Words = Annotated[tuple[PieceName, ...], Field(strict=False, fail_fast=True, max_length=64)]
 StopStrings = Annotated[tuple[StopString, ...], Field(strict=False, fail_fast=True, max_length=256)]
 
 
@@ -187,6 +190,16 @@ class TextOptions:
         default=None, ge=0, le=2**64 - 1, description="same seed, same text (default: drawn, and reported)"
     )
     n: int = Field(default=1, ge=1, le=2**16, description="samples per prompt")
+    form: FormText | None = Field(
+        default=None,
+        description="the form of the text: a name such as 七绝, or 浣溪沙 2, or its notation; it ends the text, whatever max_new_tokens",
+    )
+    rhyme_book: RhymeBook | None = Field(default=None, description="what rhymes in the form (default: the form's)")
+    acrostic: PieceName | None = Field(default=None, description="first characters of the form's lines (藏头)")
+    include: Words = Field(default=(), description="a word that the form's text holds; may be given several times")
+    exclude: Words = Field(
+        default=(), description="a word that the form's text does not hold; may be given several times"
+    )
 
 
 def check_lengths(sampling: SamplingParams, text: TextOptions) -> None:

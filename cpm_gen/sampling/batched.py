@@ -41,7 +41,7 @@ def sample(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     """The next token of each row of raw logits ``[rows, V]``, or a key of ``sample.FAILURES``: int64 ``[rows]``."""
     device = logits.device
     nan = logits.isnan().any(1)
-    values = _penalised(logits, draws)
+    values = _restricted(_penalised(logits, draws), logits, draws)
     best = values.argmax(1)  # the lowest id among equals
     top = values.gather(1, best[:, None])
     tokens = best
@@ -76,6 +76,21 @@ def _penalised(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
         # an index with a number assigned to it would copy that to the device first, and wait
         flat.index_fill_(0, together([e.banned for e in edits]), -torch.inf)
     return values
+
+
+def _restricted(values: Tensor, logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """The penalised logits ``[rows, V]``, minus infinity for ids that a draw does not allow."""
+    rows = [row for row, draw in enumerate(draws) if draw.allowed is not None]
+    if not rows:
+        return values
+    kept = np.zeros((len(rows), logits.shape[1]), dtype=np.bool_)
+    for place, row in enumerate(rows):
+        kept[place, draws[row].allowed] = True
+    at, keep = send(np.array(rows), logits.device), send(kept, logits.device)
+    limited = values[at].where(keep, -torch.inf)
+    raw = logits[at].double().where(keep, -torch.inf)
+    limited = torch.where((limited == -torch.inf).all(1, keepdim=True), raw, limited)
+    return values.index_copy(0, at, limited)
 
 
 def _drawn(values: Tensor, top: Tensor, draws: Sequence[Draw]) -> Tensor:

@@ -186,6 +186,7 @@ class Draw:
     sample_index: int
     step: int
     history: Sequence[int] | SuffixMatches = ()
+    allowed: Indices | None = None
 
     def edits(self, size: int) -> Edits:
         """The effect of penalties and bans on ``size`` logits."""
@@ -213,14 +214,26 @@ def sample(
     sample_index: int,
     step: int,
     history: Sequence[int] | SuffixMatches = (),
+    allowed: Indices | None = None,
 ) -> int:
     """The next token id from raw logits ``[V]``, which stay as they are; see the module for the order of operations.
+
+    allowed: the only ids that may come, ascending; None: all. Where penalties and bans leave none of them, these do not count.
 
     Raises NumericsError if a logit is NaN, if the best one is infinite, or if all are banned.
     """
     if math.isnan(logits.max()):
         raise NumericsError(FAILURES[NAN])
     adjusted = penalise(logits, params, context, written, forbidden, history)
+    if allowed is not None:
+        kept = adjusted[allowed]
+        adjusted = logits[allowed] if kept.max() == -math.inf else kept
+        return int(allowed[_drawn(adjusted, params, seed, sample_index, step)])
+    return _drawn(adjusted, params, seed, sample_index, step)
+
+
+def _drawn(adjusted: AnyFloats, params: SamplingParams, seed: int, sample_index: int, step: int) -> int:
+    """The index of the next token among logits after penalties."""
     best = best_token(adjusted)
     if params.temperature == 0:
         return best

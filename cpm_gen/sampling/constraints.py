@@ -1,0 +1,39 @@
+"""Constraints on a text: which tokens may come next. Pure functions of the constraint and the tokens written so far.
+
+The engine keeps a constraint's state beside the window and independent of it, so that a text is the same alone, in a batch, after a
+restart and past the window. Token ids only; what a constraint means is decided where it is made (:mod:`cpm_gen.text.forms`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.intp]
+
+
+class Constraint(Protocol):
+    """What the tokens of a text have to fulfil. A state is a value: it never changes, and equal tokens give equal states."""
+
+    def begin(self) -> Any:
+        """The state before the first token."""
+
+    def advance(self, state: Any, token: int) -> Any:
+        """The state after ``token``, which has to be one of the allowed; raises InputError for another."""
+
+    def allowed(self, state: Any) -> Indices:
+        """The ids that may come next, ascending, at least one unless the state is finished."""
+
+    def finished(self, state: Any) -> bool:
+        """Whether the text is complete, so that no token follows."""
+
+
+def state_after(constraint: Constraint, tokens: Iterable[int]) -> Any:
+    """The state after these tokens, the first to be written among them."""
+    state = constraint.begin()
+    for token in tokens:
+        state = constraint.advance(state, token)
+    return state

@@ -1,0 +1,45 @@
+"""The forms in use on a model, compiled once for all texts."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from cpm_gen.text.forms.form import Form
+from cpm_gen.text.forms.lexicon import Lexicon
+from cpm_gen.text.forms.masks import FormMasks
+from cpm_gen.text.tokenizer import Detokenizer, TextTokenizer
+
+_LEXICONS = 4  # of a vocabulary of 30,000: a few MB and a second of work each
+_FORMS = 16  # at most 8 MiB each
+
+
+class FormCache:
+    """Lexicons and compiled forms, the latest used ones. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lexicons: OrderedDict[tuple[bool, frozenset[int]], Lexicon] = OrderedDict()
+        self._masks: OrderedDict[tuple[int, Form], tuple[Lexicon, FormMasks]] = OrderedDict()
+
+    def masks(
+        self, form: Form, tokenizer: TextTokenizer, lines: Detokenizer, vocabulary: int, banned: Sequence[int]
+    ) -> FormMasks:
+        """The compiled form. lines: the detokenizer of the text's style. Raises FormError."""
+        with self._lock:
+            reads_lines = lines.can_show("\n")
+            key = reads_lines, frozenset(banned)
+            lexicon = self._lexicons.get(key)
+            if lexicon is None:
+                lexicon = self._lexicons[key] = Lexicon(tokenizer, reads_lines, vocabulary, frozenset(banned))
+            self._lexicons.move_to_end(key)
+            found = self._masks.get((id(lexicon), form))
+            if found is None:
+                found = self._masks[id(lexicon), form] = lexicon, FormMasks(form, lexicon)
+            self._masks.move_to_end((id(lexicon), form))
+            while len(self._lexicons) > _LEXICONS:
+                self._lexicons.popitem(last=False)
+            while len(self._masks) > _FORMS:
+                self._masks.popitem(last=False)
+            return found[1]

@@ -1,0 +1,192 @@
+"""Whether a text keeps to a form: faults with line and column. It reads text, not tokens, and uses no mask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cpm_gen.text.forms.errors import FormError
+from cpm_gen.text.forms.form import BOUNDARY, Form, Line, Part
+from cpm_gen.text.forms.line_reader import is_han
+from cpm_gen.text.forms.readings import read
+from cpm_gen.text.forms.rhyme_books import Sounds, named_groups, rhyme_book
+
+_WIDE = str.maketrans({",": "，", "!": "！", "?": "？", ";": "；", ":": "：", ".": "。"})
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong in a text. Line and column count from 1; column 0: the whole line."""
+
+    line: int
+    column: int
+    message: str
+
+
+@dataclass
+class _Rhyme:
+    groups: frozenset[str]
+    words: list[str]
+
+
+class _Checker:
+    def __init__(self, form: Form) -> None:
+        self.form = form
+        self.book = rhyme_book(form.book)
+        self.faults: list[Fault] = []
+        self.rhymes: dict[str, _Rhyme] = {}
+        self.first_words: dict[str, str] = {}
+        self.used: set[str] = set()
+        self.last = ""  # text of the part before
+        self.given = {s.given for line in form.lines() for p in line.parts for s in p.slots if s.given}
+
+    def fault(self, line: int, column: int, message: str) -> None:
+        self.faults.append(Fault(line, column, message))
+
+    def sounds(self, text: str) -> list[Sounds]:
+        """The sounds of each character of a run, by its words."""
+        return [
+            self.book.sounds(c, r, lenient=self.form.lenient, neutral=self.form.neutral)
+            for c, r in zip(text, read(text), strict=True)
+        ]
+
+    def line(self, number: int, text: str, line: Line, repeated: bool) -> None:
+        text = text.translate(_WIDE)
+        at = len(text) - len(text.lstrip())
+        text = text.rstrip()
+        for parts, sign in _runs(line):
+            run = ""
+            while at + len(run) < len(text) and is_han(text[at + len(run)]):
+                run += text[at + len(run)]
+            least, most = sum(p.least for p in parts), sum(p.most for p in parts)
+            if not least <= len(run) <= most:
+                wanted = str(most) if least == most else f"{least} to {most}"
+                self.fault(number, at + 1, f"{wanted} characters stand here, not {len(run)}")
+                return
+            self.run(number, at, run, parts, repeated)
+            at += len(run)
+            found = text[at : at + 1]
+            if found != sign:
+                self.fault(
+                    number, at + 1, f"{sign or 'the end of the line'} stands here, not {found or 'the end of the line'}"
+                )
+                return
+            at += len(sign)
+        if at < len(text):
+            self.fault(number, at + 1, f"the line ends here, not {text[at]}")
+
+    def run(self, number: int, column: int, run: str, parts: list[Part], repeated: bool) -> None:
+        sounds, at = self.sounds(run), 0
+        for part in parts:
+            length = part.most if len(parts) > 1 else len(run)
+            text = run[at : at + length]
+            place = column + at + 1
+            if part.echo and not repeated:
+                if text != self.last[-len(text) :]:
+                    self.fault(number, place, f"{self.last[-len(text) :]} stands here again, not {text}")
+            elif not repeated:
+                self.part(number, place, text, part, sounds[at : at + length])
+            self.last = text
+            at += length
+
+    def part(self, number: int, place: int, text: str, part: Part, sounds: list[Sounds]) -> None:
+        for at, (c, slot) in enumerate(zip(text, part.slots, strict=False)):
+            if slot.given is not None:
+                if c != slot.given:
+                    self.fault(number, place + at, f"{slot.given} is given here, not {c}")
+                continue
+            if slot.tone != "中" and slot.tone not in {tone for tone, _ in sounds[at]}:
+                known = "".join(sorted({tone for tone, _ in sounds[at]})) or "of no known tone"
+                self.fault(number, place + at, f"{c} is {known}; {slot.tone} stands here")
+            again = part.same and at == len(text) - 1
+            if (
+                self.form.distinct
+                and not again
+                and (c in self.used or c in self.given)
+                and c not in self._required(text, at)
+            ):
+                self.fault(number, place + at, f"{c} stands twice")
+            self.used.add(c)
+        if part.label:
+            slot = part.slots[-1]
+            fitting = {g for tone, g in sounds[-1] if g and (slot.tone in ("中", tone) or slot.given)}
+            self.rhyme(number, place + len(text) - 1, text[-1], part, frozenset(fitting))
+
+    def _required(self, text: str, at: int) -> set[str]:
+        """The characters of required words that stand at this place."""
+        return {
+            c
+            for word in self.form.required
+            for begin in range(max(0, at - len(word) + 1), at + 1)
+            if text[begin : begin + len(word)] == word
+            for c in word
+        }
+
+    def rhyme(self, number: int, column: int, word: str, part: Part, groups: frozenset[str]) -> None:
+        label = part.label or ""
+        if part.same:
+            if word != self.first_words.get(label, word):
+                self.fault(number, column, f"{self.first_words[label]} stands here again, not {word}")
+            return
+        self.first_words.setdefault(label, word)
+        known = self.rhymes.get(label)
+        if known is None:
+            chosen = dict(self.form.groups).get(label)
+            if chosen is not None:
+                known = _Rhyme(frozenset(named_groups(self.form.book, chosen)), [])
+        if not groups:
+            self.fault(number, column, f"{word} rhymes with nothing in {self.form.book}")
+        elif known is None:
+            self.rhymes[label] = _Rhyme(groups, [word])
+        elif not known.groups & groups:
+            others = " and ".join(known.words) or " or ".join(sorted(known.groups))
+            self.fault(number, column, f"{word} does not rhyme with {others} in {self.form.book}")
+        elif word in known.words:
+            self.fault(number, column, f"{word} is a rhyme word twice")
+        else:
+            self.rhymes[label] = _Rhyme(known.groups & groups, [*known.words, word])
+
+
+def _runs(line: Line) -> Iterator[tuple[list[Part], str]]:
+    """The parts between two signs, and the sign after them."""
+    parts: list[Part] = []
+    for part in line.parts:
+        parts.append(part)
+        if part.end != BOUNDARY:
+            yield parts, part.end
+            parts = []
+
+
+def check(form: Form, text: str) -> list[Fault]:
+    """The faults of a text, in its order; blank lines do not count. Raises FormError for a text that is none."""
+    if not isinstance(text, str):
+        raise FormError("a text to check must be text")
+    checker = _Checker(form)
+    lines = [(at, line) for at, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1) if line.strip()]
+    wanted = [(line, s.repeats is not None, s.name) for s in form.sections for line in _lines(form, s.name, s.repeats)]
+    first_texts: dict[str, list[str]] = {}
+    for (number, line), (own, repeated, name) in zip(lines, wanted, strict=False):
+        checker.line(number, line, own, repeated)
+        stripped = line.strip()
+        if repeated:
+            original = first_texts[name].pop(0)
+            first_texts[name].append(original)
+            if stripped.translate(_WIDE) != original.translate(_WIDE):
+                checker.fault(number, 1, f"{original} stands here again")
+        else:
+            first_texts.setdefault(name, []).append(stripped)
+    if len(lines) != len(wanted):
+        where = lines[min(len(lines), len(wanted) + 1) - 1][0] if lines else 1
+        checker.fault(where, 0, f"the form has {len(wanted)} lines, the text {len(lines)}")
+    for word in form.required:
+        if word not in text:
+            checker.fault(1, 0, f"{word} is missing")
+    for number, line in lines:
+        for word in form.forbidden:
+            if word in line:
+                checker.fault(number, line.index(word) + 1, f"{word} is not wanted")
+    return sorted(checker.faults, key=lambda f: (f.line, f.column))
+
+
+def _lines(form: Form, name: str, repeats: str | None) -> tuple[Line, ...]:
+    return next(s.lines for s in form.sections if s.repeats is None and s.name == (repeats or name))

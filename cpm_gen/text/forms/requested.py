@@ -1,0 +1,52 @@
+"""The form that settings ask for."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from cpm_gen.config.options import TextOptions
+from cpm_gen.errors import ConfigError
+from cpm_gen.text.forms.errors import FormError
+from cpm_gen.text.forms.form import Form
+from cpm_gen.text.forms.line_reader import is_han
+from cpm_gen.text.forms.named import is_name, named
+from cpm_gen.text.forms.notation import parse, with_heads
+
+_NOTATION = re.compile(r"[\n:：\[\]「」0-9a-z+○●⊙]|^[平仄中]+$")
+
+
+def read_form(text: str) -> Form:
+    """A form from its name or its notation. Raises FormError."""
+    words = text.split()
+    if (words and is_name(words[0]) and len(words) <= 2) or not _NOTATION.search(text):
+        return named(text)
+    return parse(text)
+
+
+def requested_form(options: TextOptions) -> Form | None:
+    """The form of a text with these options; None: free. Raises FormError, and ConfigError for settings that do not go together."""
+    changes = {
+        name: getattr(options, name)
+        for name in ("rhyme_book", "acrostic", "include", "exclude")
+        if getattr(options, name)
+    }
+    if options.form is None:
+        for name in changes:
+            raise ConfigError(f"{name} belongs to a form; give form, too")
+        return None
+    if options.stop:
+        raise ConfigError("a form ends the text by itself; leave stop out")
+    form = read_form(options.form)
+    for word in (*options.include, *options.exclude, options.acrostic or "一"):
+        if not all(map(is_han, word)):
+            raise FormError(f"include, exclude and acrostic take Chinese characters, not {word[:20]}")
+    if options.acrostic:
+        form = with_heads(form, options.acrostic)
+    if options.rhyme_book:
+        form = dataclasses.replace(form, book=options.rhyme_book, groups=())
+    return dataclasses.replace(
+        form,
+        required=tuple(dict.fromkeys((*form.required, *options.include))),
+        forbidden=tuple(dict.fromkeys((*form.forbidden, *options.exclude))),
+    )

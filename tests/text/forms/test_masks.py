@@ -1,0 +1,130 @@
+"""The masks of forms: any allowed tokens make a text that keeps to the form, and there is always one."""
+
+import functools
+import random
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import cpm_gen
+from cpm_gen.checkpoints.locate import model_folder
+from cpm_gen.sampling.constraints import state_after
+from cpm_gen.text.cpm_tokenizer import Tokenizer
+from cpm_gen.text.forms.check import check
+from cpm_gen.text.forms.errors import FormError
+from cpm_gen.text.forms.form import Form
+from cpm_gen.text.forms.lexicon import Lexicon
+from cpm_gen.text.forms.masks import FormMasks
+from cpm_gen.text.forms.named import named
+from cpm_gen.text.forms.notation import parse
+from tests.text.forms.random_forms import forms
+
+assert cpm_gen
+
+
+@functools.cache
+def tokenizer() -> Tokenizer:
+    return Tokenizer(model_folder(None))
+
+
+@functools.cache
+def lexicon() -> Lexicon:
+    return Lexicon(tokenizer(), True, tokenizer().size, frozenset({tokenizer().unk or 0}))
+
+
+def random_tokens(masks: FormMasks, seed: int) -> list[int]:
+    """Tokens drawn evenly among the allowed ones until the form is complete."""
+    draw, state, tokens = random.Random(seed), masks.begin(), []
+    while not masks.finished(state):
+        ids = masks.allowed(state)
+        assert len(ids), "a dead end"
+        assert (np.diff(ids) > 0).all()
+        tokens.append(int(draw.choice(ids)))
+        state = masks.advance(state, tokens[-1])
+    return tokens
+
+
+def read(tokens: list[int]) -> str:
+    return tokenizer().decode(tokens).replace("<eod>", "\n")
+
+
+def keeps(form: Form, seed: int) -> None:
+    masks = FormMasks(form, lexicon())
+    text = read(random_tokens(masks, seed))
+    assert not check(form, text), (str(form), text)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(forms(), st.integers(0, 1000))
+def test_a_random_form_is_completed_by_any_allowed_tokens(text, seed):
+    keeps(parse(text), seed)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(forms(), st.integers(0, 1000))
+def test_a_thousand_random_forms_are_completed(text, seed):
+    keeps(parse(text), seed)
+
+
+@pytest.mark.parametrize(
+    "name", ["五绝 仄起", "七律 平起入韵", "五排 40", "浣溪沙", "菩萨蛮", "如梦令", "竹枝", "醉妆词", "莺啼序"]
+)
+def test_a_named_form_is_completed_by_any_allowed_tokens(name):
+    for seed in range(3):
+        keeps(named(name), seed)
+
+
+def test_the_state_is_a_function_of_the_tokens():
+    masks = FormMasks(named("浣溪沙"), lexicon())
+    tokens = random_tokens(masks, 7)
+    state = masks.begin()
+    for at, token in enumerate(tokens):
+        again = state_after(FormMasks(named("浣溪沙"), lexicon()), tokens[:at])
+        assert again == state
+        assert (masks.allowed(again) == masks.allowed(state)).all()
+        state = masks.advance(state, token)
+    assert masks.finished(state)
+    assert len(masks.allowed(state)) == 0
+
+
+def test_no_token_spans_a_word_boundary():
+    masks = FormMasks(parse("1+1+1+1"), lexicon())
+    tokens = random_tokens(masks, 1)
+    assert [len(tokenizer().surface(i)) for i in tokens] == [1, 1, 1, 1]
+
+
+def test_required_words_and_heads_are_in_the_text():
+    form = parse("体: 五律\n藏头: 春江花月夜\n必含: 黄昏, 相思")
+    for seed in range(5):
+        text = read(random_tokens(FormMasks(form, lexicon()), seed))
+        clauses = text.replace("，", "\n").replace("。", "").split("\n")
+        assert "".join(c[0] for c in clauses[:5]) == "春江花月夜"
+        assert "黄昏" in text and "相思" in text
+
+
+def test_a_repeated_section_has_its_text_again():
+    form = parse("[副歌]\n4-8a\n7，叠3，5a\n[主歌]\n5\n[副歌] 重复")
+    for seed in range(5):
+        lines = read(random_tokens(FormMasks(form, lexicon()), seed)).split("\n")
+        assert lines[3:] == lines[:2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("「㐀」5", "form, line 1, column 1: between 「 and 」 stand Chinese characters"),
+        ("「龘」5", "form: the vocabulary has no token for 龘"),
+        ("5「春」a\n5「风」a", 'form: 春 and 风 of rhyme "a" do not rhyme in 中华通韵'),
+        ("韵: 平水韵, a=江\n" + "5平a\n" * 80, 'form: rhyme "a" has 80 words'),
+        ("必含: 黄昏\n仄仄", "form: 必含 黄昏 fits into no line"),
+        ("禁用: 明\n「明」5", "form: 明 is given and 禁用 has 明"),
+        ("重字: 不可\n" + "40\n" * 50, "form: 重字: 不可 wants up to 2000 characters"),
+    ],
+)
+def test_a_form_that_cannot_be_filled_is_refused(text, message):
+    with pytest.raises(FormError) as caught:
+        FormMasks(parse(text), lexicon())
+    assert str(caught.value).startswith(message)

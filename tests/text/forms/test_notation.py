@@ -1,0 +1,183 @@
+"""The notation of forms: what it means, that it reads back, and that what is wrong is said with its place."""
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cpm_gen.text.forms.errors import FormError
+from cpm_gen.text.forms.named import ALIASES, named, names
+from cpm_gen.text.forms.notation import parse
+from tests.text.forms.random_forms import forms
+
+SONG = """韵: 通韵, a=江阳
+[主歌一]
+7,7a
+7,7a
+[副歌]
+3+4a
+5,5a
+「就让风吹」4a
+[主歌二] 同 主歌一, a=换
+[副歌] 重复
+"""
+
+
+def test_a_song_has_its_sections_in_order():
+    form = parse(SONG)
+    assert [s.name for s in form.sections] == ["主歌一", "副歌", "主歌二", "副歌"]
+    assert form.book == "中华通韵"
+    assert form.pattern() == [
+        "⊙⊙⊙⊙⊙⊙⊙，⊙⊙⊙⊙⊙⊙⊙a",
+        "⊙⊙⊙⊙⊙⊙⊙，⊙⊙⊙⊙⊙⊙⊙a",
+        "⊙⊙⊙+⊙⊙⊙⊙a",
+        "⊙⊙⊙⊙⊙，⊙⊙⊙⊙⊙a",
+        "就让风吹⊙⊙⊙⊙a",
+        "⊙⊙⊙⊙⊙⊙⊙，⊙⊙⊙⊙⊙⊙⊙b",
+        "⊙⊙⊙⊙⊙⊙⊙，⊙⊙⊙⊙⊙⊙⊙b",
+        "⊙⊙⊙+⊙⊙⊙⊙a",
+        "⊙⊙⊙⊙⊙，⊙⊙⊙⊙⊙a",
+        "就让风吹⊙⊙⊙⊙a",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        SONG,
+        "体: 五绝 仄起\n韵: 平水韵\n藏头: 春江花月",
+        "词牌: 浣溪沙\n韵: 词林正韵\n必含: 黄昏\n重字: 不可",
+        "韵: 十三辙\n10a\n10b\n10a\n10b",
+        "5a\n5a\n3+4\n2+3a\n禁用: 死, 恨",
+        "4-6b\n3「的」3\n「明月」4-6b\n7b*",
+        "⊙●○○⊙●○a\n中仄平平中仄平a",
+    ],
+)
+def test_what_a_form_writes_of_itself_reads_back(text):
+    form = parse(text)
+    assert parse(str(form)) == form
+
+
+@settings(max_examples=100, deadline=None)
+@given(forms())
+def test_any_form_reads_back(text):
+    form = parse(text)
+    assert parse(str(form)) == form
+
+
+def test_every_named_form_reads_back():
+    for name, count in names().items():
+        for variant in (1, count) if name not in ("五排", "七排") else (10, 24):
+            form = named(name, variant)
+            assert parse(str(form)) == form, (name, variant)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("7a\n7b\n7b", 'form, line 1: rhyme "a" is used once; give it a second line or drop it'),
+        ("7&", "form, line 1, column 2: & does not belong here; a comma, + or the line's end does"),
+        ("5\n「明月", "form, line 2, column 1: 「 is not closed; 」 is missing"),
+        ("6-4", "form, line 1, column 2: a range goes up, such as 4-6"),
+        (
+            "韵: 广韵\n7",
+            "form, line 1: there is no rhyme book 广韵; there are 平水韵 词林正韵 中华新韵 中华通韵 十三辙",
+        ),
+        ("韵: 通韵, a=江洋\n7a\n7a", "form, line 1: 中华通韵 has no rhyme group 江洋"),
+        ("体: 五觉", "form, line 1: there is no form 五觉; did you mean 五绝"),
+        ("5a\n5a\n藏头: 一二三", "form, line 3: 藏头 has 3 characters, the form only 2 clauses"),
+        ("藏投: 一\n5", "form, line 1: 藏投 is no setting"),
+        ("[副歌] 重复", "form, line 1: [副歌] 重复 repeats a section that is not above it"),
+        ("", "form: it has no lines"),
+        ("必含: moon\n7", "form, line 1: 必含 takes Chinese characters, not moon"),
+        ("99", "form, line 1, column 1: a part has at most 40 characters"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(text, message):
+    with pytest.raises(FormError) as caught:
+        parse(text)
+    assert str(caught.value).startswith(message)
+
+
+WORDS = ["体: 五绝", "词牌: ", "韵: 通韵", "藏头: ", "必含: ", "[副歌]", "4-6"]
+PIECES = st.sampled_from([*"0123456789abz*+-,，。、「」[]:：=\n\n 平仄中⊙○●叠同换重复春的", *WORDS])
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(PIECES, max_size=60).map("".join) | st.text(max_size=200))
+def test_random_text_is_a_form_or_a_clear_error(text):
+    began = time.thread_time()
+    try:
+        form = parse(text)
+    except FormError as error:
+        assert time.thread_time() - began < 0.1
+        assert "\n" not in str(error).split(":")[0]
+    else:
+        assert time.thread_time() - began < 0.1
+        assert parse(str(form)) == form
+
+
+@pytest.mark.parametrize(
+    "text", ["7a\n" * 6000, "「" * 20_000, "7+" * 9_000, "[a]\n5\n[b] 同 a\n" * 1_000, "9" * 20_000]
+)
+def test_long_text_is_read_or_refused_at_once(text):
+    began = time.process_time()
+    with pytest.raises(FormError):
+        parse(text)
+    assert time.process_time() - began < 0.5
+
+
+# the characters of well-known poems by these names, the variant of that length among those of the form
+LENGTHS = {
+    27: "望江南 谢秋娘 渔父",
+    32: "调笑令 转应曲",
+    33: "忆仙姿 宴桃源",
+    36: "长相思令",
+    44: "丑奴儿 罗敷媚 百尺楼",
+    46: "秦楼月",
+    47: "醉桃源",
+    48: "摊破浣溪沙",
+    54: "卖花声",
+    55: "思佳客",
+    60: "鹊踏枝 凤栖梧",
+    70: "江神子",
+    83: "洞仙歌令",
+    95: "满庭霜",
+    100: "百字令 酹江月 大江东去 壶中天 庆春泽慢",
+    101: "疏帘淡月",
+    102: "龙吟曲 台城路 如此江山",
+    103: "雨淋铃",
+    108: "薄幸",
+    116: "摸鱼子 金缕曲 乳燕飞 貂裘换酒",
+}
+
+
+def test_other_names_of_a_form_have_the_length_of_their_poems():
+    assert sorted(ALIASES) == sorted(name for found in LENGTHS.values() for name in found.split())
+    for length, found in LENGTHS.items():
+        for name in found.split():
+            assert not ALIASES.keys() & names().keys()
+            variants = range(1, names()[ALIASES[name]] + 1)
+            assert length in {named(name, v).characters for v in variants}, name
+
+
+@pytest.mark.parametrize(
+    ("name", "lengths"),
+    [
+        ("菩萨蛮", "77555555"),
+        ("虞美人", "7576375763"),
+        ("减字木兰花", "47474747"),
+        ("清平乐", "45766666"),
+        ("古调笑", "22666226"),
+        ("相见欢", "636333363"),
+        ("昭君怨", "66536653"),
+        ("西江月", "66766676"),
+        ("更漏子", "336335336335"),
+        ("定风波", "77727727727"),
+        ("归字谣", "1735"),
+        ("诉衷情", "22333235253"),
+    ],
+)
+def test_a_tune_that_changes_its_rhyme_has_the_lengths_of_its_poems(name, lengths):
+    assert "".join(str(len(p.slots)) for line in named(name).lines() for p in line.parts) == lengths
