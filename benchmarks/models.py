@@ -16,6 +16,9 @@ from cpm_gen.config.files import shipped
 from cpm_gen.config.model_sizes import ModelSize, read_size
 
 TINY = ModelSize(layers=3, hidden=256, heads=4, vocabulary=3000, positions=1024)  # for trying out the benchmarks
+SHALLOW = ModelSize(
+    layers=1, hidden=64, heads=4, vocabulary=30_000, positions=1024
+)  # for what depends on the vocabulary only
 
 # networks that people own as Hugging Face folders: uer/gpt2-chinese-cluecorpussmall and IDEA-CCNL/Wenzhong-GPT2-110M
 FOLDERS = {
@@ -25,10 +28,12 @@ FOLDERS = {
 
 
 def size_of(name: str) -> ModelSize:
-    """The sizes in ``configs/NAME.yaml``, of a folder in ``FOLDERS``, or those of "tiny"."""
+    """The sizes in ``configs/NAME.yaml``, of a folder in ``FOLDERS``, or those of "tiny" and "shallow"."""
     if name in FOLDERS:
         return FOLDERS[name]
-    return TINY if name == "tiny" else read_size(shipped(f"{name}.yaml"))
+    if name in ("tiny", "shallow"):
+        return TINY if name == "tiny" else SHALLOW
+    return read_size(shipped(f"{name}.yaml"))
 
 
 def random_checkpoint(

@@ -1,0 +1,204 @@
+"""Texts in forms: violations, finished texts, likelihood, rhyme words by their first reading, cost of a token.
+
+    python benchmarks/form.py [--forms 300] [--seeds 10] [--model DIR] [--vocabulary DIR] [--rows violations,nats,…] [--json FILE]
+
+Violations are found by ``tests/verse.py``, which reads plain text with the readings of pypinyin and knows no mask. ``--vocabulary`` is a
+folder with a vocabulary of 30,000 tokens (CPM's): a network of random weights writes with it, and the cost of a token is measured on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from models import random_checkpoint, save
+
+import cpm_gen
+from cpm_gen.text.forms.form import Form
+from cpm_gen.text.forms.lexicon import Lexicon
+from cpm_gen.text.forms.masks import FormMasks
+from cpm_gen.text.forms.named import OPENINGS, named, names
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tests import verse
+
+WIDE = str.maketrans(",!?;:.", "，！？；：。")  # CPM's vocabulary has half-width signs
+
+SETTINGS: dict[str, Any] = {"style": "lyric", "temperature": 0.95, "top_k": 50, "top_p": 0.95}
+REGULATED = ["五绝", "七绝", "五律", "七律"]
+Row = dict[str, Any]
+
+
+def some_forms(count: int) -> list[str]:
+    """Names with variants: regulated verse in all openings, then 词牌 drawn evenly among all their patterns."""
+    found = [f"{name} {opening}" for name in REGULATED for opening in OPENINGS]
+    others = [
+        f"{n} {v}" for n, most in names().items() if n not in (*REGULATED, "五排", "七排") for v in range(1, most + 1)
+    ]
+    return (found + random.Random(1).sample(others, len(others)))[:count]
+
+
+def _texts(llm: cpm_gen.LLM, name: str, seeds: int, **settings: Any) -> list[cpm_gen.Completion]:
+    return llm.generate_many([""], n=seeds, form=name, **SETTINGS, **settings)
+
+
+def violations(llm: cpm_gen.LLM, forms: list[str], seeds: int, what: str) -> list[Row]:
+    """Texts of each form, checked."""
+    texts = finished = 0
+    found: list[str] = []
+    for at, name in enumerate(forms):
+        form = named(name)
+        for completion in _texts(llm, name, seeds, seed=at):
+            texts += 1
+            finished += completion.finish_reason == "form"
+            faults = verse.violations(form, completion.text.translate(WIDE))
+            if faults:
+                found.append(name)
+                sys.stderr.write(f"{name}: {faults}\n{completion.text}\n\n")
+    detail = f"{len(forms)} forms, {seeds} seeds each, {what}"
+    return [
+        {"row": "violations", "detail": detail, "value": f"{len(found)} of {texts:,}"},
+        {"row": "finished", "detail": detail, "value": f"{finished:,} of {texts:,}"},
+    ]
+
+
+def nats(llm: cpm_gen.LLM, poems: int) -> list[Row]:
+    """Log-probability of the texts under the free model, over their characters and signs without line ends."""
+    rows = []
+    start = llm.engine.vocabulary.start_ids()
+    for name in ("五绝", "七律", "浣溪沙"):
+        total = characters = tokens = 0.0
+        for completion in _texts(llm, name, poems, seed=7):
+            scores = llm.score([*start, *completion.token_ids])[len(start) :]
+            total += sum(s for s in scores if s is not None)
+            tokens += len(completion.token_ids)
+            characters += len(completion.text.replace("\n", ""))
+        value = f"{total / characters:.2f} ({total / tokens:.2f} a token)"
+        rows.append({"row": "nats a character", "detail": f"{name}, {poems} texts, one candidate", "value": value})
+    return rows
+
+
+def first_readings(llm: cpm_gen.LLM, words: int) -> list[Row]:
+    """Rhyme words that, by the first reading of a dictionary, are of no group that most words of their label have."""
+    rows = []
+    for book in ("中华通韵", "十三辙"):
+        outside: list[str] = []
+        seen = seed = 0
+        while seen < words:
+            name = ("七律 平起入韵", "五律 仄起入韵", "浣溪沙", "五排 20")[seed % 4]
+            for completion in _texts(llm, name, 8, seed=seed, rhyme_book=book):
+                for rhymes in _rhyme_words(named(name), completion.text).values():
+                    groups = [{g for _, g in verse.sounds(c, verse.first_reading(c), book) if g} for c in rhymes]
+                    common = Counter(g for found in groups for g in found).most_common(1)
+                    own = common[0][0] if common else ""
+                    outside += [c for c, found in zip(rhymes, groups, strict=True) if own not in found]
+                    seen += len(rhymes)
+            seed += 1
+        value = f"{len(outside)} of {seen:,}" + f" ({''.join(sorted(set(outside)))})" * bool(outside)
+        rows.append({"row": "rhyme words whose first reading lies outside the class", "detail": book, "value": value})
+    return rows
+
+
+def _rhyme_words(form: Form, text: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for line, own in zip(text.split("\n"), form.lines(), strict=True):
+        at = 0
+        for part in own.parts:
+            at += len(part.slots)
+            if part.label:
+                found.setdefault(part.label, []).append(line[at - 1])
+            at += len(part.end.replace("+", ""))
+    return found
+
+
+def _best(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
+    """The shortest CPU time of five calls, in microseconds, and the result."""
+    times = []
+    for _ in range(5):
+        began = time.thread_time()
+        result = function(*arguments)
+        times.append(time.thread_time() - began)
+    return min(times) * 1e6, result
+
+
+def cost(llm: cpm_gen.LLM, what: str) -> list[Row]:
+    """CPU time of a token and row: the mask, the allowed logits, the next state; then all masks of a 词 and their size."""
+    size = llm.size.vocabulary
+    lexicon = Lexicon(llm.tokenizer, True, size)
+    logits = np.random.default_rng(0).normal(size=size).astype(np.float32)
+    rows = []
+    for name in ("五绝", "七律", "浣溪沙", "念奴娇"):
+        FormMasks(named(name), lexicon)  # the tones and rhymes of the vocabulary are there
+        masks = FormMasks(named(name), lexicon)
+        first = 0.0
+        times: list[float] = []
+        for seed in range(10):
+            draw, state = random.Random(seed), masks.begin()
+            while not masks.finished(state):
+                before = time.thread_time()
+                masks.allowed(state)
+                first += (time.thread_time() - before) * (seed == 0) * 1e3
+                looked, ids = _best(masks.allowed, state)
+                taken, _ = _best(logits.__getitem__, ids)
+                moved, state = _best(masks.advance, state, int(draw.choice(ids)))
+                times.append(looked + taken + moved)
+        mean, median = sum(times) / len(times), sorted(times)[len(times) // 2]
+        detail = f"{name}, {size:,} tokens, {what}"
+        rows.append({"row": "a token and row", "detail": detail, "value": f"{mean:.1f} µs (median {median:.1f})"})
+        value = f"{first:.0f} ms, {masks.kept_bytes / 2**20:.1f} MiB"
+        rows.append({"row": "masks of the first text; kept after ten", "detail": detail, "value": value})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--forms", type=int, default=300)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--model", metavar="DIR")
+    parser.add_argument("--vocabulary", type=Path, metavar="DIR", help="a vocabulary for random weights and the cost")
+    parser.add_argument("--random-forms", type=int, default=50, help="forms that random weights write")
+    parser.add_argument("--rows", default="violations,nats,readings,random,cost")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as a JSON list")
+    args = parser.parse_args()
+    wanted, rows = set(args.rows.split(",")), list[Row]()
+    with cpm_gen.load(model=args.model) as llm:
+        if "violations" in wanted:
+            rows += violations(
+                llm, some_forms(args.forms), args.seeds, "embedded model" if not args.model else args.model
+            )
+        if "nats" in wanted:
+            rows += nats(llm, 32)
+        if "readings" in wanted:
+            rows += first_readings(llm, 1000)
+    if args.vocabulary is not None and wanted & {"random", "cost"}:
+        with tempfile.TemporaryDirectory() as folder:
+            random_checkpoint(Path(folder), "shallow")
+            for name in ("vocab.json", "chinese_vocab.model"):
+                shutil.copy(args.vocabulary / name, folder)
+            with cpm_gen.load(model=folder) as llm:
+                if "random" in wanted:
+                    rows += violations(
+                        llm,
+                        some_forms(10_000)[:: 2300 // args.random_forms][: args.random_forms],
+                        1,
+                        "random weights, 30,000 tokens",
+                    )
+                if "cost" in wanted:
+                    rows += cost(llm, "CPU time, best of five")
+    print("| | | |\n|---|---|---|")
+    for row in rows:
+        print(f"| {row['row']} | {row['detail']} | {row['value']} |")
+    save(rows, args.json)
+
+
+if __name__ == "__main__":
+    main()
