@@ -76,7 +76,7 @@ class LLM:
         return self.engine.vocabulary.tokenizer
 
     def generate(self, prompt: str | None = None, **options: Any) -> Completion:
-        """Write one text and return it whole. Without a prompt ``unconditional=True`` writes from nothing."""
+        """Write one text and return it whole. Without a prompt ``unconditional=True`` or a ``form`` writes from nothing."""
         if "n" in options:
             raise ConfigError("generate writes one text; generate_many(prompts, n=…) writes several")
         return self.generate_many(None if prompt is None else [prompt], **options)[0]
@@ -100,11 +100,15 @@ class LLM:
             if prompts is not None:
                 raise InputError("an unconditional text has no prompt; leave it out")
             return self.engine.run([self.engine.vocabulary.start_ids()], sampling, text)
+        if text.form is not None and prompts is None:
+            return self.engine.run([self.engine.vocabulary.start_ids()], sampling, text)
         if prompts is None:
             raise InputError("a prompt must be text, not None; unconditional=True writes without one")
         if isinstance(prompts, (str, bytes, bytearray, Mapping)) or not isinstance(prompts, Iterable):
             raise InputError("prompts must be a list of texts; for one text there are generate() and stream()")
-        return self.engine.run([self.encode(prompt, text.style) for prompt in prompts], sampling, text)
+        empty = self.engine.vocabulary.start_ids() if text.form is not None else []
+        encoded = [empty if empty and prompt == "" else self.encode(prompt, text.style) for prompt in prompts]
+        return self.engine.run(encoded, sampling, text)
 
     def encode(self, prompt: str, style: StyleName = "plain") -> list[int]:
         """Token ids of a prompt in a style; raises InputError for an empty one."""

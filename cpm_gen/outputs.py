@@ -22,7 +22,7 @@ class Completion:
 
     text: without the prompt and without the stop string that ended it.
     token_ids: every generated token, those of the stop string included.
-    finish_reason: "length", "stop" (a stop string or ``<eod>``) or "cancelled".
+    finish_reason: "length", "stop" (a stop string or ``<eod>``), "form" (it is complete) or "cancelled".
     seed, index: those that reproduce it. window_slides: how often the window moved.
     """
 

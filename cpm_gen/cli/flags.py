@@ -17,6 +17,7 @@ def write_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", metavar="PROMPT", nargs="?", help="the text to continue; else --prompt-file or stdin")
     parser.add_argument("--prompt", metavar="TEXT", help="the same, as a flag")
     parser.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a UTF-8 file; - is standard input")
+    parser.add_argument("--form-file", metavar="FILE", help="read the form from a UTF-8 file; - is standard input")
     parser.add_argument(
         "--output", metavar="FILE", help="write the text to FILE token by token, instead of standard output, which - is"
     )
@@ -26,6 +27,19 @@ def write_flags(parser: argparse.ArgumentParser) -> None:
     )
     common_flags(parser)
     settings_flags(parser, WRITE_FLAGS)
+
+
+def form_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``cpm-gen form``."""
+    actions = parser.add_subparsers(dest="action", metavar="list|show|check", required=True)
+    listed = actions.add_parser("list", help="the names of all forms", allow_abbrev=False)
+    show = actions.add_parser("show", help="the pattern and the notation of a form", allow_abbrev=False)
+    check = actions.add_parser("check", help="the faults of a text", allow_abbrev=False)
+    for action in (show, check):
+        action.add_argument("form", metavar="FORM", help="a name such as 七绝 or '浣溪沙 2', notation, or a file of it")
+    check.add_argument("file", metavar="FILE", help="a UTF-8 text; - is standard input")
+    for action in (listed, show, check):
+        action.add_argument("--json", action="store_true", help="as one JSON object")
 
 
 def _heads_flag(parser: argparse.ArgumentParser) -> None:
@@ -158,6 +172,7 @@ FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "lyric": write_flags,
     "novel": write_flags,
     "generate": write_flags,
+    "form": form_flags,
     "serve": serve_flags,
     "download": download_flags,
     "inspect": inspect_flags,

@@ -16,12 +16,14 @@ from cpm_gen.config.resolve import Settings, convert
 from cpm_gen.config.user_folders import user_folder
 from cpm_gen.errors import ConfigError, CpmGenError, RankError
 from cpm_gen.runtime.text_engine import TextEngine
+from cpm_gen.text.forms.requested import requested_form
 
 HELP = """Type the beginning of a text and press Enter; Alt+Enter (Esc, then Enter) begins a new line.
 Ctrl-C ends the text being written, Ctrl-D or /quit ends the session.
   /set                    show the settings that can be changed here
   /set temperature 0.8    change one
   /set unconditional true write without a prompt: Enter alone begins each text
+  /set form 浣溪沙        write in a form; Enter alone begins from nothing
   /help                   this text
   /quit                   end
 """
@@ -46,7 +48,7 @@ def interact(llm: TextEngine, settings: Settings) -> int:
             return 0
         command = line.strip()
         unconditional = settings.text.unconditional
-        if not command and not unconditional:
+        if not command and not unconditional and settings.text.form is None:
             continue
         if command == "/quit":
             return 0
@@ -60,8 +62,9 @@ def interact(llm: TextEngine, settings: Settings) -> int:
             elif command and unconditional:
                 raise ConfigError("unconditional is set: press Enter alone, or /set unconditional false for a prompt")
             else:
-                text = None if unconditional else line
-                ended = write(llm, text, settings, as_json=False, output=None)
+                options = dataclasses.replace(settings.text, unconditional=not command)  # a form needs no prompt
+                asked = dataclasses.replace(settings, text=options)
+                ended = write(llm, line if command else None, asked, as_json=False, output=None)
                 if ended not in (0, 128 + signal.SIGINT):
                     return ended
         except RankError:
@@ -107,4 +110,6 @@ def _set(settings: Settings, words: list[str]) -> Settings:
         raise ConfigError(f"give a value: /set {words[0]} VALUE")
     value = convert(words[0], words[1], "/set")
     group = names[words[0]]
-    return dataclasses.replace(settings, **{group: dataclasses.replace(groups[group], **{words[0]: value})})
+    changed = dataclasses.replace(settings, **{group: dataclasses.replace(groups[group], **{words[0]: value})})
+    requested_form(changed.text)
+    return changed

@@ -30,10 +30,12 @@ def _write(args: argparse.Namespace) -> int:
     output = None if args.output == "-" else args.output  # standard output
     if write.follows(resolved):
         return 0
+    resolved = write.with_form(resolved, args)
     check_lengths(resolved.sampling, resolved.text)
     text = None if resolved.text.unconditional else text_input.prompt(args)
     if resolved.text.unconditional:
-        text_input.refuse_prompt(args)
+        if not resolved.text.form:
+            text_input.refuse_prompt(args)
     elif text is None and (args.output is not None or args.json or not sys.stdout.isatty()):
         raise InputError("no prompt: give it as an argument, with --prompt, --prompt-file or on standard input")
     if text is not None and not text.strip():
@@ -77,6 +79,12 @@ def _choose(args: argparse.Namespace) -> int:
     return choose(args, settings(args))
 
 
+def _form(args: argparse.Namespace) -> int:
+    from cpm_gen.cli.form import form
+
+    return form(args)
+
+
 def _serve(args: argparse.Namespace) -> int:
     from cpm_gen.cli.serve import new_key, serve
 
@@ -117,6 +125,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {  # thei
     "lyric": (_write, "write lyrics: lines, in the settings of configs/lyric.yaml"),
     "novel": (_write, "write prose, in the settings of configs/novel.yaml"),
     "generate": (_write, "write with plain defaults; --style says how the prompt is read"),
+    "form": (_form, "list forms of verse, show one, or check a text against one"),
     "serve": (_serve, "answer over HTTP: a REST service, OpenAI-compatible too"),
     "download": (_download, "list public models, or download one"),
     "inspect": (_inspect, "say what a checkpoint is and what it needs"),

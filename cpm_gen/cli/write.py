@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import argparse
 import contextlib
 import dataclasses
 import itertools
@@ -16,16 +17,31 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
+from cpm_gen.cli.form import read_file
 from cpm_gen.cli.progress import Meter, Status, profile, signals
 from cpm_gen.config.options import ModelOptions, check_lengths
 from cpm_gen.config.resolve import Settings
-from cpm_gen.errors import InputError
+from cpm_gen.errors import ConfigError, InputError
 from cpm_gen.outputs import Chunk, Completion
 from cpm_gen.parallel.launchers import launched
 from cpm_gen.runtime.hints import prompt_remarks
+from cpm_gen.text.forms.requested import requested_form
 
 if TYPE_CHECKING:  # imports torch, which takes seconds: only once there is something to write
     from cpm_gen.runtime.text_engine import TextEngine
+
+
+def with_form(settings: Settings, args: argparse.Namespace) -> Settings:
+    """The settings with the form of ``--form-file``, checked; a form without a prompt begins from nothing."""
+    text = settings.text
+    if args.form_file is not None:
+        if text.form is not None:
+            raise ConfigError("give the form once: with --form or with --form-file")
+        text = dataclasses.replace(text, form=read_file(args.form_file, "--form-file"))
+    requested_form(text)
+    if text.form is not None and not any((args.words, args.prompt, args.prompt_file)):
+        text = dataclasses.replace(text, unconditional=True)
+    return dataclasses.replace(settings, text=text)
 
 
 def follows(settings: Settings) -> bool:
@@ -138,7 +154,7 @@ def write(
     for remark in prompt_remarks(llm, text or "", prompt, options):
         sys.stderr.write(f"note: {remark}\n")
     samples = Samples(options.n, as_json=as_json)
-    most = options.max_new_tokens * options.n if options.max_new_tokens else None
+    most = options.max_new_tokens * options.n if options.max_new_tokens and options.form is None else None
     meter = Meter(most, llm.vocabulary.visible(prompt, llm.window))
     with Interrupt() as interrupt:
         chunks = llm.run([prompt], settings.sampling, options, stop=lambda: interrupt.asked)

@@ -177,6 +177,7 @@ def _draw(sequence: Sequence) -> Draw:
         sample_index=request.sample_index,
         step=sequence.step,
         history=sequence.suffix_matches() if params.dry_multiplier else (),
+        allowed=sequence.allowed(),
     )
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from cpm_gen.config.options import SamplingParams
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import InputError, NumericsError
+from cpm_gen.sampling.constraints import Constraint, Indices, state_after
 from cpm_gen.sampling.dry import SuffixMatches
 from cpm_gen.sampling.logprobs import Likelihood
 
-FinishReason = Literal["length", "stop", "cancelled"]
+FinishReason = Literal["length", "stop", "form", "cancelled"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Request:
         after them as if it had not been interrupted, even if a stop id is among them.
     recompute: run the whole context for every token, without the KV cache.
     logprobs: keep each token's log-probability and those of this many best tokens; None keeps nothing.
+    constraint: what the generated tokens have to fulfil, and where it ends the text; None: nothing.
     """
 
     prompt: tuple[int, ...]
@@ -41,12 +43,16 @@ class Request:
     written: Seq[int] = ()
     recompute: bool = False
     logprobs: int | None = None
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
-        """Check that there is a prompt and a token left to generate; raises InputError."""
+        """Check that there is a prompt and a token left to generate, and that ``written`` fits the constraint; raises InputError."""
         if not self.prompt:
             raise InputError("a prompt needs at least one token")
-        if self.written and self.max_new_tokens is not None and len(self.written) >= self.max_new_tokens:
+        if self.written and (
+            (self.max_new_tokens is not None and len(self.written) >= self.max_new_tokens)
+            or (self.constraint is not None and self.constraint.finished(state_after(self.constraint, self.written)))
+        ):
             raise InputError("what was written is complete; there is nothing to go on with")
 
 
@@ -72,6 +78,7 @@ class Sequence:
     failure: NumericsError | None = None
     finish_reason: FinishReason | None = None
     _matches: SuffixMatches | None = field(default=None, init=False)
+    _form: Any = field(default=None, init=False)  # the state of the request's constraint
 
     def __post_init__(self) -> None:
         """Place the window at the end of the prompt, then move it as the tokens of an earlier run did."""
@@ -83,6 +90,8 @@ class Sequence:
             self.start = start
             self.slides += 1
         self.next_start = window.peek(self.tokens, self.start, self.request.ends)
+        if request.constraint is not None:
+            self._form = state_after(request.constraint, request.written)
 
     @property
     def new_tokens(self) -> list[int]:
@@ -114,6 +123,11 @@ class Sequence:
         """Ids that must not come next: they would end the text before its minimum length."""
         return self.request.stop_ids if self.step < self.request.params.min_new_tokens else frozenset()
 
+    def allowed(self) -> Indices | None:
+        """Ids that the request's constraint allows next, ascending; None: any."""
+        constraint = self.request.constraint
+        return None if constraint is None else constraint.allowed(self._form)
+
     def append(self, token: int) -> None:
         """Append the next token; set the finish reason if it ends the text, and move the window if it is full."""
         self.tokens.append(token)
@@ -121,6 +135,10 @@ class Sequence:
             self.finish_reason = "stop"
         elif self.request.max_new_tokens is not None and self.step >= self.request.max_new_tokens:
             self.finish_reason = "length"
+        if self.request.constraint is not None:
+            self._form = self.request.constraint.advance(self._form, token)
+            if self.request.constraint.finished(self._form):
+                self.finish_reason = "form"
         window, ends = self.request.window, self.request.ends
         looked = len(self.tokens) - 1
         if window.overflows(len(self.tokens), self.start):

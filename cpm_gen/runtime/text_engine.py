@@ -131,6 +131,9 @@ class TextEngine:
         stop_ids, never = self.vocabulary.bounds(text, end_token)
         seed = secrets.randbits(63) if text.seed is None else text.seed
         sampling = dataclasses.replace(sampling, banned_ids=(*sampling.banned_ids, *never))
+        constraint = self.vocabulary.form(text, sampling.banned_ids)
+        if constraint is not None:  # it ends the text; a token that ends lines does not
+            stop_ids = frozenset()
         return [
             Request(
                 prompt=tuple(prompt),
@@ -139,10 +142,11 @@ class TextEngine:
                 params=sampling,
                 seed=seed,
                 sample_index=index,
-                max_new_tokens=text.max_new_tokens,
+                max_new_tokens=text.max_new_tokens if constraint is None else None,
                 stop_ids=stop_ids,
                 recompute=recompute,
                 logprobs=logprobs,
+                constraint=constraint,
             )
             for prompt in prompts
             for index in range(text.n)

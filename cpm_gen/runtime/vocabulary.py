@@ -10,6 +10,9 @@ from cpm_gen.engine.window import Window
 from cpm_gen.errors import TokenizerError
 from cpm_gen.runtime.plan import LoadPlan
 from cpm_gen.text.find_tokenizer import NoVocabulary, fitting_tokenizer
+from cpm_gen.text.forms.cache import FormCache
+from cpm_gen.text.forms.masks import FormMasks
+from cpm_gen.text.forms.requested import requested_form
 from cpm_gen.text.ids_only import IdsOnly
 from cpm_gen.text.prompt_styles import detokenizer, encode_prompt, start_ids
 from cpm_gen.text.stop_strings import Stops, find_stops
@@ -35,6 +38,7 @@ class ModelVocabulary:
             self._tokenizer = fitting_tokenizer(plan.options, self._rows)
         except NoVocabulary as error:
             self._missing = error
+        self._forms = FormCache()
         # for a request's ids in the thread that builds it, and for its streams in the thread of the engine
         self._stops = functools.lru_cache(_MEMOISED)(self._find_stops)
 
@@ -53,6 +57,17 @@ class ModelVocabulary:
         if self._options.start_token is not None or self._options.end_token is not None:
             raise TokenizerError(str(self._missing))
         return IdsOnly(self._folder, self._rows, self._missing)
+
+    def form(self, text: TextOptions, banned: Sequence[int]) -> FormMasks | None:
+        """The form of a text over this vocabulary; None: free. banned: ids that are never written.
+
+        Raises FormError for a form that cannot be read or that the vocabulary cannot fill, ConfigError for settings that do not go
+        together.
+        """
+        form = requested_form(text)
+        if form is None:
+            return None
+        return self._forms.masks(form, self.tokenizer, self.detokenizer(text.style), self._rows, banned)
 
     def hints(self) -> list[str]:
         """A note about rows of the network's vocabulary that have no piece."""

@@ -11,7 +11,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import cpm_gen
 from cpm_gen.server import errors
 from cpm_gen.server.middleware import RequestMiddleware
-from cpm_gen.server.routes import generate, health, kobold, llamacpp, openai, score_and_tokenize, settings, web_page
+from cpm_gen.server.routes import (
+    forms,
+    generate,
+    health,
+    kobold,
+    llamacpp,
+    openai,
+    score_and_tokenize,
+    settings,
+    web_page,
+)
 from cpm_gen.server.routes import works as work_routes
 from cpm_gen.serving.service import Service
 from cpm_gen.works.manager import WorkManager
@@ -73,7 +83,7 @@ def create_app(service: Service, works: WorkManager) -> ASGIApp:
         redoc_url=None,
     )
     errors.install(app)
-    for routes in (generate, openai, kobold, llamacpp, score_and_tokenize, health):
+    for routes in (generate, openai, kobold, llamacpp, score_and_tokenize, forms, health):
         app.include_router(routes.router(service))
     app.include_router(work_routes.router(service, works))
     app.include_router(settings.router())

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from cpm_gen.config.options import Decoder, SamplingParams, TextOptions
 from cpm_gen.config.serve_options import ServeOptions
 from cpm_gen.engine.window import Boundary, Window
+from cpm_gen.errors import ConfigError, InputError
 from cpm_gen.serving.errors import invalid
+from cpm_gen.text.forms.requested import requested_form
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,17 @@ def check_limits(spec: GenerationSpec, options: ServeOptions, max_tokens: int | 
     _at_most(longest, options.max_stop_chars, "stop", "characters of a stop string", "too_long")
     for at, prompt in enumerate(spec.prompts):
         check_chars(prompt, options, spec.field(at))
+
+
+def check_form(text: TextOptions, max_tokens: int | None) -> None:
+    """Check the form of a text, and its length as :func:`check_length` does; raises ServiceError (invalid)."""
+    try:
+        form = requested_form(text)
+    except (ConfigError, InputError) as error:
+        raise invalid(str(error), "form", "bad_form") from None
+    most = 0 if form is None else sum(2 * part.most + 2 for line in form.lines() for part in line.parts)
+    if max_tokens is not None and most > max_tokens:
+        raise invalid(f"its text may have {most:,} tokens; the most here is {max_tokens:,}", "form", "too_many_tokens")
 
 
 def check_chars(text: str | Sequence[int], options: ServeOptions, field: str) -> None:

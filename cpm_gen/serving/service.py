@@ -27,6 +27,7 @@ from cpm_gen.serving.engine_client import EngineClient
 from cpm_gen.serving.errors import from_library, invalid, unavailable
 from cpm_gen.serving.generation_spec import (
     GenerationSpec,
+    check_form,
     check_ids,
     check_limits,
     resolve_window,
@@ -205,7 +206,7 @@ class Service:
             own = spec.timeout is not None and spec.timeout < self.options.request_timeout
             return Job("gen-" + secrets.token_hex(8), requests, text, deadline, submitted, own)
 
-        many = sum(map(len, prompts)) > _MANY
+        many = sum(map(len, prompts)) > _MANY or text.form is not None  # the first form reads the vocabulary
         job = await asyncio.to_thread(build) if many else build()
         if self.options.log_prompts:
             log.info("%s prompts %r", job.id, spec.prompts)
@@ -252,6 +253,7 @@ class Service:
         llm = self.engine.require()
         check_ids(spec.sampling.banned_ids, llm.size.vocabulary, "banned_ids")
         check_ids(tuple(biases(spec.sampling.logit_bias)), llm.size.vocabulary, "logit_bias")
+        check_form(spec.text, max_tokens)
         if spec.decoder == "cached" and llm.options.decoder != "cached":
             raise invalid("this service runs without a cache; leave decoder out", "decoder")
 

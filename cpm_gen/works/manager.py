@@ -223,6 +223,8 @@ class WorkManager:
             if live.work.state != "finished":
                 raise wrong_state(live.state, "only a finished one can be continued")
             spec = await self._works.readable(live)
+            if spec.form is not None:
+                raise wrong_state(live.state, "a text in a form is complete")
             more = spec.max_new_tokens if as_first else tokens
             longest = max(text.current.tokens for text in live.texts)
             check_length(None if more is None else longest + more, self._service.options.max_work_tokens or None)

@@ -22,6 +22,7 @@ from cpm_gen.config.explain import first_mistake
 from cpm_gen.config.options import SamplingParams, TextOptions
 from cpm_gen.engine.window import Window
 from cpm_gen.serving.generation_spec import GenerationSpec
+from cpm_gen.text.forms.requested import requested_form
 from cpm_gen.works.errors import UnreadableWork
 
 VERSION = 2
@@ -48,7 +49,8 @@ class WorkSpec:
 
     The types are checked, the ranges are not: what an earlier version accepted stays readable. ``max_new_tokens``: tokens of each
     text; None for no limit. ``n``: samples of each prompt. ``end_token``: the token that ``stop_at_eod`` means; None for the
-    tokenizer's. ``unconditional``: there is no prompt. ``truncate_prompt``: a prompt longer than the window was accepted.
+    tokenizer's. ``unconditional``: there is no prompt. ``truncate_prompt``: a prompt longer than the window was accepted. ``form``: in its
+    notation; None: free text.
     """
 
     seed: int
@@ -76,6 +78,7 @@ class WorkSpec:
     dry_multiplier: float = 0.0
     dry_base: float = 1.75
     dry_allowed_length: int = 2
+    form: str | None = None
 
     @classmethod
     def of(
@@ -91,6 +94,7 @@ class WorkSpec:
         end_token: the token that ends the texts, where one does.
         """
         text = generation.text
+        form = requested_form(text)
         return cls(
             seed=seed,
             window=WindowSpec(hop=window.hop, boundary=window.boundary, keep=window.keep),
@@ -103,6 +107,7 @@ class WorkSpec:
             end_token=end_token,
             unconditional=text.unconditional,
             truncate_prompt=generation.truncate,
+            form=None if form is None else str(form),
             **{f.name: getattr(generation.sampling, f.name) for f in dataclasses.fields(SamplingParams)},
         )
 
@@ -151,6 +156,7 @@ class WorkSpec:
             unconditional=self.unconditional,
             seed=self.seed,
             n=self.n,
+            form=self.form,
         )
 
     def window_of(self, limit: int) -> Window:

@@ -35,6 +35,27 @@ def terminal(tmp_path: Path) -> Iterator:
         child.close(force=True)
 
 
+def test_a_session_writes_in_a_form(terminal) -> None:
+    child = terminal("lyric", "--seed", "1")
+    child.expect("›")
+    child.send("/set form 浣溪杀\r")
+    child.expect("did you mean 浣溪沙")
+    child.send("/set form 五绝\r")
+    child.expect("›")
+    child.send("\r")
+    child.expect("seed 1")
+    written = re.sub(
+        "[^\u4e00-\u9fff，。]", "", ANSI.sub("", child.before)
+    )  # the status line stands between the tokens
+    assert re.search("([\u4e00-\u9fff]{5}，[\u4e00-\u9fff]{5}。){2}", written)
+    child.send("/set form none\r")
+    child.expect("›")
+    child.send("/quit\r")
+    child.expect(pexpect.EOF)
+    child.wait()
+    assert child.exitstatus == 0
+
+
 def test_a_session_writes_is_interrupted_remembers_and_quits(terminal, tmp_path: Path) -> None:
     child = terminal("lyric", "--max-new-tokens", "15", "--seed", "1")
     child.expect("/quit ends")

@@ -65,6 +65,22 @@ def kills(start, database: Path, count: int) -> None:
                     assert whole[index] == (text, tokens)
 
 
+def test_a_killed_work_keeps_to_its_form_and_its_ids(start, tmp_path: Path):
+    body = {"form": "七排 60", "style": "lyric", "seed": 4, "n": 1, "temperature": 0.9, "top_k": 50}
+    server = serve(start, tmp_path / "works.db", "--keep-alive", "300")
+    with server.client() as client:
+        id = create(client, **body)["id"]
+        begun = list(itertools.islice(follow(client, id), 60))
+        server.signal(signal.SIGKILL)
+        server.wait()
+    assert begun
+    server = serve(start, tmp_path / "works.db", "--keep-alive", "300")
+    with server.client() as client:
+        done = settled(client, id)
+        assert done["choices"][0]["finish_reason"] == "form"
+        assert written(done) == undisturbed(client, **body)
+
+
 @pytest.mark.slow
 def test_ten_kills_leave_no_trace(start, tmp_path: Path):
     kills(start, tmp_path / "works.db", 10)

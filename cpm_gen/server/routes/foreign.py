@@ -40,8 +40,8 @@ def foreign_spec(
 
 
 def short_reason(reason: EndReason | None) -> Literal["stop", "length"] | None:
-    """Why a text ended, in other servers' words; None before its end. Its end token and a stop string are a "stop"."""
-    return None if reason is None else "stop" if reason == "stop" else "length"
+    """Why a text ended, in other servers' words; None before its end. Its end token, a stop string and a form's end are a "stop"."""
+    return None if reason is None else "stop" if reason in ("stop", "form") else "length"
 
 
 def token_text(service: Service, body: ForeignText) -> Callable[[int], str]:

@@ -68,6 +68,9 @@ class _Foreign(Body):
         """As the library takes it; null is the default."""
         own = {"stop": self.stops, "stop_at_eod": self.ends_at_eod(), "ignore_eos": self.ignores_end()}
         given = read_group(TextOptions, vars(self) | own)
+        begun = any(vars(self).get(name) for name in ("prompt", "memory", "messages"))
+        if given.form is not None and not begun:
+            given = dataclasses.replace(given, unconditional=True)
         return dataclasses.replace(given, max_new_tokens=max(1, self.tokens))
 
 
@@ -81,6 +84,7 @@ if TYPE_CHECKING:  # what create_model makes, for the type checker
         stop_at_eod: bool | None
         ignore_eos: bool | None
         unconditional: bool
+        form: str | None
 else:
     _FIELDS = settings(SamplingParams, TextOptions, without=("max_new_tokens", "stop")) | {
         "stop_at_eod": setting(

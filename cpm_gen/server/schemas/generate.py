@@ -115,9 +115,9 @@ def read_group(group: type[T], values: Mapping[str, Any]) -> T:
     return group(**{name: values[name] for name in declared(group) if values.get(name) is not None})
 
 
-def check_prompt(prompt: object, unconditional: bool) -> None:
-    """Raise a mistake for a body with neither a prompt nor ``unconditional``, or with both."""
-    if prompt is None and not unconditional:
+def check_prompt(prompt: object, unconditional: bool, form: str | None = None) -> None:
+    """Raise a mistake for a body with neither a prompt nor ``unconditional``, or with both. A form needs no prompt."""
+    if prompt is None and form is None and not unconditional:
         raise mistake("prompt", "is missing")
     if prompt is not None and unconditional:
         raise mistake("prompt", "is given beside unconditional, which writes without one; leave one of them out")
@@ -135,6 +135,7 @@ if TYPE_CHECKING:  # what create_model makes, for the type checker
         n: int
         seed: int | None
         unconditional: bool
+        form: str | None
 
     NewTokens = int
 else:
@@ -152,7 +153,7 @@ class TextBody(_Text):
     """What to write."""
 
     prompt: Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=256)] | None = Field(
-        None, description="a text to continue, or several; left out only with unconditional"
+        None, description="a text to continue, or several; left out only with unconditional or a form"
     )
     decoder: Decoder | None = Field(None, description="left out: the service's")
     window: WindowBody | None = None
@@ -162,7 +163,7 @@ class TextBody(_Text):
 
     @model_validator(mode="after")
     def _with_prompt(self) -> Self:
-        check_prompt(self.prompt, self.unconditional)
+        check_prompt(self.prompt, self.unconditional, self.form)
         return self
 
     @property
@@ -176,7 +177,8 @@ class TextBody(_Text):
 
     def options(self, max_new_tokens: int | None) -> TextOptions:
         """As the library takes it."""
-        return dataclasses.replace(read_group(TextOptions, vars(self)), max_new_tokens=max_new_tokens)
+        text = dataclasses.replace(read_group(TextOptions, vars(self)), max_new_tokens=max_new_tokens)
+        return dataclasses.replace(text, unconditional=True) if text.form is not None and not self.prompt else text
 
 
 class GenerateBody(TextBody):

@@ -25,7 +25,7 @@ class KoboldBody(SingleText):
         },
     )
 
-    prompt: Prompt = Field("", description="a text to continue; left out only with unconditional")
+    prompt: Prompt = Field("", description="a text to continue; left out only with unconditional or a form")
     memory: Prompt = Field("", description="text before the prompt that always stays in the window")
     genkey: GenKey = Field("", description="the client's name for this text, for /check and /abort")
     logprobs: bool | Annotated[int, Field(ge=0, le=20)] = Field(
@@ -36,7 +36,7 @@ class KoboldBody(SingleText):
 
     @model_validator(mode="after")
     def _with_prompt(self) -> Self:
-        check_prompt(self.memory + self.prompt or None, self.unconditional)
+        check_prompt(self.memory + self.prompt or None, self.unconditional, self.form)
         return self
 
     @property

@@ -24,7 +24,7 @@ class LlamaBody(SingleText):
     defaults: ClassVar[Mapping[str, int]] = {**DEFAULTS, "max_tokens": -1}
 
     prompt: Prompt | Ids = Field(
-        "", description="a text to continue, or its token ids; left out only with unconditional"
+        "", description="a text to continue, or its token ids; left out only with unconditional or a form"
     )
     model: ModelName = None
     max_tokens: int | None = Field(
@@ -36,7 +36,7 @@ class LlamaBody(SingleText):
 
     @model_validator(mode="after")
     def _with_prompt(self) -> Self:
-        check_prompt(self.prompt or None, self.unconditional)
+        check_prompt(self.prompt or None, self.unconditional, self.form)
         return self
 
     def bans_eod(self) -> bool:

@@ -63,7 +63,7 @@ class CompletionBody(_Completion):
         | Ids
         | Annotated[list[Ids], Field(min_length=1, max_length=256)]
         | None
-    ) = Field(None, description="left out only with unconditional")
+    ) = Field(None, description="left out only with unconditional or a form")
     logprobs: int | None = Field(
         None, ge=0, le=20, description="log-probabilities of this many best tokens at each place"
     )
@@ -73,7 +73,7 @@ class CompletionBody(_Completion):
 
     @model_validator(mode="after")
     def _with_prompt(self) -> Self:
-        check_prompt(self.prompt, self.unconditional)
+        check_prompt(self.prompt, self.unconditional, self.form)
         return self
 
     def prompts(self) -> list[str | list[int]]:

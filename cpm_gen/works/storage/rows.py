@@ -157,9 +157,9 @@ class _Columns:
         return "paused"
 
     def finish_reason(self, name: str, value: object) -> str | None:
-        if value is None or value in ("length", "stop"):
+        if value is None or value in ("length", "stop", "form"):
             return value
-        self.refuse(name, "must be length or stop")
+        self.refuse(name, "must be length, stop or form")
         return None
 
     def ids(self, name: str, value: object) -> tuple[int, ...]:

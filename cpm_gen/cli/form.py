@@ -1,0 +1,76 @@
+"""``cpm-gen form``: list forms, show one, check a text."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from cpm_gen.config.text_files import decode_text
+from cpm_gen.errors import InputError
+from cpm_gen.text.forms import check as checks
+from cpm_gen.text.forms.form import Form
+from cpm_gen.text.forms.named import ALIASES, names
+from cpm_gen.text.forms.requested import read_form
+
+
+def read_file(name: str, what: str) -> str:
+    """A UTF-8 text file, or standard input for ``-``; raises InputError that names it."""
+    if not name:
+        raise InputError(f"{what}: the file's name is empty")
+    try:
+        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except IsADirectoryError:
+        raise InputError(f"{name}: is a folder; {what} takes a text file") from None
+    except OSError as error:
+        raise InputError(f"{name}: {error.strerror or error}") from None
+    return decode_text(content, "standard input" if name == "-" else name)
+
+
+def _form(name: str) -> Form:
+    """A form by name, in notation, or from a file."""
+    path = Path(name) if name and "\n" not in name and len(name) < 256 else None
+    if path is not None and path.is_file():
+        return read_form(read_file(name, "FORM"))
+    if not name.strip():
+        raise InputError("the form is empty; give a name such as 七绝, or a file")
+    return read_form(name)
+
+
+def form(args: argparse.Namespace) -> int:
+    """Run ``list``, ``show`` or ``check``; 1 if a checked text has faults."""
+    if args.action == "list":
+        return _list(as_json=args.json)
+    if args.action == "show":
+        return _show(_form(args.form), as_json=args.json)
+    faults = checks.check(_form(args.form), read_file(args.file, "FILE"))
+    if args.json:
+        sys.stdout.write(json.dumps({"faults": [vars(f) for f in faults]}, ensure_ascii=False) + "\n")
+    else:
+        for fault in faults:
+            column = f", column {fault.column}" if fault.column else ""
+            sys.stdout.write(f"line {fault.line}{column}: {fault.message}\n")
+        if not faults:
+            sys.stdout.write("the text keeps to the form\n")
+    return 1 if faults else 0
+
+
+def _list(*, as_json: bool) -> int:
+    if as_json:
+        found = [{"name": name, "variants": count} for name, count in names().items()]
+        sys.stdout.write(json.dumps({"forms": found, "aliases": ALIASES}, ensure_ascii=False) + "\n")
+        return 0
+    for name, count in names().items():
+        sys.stdout.write(f"{name}\t{count}\n")
+    for name, title in ALIASES.items():
+        sys.stdout.write(f"{name}\t= {title}\n")
+    return 0
+
+
+def _show(form: Form, *, as_json: bool) -> int:
+    if as_json:
+        sys.stdout.write(json.dumps({"form": str(form), "pattern": form.pattern()}, ensure_ascii=False) + "\n")
+        return 0
+    sys.stdout.write("".join(f"{line}\n" for line in form.pattern()) + "\n" + str(form))
+    return 0

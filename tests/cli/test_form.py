@@ -1,0 +1,54 @@
+"""``cpm-gen form``, and the form of a text that is written."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cpm_gen.cli.main import main
+
+GOOD = "白日依山尽，黄河入海流。\n欲穷千里目，更上一层楼。\n"
+
+
+def test_forms_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["form", "list"]) == 0
+    assert "浣溪沙\t5" in capsys.readouterr().out
+    assert main(["form", "show", "浣溪沙", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["pattern"]) == 5
+
+
+def test_a_text_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "good.txt").write_text(GOOD, encoding="utf-8")
+    (tmp_path / "bad.txt").write_text(GOOD.replace("层", "月"), encoding="utf-8")
+    (tmp_path / "form.txt").write_text("体: 五绝", encoding="utf-8")
+    assert main(["form", "check", "五绝", str(tmp_path / "good.txt")]) == 0
+    assert main(["form", "check", str(tmp_path / "form.txt"), str(tmp_path / "bad.txt")]) == 1
+    assert capsys.readouterr().out.splitlines()[1] == "line 2, column 10: 月 is 仄; 平 stands here"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["lyric", "--form", "七觉"], "cpm-gen: form: there is no form 七觉; did you mean 七绝"),
+        (["lyric", "--form", "7a\n5"], 'cpm-gen: form, line 1: rhyme "a" is used once'),
+        (["lyric", "--form-file", "nowhere.txt"], "cpm-gen: nowhere.txt: No such file"),
+        (["lyric", "--form-file", ""], "cpm-gen: --form-file: the file's name is empty"),
+        (["lyric", "春", "--acrostic", "春"], "cpm-gen: acrostic belongs to a form; give form, too"),
+        (["lyric", "--form", "五绝", "--rhyme-book", "广韵"], "cpm-gen: --rhyme-book: "),
+        (["form", "check", "五绝", "nowhere.txt"], "cpm-gen: nowhere.txt: No such file"),
+        (["form", "show", ""], "cpm-gen: the form is empty"),
+    ],
+)
+def test_what_is_wrong_is_one_line(words, message, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(message)
+    assert said.count("\n") == 1
+
+
+def test_a_poem_needs_no_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "poem.txt"
+    assert main(["lyric", "", "--form", "五绝", "--acrostic", "春江花月", "--seed", "3", "--output", str(target)]) == 0
+    lines = target.read_text(encoding="utf-8").replace("，", "\n").replace("。", "").split()
+    assert "".join(line[0] for line in lines) == "春江花月"
+    assert main(["form", "check", "体: 五绝\n藏头: 春江花月", str(target)]) == 0

@@ -1,0 +1,124 @@
+"""Texts in a form: no violation, the same alone, together, resumed and recomputed, also past the window."""
+
+import dataclasses
+from collections import deque
+
+import pytest
+
+import cpm_gen
+from cpm_gen.config.options import SamplingParams, TextOptions
+from cpm_gen.engine.sequence import Request
+from cpm_gen.engine.window import Window
+from cpm_gen.errors import ConfigError, InputError
+from cpm_gen.networks.native.library import library_path
+from cpm_gen.text.forms.named import named
+from cpm_gen.text.forms.notation import parse
+
+SAMPLING = SamplingParams(temperature=0.95, top_k=50, top_p=0.95)
+SONG = "7,7a\n3+4a\n4-6，5a\n[副歌]\n「就让风吹」4b\n5b\n[副歌] 重复"
+
+
+@pytest.fixture(scope="module")
+def llm():
+    with cpm_gen.load() as llm:
+        yield llm
+
+
+def requests(llm: cpm_gen.LLM, form: str, **options: object) -> tuple[list[Request], TextOptions]:
+    text = TextOptions(style="lyric", form=form, seed=5, **options)  # type: ignore[arg-type]
+    return llm.engine.requests([llm.engine.vocabulary.start_ids()], SAMPLING, text), text
+
+
+def run(llm: cpm_gen.LLM, request: Request, text: TextOptions) -> tuple[list[int], str | None]:
+    """The ids that a request writes, and why it ended."""
+    ready: deque[cpm_gen.Chunk] = deque()
+    streams = llm.engine.begin([request], dataclasses.replace(text, n=1), ready)
+    while not streams[0].done:
+        llm.engine.step()
+    llm.engine.end(streams)
+    return [i for chunk in ready for i in chunk.token_ids], ready[-1].finish_reason
+
+
+@pytest.mark.parametrize(
+    ("name", "book"),
+    [
+        ("七绝", "平水韵"),
+        ("五律 平起", "平水韵"),
+        ("七绝 平起入韵", "中华通韵"),
+        ("五绝", "十三辙"),
+        ("浣溪沙", "中华通韵"),
+    ],
+)
+def test_a_text_in_a_form_has_no_violation(llm, name, book):
+    verse = pytest.importorskip("tests.verse", reason="pypinyin is not installed")
+    form = dataclasses.replace(named(name), book=book)
+    written = llm.generate_many(
+        [""], n=8, form=name, rhyme_book=book, style="lyric", seed=1, top_k=50, temperature=0.95
+    )
+    assert len({c.text for c in written}) == 8
+    for completion in written:
+        assert completion.finish_reason == "form"
+        assert verse.violations(form, completion.text) == []
+
+
+@pytest.mark.parametrize("form", ["七绝", "浣溪沙", SONG])
+def test_texts_are_the_same_alone_and_together(llm, form):
+    several, text = requests(llm, form, n=8)
+    together = [
+        c.token_ids for c in llm.generate_many([""], form=form, style="lyric", seed=5, n=8, **vars_of(SAMPLING))
+    ]
+    assert together == [tuple(run(llm, request, text)[0]) for request in several]
+
+
+def vars_of(sampling: SamplingParams) -> dict[str, float]:
+    return {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p")}
+
+
+@pytest.mark.parametrize("form", ["七绝", SONG])
+def test_a_text_resumes_after_every_token(llm, form):
+    [request], text = requests(llm, form)
+    whole, reason = run(llm, request, text)
+    assert reason == "form"
+    for cut in range(1, len(whole)):
+        assert run(llm, dataclasses.replace(request, written=tuple(whole[:cut])), text) == (whole[cut:], "form")
+    with pytest.raises(InputError, match="complete"):
+        run(llm, dataclasses.replace(request, written=tuple(whole)), text)
+
+
+@pytest.mark.parametrize("window", [Window(16, 5), Window(24, 8, "sentence"), Window(20, 6, keep=3)], ids=str)
+def test_a_form_goes_on_past_the_window_and_recomputes(llm, window):
+    [request], text = requests(llm, SONG)
+    request = dataclasses.replace(request, window=window, ends=llm.tokenizer.boundary_ids(window.boundary))
+    whole = run(llm, request, text)
+    assert len(whole[0]) > 2 * window.limit
+    assert run(llm, dataclasses.replace(request, recompute=True), text) == whole
+    assert run(llm, dataclasses.replace(request, written=tuple(whole[0][:31])), text) == (whole[0][31:], "form")
+    assert parse(SONG)
+
+
+@pytest.mark.parametrize("options", [{"kernels": "native"}, {"tensor_parallel": 2}], ids=["native", "degree 2"])
+def test_a_text_in_a_form_is_the_same_on_every_backend_and_degree(options):
+    if "kernels" in options and library_path() is None:
+        pytest.skip("the native kernels were not built")
+    settings = {"n": 3, "style": "lyric", "seed": 5, **vars_of(SAMPLING)}
+    with cpm_gen.load(kernels="torch") as reference, cpm_gen.load(**options) as other:
+        for form in ("七绝", SONG):
+            want = reference.generate_many([""], form=form, **settings)
+            found = other.generate_many([""], form=form, **settings)
+            assert [c.token_ids for c in found] == [c.token_ids for c in want]
+
+
+def test_a_form_follows_a_prompt_and_holds_under_penalties_and_bans(llm):
+    verse = pytest.importorskip("tests.verse", reason="pypinyin is not installed")
+    greedy = llm.generate("春风", form="五绝", style="lyric", temperature=0, no_repeat_ngram=1, repetition_penalty=1.5)
+    assert greedy.finish_reason == "form"
+    assert verse.violations(named("五绝"), greedy.text) == []
+
+
+def test_a_form_that_is_wrong_is_refused_before_anything_is_written(llm):
+    with pytest.raises(InputError, match="did you mean 五绝"):
+        llm.generate(form="五觉", style="lyric")
+    with pytest.raises(ConfigError, match="leave stop out"):
+        llm.generate(form="五绝", style="lyric", stop=["。"])
+    with pytest.raises(ConfigError, match="acrostic belongs to a form"):
+        llm.generate("春风", acrostic="春江", style="lyric")
