@@ -31,13 +31,24 @@ def write_flags(parser: argparse.ArgumentParser) -> None:
 
 def form_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of ``cpm-gen form``."""
-    actions = parser.add_subparsers(dest="action", metavar="list|show|check", required=True)
+    actions = parser.add_subparsers(dest="action", metavar="list|show|check|learn", required=True)
     listed = actions.add_parser("list", help="the names of all forms", allow_abbrev=False)
     show = actions.add_parser("show", help="the pattern and the notation of a form", allow_abbrev=False)
     check = actions.add_parser("check", help="the faults of a text", allow_abbrev=False)
     for action in (show, check):
         action.add_argument("form", metavar="FORM", help="a name such as 七绝 or '浣溪沙 2', notation, or a file of it")
     check.add_argument("file", metavar="FILE", help="a UTF-8 text; - is standard input")
+    learn = actions.add_parser(
+        "learn", help="make the table of bigrams that lines in a form look ahead by", allow_abbrev=False
+    )
+    learn.add_argument(
+        "texts", metavar="TEXT", nargs="*", help="UTF-8 files or folders of .txt files; - is standard input"
+    )
+    learn.add_argument("--from-model", action="store_true", help="learn from what the model predicts, instead of texts")
+    learn.add_argument("--tokens", metavar="N", type=int, default=100_000, help="of --from-model (default: 100000)")
+    learn.add_argument("--output", metavar="FILE", help="file to write (default: form_bigrams.xz beside the model)")
+    common_flags(learn)
+    settings_flags(learn, MODEL_FLAGS)
     for action in (listed, show, check):
         action.add_argument("--json", action="store_true", help="as one JSON object")
 

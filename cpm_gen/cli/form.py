@@ -39,11 +39,15 @@ def _form(name: str) -> Form:
 
 
 def form(args: argparse.Namespace) -> int:
-    """Run ``list``, ``show`` or ``check``; 1 if a checked text has faults."""
+    """Run ``list``, ``show``, ``check`` or ``learn``; 1 if a checked text has faults."""
     if args.action == "list":
         return _list(as_json=args.json)
     if args.action == "show":
         return _show(_form(args.form), as_json=args.json)
+    if args.action == "learn":
+        from cpm_gen.cli.form_learn import learn
+
+        return learn(args)
     faults = checks.check(_form(args.form), read_file(args.file, "FILE"))
     if args.json:
         sys.stdout.write(json.dumps({"faults": [vars(f) for f in faults]}, ensure_ascii=False) + "\n")

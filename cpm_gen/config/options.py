@@ -115,6 +115,11 @@ class ModelOptions:
         default=False,
         description="names of special pieces in a prompt (<sep>, </s>, <mask>, …) are their tokens, and <unk> may be written",
     )
+    form_bigrams: PathText | None = Field(
+        default=None,
+        description="a table of cpm-gen form learn, which makes lines in a form run towards their rhymes, or none "
+        "(default: form_bigrams.xz beside the model)",
+    )
 
 
 @settings_group

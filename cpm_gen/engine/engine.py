@@ -168,6 +168,7 @@ def _draw(sequence: Sequence) -> Draw:
     params = request.params
     looks_back = params.repetition_penalty != 1.0 or params.no_repeat_ngram > 0
     counts = params.presence_penalty != 0 or params.frequency_penalty != 0
+    allowed = sequence.allowed()
     return Draw(
         params,
         context=sequence.context() if looks_back else (),
@@ -177,7 +178,8 @@ def _draw(sequence: Sequence) -> Draw:
         sample_index=request.sample_index,
         step=sequence.step,
         history=sequence.suffix_matches() if params.dry_multiplier else (),
-        allowed=sequence.allowed(),
+        allowed=allowed,
+        bias=None if allowed is None else sequence.bias(allowed),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from cpm_gen.config.options import SamplingParams
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import InputError, NumericsError
-from cpm_gen.sampling.constraints import Constraint, Indices, state_after
+from cpm_gen.sampling.constraints import Constraint, Floats32, Indices, state_after
 from cpm_gen.sampling.dry import SuffixMatches
 from cpm_gen.sampling.logprobs import Likelihood
 
@@ -127,6 +127,11 @@ class Sequence:
         """Ids that the request's constraint allows next, ascending; None: any."""
         constraint = self.request.constraint
         return None if constraint is None else constraint.allowed(self._form)
+
+    def bias(self, allowed: Indices) -> Floats32 | None:
+        """What the request's constraint adds to the logits of the allowed ids; None: nothing."""
+        constraint = self.request.constraint
+        return None if constraint is None else constraint.bias(self._form, allowed)
 
     def append(self, token: int) -> None:
         """Append the next token; set the finish reason if it ends the text, and move the window if it is full."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 
 from cpm_gen.config.options import StyleName, TextOptions
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import TokenizerError
 from cpm_gen.runtime.plan import LoadPlan
 from cpm_gen.text.find_tokenizer import NoVocabulary, fitting_tokenizer
+from cpm_gen.text.forms import bigrams
+from cpm_gen.text.forms.bigrams import Bigrams
 from cpm_gen.text.forms.cache import FormCache
 from cpm_gen.text.forms.masks import FormMasks
 from cpm_gen.text.forms.requested import requested_form
@@ -38,7 +41,7 @@ class ModelVocabulary:
             self._tokenizer = fitting_tokenizer(plan.options, self._rows)
         except NoVocabulary as error:
             self._missing = error
-        self._forms = FormCache()
+        self._forms = FormCache(self._bigrams)
         # for a request's ids in the thread that builds it, and for its streams in the thread of the engine
         self._stops = functools.lru_cache(_MEMOISED)(self._find_stops)
 
@@ -68,6 +71,17 @@ class ModelVocabulary:
         if form is None:
             return None
         return self._forms.masks(form, self.tokenizer, self.detokenizer(text.style), self._rows, banned)
+
+    def _bigrams(self) -> Bigrams | None:
+        """The table that the options name, or the one beside the model; raises InputError for one that does not fit."""
+        named = self._options.form_bigrams
+        if named == "none":
+            return None
+        folder = self._folder.parent if self._folder.is_file() else self._folder
+        path = folder / bigrams.FILE if named is None else Path(named)
+        if named is None and not path.is_file():
+            return None
+        return bigrams.load(path, self.tokenizer, self._rows)
 
     def hints(self) -> list[str]:
         """A note about rows of the network's vocabulary that have no piece."""

@@ -90,6 +90,12 @@ def _restricted(values: Tensor, logits: Tensor, draws: Sequence[Draw]) -> Tensor
     limited = values[at].where(keep, -torch.inf)
     raw = logits[at].double().where(keep, -torch.inf)
     limited = torch.where((limited == -torch.inf).all(1, keepdim=True), raw, limited)
+    if any(draws[row].bias is not None for row in rows):
+        added = np.zeros(kept.shape)
+        for place, row in enumerate(rows):
+            if (bias := draws[row].bias) is not None:
+                added[place, draws[row].allowed] = bias
+        limited += send(added, logits.device)
     return values.index_copy(0, at, limited)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Indices = NDArray[np.intp]
+Floats32 = NDArray[np.float32]
 
 
 class Constraint(Protocol):
@@ -26,6 +27,9 @@ class Constraint(Protocol):
 
     def allowed(self, state: Any) -> Indices:
         """The ids that may come next, ascending, at least one unless the state is finished."""
+
+    def bias(self, state: Any, allowed: Indices) -> Floats32 | None:
+        """What to add to the logits of the allowed ids, a function of the state alone; None: nothing."""
 
     def finished(self, state: Any) -> bool:
         """Whether the text is complete, so that no token follows."""

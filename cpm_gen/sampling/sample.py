@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from cpm_gen.config.options import SamplingParams
 from cpm_gen.errors import NumericsError
+from cpm_gen.sampling.constraints import Floats32
 from cpm_gen.sampling.dry import SuffixMatches
 from cpm_gen.sampling.penalties import AnyFloats, Edits, Floats, Indices, edits, penalise
 
@@ -187,6 +188,7 @@ class Draw:
     step: int
     history: Sequence[int] | SuffixMatches = ()
     allowed: Indices | None = None
+    bias: Floats32 | None = None
 
     def edits(self, size: int) -> Edits:
         """The effect of penalties and bans on ``size`` logits."""
@@ -215,10 +217,12 @@ def sample(
     step: int,
     history: Sequence[int] | SuffixMatches = (),
     allowed: Indices | None = None,
+    bias: Floats32 | None = None,
 ) -> int:
     """The next token id from raw logits ``[V]``, which stay as they are; see the module for the order of operations.
 
     allowed: the only ids that may come, ascending; None: all. Where penalties and bans leave none of them, these do not count.
+    bias: added to the logits of the allowed ids, after penalties and before the temperature.
 
     Raises NumericsError if a logit is NaN, if the best one is infinite, or if all are banned.
     """
@@ -228,6 +232,7 @@ def sample(
     if allowed is not None:
         kept = adjusted[allowed]
         adjusted = logits[allowed] if kept.max() == -math.inf else kept
+        adjusted = adjusted if bias is None else adjusted + bias
         return int(allowed[_drawn(adjusted, params, seed, sample_index, step)])
     return _drawn(adjusted, params, seed, sample_index, step)
 

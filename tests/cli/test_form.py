@@ -36,6 +36,10 @@ def test_a_text_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["lyric", "春", "--acrostic", "春"], "cpm-gen: acrostic belongs to a form; give form, too"),
         (["lyric", "--form", "五绝", "--rhyme-book", "广韵"], "cpm-gen: --rhyme-book: "),
         (["form", "check", "五绝", "nowhere.txt"], "cpm-gen: nowhere.txt: No such file"),
+        (["form", "learn"], "cpm-gen: give texts to learn from, or --from-model; one of them"),
+        (["form", "learn", "nowhere.txt", "--output", "x"], "cpm-gen: nowhere.txt: No such file"),
+        (["form", "learn", "nowhere.txt", "--output", "no/x"], "cpm-gen: no/x: there is no folder no"),
+        (["lyric", "--form", "五绝", "--form-bigrams", "nowhere.xz"], "cpm-gen: nowhere.xz: No such file"),
         (["form", "show", ""], "cpm-gen: the form is empty"),
     ],
 )
@@ -52,3 +56,22 @@ def test_a_poem_needs_no_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[st
     lines = target.read_text(encoding="utf-8").replace("，", "\n").replace("。", "").split()
     assert "".join(line[0] for line in lines) == "春江花月"
     assert main(["form", "check", "体: 五绝\n藏头: 春江花月", str(target)]) == 0
+
+
+def test_a_table_is_learned_from_texts_or_the_model_and_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "verse.txt").write_text((GOOD + "\n") * 3, encoding="utf-8")
+    (tmp_path / "empty.txt").write_text("", encoding="utf-8")
+    table, poem = str(tmp_path / "table.xz"), ["lyric", "", "--form", "五绝", "--seed", "3"]
+    assert main(["form", "learn", str(tmp_path), "--output", table]) == 0
+    assert "pairs of 75 tokens" in capsys.readouterr().err
+    assert main([*poem, "--form-bigrams", table]) == 0
+    learned = capsys.readouterr().out
+    assert main([*poem, "--form-bigrams", "none"]) == 0
+    assert capsys.readouterr().out != learned
+    assert main(["form", "learn", str(tmp_path / "empty.txt"), "--output", table]) == 2
+    assert "there is no pair of tokens to learn from" in capsys.readouterr().err
+    assert main(["form", "learn", "--from-model", "--tokens", "200", "--output", table]) == 0
+    assert "pairs of 256 tokens" in capsys.readouterr().err
+    assert main(["form", "check", "五绝", str(tmp_path / "verse.txt")]) == 1

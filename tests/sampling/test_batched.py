@@ -87,6 +87,26 @@ def test_the_device_chooses_what_the_host_chooses(size: int, device: str) -> Non
 
 
 @on_every_device
+def test_a_bias_changes_the_allowed_tokens_alone(device: str) -> None:
+    dice = random.Random(17)
+    for size in (11, 120, 3000):
+        draws = []
+        for _ in range(40):
+            allowed = np.array(sorted(dice.sample(range(size), dice.randint(1, size // 2))))
+            bias = np.float32([dice.choice([0, -2.5, -32]) for _ in allowed])
+            draws.append(dataclasses.replace(some_draw(dice, size), allowed=allowed, bias=dice.choice([bias, None])))
+        logits = some_logits(dice, len(draws), size)
+        chosen = on_the_host(logits, draws)
+        assert on_the_device(logits, draws, device) == chosen
+        plain = dataclasses.replace(
+            draws[0], params=SamplingParams(temperature=0), forbidden=(), bias=np.float32([0] * len(draws[0].allowed))
+        )
+        best = draws[0].allowed[-1]  # a bias decides where logits do not
+        bias = np.where(draws[0].allowed == best, 0, -1000).astype(np.float32)
+        assert on_the_host(logits[:1], [dataclasses.replace(plain, bias=bias)]) == [best]
+
+
+@on_every_device
 def test_a_rows_token_does_not_depend_on_the_other_rows(device: str) -> None:
     dice = random.Random(5)
     draws = [some_draw(dice, 500) for _ in range(40)]

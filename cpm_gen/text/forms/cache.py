@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from cpm_gen.text.forms.bigrams import Bigrams
 from cpm_gen.text.forms.form import Form
 from cpm_gen.text.forms.lexicon import Lexicon
 from cpm_gen.text.forms.masks import FormMasks
@@ -16,9 +18,13 @@ _FORMS = 16  # at most 8 MiB each
 
 
 class FormCache:
-    """Lexicons and compiled forms, the latest used ones. Safe to use from several threads."""
+    """Lexicons and compiled forms, the latest used ones. Safe to use from several threads.
 
-    def __init__(self) -> None:
+    bigrams: reads the vocabulary's table when the first form is compiled; None: there is none.
+    """
+
+    def __init__(self, bigrams: Callable[[], Bigrams | None] = lambda: None) -> None:
+        self._bigrams = functools.cache(bigrams)
         self._lock = threading.Lock()
         self._lexicons: OrderedDict[tuple[bool, frozenset[int]], Lexicon] = OrderedDict()
         self._masks: OrderedDict[tuple[int, Form], tuple[Lexicon, FormMasks]] = OrderedDict()
@@ -36,7 +42,10 @@ class FormCache:
             self._lexicons.move_to_end(key)
             found = self._masks.get((id(lexicon), form))
             if found is None:
-                found = self._masks[id(lexicon), form] = lexicon, FormMasks(form, lexicon)
+                found = self._masks[id(lexicon), form] = (
+                    lexicon,
+                    FormMasks(form, lexicon, self._bigrams()),
+                )
             self._masks.move_to_end((id(lexicon), form))
             while len(self._lexicons) > _LEXICONS:
                 self._lexicons.popitem(last=False)

@@ -16,9 +16,11 @@ import functools
 import numpy as np
 
 from cpm_gen.errors import InputError
-from cpm_gen.sampling.constraints import Indices
+from cpm_gen.sampling.constraints import Floats32, Indices
+from cpm_gen.text.forms.bigrams import Bigrams
 from cpm_gen.text.forms.form import Form, Slot
 from cpm_gen.text.forms.lexicon import LONGEST, Lexicon
+from cpm_gen.text.forms.lookahead import Lookahead
 from cpm_gen.text.forms.program import Segment, make_program
 from cpm_gen.text.forms.rhyme_groups import RhymeGroups
 from cpm_gen.text.forms.slot_masks import NONE, Fitting, SlotMasks
@@ -30,10 +32,11 @@ _NOTHING: list[Indices] = []
 class FormMasks:
     """A form over a vocabulary. Safe to use for several texts at once.
 
-    Raises FormError for a form that the vocabulary cannot fill.
+    bigrams: of the vocabulary, for the lookahead; None: every token counts the same. Raises FormError for a form that the vocabulary
+    cannot fill.
     """
 
-    def __init__(self, form: Form, lexicon: Lexicon) -> None:
+    def __init__(self, form: Form, lexicon: Lexicon, bigrams: Bigrams | None = None) -> None:
         self.form = form
         self._lexicon = lexicon
         sounding = lexicon.sounds(form.book, form.lenient, form.neutral)
@@ -41,6 +44,9 @@ class FormMasks:
         self._segments = program.segments
         self._groups = RhymeGroups(form, program, lexicon, sounding)
         self._slots = SlotMasks(lexicon, sounding, form.forbidden)
+        self._lookahead = Lookahead(
+            lexicon, sounding, bigrams or Bigrams.even(lexicon.size), program, self._groups, self._slots
+        )
         self._numbers = [  # of what is left of each segment after some characters; those that repeat others depend on the text
             [self._slots.number(s.slots[at:], s.source) for at in range(len(s.slots))]
             if s.copies is None and s.same is None
@@ -177,6 +183,10 @@ class FormMasks:
             signs = self._lexicon.signs[segment.ends[0]]
             ids = np.insert(ids, ids.searchsorted(signs), signs)
         return ids
+
+    def bias(self, state: State, allowed: Indices) -> Floats32 | None:
+        """How likely the line can be completed after each of the allowed ids (see :mod:`cpm_gen.text.forms.lookahead`)."""
+        return self._lookahead.bias(state, allowed)
 
     def _rest(self, state: State, segment: Segment) -> tuple[Slot, ...]:
         """The slots that are left of a segment, with the characters that are known."""
