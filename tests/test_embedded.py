@@ -1,5 +1,6 @@
 """The embedded model is what its card says, and knows both styles."""
 
+import dataclasses
 import json
 import math
 import re
@@ -10,6 +11,8 @@ import pytest
 
 import cpm_gen
 from cpm_gen.checkpoints.locate import EMBEDDED, open_checkpoint
+from cpm_gen.config.files import shipped
+from cpm_gen.config.resolve import resolve
 from cpm_gen.llm import LLM
 
 
@@ -44,7 +47,7 @@ def test_the_cards_samples_are_what_its_seeds_give(llm: LLM) -> None:
     )
     assert len(samples) >= 4
     for style, prompt, seed, count, expected in samples:
-        preset = {"temperature": 0.95, "top_k": 50, "top_p": 0.95}
+        preset = dataclasses.asdict(resolve(files=[shipped(f"{style}.yaml")]).sampling)
         text = llm.generate(prompt, style=style, seed=int(seed), max_new_tokens=int(count), **preset).text
         # rounding differs between machines; a text that begins alike was sampled alike
         assert text[:20] == expected[:20]

@@ -8,13 +8,15 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
 import cpm_gen
 from cpm_gen.checkpoints.formats.megatron_layout import TRACKER
-from cpm_gen.config.files import read_yaml, shipped
+from cpm_gen.config.files import shipped
+from cpm_gen.config.resolve import resolve
 
 SAMPLES = [
     ("lyric", "明月几时有，把酒问青天。", 1, 120),
@@ -99,9 +101,7 @@ def main() -> None:
     )
     with cpm_gen.load(fresh) as llm:
         for style, prompt, seed, count in SAMPLES:
-            preset = {
-                k: v for k, v in read_yaml(shipped(f"{style}.yaml")).items() if k in ("temperature", "top_k", "top_p")
-            }
+            preset = dataclasses.asdict(resolve(files=[shipped(f"{style}.yaml")]).sampling)
             text = llm.generate(prompt, style=style, seed=seed, max_new_tokens=count, **preset).text.rstrip("\n")
             card += f"\n`cpm-gen {style} {prompt} --seed {seed} --max-new-tokens {count}`\n\n```text\n{text}\n```\n"
     (fresh / "MODEL_CARD.md").write_text(card, encoding="utf-8")

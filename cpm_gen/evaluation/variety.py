@@ -51,6 +51,11 @@ def variety(pieces: Sequence[str], bound: float | None) -> Variety:
     )
 
 
+def ends_low(text: str, bound: float) -> bool:
+    """Whether a text is stuck: its last ``STRETCH`` characters have low variety. False for a shorter text."""
+    return len(text) >= STRETCH and distinct(text[-STRETCH:], 2) < bound
+
+
 def _stretches(text: str) -> list[float]:
     return [distinct(text[at : at + STRETCH], 2) for at in range(0, len(text) - STRETCH + 1, STEP)]
 

@@ -369,6 +369,11 @@ def test_shipped_styles_are_the_originals():
     assert original.sampling == SamplingParams(temperature=1, top_k=0, top_p=0)
 
 
+@pytest.mark.parametrize("style", ["lyric", "novel"])
+def test_the_originals_settings_leave_nothing_of_a_presets_sampling(style):
+    assert resolve(files=[shipped(f"{style}.yaml"), shipped("original.yaml")]).sampling == SamplingParams()
+
+
 def test_file_that_is_not_shipped_is_an_error():
     with pytest.raises(ConfigError, match=r"'poem\.yaml'"):
         shipped("poem.yaml")

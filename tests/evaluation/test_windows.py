@@ -14,7 +14,7 @@ from cpm_gen.evaluation.documents import Document
 from cpm_gen.evaluation.measure_windows import WindowPlan, measure_windows
 from cpm_gen.evaluation.scorer import ModelScorer
 from cpm_gen.evaluation.stale_cache import score_stale, write_stale
-from cpm_gen.evaluation.variety import distinct, human_bound, variety
+from cpm_gen.evaluation.variety import distinct, ends_low, human_bound, variety
 from cpm_gen.evaluation.window_report import columns, report_methods
 from cpm_gen.evaluation.windows import Method, Scores, long_texts, methods, score_windows
 from cpm_gen.networks.torch.model import TorchModel
@@ -210,6 +210,16 @@ def test_variety_tells_loops_from_human_text() -> None:
     assert found.repeated_4 > 0.9
     assert variety(human, bound).low_variety == pytest.approx(0, abs=0.15)
     assert variety(loop, None).low_variety is None
+
+
+def test_a_text_is_stuck_if_its_end_has_low_variety() -> None:
+    human = "".join(chr(0x4E00 + (i * i * 7 + i) % 997) for i in range(600))
+    loop = "五十两十四两" * 100
+    bound = human_bound([human])
+    assert bound is not None
+    assert ends_low(human + loop, bound)
+    assert not ends_low(loop + human, bound)
+    assert not ends_low(loop[:199], bound)  # shorter than a stretch
 
 
 def test_everything_together_on_a_small_window(engine: TextEngine) -> None:
