@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from cpm_gen.outputs import Completion
     from cpm_gen.outputs import Timing as Timing
     from cpm_gen.runtime.reshard import reshard
+    from cpm_gen.runtime.rewrite import Candidate as Candidate
+    from cpm_gen.runtime.rewrite import Rewrites as Rewrites
     from cpm_gen.text.cpm_tokenizer import Tokenizer
 
 __version__ = "0.1.0"
@@ -56,6 +58,8 @@ _LAZY = {
     "LLM": "llm",
     "load": "llm",
     "reshard": "runtime.reshard",
+    "Candidate": "runtime.rewrite",
+    "Rewrites": "runtime.rewrite",
     "Chunk": "outputs",
     "Completion": "outputs",
     "Timing": "outputs",

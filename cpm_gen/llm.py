@@ -23,6 +23,7 @@ from cpm_gen.engine.window import Window
 from cpm_gen.errors import ConfigError, InputError
 from cpm_gen.networks.native import library
 from cpm_gen.outputs import Chunk, Completion
+from cpm_gen.runtime.rewrite import Rewrites, plan_rewrite, rewrite, rewrite_options
 from cpm_gen.runtime.text_engine import TextEngine
 from cpm_gen.text.tokenizer import TextTokenizer
 
@@ -109,6 +110,15 @@ class LLM:
         empty = self.engine.vocabulary.start_ids() if text.form is not None else []
         encoded = [empty if empty and prompt == "" else self.encode(prompt, text.style) for prompt in prompts]
         return self.engine.run(encoded, sampling, text)
+
+    def rewrite(self, text: str, start: int, end: int, *, n: int = 8, **options: Any) -> Rewrites:
+        """Candidates for ``text[start:end]``, best first: as long as the selection (± 30 %) and ending as it does.
+
+        They are ranked by the log-probability of the text to the right after them; see :class:`cpm_gen.runtime.rewrite.Rewrites`.
+        An empty selection asks for a sentence to insert. options: of sampling, ``style`` and ``seed``. Raises InputError for a
+        selection outside the text, of white space, or too long for the window.
+        """
+        return rewrite(self.engine, plan_rewrite(self.engine, text, start, end, *rewrite_options({**options, "n": n})))
 
     def encode(self, prompt: str, style: StyleName = "plain") -> list[int]:
         """Token ids of a prompt in a style; raises InputError for an empty one."""
