@@ -23,7 +23,7 @@ from cpm_gen.engine.window import Window
 from cpm_gen.errors import ConfigError, InputError
 from cpm_gen.networks.native import library
 from cpm_gen.outputs import Chunk, Completion
-from cpm_gen.runtime.rewrite import Rewrites, plan_rewrite, rewrite, rewrite_options
+from cpm_gen.runtime.rewrite import SAMPLES, Rewrites, plan_rewrite, rewrite, rewrite_options
 from cpm_gen.runtime.text_engine import TextEngine
 from cpm_gen.text.tokenizer import TextTokenizer
 
@@ -111,7 +111,7 @@ class LLM:
         encoded = [empty if empty and prompt == "" else self.encode(prompt, text.style) for prompt in prompts]
         return self.engine.run(encoded, sampling, text)
 
-    def rewrite(self, text: str, start: int, end: int, *, n: int = 8, **options: Any) -> Rewrites:
+    def rewrite(self, text: str, start: int, end: int, *, n: int = SAMPLES, **options: Any) -> Rewrites:
         """Candidates for ``text[start:end]``, best first: as long as the selection (± 30 %) and ending as it does.
 
         They are ranked by the log-probability of the text to the right after them; see :class:`cpm_gen.runtime.rewrite.Rewrites`.

@@ -7,8 +7,15 @@ import typing
 from collections.abc import Callable
 
 from cpm_gen.cli.measuring_flags import choose_flags, eval_flags, eval_window_flags
-from cpm_gen.cli.setting_flags import MODEL_FLAGS, SERVE_FLAGS, WRITE_FLAGS, common_flags, settings_flags
-from cpm_gen.config.options import Dtype
+from cpm_gen.cli.setting_flags import (
+    MODEL_FLAGS,
+    SERVE_FLAGS,
+    WRITE_FLAGS,
+    common_flags,
+    setting_flag,
+    settings_flags,
+)
+from cpm_gen.config.options import Dtype, ModelOptions, SamplingParams
 from cpm_gen.config.resolve import FIELDS
 
 
@@ -51,6 +58,25 @@ def form_flags(parser: argparse.ArgumentParser) -> None:
     settings_flags(learn, MODEL_FLAGS)
     for action in (listed, show, check):
         action.add_argument("--json", action="store_true", help="as one JSON object")
+
+
+def rewrite_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``cpm-gen rewrite``."""
+    parser.add_argument("file", metavar="FILE", help="UTF-8 file of the text; - is standard input")
+    parser.add_argument(
+        "--select", metavar="FROM:TO", help="characters to rewrite, from 0 on, without the last; twice the same: insert"
+    )
+    parser.add_argument("--find", metavar="TEXT", help="the passage to rewrite, where the text holds it once")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    common_flags(parser)
+    settings_flags(parser, (ModelOptions, SamplingParams))
+    section = parser.add_argument_group("candidates")
+    for name, flags, more in (
+        ("n", ("-n", "--n"), {"metavar": "N", "help": "candidates (default: 8)"}),
+        ("style", ("--style",), {}),
+        ("seed", ("--seed",), {"help": "same seed, same candidates (default: drawn, and reported)"}),
+    ):
+        section.add_argument(*flags, **setting_flag(name, FIELDS[name]) | more)
 
 
 def _heads_flag(parser: argparse.ArgumentParser) -> None:
@@ -184,6 +210,7 @@ FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "novel": write_flags,
     "generate": write_flags,
     "form": form_flags,
+    "rewrite": rewrite_flags,
     "serve": serve_flags,
     "download": download_flags,
     "inspect": inspect_flags,

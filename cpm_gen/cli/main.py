@@ -49,6 +49,12 @@ def _write(args: argparse.Namespace) -> int:
         return interact(llm, resolved)
 
 
+def _rewrite(args: argparse.Namespace) -> int:
+    from cpm_gen.cli.rewrite import rewrite
+
+    return rewrite(args, settings(args))
+
+
 def _tokenize(args: argparse.Namespace) -> int:
     from cpm_gen.cli.tools import tokenize
 
@@ -126,6 +132,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {  # thei
     "novel": (_write, "write prose, in the settings of configs/novel.yaml"),
     "generate": (_write, "write with plain defaults; --style says how the prompt is read"),
     "form": (_form, "list forms of verse, show one, or check a text against one"),
+    "rewrite": (_rewrite, "candidates for a passage of a text, ranked by how well the text goes on after them"),
     "serve": (_serve, "answer over HTTP: a REST service, OpenAI-compatible too"),
     "download": (_download, "list public models, or download one"),
     "inspect": (_inspect, "say what a checkpoint is and what it needs"),

@@ -22,20 +22,27 @@ def prompt(args: argparse.Namespace) -> str | None:
     if len(names) > 1:
         raise ConfigError("give the prompt once: as an argument, with --prompt or with --prompt-file")
     if args.prompt_file is not None and args.prompt_file != "-":
-        if not args.prompt_file:
-            raise InputError("--prompt-file: the file's name is empty")
-        path = Path(args.prompt_file)
-        try:
-            return _without_final_newline(decode_text(path.read_bytes(), str(path)))
-        except IsADirectoryError:
-            raise InputError(f"{path}: is a folder; --prompt-file takes a text file") from None
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror or error}") from None
+        return file_text(args.prompt_file, "--prompt-file")
     if args.prompt_file is None and names:
         return decode_text(os.fsencode(getattr(args, names[0])), "the prompt")
     if args.prompt_file == "-" or not sys.stdin.isatty():
-        return _without_final_newline(decode_text(sys.stdin.buffer.read(), "standard input"))
+        return file_text("-")
     return None
+
+
+def file_text(name: str, what: str = "FILE") -> str:
+    """The text of a file, or of standard input for ``-``. what: the argument, for errors. Raises InputError."""
+    if name == "-":
+        return _without_final_newline(decode_text(sys.stdin.buffer.read(), "standard input"))
+    if not name:
+        raise InputError(f"{what}: the file's name is empty")
+    path = Path(name)
+    try:
+        return _without_final_newline(decode_text(path.read_bytes(), str(path)))
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder; {what} takes a text file") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
 
 
 def refuse_prompt(args: argparse.Namespace) -> None:

@@ -26,6 +26,7 @@ from cpm_gen.runtime.text_engine import TextEngine
 from cpm_gen.text.rewriting import Cut, Cutter, Goal, goal, trimmed, with_signs_of
 from cpm_gen.text.tokenizer import checked_text
 
+SAMPLES = 8  # candidates where a caller does not say how many
 RIGHT_TOKENS = 64  # of the text to the right that are scored; what stands further off hardly depends on the candidate
 OWN_WEIGHT = 0.1  # of a candidate's own score in its total; the samples already follow that likelihood
 ROUNDS = 4  # most times that n samples are drawn, where too few of them fit
@@ -180,23 +181,21 @@ def plan_rewrite(
     wanted = goal(text, start, end)
     limit, style = engine.window.limit, options.style
     core = text[start:end]
+    near = text[max(0, start - 500) : start] + core[:500] + text[end : end + 500]
+    rate = max(1.0, len(_encode(engine, near, style)) / len(near))
+    most = math.ceil(1.25 * rate * wanted.high) + 4
+    if most > limit // 2:
+        chars = int((limit // 2 - 4) / (1.25 * 1.3 * rate))
+        raise InputError(
+            f"the selection has {len(core):,} characters, too many for the window of {limit:,} tokens; "
+            f"select at most about {max(1, chars):,}"
+        )
     core_ids = _after(engine, text[:start], core, style)
     head_ids = _after(engine, text[:start], wanted.head, style)
     tail_ids = _after(engine, core or text[:start], wanted.tail, style)
     right = _after(engine, core or text[:start], text[end : end + _CHARS_A_TOKEN * RIGHT_TOKENS], style)
-    right = right[: min(RIGHT_TOKENS, limit // 4)]
-
-    near = text[max(0, start - 500) : start] + core + text[end : end + 500]
-    rate = max(1.0, len(_encode(engine, near, style)) / len(near))
-    most = math.ceil(1.25 * rate * wanted.high) + 4
-    extra = most + len(head_ids) + len(tail_ids)
-    if extra > limit // 2 or len(core_ids) > limit // 2:
-        chars = max(1, int(limit // 2 / (1.25 * 1.3 * rate)))
-        raise InputError(
-            f"the selection has {len(core):,} characters, too many for the window of {limit:,} tokens; "
-            f"select at most about {chars:,}"
-        )
-    room = limit - max(extra, len(core_ids)) - len(right)
+    right = right[: min(RIGHT_TOKENS, limit // 8)]
+    room = max(1, limit - max(most + len(head_ids) + len(tail_ids), len(core_ids)) - len(right))
     left = _left(engine, text[:start], style, room)
     sampling = dataclasses.replace(
         sampling, min_new_tokens=0, banned_ids=(*sampling.banned_ids, *_banned(engine, wanted, style))

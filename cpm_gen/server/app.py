@@ -18,6 +18,7 @@ from cpm_gen.server.routes import (
     kobold,
     llamacpp,
     openai,
+    rewrite,
     score_and_tokenize,
     settings,
     web_page,
@@ -83,7 +84,7 @@ def create_app(service: Service, works: WorkManager) -> ASGIApp:
         redoc_url=None,
     )
     errors.install(app)
-    for routes in (generate, openai, kobold, llamacpp, score_and_tokenize, forms, health):
+    for routes in (generate, rewrite, openai, kobold, llamacpp, score_and_tokenize, forms, health):
         app.include_router(routes.router(service))
     app.include_router(work_routes.router(service, works))
     app.include_router(settings.router())

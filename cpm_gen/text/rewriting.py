@@ -19,6 +19,7 @@ Ending = Literal["sentence", "clause", "line", "phrase"]
 TOLERANCE = 0.3  # a candidate's characters are those of the selection, this share less or more
 _INSERTED = (0.5, 2.0)  # the range of an inserted sentence, as shares of the mean sentence nearby
 _NEAR = 2000  # characters on each side that say how long sentences are and which signs the text uses
+_SHORT = 64  # characters of a text's end that are looked at for its signs
 _USUAL = 20  # characters of a sentence where the text has none
 
 _OPEN, _CLOSE = "“‘「『（(《【", "”’」』）)》】"
@@ -72,7 +73,7 @@ def goal(text: str, start: int, end: int) -> Goal:
     if not core:
         return _insertion(left, right, at_line_end)
     length = len(core)
-    found = _TAIL.search(core)
+    found = _TAIL.search(core[-_SHORT:])  # a search of a long run of signs takes quadratic time
     tail = found[0] if found else ""
     ending: Ending
     if re.search(r"[。！？!?….]", tail):
@@ -93,7 +94,7 @@ def _insertion(left: str, right: str, at_line_end: bool) -> Goal:
     parts = [part for part in re.split(r"[。！？!?…\n]+", near) if part.strip()]
     length = round(sum(map(len, parts)) / len(parts)) + 1 if parts else _USUAL
     signs = re.search(r"[。！？!?…]", near) is not None or not near.strip()
-    inside = bool(left.strip()) and not left.endswith("\n") and not _SENTENCE.search(left.rstrip())
+    inside = bool(left.strip()) and not left.endswith("\n") and not _SENTENCE.search(left[-_SHORT:].rstrip())
     ending: Ending = "line" if at_line_end and not signs else "clause" if inside and not at_line_end else "sentence"
     if ending == "clause":
         length = max(4, length // 3)

@@ -1,0 +1,63 @@
+"""POST /rewrite."""
+
+import concurrent.futures
+
+import pytest
+
+import cpm_gen
+from tests.service_process import error
+
+TEXT = "第二天一早，天还没有亮，他便起了床。推开门，院子里积了厚厚的一层雪，连井台也看不见了。他站了一会儿，走了。"
+SENTENCE = "推开门，院子里积了厚厚的一层雪，连井台也看不见了。"
+WHERE = {"start": TEXT.index(SENTENCE), "end": TEXT.index(SENTENCE) + len(SENTENCE)}
+SETTINGS = {"style": "novel", "temperature": 0.95, "top_k": 50, "top_p": 0.95}
+BODY = {"text": TEXT, **WHERE, "n": 3, "seed": 4, **SETTINGS}
+
+
+def test_candidates_are_the_librarys_alone_and_beside_other_requests(client, server):
+    with cpm_gen.load() as llm:
+        expected = llm.rewrite(TEXT, WHERE["start"], WHERE["end"], n=3, seed=4, **SETTINGS)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool, server.client() as other, server.client() as third:
+        writing = pool.submit(third.post, "/generate", json={"prompt": TEXT, "max_new_tokens": 60, "seed": 1})
+        beside = pool.submit(other.post, "/rewrite", json=BODY)
+        answers = [beside.result().json(), client.post("/rewrite", json=BODY).json()]
+        assert writing.result().status_code == 200
+    for answer in answers:
+        assert [c["text"] for c in answer["candidates"]] == [c.text for c in expected.candidates]
+        for got, candidate in zip(answer["candidates"], expected.candidates, strict=True):
+            assert got["token_ids"] == list(candidate.token_ids)
+            assert got["right"] == pytest.approx(candidate.right, abs=1e-3)
+            assert got["own"] == pytest.approx(candidate.own, abs=1e-3)
+        assert answer["selection"]["text"] == SENTENCE
+        assert (answer["seed"], answer["start"], answer["end"]) == (4, WHERE["start"], WHERE["end"])
+        assert answer["usage"]["completion_tokens"] > 0
+
+
+def test_a_drawn_seed_is_reported_and_gives_the_same_candidates(client):
+    drawn = client.post("/rewrite", json=BODY | {"seed": None, "n": 1}).json()
+    again = client.post("/rewrite", json=BODY | {"seed": drawn["seed"], "n": 1}).json()
+    assert again["candidates"] == drawn["candidates"]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"end": 10_000}, "start"),
+        ({"start": 20, "end": 10}, "start"),
+        ({"text": " \n ", "start": 0, "end": 0}, "text"),
+        ({"text": TEXT * 20, "start": 0, "end": 900}, "text"),
+        ({"text": "，" * 199_999, "start": 0, "end": 199_999}, "text"),
+        ({"start": -1}, "start"),
+        ({"start": "1"}, "start"),
+        ({"n": 0}, "n"),
+        ({"n": 100}, "n"),
+        ({"style": "ode"}, "style"),
+        ({"max_new_tokens": 5}, "max_new_tokens"),
+        ({"banned_ids": [8000]}, "banned_ids"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_rewritten_names_its_field(client, change, field):
+    response = client.post("/rewrite", json=BODY | change)
+    assert response.status_code == 422
+    assert error(response)["field"] == field
