@@ -1,7 +1,7 @@
 """Rewrites of held-out sentences: whether the first candidate suits the text to the right better than the others.
 
     python training/held_out.py TEXT_DIR held
-    python benchmarks/rewrite.py held/prose.jsonl [--passages 50] [--n 8] [--seed 0] [--style novel] [--model DIR] [--json FILE]
+    python benchmarks/rewrite.py held/prose.jsonl [--passages 50] [--n 8] [--seed 0] [--style novel] [--model DIR] [--threads N] [--json FILE]
 
 Sentences are drawn from all documents: 10 to 60 characters, with text on both sides. Prints the share of passages
 whose first candidate scores above the candidates' mean on the text to the right, and which share of the distance from that mean to the
@@ -49,11 +49,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--style", default="novel")
     parser.add_argument("--model", metavar="DIR")
+    parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the passages' figures as a JSON list")
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
     found: list[cpm_gen.Rewrites] = []
-    with cpm_gen.load(args.model) as llm:
+    with cpm_gen.load(args.model, threads=args.threads) as llm:
         for at, (text, start, end) in enumerate(passages(args.data, args.passages, args.seed)):
             began = time.perf_counter()
             result = llm.rewrite(text, start, end, n=args.n, style=args.style, seed=args.seed + at, **SETTINGS)

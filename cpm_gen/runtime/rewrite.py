@@ -23,7 +23,7 @@ from cpm_gen.config.text_files import unix_lines
 from cpm_gen.errors import ConfigError, InputError
 from cpm_gen.outputs import Chunk
 from cpm_gen.runtime.text_engine import TextEngine
-from cpm_gen.text.rewriting import Cut, Cutter, Goal, goal, trimmed, with_signs_of
+from cpm_gen.text.rewriting import Cut, Cutter, Goal, goal, quote_ids, trimmed, with_signs_of
 from cpm_gen.text.tokenizer import checked_text
 
 SAMPLES = 8  # candidates where a caller does not say how many
@@ -293,10 +293,13 @@ def _left(engine: TextEngine, text: str, style: StyleName, room: int) -> list[in
 
 
 def _banned(engine: TextEngine, wanted: Goal, style: StyleName) -> list[int]:
-    """Ids that no candidate holds: ends of a text, and line breaks where the selection has none."""
+    """Ids that no candidate holds: ends of a text; and line breaks, quotes and brackets where the selection has none."""
     tokenizer = engine.vocabulary.tokenizer
     detokenizer = engine.vocabulary.detokenizer(style)
-    breaks = {i: "\n" in detokenizer.alone(i) for i in tokenizer.boundary_ids("sentence") or ()}
-    may_break = wanted.lines or wanted.ending == "line"
-    ends = {i for i in tokenizer.breaks if not breaks.get(i)}
-    return sorted(ends if may_break else ends | {i for i, is_break in breaks.items() if is_break})
+    breaks = {i for i in tokenizer.boundary_ids("sentence") or () if "\n" in detokenizer.alone(i)}
+    banned = set(tokenizer.breaks - breaks)
+    if not wanted.lines and wanted.ending != "line":
+        banned |= breaks
+    if not wanted.paired:
+        banned |= quote_ids(tokenizer)
+    return sorted(banned)

@@ -5,6 +5,7 @@ Everything here is pure: the same text, selection and tokens give the same cut, 
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ class Goal:
     low, high: its characters. length: those aimed at. ending: a sentence's end; a clause's (a comma); a line's, without a sign; or a
     phrase within a clause, which may end after any token. head: the opening quotes that it begins with, which a candidate has, too.
     tail: the signs that the selection ends with. quotes: depth of open quotes and brackets at its lowest and at its end.
-    lines: whether it may hold line breaks. barred: signs that it does not hold before its tail.
+    lines, paired: whether it may hold line breaks, and quotes and brackets. barred: signs that it does not hold before its tail.
     """
 
     low: int
@@ -49,11 +50,17 @@ class Goal:
     tail: str
     quotes: tuple[int, int]
     lines: bool
+    paired: bool
     barred: frozenset[str]
 
     def fits(self, text: str) -> bool:
         """Whether ``text`` is long enough, not too long, and opens and closes quotes as the selection does."""
         return self.low <= len(text) <= self.high and _quotes(text) == self.quotes
+
+    def nearly_fits(self, text: str) -> bool:
+        """For a selection that leaves a quote open: :meth:`fits`, but ``text`` may leave fewer open."""
+        lowest, last = _quotes(text)
+        return self.low <= len(text) <= self.high and lowest >= self.quotes[0] and lowest <= last <= self.quotes[1]
 
 
 def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
@@ -86,7 +93,8 @@ def goal(text: str, start: int, end: int) -> Goal:
     high = max(low, math.ceil(length * (1 + TOLERANCE)))
     barred = frozenset() if ending == "sentence" else _SIGNS if ending == "phrase" else _ENDS
     head = core[: len(core) - len(core.lstrip(_OPEN))]
-    return Goal(low, high, length, ending, head, tail, _quotes(core), "\n" in core, barred - set(core))
+    paired = not frozenset(_OPEN + _CLOSE).isdisjoint(core)
+    return Goal(low, high, length, ending, head, tail, _quotes(core), "\n" in core, paired, barred - set(core))
 
 
 def _insertion(left: str, right: str, at_line_end: bool) -> Goal:
@@ -101,7 +109,7 @@ def _insertion(left: str, right: str, at_line_end: bool) -> Goal:
     tail = {"sentence": "。", "clause": "，", "line": "", "phrase": ""}[ending]
     low, high = (max(1, round(length * share)) for share in _INSERTED)
     barred = _ENDS if ending == "clause" else frozenset()
-    return Goal(low, high, length, ending, "", tail, (0, 0), lines=False, barred=barred)
+    return Goal(low, high, length, ending, "", tail, (0, 0), lines=False, paired=not inside, barred=barred)
 
 
 def _quotes(text: str) -> tuple[int, int]:
@@ -125,7 +133,8 @@ class Cutter:
     """Reads a written text token by token and finds where it fits a goal.
 
     The first end of the wanted kind within the range of lengths is taken. If there is none, the sign (a comma, another sentence's end)
-    nearest to the wanted length is replaced by the signs that the selection ends with. head_ids, tail_ids: tokens of the goal's head
+    nearest to the wanted length is replaced by the signs that the selection ends with; failing that, a selection that leaves a quote open
+    is replaced by one that leaves fewer open. head_ids, tail_ids: tokens of the goal's head
     and tail; the written tokens follow the head.
     """
 
@@ -140,6 +149,7 @@ class Cutter:
         self._done = False
         self._found: Cut | None = None
         self._second: Cut | None = None
+        self._third: Cut | None = None
         for i in head_ids:
             self._ids.append(i)
             self._text += detokenizer.push(i)
@@ -161,6 +171,8 @@ class Cutter:
             self._found = Cut(tuple(self._ids), self._text)
         elif piece and _SIGNS.issuperset(piece):
             self._remember(before)
+            if self._third is None and wanted.nearly_fits(self._text) and self._ends():
+                self._third = Cut(tuple(self._ids), self._text)
         self._done = self._found is not None or len(self._text) > wanted.high
         return self._done
 
@@ -186,12 +198,21 @@ class Cutter:
 
     def cut(self, tokenizer: TextTokenizer, detokenizer: Detokenizer) -> Cut | None:
         """The cut, or None if the text fits nowhere. ``detokenizer``: a new one, to check that no character is cut in two."""
-        for found in (self._found, self._second):
+        for found in (self._found, self._second, self._third):
             if found is not None:
                 read = "".join(map(detokenizer.push, found.token_ids)) + detokenizer.flush()
                 if read == found.text or read == (tokenizer.written(found.text) or read):
                     return found
         return None
+
+
+@functools.lru_cache(4)
+def quote_ids(tokenizer: TextTokenizer) -> frozenset[int]:
+    """Ids of the tokens that open or close a quote or a bracket."""
+    signs = frozenset(_OPEN + _CLOSE)
+    return frozenset(
+        i for i in range(tokenizer.size) if i not in tokenizer.holes and not signs.isdisjoint(tokenizer.surface(i))
+    )
 
 
 def with_signs_of(candidate: str, text: str, start: int, end: int, tokenizer: TextTokenizer) -> str:
