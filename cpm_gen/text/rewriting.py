@@ -27,6 +27,7 @@ _OPEN, _CLOSE = "“‘「『（(《【", "”’」』）)》】"
 _CLAUSE = "，；：、,;:"
 _ENDS = frozenset("。！？!?…")
 _SIGNS = frozenset(_CLAUSE + "—") | _ENDS
+_EDGES = _SIGNS | frozenset(_CLOSE)
 _SENTENCE = re.compile(rf"(?:[。！？!?]|……|\.{{3}}|(?<![\d.])\.)[{re.escape(_CLOSE)}\"]*\Z")
 _TAIL = re.compile(rf"[。！？!?….{_CLAUSE}—]*[{re.escape(_CLOSE)}\"]*\Z")
 _FULL = "，！？；：（）"  # signs that a vocabulary may write in half width
@@ -169,10 +170,8 @@ class Cutter:
         self._text += piece
         if piece and wanted.fits(self._text) and self._ends():
             self._found = Cut(tuple(self._ids), self._text)
-        elif piece and _SIGNS.issuperset(piece):
+        elif piece and _EDGES.issuperset(piece):
             self._remember(before)
-            if self._third is None and wanted.nearly_fits(self._text) and self._ends():
-                self._third = Cut(tuple(self._ids), self._text)
         self._done = self._found is not None or len(self._text) > wanted.high
         return self._done
 
@@ -191,7 +190,11 @@ class Cutter:
         """Keep the text before a sign, with the selection's own signs in its place, if it comes nearer to the wanted length."""
         wanted = self._goal
         text = before + wanted.tail
-        if not wanted.fits(text) or before[-1:] in _SIGNS or not wanted.barred.isdisjoint(before):
+        if before[-1:] in _SIGNS or not wanted.barred.isdisjoint(before):
+            return
+        if self._third is None and wanted.nearly_fits(text):
+            self._third = Cut((*self._ids[:-1], *self._tail_ids), text)
+        if not wanted.fits(text):
             return
         if self._second is None or abs(len(text) - wanted.length) < abs(len(self._second.text) - wanted.length):
             self._second = Cut((*self._ids[:-1], *self._tail_ids), text)

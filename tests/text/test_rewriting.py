@@ -68,7 +68,7 @@ def test_a_line_without_a_sign_ends_at_a_line_break() -> None:
         ("天还没有亮，", "太阳下山。", "太阳下山，"),
         ("厚厚的一层雪", "一块大石头在那里", "一块大石头"),
         ("“我今天要进城去。”", "你今天不要去。”他说。", "“你今天不要去。”"),
-        ("我今天要进城去。", "你不要去。”他说。", None),  # it would close a quote that it did not open
+        ("我今天要进城去。", "你不要去。”他说。", "你不要去。"),  # a quote that it did not open stays open
         ("他说：“我今天要进城去。", "他走了，门外的风又大了。", "他走了，门外的风又大了。"),  # the model opened no quote
         ("他说：“我今天要进城去。", "他走了：“外面的风很大。", "他走了：“外面的风很大。"),
     ],
