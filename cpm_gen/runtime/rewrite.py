@@ -194,7 +194,7 @@ def plan_rewrite(
     head_ids = _after(engine, text[:start], wanted.head, style)
     tail_ids = _after(engine, core or text[:start], wanted.tail, style)
     right = _after(engine, core or text[:start], text[end : end + _CHARS_A_TOKEN * RIGHT_TOKENS], style)
-    right = right[: min(RIGHT_TOKENS, limit // 8)]
+    right = right[: min(RIGHT_TOKENS, limit // 4)]
     room = max(1, limit - max(most + len(head_ids) + len(tail_ids), len(core_ids)) - len(right))
     left = _left(engine, text[:start], style, room)
     sampling = dataclasses.replace(
