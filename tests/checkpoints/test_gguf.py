@@ -66,8 +66,8 @@ def test_a_vocabulary_that_llama_cpp_cannot_have_is_refused(
     tmp_path: Path, reference: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, target = str(reference / "original" / "tinyA"), str(tmp_path / "x.gguf")
-    given = ["export", "--format", "gguf", source, target, "--heads", "8", "--tokenizer", str(reference / "vocab")]
-    assert main(given) == 2
+    given = ["export", "--format", "gguf", source, target, "--heads", "8"]
+    assert main([*given, "--tokenizer", str(reference / "vocab")]) == 2
     said = capsys.readouterr().err
     assert "jieba" in said
     assert "--ids-only" in said

@@ -54,7 +54,9 @@ def test_the_variants_differ(tmp_path: Path) -> None:
         assert (logits(state, {**CONFIG, field: ODD[field]}, IDS) - plain).abs().max() > 5e-4, field
 
 
-@pytest.mark.parametrize(("kernels", "degree"), [("native", 2), ("native", 4), ("torch", 2)])
+@pytest.mark.parametrize(
+    ("kernels", "degree"), [("native", 2), pytest.param("native", 4, marks=pytest.mark.slow), ("torch", 2)]
+)
 def test_a_vocabulary_that_does_not_divide_runs_on_ranks(tmp_path: Path, kernels: str, degree: int) -> None:
     config, state = random_folder(tmp_path, **ODD)
     want = logits(state, config, IDS)

@@ -289,6 +289,7 @@ def test_a_polite_request_to_end_finishes_the_json(
     assert json.loads(target.read_text(encoding="utf-8"))["finish_reason"] == "cancelled"
 
 
+@pytest.mark.slow
 def test_a_work_under_nohup_survives_its_terminal(
     begin: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:

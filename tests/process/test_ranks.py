@@ -143,7 +143,7 @@ def expected_ids() -> list[int]:
         return list(llm.generate("话说", style="novel", temperature=0, max_new_tokens=12).token_ids)
 
 
-GREEDY = ["novel", "话说", "--temperature", "0", "--max-new-tokens", "12", "--json"]
+GREEDY = ["generate", "话说", "--style", "novel", "--temperature", "0", "--max-new-tokens", "12", "--json"]
 
 
 def test_torchrun_runs_the_same_program() -> None:
@@ -166,6 +166,7 @@ def test_torchrun_runs_the_same_program() -> None:
     assert json.loads(run.stdout)["token_ids"] == expected_ids()
 
 
+@pytest.mark.slow
 def test_torchrun_ends_with_a_users_mistake() -> None:
     run = subprocess.run(
         [*TORCHRUN, "novel", "话说", "--tensor-parallel", "4"],
@@ -195,6 +196,7 @@ def test_a_prompt_longer_than_a_steps_budget_is_encoded_alike_on_two_ranks() -> 
 
 
 @pytest.mark.deepspeed
+@pytest.mark.slow
 def test_the_deepspeed_launcher_runs_the_same_program() -> None:
     pytest.importorskip("deepspeed")
     with socket.socket() as probe:
@@ -234,6 +236,7 @@ def test_degree_of_the_checkpoint_itself_is_auto(tmp_path: Path) -> None:
         assert llm.engine.loaded.group.size == 1
 
 
+@pytest.mark.slow
 def test_a_program_that_forgets_to_close_ends_well_and_leaves_nothing(tmp_path: Path) -> None:
     code = "import cpm_gen; m = cpm_gen.load(tensor_parallel=2); s = m.stream('春', max_new_tokens=9); next(s); raise SystemExit(3)"
     run = subprocess.run(

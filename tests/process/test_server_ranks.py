@@ -68,7 +68,7 @@ def test_when_a_rank_dies_clients_hear_of_it_and_readiness_says_so(pair):
 @pytest.mark.parametrize(
     ("number", "code"),
     [
-        pytest.param(signal.SIGKILL, "engine_failed", id="dies"),
+        pytest.param(signal.SIGKILL, "engine_failed", id="dies", marks=pytest.mark.slow),
         pytest.param(signal.SIGSTOP, "engine_stuck", id="hangs", marks=pytest.mark.slow),
     ],
 )

@@ -65,6 +65,7 @@ def kills(start, database: Path, count: int) -> None:
                     assert whole[index] == (text, tokens)
 
 
+@pytest.mark.slow
 def test_a_killed_work_keeps_to_its_form_and_its_ids(start, tmp_path: Path):
     body = {"form": "七排 60", "style": "lyric", "seed": 4, "n": 1, "temperature": 0.9, "top_k": 50}
     server = serve(start, tmp_path / "works.db", "--keep-alive", "300")
@@ -90,6 +91,7 @@ def test_a_kill_leaves_no_trace(start, tmp_path: Path):
     kills(start, tmp_path / "works.db", 1)
 
 
+@pytest.mark.slow
 def test_a_work_with_an_unknown_field_is_paused_with_the_reason_and_keeps_its_text(start, tmp_path: Path):
     server = serve(start, tmp_path / "works.db")
     with server.client() as client:
@@ -118,6 +120,7 @@ def test_a_work_with_an_unknown_field_is_paused_with_the_reason_and_keeps_its_te
     assert "mood: unknown field" in server.log and "Traceback" not in server.log
 
 
+@pytest.mark.slow
 def test_a_paused_work_stays_paused_and_a_followed_one_tells_its_followers_of_the_end(start, tmp_path: Path):
     server = serve(start, tmp_path / "works.db")
     with server.client() as client:
@@ -175,30 +178,6 @@ def test_two_processes_do_not_share_a_database(start, tmp_path: Path):
     assert second.wait() == 2
     assert "in use by another cpm-gen serve" in second.log
     assert "Traceback" not in second.log
-
-
-@pytest.mark.parametrize(
-    ("database", "says"),
-    [
-        ("/proc/works.db", "database /proc/works.db"),
-        ("nonsense://x/y", "database"),
-        ("sqlite://", "needs a file"),
-        ("postgresql+psycopg://user:secret@127.0.0.1:1/works", "127.0.0.1"),
-    ],
-)
-def test_a_database_that_cannot_be_opened_is_a_mistake_told_in_a_line(start, database, says):
-    server = serve(start, database, ready=False)
-    assert server.wait() == 2
-    (line,) = server.lines["stderr"]
-    assert says in line
-    assert "secret" not in line
-
-
-def test_a_file_that_is_no_database_is_told(start, tmp_path: Path):
-    (tmp_path / "works.db").write_text("x" * 5000)
-    server = serve(start, tmp_path / "works.db", ready=False)
-    assert server.wait() == 2
-    assert "not a database" in server.log
 
 
 @pytest.mark.slow

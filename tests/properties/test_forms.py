@@ -96,7 +96,13 @@ def test_a_form_goes_on_past_the_window_and_recomputes(llm, window):
     assert parse(SONG)
 
 
-@pytest.mark.parametrize("options", [{"kernels": "native"}, {"tensor_parallel": 2}], ids=["native", "degree 2"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"kernels": "native"}, id="native"),
+        pytest.param({"tensor_parallel": 2}, id="degree 2", marks=pytest.mark.slow),
+    ],
+)
 def test_a_text_in_a_form_is_the_same_on_every_backend_and_degree(options):
     if "kernels" in options and library_path() is None:
         pytest.skip("the native kernels were not built")

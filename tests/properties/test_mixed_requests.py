@@ -47,7 +47,12 @@ def written(llm: LLM, batch: list[Request]) -> list[list[int]]:
 
 @pytest.mark.parametrize(
     ("kernels", "degree", "precision"),
-    [("native", 1, {}), ("native", 2, {}), ("torch", 1, {}), ("native", 1, {"quantize": "int8", "kv_cache": "int8"})],
+    [
+        ("native", 1, {}),
+        pytest.param("native", 2, {}, marks=pytest.mark.slow),
+        ("torch", 1, {}),
+        ("native", 1, {"quantize": "int8", "kv_cache": "int8"}),
+    ],
 )
 def test_together_as_alone(kernels: str, degree: int, precision: dict[str, str], tmp_path: Path) -> None:
     folder = random_checkpoint(tmp_path / "network")

@@ -93,7 +93,7 @@ def test_every_position_of_a_finished_text_is_one_to_go_on_from(client: httpx.Cl
 
 
 def test_paused_and_resumed_it_is_as_if_nothing_had_happened(server: Server, client: httpx.Client):
-    work = create(client, max_new_tokens=5000)
+    work = create(client, max_new_tokens=1500)
     for tokens in (1, 200, 500):
         grown(client, work["id"], tokens)
         paused = client.post(f"/works/{work['id']}/pause").json()
@@ -105,11 +105,11 @@ def test_paused_and_resumed_it_is_as_if_nothing_had_happened(server: Server, cli
         assert client.post(f"/works/{work['id']}/pause").json()["state"] == "paused"
         assert client.post(f"/works/{work['id']}/resume").json()["state"] in ("queued", "running")
         client.post(f"/works/{work['id']}/resume")  # does no harm
-    assert written(settled(client, work["id"])) == undisturbed(client, max_new_tokens=5000)
+    assert written(settled(client, work["id"])) == undisturbed(client, max_new_tokens=1500)
 
 
 def test_followers_of_a_paused_work_wait_and_hear_when_it_goes_on(client: httpx.Client):
-    work = create(client, max_new_tokens=5000)
+    work = create(client, max_new_tokens=1500)
     grown(client, work["id"], 1)
     client.post(f"/works/{work['id']}/pause")
     events = []
