@@ -28,6 +28,14 @@ def read_file(name: str, what: str) -> str:
     return decode_text(content, "standard input" if name == "-" else name)
 
 
+def read_form_file(name: str) -> str:
+    """The notation in the file of ``--form-file``; raises InputError."""
+    text = read_file(name, "--form-file")
+    if not text.strip():
+        raise InputError(f"{name}: the file is empty; write a form's name or its lines into it")
+    return text
+
+
 def _form(name: str) -> Form:
     """A form by name, in notation, or from a file."""
     path = Path(name) if name and "\n" not in name and len(name) < 256 else None

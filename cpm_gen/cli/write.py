@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
-from cpm_gen.cli.form import read_file
+from cpm_gen.cli.form import read_form_file
 from cpm_gen.cli.progress import Meter, Status, profile, signals
 from cpm_gen.config.options import ModelOptions, check_lengths
 from cpm_gen.config.resolve import Settings
@@ -37,7 +37,7 @@ def with_form(settings: Settings, args: argparse.Namespace) -> Settings:
     if args.form_file is not None:
         if text.form is not None:
             raise ConfigError("give the form once: with --form or with --form-file")
-        text = dataclasses.replace(text, form=read_file(args.form_file, "--form-file"))
+        text = dataclasses.replace(text, form=read_form_file(args.form_file))
     requested_form(text)
     if text.form is not None and not any((args.words, args.prompt, args.prompt_file)):
         text = dataclasses.replace(text, unconditional=True)

@@ -1,6 +1,7 @@
 """``cpm-gen form``, and the form of a text that is written."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ def test_a_text_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["lyric", "--form", "7a\n5"], 'cpm-gen: form, line 1: rhyme "a" is used once'),
         (["lyric", "--form-file", "nowhere.txt"], "cpm-gen: nowhere.txt: No such file"),
         (["lyric", "--form-file", ""], "cpm-gen: --form-file: the file's name is empty"),
+        (["lyric", "--form-file", os.devnull], f"cpm-gen: {os.devnull}: the file is empty"),
         (["lyric", "春", "--acrostic", "春"], "cpm-gen: acrostic belongs to a form; give form, too"),
         (["lyric", "--form", "五绝", "--rhyme-book", "广韵"], "cpm-gen: --rhyme-book: "),
         (["form", "check", "五绝", "nowhere.txt"], "cpm-gen: nowhere.txt: No such file"),
