@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cpm_gen.checkpoints.locate import model_folder
+from cpm_gen.checkpoints.publish import new_files
 from cpm_gen.cli.form import read_file
 from cpm_gen.cli.main import settings
 from cpm_gen.cli.progress import Status
@@ -45,10 +46,8 @@ def learn(args: argparse.Namespace) -> int:
     else:
         tokenizer = find_tokenizer(resolved.model)
         table, tokens = _from_texts(args.texts, tokenizer)
-    try:
-        size = bigrams.save(table, target, tokenizer, tokens)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written: {error.strerror or error}") from None
+    with new_files(target, needed=0) as folder:  # a table that was there stays until the new one is whole
+        size = bigrams.save(table, folder / target.name, tokenizer, tokens)
     sys.stderr.write(f"{target}: {len(table.after):,} pairs of {tokens:,} tokens, {size:,} bytes\n")
     return 0
 

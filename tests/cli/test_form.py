@@ -77,3 +77,24 @@ def test_a_table_is_learned_from_texts_or_the_model_and_used(
     assert main(["form", "learn", "--from-model", "--tokens", "200", "--output", table]) == 0
     assert "pairs of 256 tokens" in capsys.readouterr().err
     assert main(["form", "check", "五绝", str(tmp_path / "verse.txt")]) == 1
+
+
+def test_a_table_that_cannot_be_written_whole_leaves_the_former_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verse, target = tmp_path / "verse.txt", tmp_path / "table.xz"
+    verse.write_text(GOOD, encoding="utf-8")
+    assert main(["form", "learn", str(verse), "--output", str(target)]) == 0
+    former = target.read_bytes()
+    write = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        write(path, content[: len(content) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    capsys.readouterr()
+    assert main(["form", "learn", str(verse), "--output", str(target)]) == 2
+    assert capsys.readouterr().err == f"cpm-gen: {target}: could not be written: No space left on device\n"
+    assert target.read_bytes() == former
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["table.xz", "verse.txt"]

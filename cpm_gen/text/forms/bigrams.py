@@ -140,7 +140,7 @@ def vocabulary_digest(tokenizer: TextTokenizer) -> str:
 
 
 def save(bigrams: Bigrams, path: Path, tokenizer: TextTokenizer, tokens: int) -> int:
-    """Write a table that was learned from so many tokens; returns the bytes of the file. Raises OSError."""
+    """Write a table to a file and return the file's size in bytes. tokens: how many it was learned from. Raises OSError."""
     about = {"schema": _SCHEMA, "version": _VERSION, "vocabulary": bigrams.vocabulary, "pairs": len(bigrams.after)}
     about |= {"tokenizer": tokenizer.kind, "digest": vocabulary_digest(tokenizer), "tokens": tokens}
     steps = np.diff(bigrams.after, prepend=0).astype("<i4")  # small within a row
@@ -159,7 +159,7 @@ def save(bigrams: Bigrams, path: Path, tokenizer: TextTokenizer, tokens: int) ->
 
 
 def load(path: Path, tokenizer: TextTokenizer, vocabulary: int) -> Bigrams:
-    """The table in a file, for a model with so many tokens; raises InputError that names the file."""
+    """Read the table in a file. vocabulary: rows of the model's word embedding. Raises InputError that names the file."""
     content = read_bounded(path, InputError, _MOST_BYTES, otherwise="so not a table of bigrams")
     try:
         content = lzma.LZMADecompressor().decompress(content, _MOST_BYTES)

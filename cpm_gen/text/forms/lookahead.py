@@ -1,8 +1,8 @@
 """How likely a line can still be completed after a token: the probability under bigrams, summed over all fillings that fit.
 
 ``h(token, place)`` is the probability that tokens drawn by the bigrams fill the slots from ``place`` to the next separator, rhyme included,
-and that the separator follows. A recursion from the line's end gives it for all tokens at once, and what is left of a line is computed
-once for all texts of a form. Its logarithm, times ``STRENGTH``, is added to the logits of the allowed tokens, so that a line does not run
+and that the separator follows. A recursion from the line's end gives it for all tokens at once. The rest of a line is computed once for
+all texts of a form. Its logarithm, times ``STRENGTH``, is added to the logits of the allowed tokens, so that a line does not run
 into a place where little fits (the principle of GeLaTo, Zhang et al. 2023, with bigrams as the model).
 
 Values are rounded to 1/1024 nat: a machine that adds or takes logarithms in another way gives the same.
@@ -38,9 +38,9 @@ _BYTES = 8 << 20  # of the tables that are kept
 
 @dataclass(frozen=True)
 class Stretch:
-    """What is left of a segment.
+    """The rest of a segment.
 
-    slots: at most so many characters; least: the fewest. source: another segment copies its text. groups: its rhyme may be one of them;
+    slots: its most characters; least: its fewest. source: another segment copies its text. groups: its rhyme may be one of them;
     None: it does not rhyme. opens: its rhyme word decides the group of later words, of this tone. sign: the separator that follows, "" if
     none does.
     """
@@ -53,7 +53,7 @@ class Stretch:
     sign: str = ""
 
     def after(self, length: int) -> Stretch:
-        """What is left after so many characters."""
+        """Drop the first ``length`` slots."""
         slots, opens = self.slots[length:], self.opens
         if not slots:
             return Stretch(groups=self.groups if opens else None, opens=opens, sign=self.sign)
@@ -226,5 +226,5 @@ class Lookahead:
 
 
 def _after(line: Line, length: int) -> Line:
-    """What is left of a line after so many characters of its first stretch."""
+    """Drop ``length`` slots of the line's first stretch."""
     return (line[0].after(length), *line[1:])

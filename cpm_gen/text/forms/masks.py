@@ -1,6 +1,6 @@
 """The tokens that a form allows next: a :class:`cpm_gen.sampling.constraints.Constraint`.
 
-What fits a place depends on what is left of a segment and on the rhyme groups that its label may still have
+What fits a place depends on the rest of the segment and on the rhyme groups that its label may still have
 (:mod:`~cpm_gen.text.forms.slot_masks`). What was written adds: characters and rhyme words that must not come twice, words that must not
 arise, text that repeats.
 
@@ -47,7 +47,7 @@ class FormMasks:
         self._lookahead = Lookahead(
             lexicon, sounding, bigrams or Bigrams.even(lexicon.size), program, self._groups, self._slots
         )
-        self._numbers = [  # of what is left of each segment after some characters; those that repeat others depend on the text
+        self._numbers = [  # of each segment's rest after some characters; segments that repeat others depend on the text
             [self._slots.number(s.slots[at:], s.source) for at in range(len(s.slots))]
             if s.copies is None and s.same is None
             else []

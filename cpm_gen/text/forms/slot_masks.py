@@ -1,4 +1,4 @@
-"""The tokens that fit what is left of a segment, whatever was written before; computed once and kept."""
+"""The tokens that fit the rest of a segment, independent of the text before it; computed once and kept."""
 
 from __future__ import annotations
 
