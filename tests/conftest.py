@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import contextlib
+import gc
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("--gpu"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     restore_signals()
+    gc.set_threshold(50_000)  # as the command line sets it
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
+import marshal
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from cpm_gen.config.user_folders import user_folder
@@ -26,14 +30,32 @@ def cut(text: str) -> Iterator[str]:
 
 @functools.lru_cache(maxsize=1)
 def _load() -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # jieba's own: escape sequences, pkg_resources
-        import jieba
+    jieba = _import()
     jieba.setLogLevel(logging.CRITICAL + 1)  # it logs its start and a cache it cannot write, both harmless
     cutter = jieba.Tokenizer()
     cutter.tmp_dir = _cache_dir()
-    cutter.initialize()
+    try:
+        # jieba reads its cache item by item from the file; all at once takes a third of that time
+        content = (Path(cutter.tmp_dir) / "jieba.cache").read_bytes()
+        cutter.FREQ, cutter.total = marshal.loads(content)
+        cutter.initialized = True
+    except (OSError, ValueError, EOFError, TypeError):  # none yet, or a damaged one
+        cutter.initialize()
     return cutter
+
+
+def _import() -> Any:
+    """Import jieba without pkg_resources, which it uses for nothing here and which takes a fifth of a second."""
+    absent = "pkg_resources" not in sys.modules
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # jieba's own: escape sequences
+        try:
+            if absent:
+                sys.modules["pkg_resources"] = None  # type: ignore[assignment]  # its import fails, and jieba opens files itself
+            return importlib.import_module("jieba")
+        finally:
+            if absent:
+                del sys.modules["pkg_resources"]
 
 
 def _cache_dir() -> str:

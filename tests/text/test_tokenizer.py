@@ -1,9 +1,6 @@
 """The tokenizer against what the original recorded, and what must hold for any text and any ids."""
 
 import json
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -13,7 +10,6 @@ import sentencepiece
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import cpm_gen
 from cpm_gen.checkpoints.locate import EMBEDDED
 from cpm_gen.errors import InputError, TokenizerError
 from cpm_gen.text.cpm_tokenizer import VOCABULARY_FILE, Tokenizer
@@ -304,27 +300,3 @@ def test_vocabulary_without_eod_is_an_error(tmp_path):
 def test_special_that_does_not_exist_is_an_error():
     with pytest.raises(TokenizerError, match="no piece '<nothing>'"):
         EMBEDDED_TOKENIZER.special("<nothing>")
-
-
-# jieba
-
-
-@pytest.mark.parametrize("caches", ["writable", "unwritable"])
-def test_nothing_is_printed_when_jieba_starts(tmp_path, caches):
-    """With every warning shown, with bytecode to compile (jieba's has invalid escapes), with no folder for its cache."""
-    program = (
-        "import sys, warnings; from cpm_gen.text.cpm_tokenizer import Tokenizer; warnings.simplefilter('always'); "
-        "print(Tokenizer(sys.argv[1]).encode('我来到北京'))"
-    )
-    environment = os.environ | {"PYTHONPATH": str(Path(cpm_gen.__file__).parents[1]), "PYTHONUTF8": "1"}
-    environment.pop("PYTHONWARNINGS", None)
-    if caches == "writable":
-        environment |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPYCACHEPREFIX": str(tmp_path / "bytecode")}
-    else:  # a file where a folder should be: not even root can write there
-        environment |= {"HOME": os.devnull, "XDG_CACHE_HOME": str(EMBEDDED / VOCABULARY_FILE)}
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(EMBEDDED)], env=environment, capture_output=True, text=True, cwd=tmp_path
-    )
-    assert done.stderr == ""
-    assert done.stdout == f"{EMBEDDED_TOKENIZER.encode('我来到北京')}\n"
-    assert (caches == "writable") == (tmp_path / "cache" / "cpm-gen" / "jieba.cache").is_file()
