@@ -247,7 +247,7 @@ def test_a_batch_writes_what_each_prompt_writes_alone(
     assert [len(tokens) for tokens in alone] == [20 + n for n in range(len(batch))]
 
 
-@pytest.fixture(scope="module", params=[1, 2, 4], ids=lambda p: f"degree{p}")
+@pytest.fixture(scope="module", params=[1, 2, pytest.param(4, marks=pytest.mark.slow)], ids=lambda p: f"degree{p}")
 def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[LLM, list[list[int]]]]:

@@ -55,6 +55,7 @@ def novel(begin: Callable[..., subprocess.Popen[bytes]], tmp_path: Path) -> tupl
     return process, target
 
 
+@pytest.mark.slow
 @linux
 def test_ranks_listen_on_loopback_only(novel: tuple[subprocess.Popen[bytes], Path]) -> None:
     process, _ = novel
@@ -106,6 +107,7 @@ def test_when_rank_0_is_killed_no_orphan_stays_and_no_folder(
     assert list(tmp_path.glob("cpm-gen-*")) == []
 
 
+@pytest.mark.slow
 @linux
 def test_ctrl_c_ends_all_ranks_in_order(novel: tuple[subprocess.Popen[bytes], Path]) -> None:
     process, _ = novel
@@ -246,6 +248,7 @@ def test_a_program_that_forgets_to_close_ends_well_and_leaves_nothing(tmp_path: 
     assert [p for p in tmp_path.iterdir() if p.name.startswith("cpm-gen")] == []
 
 
+@pytest.mark.slow
 def test_ranks_run_nothing_from_the_current_folder(tmp_path: Path) -> None:
     for name in ("yaml", "json", "numpy", "cpm_gen"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise ImportError('x')\n")

@@ -150,6 +150,7 @@ def test_a_paused_work_stays_paused_and_a_followed_one_tells_its_followers_of_th
         assert whole[0].startswith(text)
 
 
+@pytest.mark.slow
 def test_what_was_told_is_kept_within_a_second(start, tmp_path: Path):
     for attempt in range(3):  # a busy disk takes its time now and then; what is not kept is not kept each time
         server = serve(start, tmp_path / f"works{attempt}.db")

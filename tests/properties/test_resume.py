@@ -39,7 +39,14 @@ def written(llm: cpm_gen.LLM, request: Request, text: TextOptions, most: int | N
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, DRY], ids=["greedy", "sampled", "dry"])
 @pytest.mark.parametrize(
-    "window", [Window(40, 13), Window(40, 10, "sentence"), Window(40, 9, keep=5), Window(40, 1)], ids=str
+    "window",
+    [
+        Window(40, 13),
+        Window(40, 10, "sentence"),
+        Window(40, 9, keep=5),
+        pytest.param(Window(40, 1), marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_a_resumed_text_equals_an_undisturbed_one(llm, sampling, window):
     text = TextOptions(style="lyric", max_new_tokens=LENGTH, seed=5)

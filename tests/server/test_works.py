@@ -229,6 +229,7 @@ def test_states_that_do_not_fit_are_refused(client: httpx.Client):
         assert (response.status_code, error(response)["field"]) == (422, "Last-Event-ID")
 
 
+@pytest.mark.slow
 def test_works_take_turns_and_leave_room_for_others(start):
     server = start("--batch", "4", "--work-turn", "0.5")
     with server.client() as client:

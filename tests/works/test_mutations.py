@@ -82,4 +82,4 @@ def run_databases(folder: Path, first: int, count: int) -> dict[str, Any]:
 
 @linux
 def test_mutants_of_a_database_are_read_or_refused(tmp_path: Path) -> None:
-    check(__name__, "run_databases", tmp_path, 300)
+    check(__name__, "run_databases", tmp_path, 150)

@@ -73,7 +73,7 @@ def test_a_work_that_ends_while_it_is_paused_is_finished(tmp_path: Path, monkeyp
 def test_a_work_resumed_while_its_texts_leave_the_batch_is_written_once(tmp_path: Path):
     async def run() -> None:
         async with managing(tmp_path / "works.db") as (works, store, service):
-            asked: dict[str, Any] = {"n": 3, "max_new_tokens": 300}
+            asked: dict[str, Any] = {"n": 3, "max_new_tokens": 150}
             live = await create(works, **asked)
             await until(lambda: all(text.job and text.current.tokens > 20 for text in live.texts))
             store.slow["save"] = 0.05
