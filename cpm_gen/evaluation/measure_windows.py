@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cpm_gen.config.options import SamplingParams, TextOptions
+from cpm_gen.config.options import SamplingParams, StyleName, TextOptions
 from cpm_gen.errors import ConfigError
 from cpm_gen.evaluation.documents import Document
 from cpm_gen.evaluation.scorer import ModelScorer
@@ -88,7 +88,7 @@ def measure_windows(
         tokens_compared=compared,
         seed=seed,
         methods=reports,
-        generated=_varieties(engine, measurement.written),
+        generated=_varieties(engine, plan.text.style, measurement.written),
         interrupted=stop(),
     )
 
@@ -160,11 +160,15 @@ class _Measurement:
 
 
 def _varieties(
-    engine: TextEngine, written: dict[str, Sequence[Sequence[int]]]
+    engine: TextEngine, style: StyleName, written: dict[str, Sequence[Sequence[int]]]
 ) -> tuple[tuple[str, dict[str, Variety]], ...]:
     if not written:
         return ()
-    decode = engine.vocabulary.tokenizer.decode
+
+    def decode(ids: Sequence[int]) -> str:  # as a person reads it: the token of a line's end is a newline
+        reader = engine.vocabulary.detokenizer(style)
+        return "".join(map(reader.push, ids)) + reader.flush()
+
     bound = human_bound([decode(ids) for ids in written["human"]])
     found = []
     for name, texts in written.items():

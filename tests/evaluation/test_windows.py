@@ -241,3 +241,15 @@ def test_everything_together_on_a_small_window(engine: TextEngine) -> None:
     assert content["methods"][1]["against_hop_1"]["interval"] is not None
     assert [g["name"] for g in content["generated"]] == ["human", "hop 6", "keep 2, hop 6", "stale cache"]
     assert not report.interrupted
+
+
+def test_variety_counts_the_token_of_a_lines_end_as_a_newline(engine: TextEngine) -> None:
+    plan = WindowPlan(length=520, texts=1, hops=[6], stale=False, generate=1, text=TextOptions(style="lyric", seed=3))
+    small = engine.window
+    engine.window = Window(LIMIT, 6)
+    try:
+        report = measure_windows(engine, [Document("d", "春\n" * 300)], plan)
+    finally:
+        engine.window = small
+    generated = {found["name"]: found["by_position"] for found in report.to_json()["generated"]}
+    assert generated["human"]["0-1k"]["distinct_1"] == pytest.approx(2 / 520)
