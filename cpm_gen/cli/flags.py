@@ -182,6 +182,18 @@ def score_flags(parser: argparse.ArgumentParser) -> None:
     settings_flags(parser, MODEL_FLAGS)
 
 
+def vocabulary_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``cpm-gen vocabulary``."""
+    parser.set_defaults(config=[])
+    parser.add_argument(
+        "texts", metavar="TEXT", nargs="+", help="UTF-8 files, JSON lines with a text each, or folders of them"
+    )
+    parser.add_argument("--output", metavar="DIR", required=True, help="folder to write")
+    parser.add_argument("--pieces", metavar="N", type=int, default=8000, help="of the vocabulary (default: 8000)")
+    parser.add_argument("--force", action="store_true", help="replace the target if it exists, with all its contents")
+    parser.add_argument("--json", action="store_true", help="report as one JSON object")
+
+
 def serve_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of ``cpm-gen serve``."""
     parser.add_argument(
@@ -222,4 +234,5 @@ FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "eval": eval_flags,
     "eval-window": eval_window_flags,
     "choose": choose_flags,
+    "vocabulary": vocabulary_flags,
 }

@@ -62,6 +62,12 @@ def _tokenize(args: argparse.Namespace) -> int:
     return tokenize(args, settings(args))
 
 
+def _vocabulary(args: argparse.Namespace) -> int:
+    from cpm_gen.cli.vocabulary import vocabulary
+
+    return vocabulary(args)
+
+
 def _score(args: argparse.Namespace) -> int:
     from cpm_gen.cli.tools import score
 
@@ -145,6 +151,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {  # thei
     "eval": (_eval, "perplexity of a model on texts, with confidence; or of two models"),
     "eval-window": (_eval_window, "how well a model predicts and writes past its window"),
     "choose": (_choose, "zero-shot choice among labels by likelihood"),
+    "vocabulary": (_vocabulary, "make a vocabulary from texts, in CPM's convention"),
 }
 _PRESETS = ("lyric", "novel")
 

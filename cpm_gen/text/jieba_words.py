@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import logging
 import marshal
 import os
@@ -52,7 +51,9 @@ def _import() -> Any:
         try:
             if absent:
                 sys.modules["pkg_resources"] = None  # type: ignore[assignment]  # its import fails, and jieba opens files itself
-            return importlib.import_module("jieba")
+            import jieba
+
+            return jieba
         finally:
             if absent:
                 del sys.modules["pkg_resources"]

@@ -75,7 +75,7 @@ def test_training_makes_a_model_that_the_package_loads(tmp_path: Path) -> None:
         done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, timeout=900, cwd=ROOT)
         assert done.returncode == 0, done.stderr
 
-    run("training/vocabulary.py", tmp_path / "text", tmp_path / "vocab", "--pieces", 520)
+    run("-m", "cpm_gen", "vocabulary", tmp_path / "text", "--output", tmp_path / "vocab", "--pieces", 520)
     run(
         "training/train.py", tmp_path / "text", tmp_path / "vocab", tmp_path / "out", "--steps", 400,
         "--layers", 1, "--hidden", 64, "--heads", 4, "--positions", 64, "--batch", 8,
