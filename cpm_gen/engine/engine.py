@@ -171,7 +171,7 @@ def _draw(sequence: Sequence) -> Draw:
     allowed = sequence.allowed()
     return Draw(
         params,
-        context=sequence.context() if looks_back else (),
+        context=sequence.context_history() if looks_back else (),
         written=sequence.context_written() if counts else (),
         forbidden=sequence.forbidden(),
         seed=request.seed,

@@ -184,14 +184,15 @@ class CachedScheduler:
     def _due(self, sequence: Sequence) -> tuple[int, int, int, Sequence]:
         """(steps until the window moves, tokens of the next one not yet encoded, tokens that can be encoded now, sequence)."""
         window, start = sequence.request.window, sequence.next_start
-        steps = window.limit + 1 - sequence.length(sequence.start)
+        inserted, steps = sequence.next_inserted, sequence.steps_left()
         most = sequence.request.max_new_tokens
-        if start is None or (most is not None and most - sequence.step < steps):
+        if start is None or inserted is None or (most is not None and most - sequence.step < steps):
             return steps, 0, 0, sequence  # not known yet, or the text ends before the window moves
         ahead = self._next.get(id(sequence))
         cached = ahead.cached if ahead else 0
         # when the window moves, all of its tokens but the newest must be encoded
-        return steps, window.limit - (start - sequence.start) - cached, sequence.length(start) - cached, sequence
+        missing = len(inserted) + window.limit - (start - sequence.start) - cached
+        return steps, missing, sequence.length(start) - cached, sequence
 
     @staticmethod
     def _run(sequence: Sequence, slot: _Slot, count: int, *, logits: bool) -> ScheduledSegment:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cpm_gen.config.options import SamplingParams
+from cpm_gen.engine.insertions import NOTHING, Inserted, Insertions
 from cpm_gen.engine.window import Window
-from cpm_gen.errors import InputError, NumericsError
+from cpm_gen.errors import ConfigError, InputError, NumericsError
 from cpm_gen.sampling.constraints import Constraint, Floats32, Indices, state_after
 from cpm_gen.sampling.dry import SuffixMatches
 from cpm_gen.sampling.logprobs import Likelihood
@@ -30,6 +31,8 @@ class Request:
     recompute: run the whole context for every token, without the KV cache.
     logprobs: keep each token's log-probability and those of this many best tokens; None keeps nothing.
     constraint: what the generated tokens have to fulfil, and where it ends the text; None: nothing.
+    insertions: what the windows show beside the history. The network sees up to ``insertions.room`` tokens more than
+        ``window.limit``.
     """
 
     prompt: tuple[int, ...]
@@ -44,9 +47,13 @@ class Request:
     recompute: bool = False
     logprobs: int | None = None
     constraint: Constraint | None = None
+    insertions: Insertions | None = None
 
     def __post_init__(self) -> None:
-        """Check that there is a prompt and a token left to generate, and that ``written`` fits the constraint; raises InputError."""
+        """Check that there is a prompt and a token left to generate, and that what is given fits together.
+
+        Raises InputError for the prompt and ``written``, ConfigError for insertions beside ``window.keep``, whose place they take.
+        """
         if not self.prompt:
             raise InputError("a prompt needs at least one token")
         if self.written and (
@@ -54,6 +61,8 @@ class Request:
             or (self.constraint is not None and self.constraint.finished(state_after(self.constraint, self.written)))
         ):
             raise InputError("what was written is complete; there is nothing to go on with")
+        if self.insertions is not None and self.window.keep:
+            raise ConfigError(f"window keep must be 0 beside insertions, not {self.window.keep}")
 
 
 @dataclass
@@ -63,6 +72,7 @@ class Sequence:
     tokens: prompt and generated tokens, 64-bit integers that numpy uses without a copy.
     start: where the window begins. next_start: where it will move to, once known (see :mod:`cpm_gen.engine.window`).
     slides: how often it moved.
+    inserted, next_inserted: what the window shows beside the history, and what the next one will, once decided.
     failure: the error that ended it, if no next token could be chosen.
     """
 
@@ -71,6 +81,8 @@ class Sequence:
     start: int = field(init=False)
     next_start: int | None = field(init=False)
     slides: int = 0
+    inserted: Inserted = field(default=NOTHING, init=False)
+    next_inserted: Inserted | None = field(default=NOTHING, init=False)
     admitted: float | None = None  # when it joined the batch, by time.monotonic()
     likelihoods: list[Likelihood] = field(
         default_factory=list
@@ -86,12 +98,18 @@ class Sequence:
         self.tokens = array("q", request.prompt)
         self.tokens.extend(request.written)
         self.start = window.advance(request.prompt, window.keep, request.ends)
+        decided = len(request.prompt)
         for start in window.moves(self.tokens, self.start, request.ends, len(self.tokens)):
+            decided = self._decision()
             self.start = start
             self.slides += 1
         self.next_start = window.peek(self.tokens, self.start, self.request.ends)
         if request.constraint is not None:
             self._form = state_after(request.constraint, request.written)
+        if request.insertions is not None:
+            self.inserted = request.insertions.choose(self.tokens, decided)
+            self.next_inserted = None
+            self._decide()
 
     @property
     def new_tokens(self) -> list[int]:
@@ -104,7 +122,11 @@ class Sequence:
         return len(self.tokens) - len(self.request.prompt)
 
     def context(self) -> array[int]:
-        """The tokens in the window."""
+        """The tokens that the network sees."""
+        return array("q", self.shown(self.start, 0, self.length(self.start)))
+
+    def context_history(self) -> array[int]:
+        """The tokens of the history in the window."""
         return self.request.window.context(self.tokens, self.start)
 
     def context_written(self) -> Seq[int]:
@@ -136,14 +158,9 @@ class Sequence:
     def append(self, token: int) -> None:
         """Append the next token; set the finish reason if it ends the text, and move the window if it is full."""
         self.tokens.append(token)
-        if token in self.request.stop_ids:
-            self.finish_reason = "stop"
-        elif self.request.max_new_tokens is not None and self.step >= self.request.max_new_tokens:
-            self.finish_reason = "length"
         if self.request.constraint is not None:
             self._form = self.request.constraint.advance(self._form, token)
-            if self.request.constraint.finished(self._form):
-                self.finish_reason = "form"
+        self.finish_reason = self._reason_after(token)
         window, ends = self.request.window, self.request.ends
         looked = len(self.tokens) - 1
         if window.overflows(len(self.tokens), self.start):
@@ -152,16 +169,57 @@ class Sequence:
                 self.start += window.hop
             else:
                 self.start, self.next_start, looked = self.next_start, None, 0
+            if self.request.insertions is not None:
+                assert self.next_inserted is not None
+                self.inserted, self.next_inserted = self.next_inserted, None
         if self.next_start is None:
             self.next_start = window.peek(self.tokens, self.start, ends, looked)
+        self._decide()
 
-    def length(self, start: int) -> int:
-        """Number of tokens in a window at ``start``."""
+    def _reason_after(self, token: int) -> FinishReason | None:
+        """Why the text ends with this token, its last; None: it does not."""
+        request = self.request
+        if request.constraint is not None and request.constraint.finished(self._form):
+            return "form"
+        if token in request.stop_ids:
+            return "stop"
+        if request.max_new_tokens is not None and self.step >= request.max_new_tokens:
+            return "length"
+        return None
+
+    def _decision(self) -> int:
+        """Length of the history that decides what the next window inserts: less than the length at which the window moves."""
+        window = self.request.window
+        return max(len(self.request.prompt), self.start + window.limit - window.hop // 4)
+
+    def _decide(self) -> None:
+        """Choose what the next window inserts, when the history is long enough."""
+        insertions = self.request.insertions
+        if insertions is not None and self.next_inserted is None and len(self.tokens) >= self._decision():
+            self.next_inserted = insertions.choose(self.tokens, self._decision())
+
+    def steps_left(self) -> int:
+        """Number of tokens after which the window moves."""
+        return self.request.window.limit + 1 - self._history_length(self.start)
+
+    def _history_length(self, start: int) -> int:
         keep = self.request.window.keep
         return min(keep, len(self.tokens)) + max(0, len(self.tokens) - max(start, keep))
 
+    def _inserted_at(self, start: int) -> Inserted:
+        """What the current window, or the next one, inserts."""
+        inserted = self.inserted if start == self.start else self.next_inserted
+        assert inserted is not None
+        return inserted
+
+    def length(self, start: int) -> int:
+        """Number of tokens that the network sees of a window at ``start``: the current one or the next, which is decided."""
+        return self._history_length(start) + len(self._inserted_at(start))
+
     def shown(self, start: int, first: int, count: int) -> list[int]:
         """Tokens ``first .. first + count`` of the context of a window at ``start``."""
+        if self.request.insertions is not None:
+            return self._inserted_at(start).context(self.tokens, start, first, count)
         keep = min(self.request.window.keep, len(self.tokens))
         kept = self.tokens[first : min(keep, first + count)]
         begin = max(start, self.request.window.keep) + max(first, keep) - keep

@@ -1,0 +1,58 @@
+"""Tokens that a window shows beside those of the history, such as a novel's premise: see :class:`Inserted`.
+
+What is inserted changes only when the window moves. It is a pure function of a prefix of the history, so that the cached and the
+recomputed context are equal, alone, in a batch and after a restart. The prefix ends a quarter of a hop before the window is full:
+the steps that are left encode the next window, as they do without insertions.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Inserted:
+    """What one window shows: ``before + tokens[start:at] + note + tokens[at:]``, where ``at`` is at least ``start``.
+
+    shown, left_out: names of what is in sight, and of what was to be but had no room. They are reported and change nothing.
+    """
+
+    before: tuple[int, ...] = ()
+    note: tuple[int, ...] = ()
+    at: int = 0
+    shown: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Number of inserted tokens."""
+        return len(self.before) + len(self.note)
+
+    def context(self, tokens: array[int], start: int, first: int = 0, count: int | None = None) -> list[int]:
+        """Tokens ``first .. first + count`` of the context of a window at ``start``; all from ``first`` on by default."""
+        at = max(self.at, start)
+        parts = ((self.before, 0, None), (tokens, start, at), (self.note, 0, None), (tokens, at, None))
+        found: list[int] = []
+        for part, begin, end in parts:
+            size = max(0, (len(part) if end is None else min(end, len(part))) - begin)
+            left = size - first if count is None else min(size - first, count - len(found))
+            if left > 0:
+                found.extend(part[begin + first : begin + first + left])
+            first = max(0, first - size)
+        return found
+
+
+class Insertions(Protocol):
+    """Chooses what each window shows beside the history."""
+
+    @property
+    def room(self) -> int:
+        """The most tokens that are ever inserted; the window over the history is shorter by them."""
+
+    def choose(self, tokens: Sequence[int], length: int) -> Inserted:
+        """What to insert after the first ``length`` tokens of a history. Pure."""
+
+
+NOTHING = Inserted()
