@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from cpm_gen.runtime.rewrite import Candidate as Candidate
     from cpm_gen.runtime.rewrite import Rewrites as Rewrites
     from cpm_gen.text.cpm_tokenizer import Tokenizer
+    from cpm_gen.text.stories.story import Lore as Lore
+    from cpm_gen.text.stories.story import Story as Story
 
 __version__ = "0.1.0"
 
@@ -66,6 +68,8 @@ _LAZY = {
     "ModelOptions": "config.options",
     "SamplingParams": "config.options",
     "TextOptions": "config.options",
+    "Lore": "text.stories.story",
+    "Story": "text.stories.story",
     "Tokenizer": "text.cpm_tokenizer",
     "Window": "engine.window",
 }

@@ -25,6 +25,7 @@ from cpm_gen.networks.native import library
 from cpm_gen.outputs import Chunk, Completion
 from cpm_gen.runtime.rewrite import SAMPLES, Rewrites, plan_rewrite, rewrite, rewrite_options
 from cpm_gen.runtime.text_engine import TextEngine
+from cpm_gen.text.stories.story import Story
 from cpm_gen.text.tokenizer import TextTokenizer
 
 
@@ -77,7 +78,10 @@ class LLM:
         return self.engine.vocabulary.tokenizer
 
     def generate(self, prompt: str | None = None, **options: Any) -> Completion:
-        """Write one text and return it whole. Without a prompt ``unconditional=True`` or a ``form`` writes from nothing."""
+        """Write one text and return it whole. Without a prompt ``unconditional=True`` or a ``form`` writes from nothing.
+
+        ``story`` is a :class:`Story` or its notation.
+        """
         if "n" in options:
             raise ConfigError("generate writes one text; generate_many(prompts, n=…) writes several")
         return self.generate_many(None if prompt is None else [prompt], **options)[0]
@@ -96,6 +100,8 @@ class LLM:
 
     def stream_many(self, prompts: Sequence[str] | None = None, *, n: int = 1, **options: Any) -> Iterator[Chunk]:
         """Like :meth:`generate_many`, as chunks; those of different samples are interleaved."""
+        if isinstance(options.get("story"), Story):
+            options["story"] = str(options["story"])
         sampling, text = generation_options({**options, "n": n})
         if text.unconditional:
             if prompts is not None:

@@ -24,6 +24,7 @@ class Completion:
     token_ids: every generated token, those of the stop string included.
     finish_reason: "length", "stop" (a stop string or ``<eod>``), "form" (it is complete) or "cancelled".
     seed, index: those that reproduce it. window_slides: how often the window moved.
+    in_sight, left_out: parts of the story that the last window shows, and lore that it has no room for.
     """
 
     text: str
@@ -34,6 +35,8 @@ class Completion:
     index: int
     window_slides: int
     timing: Timing
+    in_sight: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Chunk:
     prompt, index: indices of the prompt and of its sample. place: index among all samples that were begun together.
     window_start: where the window begins, in tokens from the prompt's beginning. slides: how often it moved.
     text_start: number of generated characters before the window.
+    in_sight, left_out: parts of the story that the window shows, and lore that it has no room for.
     likelihoods: of each of the token_ids, if the request asked for them.
     finish_reason, completion: set on the last chunk; a text that continues an earlier run has no completion.
     """
@@ -58,3 +62,5 @@ class Chunk:
     completion: Completion | None = None
     text_start: int = 0
     likelihoods: tuple[Likelihood, ...] = ()
+    in_sight: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()

@@ -7,25 +7,12 @@ import json
 import sys
 from pathlib import Path
 
-from cpm_gen.config.text_files import decode_text
+from cpm_gen.cli.text_input import read_file
 from cpm_gen.errors import InputError
 from cpm_gen.text.forms import check as checks
 from cpm_gen.text.forms.form import Form
 from cpm_gen.text.forms.named import ALIASES, names
 from cpm_gen.text.forms.requested import read_form
-
-
-def read_file(name: str, what: str) -> str:
-    """A UTF-8 text file, or standard input for ``-``; raises InputError that names it."""
-    if not name:
-        raise InputError(f"{what}: the file's name is empty")
-    try:
-        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-    except IsADirectoryError:
-        raise InputError(f"{name}: is a folder; {what} takes a text file") from None
-    except OSError as error:
-        raise InputError(f"{name}: {error.strerror or error}") from None
-    return decode_text(content, "standard input" if name == "-" else name)
 
 
 def read_form_file(name: str) -> str:

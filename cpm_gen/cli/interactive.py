@@ -11,7 +11,7 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
-from cpm_gen.cli.write import write
+from cpm_gen.cli.write import with_story, write
 from cpm_gen.config.resolve import Settings, convert
 from cpm_gen.config.user_folders import user_folder
 from cpm_gen.errors import ConfigError, CpmGenError, RankError
@@ -112,4 +112,4 @@ def _set(settings: Settings, words: list[str]) -> Settings:
     group = names[words[0]]
     changed = dataclasses.replace(settings, **{group: dataclasses.replace(groups[group], **{words[0]: value})})
     requested_form(changed.text)
-    return changed
+    return with_story(changed)

@@ -32,6 +32,7 @@ def _write(args: argparse.Namespace) -> int:
     if write.follows(resolved):
         return 0
     resolved = write.with_form(resolved, args)
+    resolved = write.with_story(resolved)
     check_lengths(resolved.sampling, resolved.text)
     text = None if resolved.text.unconditional else text_input.prompt(args)
     if resolved.text.unconditional:

@@ -31,18 +31,21 @@ def prompt(args: argparse.Namespace) -> str | None:
 
 
 def file_text(name: str, what: str = "FILE") -> str:
-    """The text of a file, or of standard input for ``-``. what: the argument, for errors. Raises InputError."""
-    if name == "-":
-        return _without_final_newline(decode_text(sys.stdin.buffer.read(), "standard input"))
+    """:func:`read_file` without its final newline."""
+    return _without_final_newline(read_file(name, what))
+
+
+def read_file(name: str, what: str) -> str:
+    """A UTF-8 text file, or standard input for ``-``. what: the argument or flag, for errors. Raises InputError."""
     if not name:
         raise InputError(f"{what}: the file's name is empty")
-    path = Path(name)
     try:
-        return _without_final_newline(decode_text(path.read_bytes(), str(path)))
+        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except IsADirectoryError:
-        raise InputError(f"{path}: is a folder; {what} takes a text file") from None
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
+        raise InputError(f"{name}: is a folder; {what} takes a text file") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise InputError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
+    return decode_text(content, "standard input" if name == "-" else name)
 
 
 def refuse_prompt(args: argparse.Namespace) -> None:

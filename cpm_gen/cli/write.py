@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from cpm_gen.cli.form import read_form_file
 from cpm_gen.cli.progress import Meter, Status, profile, signals
+from cpm_gen.cli.text_input import read_file
 from cpm_gen.config.options import ModelOptions, check_lengths
 from cpm_gen.config.resolve import Settings
 from cpm_gen.errors import ConfigError, InputError
@@ -26,6 +27,7 @@ from cpm_gen.outputs import Chunk, Completion
 from cpm_gen.parallel.launchers import launched
 from cpm_gen.runtime.hints import prompt_remarks
 from cpm_gen.text.forms.requested import requested_form
+from cpm_gen.text.stories.story import Story
 
 if TYPE_CHECKING:  # imports torch, which takes seconds: only once there is something to write
     from cpm_gen.runtime.text_engine import TextEngine
@@ -42,6 +44,17 @@ def with_form(settings: Settings, args: argparse.Namespace) -> Settings:
     if text.form is not None and not any((args.words, args.prompt, args.prompt_file)):
         text = dataclasses.replace(text, unconditional=True)
     return dataclasses.replace(settings, text=text)
+
+
+def with_story(settings: Settings) -> Settings:
+    """The settings with the story of a file in the place of the file's name, checked."""
+    story = settings.text.story
+    if story is None:
+        return settings
+    if "\n" not in story and not story.startswith("["):
+        story = read_file(story, "--story") or " "
+    Story.parse(story)
+    return dataclasses.replace(settings, text=dataclasses.replace(settings.text, story=story))
 
 
 def follows(settings: Settings) -> bool:

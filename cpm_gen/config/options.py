@@ -41,6 +41,7 @@ Bias = Annotated[str, Field(strict=True, max_length=64), AfterValidator(checked)
 Biases = Annotated[tuple[Bias, ...], Field(strict=False, fail_fast=True, max_length=1024)]
 FormText = Annotated[str, Field(strict=True, min_length=1, max_length=20_000)]
 Words = Annotated[tuple[PieceName, ...], Field(strict=False, fail_fast=True, max_length=64)]
+StoryText = Annotated[str, Field(strict=True, min_length=1, max_length=100_000)]
 StopStrings = Annotated[tuple[StopString, ...], Field(strict=False, fail_fast=True, max_length=256)]
 
 
@@ -204,6 +205,11 @@ class TextOptions:
     include: Words = Field(default=(), description="a word that the form's text holds; may be given several times")
     exclude: Words = Field(
         default=(), description="a word that the form's text does not hold; may be given several times"
+    )
+    story: StoryText | None = Field(
+        default=None,
+        description="what stays in sight however long the text grows: premise, characters, note, lore, in the notation of docs/stories.md; "
+        "on the command line and in files of settings, a file of it",
     )
 
 

@@ -95,6 +95,11 @@ class Window:
         reach = min(len(tokens), start + self.limit - self.keep)  # from the last position, one token is left
         return next((p for p in range(max(target, looked + 1), reach + 1) if tokens[p - 1] in ends), None)
 
+    def within(self, room: int) -> Window:
+        """The window over a history beside ``room`` tokens that are shown with it; it moves by the same part of its length."""
+        limit = self.limit - room
+        return Window(limit, max(1, self.hop * limit // self.limit), self.boundary, self.keep)
+
     def context(self, tokens: History, start: int) -> History:
         """``tokens[:keep] + tokens[start:]``."""
         return tokens[: self.keep] + tokens[max(start, self.keep) :]

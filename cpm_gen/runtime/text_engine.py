@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import secrets
 import threading
 import time
@@ -18,7 +19,7 @@ from types import TracebackType
 from cpm_gen.config.arguments import token_ids as check_ids
 from cpm_gen.config.logit_bias import biases
 from cpm_gen.config.model_sizes import ModelSize, NetworkVariant
-from cpm_gen.config.options import ModelOptions, SamplingParams, TextOptions
+from cpm_gen.config.options import ModelOptions, SamplingParams, StyleName, TextOptions
 from cpm_gen.engine.engine import Engine
 from cpm_gen.engine.scheduler import CachedScheduler, RecomputeScheduler
 from cpm_gen.engine.sequence import Request
@@ -28,10 +29,13 @@ from cpm_gen.outputs import Chunk
 from cpm_gen.runtime.hints import window_hint
 from cpm_gen.runtime.loaded_model import LoadedModel
 from cpm_gen.runtime.plan import Machine, plan_load
+from cpm_gen.runtime.story_insertions import StoryInsertions
 from cpm_gen.runtime.text_stream import TextStream
 from cpm_gen.runtime.vocabulary import ModelVocabulary
 from cpm_gen.sampling.logprobs import TopCollector
+from cpm_gen.text.stories.story import Story
 
+_STORIES = 16  # that stay encoded
 _STEP_TOKENS = 256  # a step's budget: the longest delay that a long prompt causes for the other texts
 
 
@@ -59,6 +63,7 @@ class TextEngine:
         self.token_engine = Engine(loaded.runner, self.scheduler, batch=batch)
         self._streams: dict[int, TextStream] = {}  # by id of their generation
         self._step_seconds = 0.0
+        self._read_story = functools.lru_cache(_STORIES)(self._encode_story)
         self._use = threading.RLock()  # held by the thread that uses the engine
 
     @staticmethod
@@ -117,7 +122,7 @@ class TextEngine:
         """``text.n`` checked requests for each prompt of token ids. Safe to call from any thread.
 
         window, end_token: replace the model's; the rest as in :class:`Request`. Raises InputError for ids outside the vocabulary and
-        ConfigError for a window longer than the network's positions.
+        ConfigError for a window longer than the network's positions, and StoryError.
         """
         self.loaded.check_open()
         most = self.size.vocabulary - 1
@@ -127,6 +132,8 @@ class TextEngine:
         if window is not None and window.limit > self.size.positions:
             raise ConfigError(f"window limit must be at most {self.size.positions}, the network's positions")
         window = window or self.window
+        insertions = self.insertions(text, window)
+        window = window if insertions is None else window.within(insertions.room)
         ends = self.vocabulary.ends(window)
         stop_ids, never = self.vocabulary.bounds(text, end_token)
         seed = secrets.randbits(63) if text.seed is None else text.seed
@@ -147,10 +154,28 @@ class TextEngine:
                 recompute=recompute,
                 logprobs=logprobs,
                 constraint=constraint,
+                insertions=insertions,
             )
             for prompt in prompts
             for index in range(text.n)
         ]
+
+    def insertions(self, text: TextOptions, window: Window) -> StoryInsertions | None:
+        """What the windows show of the text's story; None without one. Safe to call from any thread.
+
+        Raises StoryError, and ConfigError beside kept tokens.
+        """
+        if text.story is None:
+            return None
+        if window.keep:
+            raise ConfigError(
+                f"a story takes the place of window_keep, which is {window.keep}; set it to 0, or leave story out"
+            )
+        return self._read_story(text.story, text.style, window.limit)
+
+    def _encode_story(self, story: str, style: StyleName, limit: int) -> StoryInsertions:
+        lines = self.options.lyric_lines
+        return StoryInsertions(Story.parse(story), self.vocabulary.tokenizer, style, lines, limit)
 
     def begin(
         self, requests: Sequence[Request], text: TextOptions, ready: deque[Chunk], shown: int | None = None

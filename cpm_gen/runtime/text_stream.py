@@ -117,6 +117,8 @@ class TextStream:
                 finish_reason=reason,
                 completion=self._completion(self.pieces, reason, now) if reason and self.pieces is not None else None,
                 text_start=self._text_start,
+                in_sight=generation.inserted.shown,
+                left_out=generation.inserted.left_out,
                 likelihoods=tuple(generation.likelihoods[-len(ids) :]) if ids else (),
             )
         )
@@ -133,5 +135,7 @@ class TextStream:
             seed=generation.request.seed,
             index=generation.request.sample_index,
             window_slides=generation.slides,
+            in_sight=generation.inserted.shown,
+            left_out=generation.inserted.left_out,
             timing=Timing(None if first is None else first - self.began, rate),
         )

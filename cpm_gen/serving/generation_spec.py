@@ -13,6 +13,7 @@ from cpm_gen.engine.window import Boundary, Window
 from cpm_gen.errors import ConfigError, InputError
 from cpm_gen.serving.errors import invalid
 from cpm_gen.text.forms.requested import requested_form
+from cpm_gen.text.stories.story import Story, StoryError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,15 @@ def check_form(text: TextOptions, max_tokens: int | None) -> None:
     most = 0 if form is None else sum(2 * part.most + 2 for line in form.lines() for part in line.parts)
     if max_tokens is not None and most > max_tokens:
         raise invalid(f"its text may have {most:,} tokens; the most here is {max_tokens:,}", "form", "too_many_tokens")
+
+
+def check_story(text: TextOptions) -> None:
+    """Check that a story can be read; raises ServiceError (invalid)."""
+    try:
+        if text.story is not None:
+            Story.parse(text.story)
+    except StoryError as error:
+        raise invalid(str(error), "story", "bad_story") from None
 
 
 def check_chars(text: str | Sequence[int], options: ServeOptions, field: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cpm_gen.outputs import Completion
+from cpm_gen.outputs import Chunk, Completion
 from cpm_gen.sampling.logprobs import Likelihood, perplexity
 from cpm_gen.serving.errors import unavailable
 from cpm_gen.serving.job import Job
@@ -42,6 +42,14 @@ class RequestTiming:
 
 
 @dataclass(frozen=True)
+class StorySight:
+    """Parts of a story that a window shows, and lore whose keys are mentioned that it has no room for."""
+
+    in_sight: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class GeneratedText:
     """One sample. ``index`` counts through the samples of all prompts: ``prompt * n + sample``.
 
@@ -54,6 +62,7 @@ class GeneratedText:
     token_ids: tuple[int, ...]
     finish_reason: EndReason
     window_slides: int
+    story: StorySight | None = None  # what the last window shows of it
 
 
 @dataclass(frozen=True)
@@ -85,15 +94,19 @@ class TextUpdate:
 class WindowUpdate:
     """A text's window moved.
 
+    Also sent when other parts of a story come in sight, first of all with the first token.
+
     start: its position in tokens from the prompt's beginning.
     text_start: how many characters of the generated text it does not show.
     slides: how often it has moved.
+    story: what it shows of the story; None without one.
     """
 
     index: int
     start: int
     text_start: int
     slides: int
+    story: StorySight | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +153,8 @@ async def updates(job: Job, idle_after: float | None = None) -> AsyncGenerator[U
     update. Raises ServiceError if the job failed, after the updates before the failure.
     """
     done: dict[int, Completion] = {}
-    starts = dict.fromkeys(range(job.samples), job.requests[0].window.keep)
+    places: dict[int, tuple[int, StorySight | None]]
+    places = dict.fromkeys(range(job.samples), (job.requests[0].window.keep, None))
     while (chunks := await job.chunks(idle_after)) is not None:
         for chunk in chunks:
             at, reason = chunk.place, None
@@ -148,9 +162,10 @@ async def updates(job: Job, idle_after: float | None = None) -> AsyncGenerator[U
                 done[at] = chunk.completion
                 reason = finish_reason(job, chunk.completion)
             yield TextUpdate(at, chunk.text, chunk.token_ids, reason, chunk.likelihoods)
-            if chunk.window_start != starts[at]:
-                starts[at] = chunk.window_start
-                yield WindowUpdate(at, chunk.window_start, chunk.text_start, chunk.slides)
+            place = chunk.window_start, sight(chunk)
+            if place != places[at]:
+                places[at] = place
+                yield WindowUpdate(at, chunk.window_start, chunk.text_start, chunk.slides, place[1])
         if not chunks:
             yield Idle()
     yield result(job, done)
@@ -164,12 +179,18 @@ def result(job: Job, done: dict[int, Completion]) -> GenerationResult:
         id=job.id,
         seed=job.requests[0].seed,
         texts=tuple(
-            GeneratedText(at, c.text, c.token_ids, finish_reason(job, c), c.window_slides)
+            GeneratedText(at, c.text, c.token_ids, finish_reason(job, c), c.window_slides, sight(c))
             for at, c in sorted(done.items())
         ),
         usage=usage(job, completions),
         timing=_timing(job, completions),
     )
+
+
+def sight(written: Chunk | Completion) -> StorySight | None:
+    """What the window shows of the story; None without one."""
+    shown = written.in_sight or written.left_out
+    return StorySight(written.in_sight, written.left_out) if shown else None
 
 
 def finish_reason(job: Job, completion: Completion) -> EndReason:

@@ -13,14 +13,14 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 from cpm_gen.config.logit_bias import biases
 from cpm_gen.config.options import ModelOptions
 from cpm_gen.config.serve_options import ServeOptions
 from cpm_gen.engine.window import Window
-from cpm_gen.errors import CpmGenError
+from cpm_gen.errors import ConfigError, CpmGenError, InputError
 from cpm_gen.runtime.text_engine import TextEngine
 from cpm_gen.serving.api_keys import ApiKey, ApiKeys
 from cpm_gen.serving.engine_client import EngineClient
@@ -30,6 +30,7 @@ from cpm_gen.serving.generation_spec import (
     check_form,
     check_ids,
     check_limits,
+    check_story,
     resolve_window,
     seeded,
 )
@@ -193,6 +194,7 @@ class Service:
         text = seeded(spec.text)
         prompts = await self.encode(llm, spec)
         window = self.window(llm, spec)
+        await self.fit_story(llm, spec, prompts)
 
         def build() -> Job:
             requests = llm.requests(
@@ -226,14 +228,30 @@ class Service:
         else:
             ids = list(prompt)
         check_ids(ids, llm.size.vocabulary, field)
-        if len(ids) > limit and not spec.truncate:
+        self._check_length(spec, at, len(ids), limit)
+        return ids
+
+    async def fit_story(self, llm: TextEngine, spec: GenerationSpec, prompts: Sequence[Sequence[int]]) -> None:
+        """Check that a window has room for the spec's story, if there is one, and beside it for the prompts; raises ServiceError."""
+        if spec.text.story is None:
+            return
+        window = self.window(llm, spec)
+        try:
+            insertions = await asyncio.to_thread(llm.insertions, spec.text, window)
+        except (ConfigError, InputError) as error:
+            raise invalid(str(error), "story", "bad_story") from None
+        assert insertions is not None
+        for at, ids in enumerate(prompts):
+            self._check_length(spec, at, len(ids), window.limit - insertions.room)
+
+    def _check_length(self, spec: GenerationSpec, at: int, tokens: int, limit: int) -> None:
+        if tokens > limit and not spec.truncate:
             raise invalid(
-                f"the prompt has {len(ids):,} tokens and the network sees {limit:,}; shorten it, or say "
+                f"the prompt has {tokens:,} tokens and the network sees {limit:,}; shorten it, or say "
                 "truncate_prompt to have its beginning left out of sight",
-                field,
+                spec.field(at),
                 "prompt_too_long",
             )
-        return ids
 
     def _start_ids(self, llm: TextEngine) -> list[int]:
         try:
@@ -251,6 +269,7 @@ class Service:
         if spec.text.unconditional and any(len(prompt) for prompt in spec.prompts):
             raise invalid("an unconditional text has no prompt; leave it out", "prompt")
         llm = self.engine.require()
+        check_story(spec.text)
         check_ids(spec.sampling.banned_ids, llm.size.vocabulary, "banned_ids")
         check_ids(tuple(biases(spec.sampling.logit_bias)), llm.size.vocabulary, "logit_bias")
         check_form(spec.text, max_tokens)

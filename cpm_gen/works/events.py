@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cpm_gen.serving.errors import ServiceError, unavailable
-from cpm_gen.serving.results import TokenUsage
+from cpm_gen.serving.results import StorySight, TokenUsage
 from cpm_gen.works.live import LiveWork, Position, event_id
 from cpm_gen.works.scheduler import WorkScheduler
 
@@ -40,12 +40,16 @@ class TextAdded(WorkEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class WindowMoved(WorkEvent):
-    """The window of the text ``index`` moved; start and text_start as in :class:`~cpm_gen.works.views.TextView`."""
+    """The window of the text ``index`` moved, or shows other parts of the story.
+
+    start and text_start as in :class:`~cpm_gen.works.views.TextView`.
+    """
 
     index: int
     start: int
     text_start: int
     slides: int
+    story: StorySight | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +83,8 @@ async def follow(
     reported twice.
     """
     reported: object = None
-    starts = [live.spec.window.keep if live.spec else 0] * len(live.texts)
+    places: list[tuple[int, StorySight | None]]
+    places = [(live.spec.window.keep if live.spec else 0, None)] * len(live.texts)
     try:
         while True:
             changed, state = live.changed, (live.state, live.work.error)
@@ -99,14 +104,16 @@ async def follow(
                             token_ids=piece.token_ids,
                             finish_reason=text.current.finish_reason if piece.end >= text.current.tokens else None,
                         )
-                if text.current.window_start != starts[index]:
-                    current, starts[index] = text.current, text.current.window_start
+                place = text.current.window_start, text.story
+                if place != places[index]:
+                    current, places[index] = text.current, place
                     yield WindowMoved(
                         position=event_id(at),
                         index=index,
                         start=current.window_start,
                         text_start=current.text_start,
                         slides=current.slides,
+                        story=text.story,
                     )
             if live.state == "finished" and changed is live.changed:
                 yield _finished(live, event_id(at))

@@ -11,7 +11,7 @@ from cpm_gen.outputs import Chunk
 from cpm_gen.serving.errors import invalid
 from cpm_gen.serving.job import Job
 from cpm_gen.serving.request_ids import RequestIds
-from cpm_gen.serving.results import TokenUsage
+from cpm_gen.serving.results import StorySight, TokenUsage, sight
 from cpm_gen.works.errors import UnreadableWork
 from cpm_gen.works.spec import WorkSpec
 from cpm_gen.works.storage.records import State, StoredText, StoredWork, TextPiece
@@ -27,6 +27,7 @@ class LiveText:
         self.persisted = dataclasses.replace(text)
         self.uncommitted: list[TextPiece] = []
         self.job: Job | None = None  # while it waits for a place in the batch, or has one
+        self.story: StorySight | None = None  # what this process's last window showed of the story
         self.failures = 0  # of the engine, in a row, before it wrote anything
 
     def add(self, chunk: Chunk) -> None:
@@ -36,6 +37,7 @@ class LiveText:
         text.tokens += len(chunk.token_ids)
         text.chars += len(chunk.text)
         text.slides, text.window_start, text.text_start = chunk.slides, chunk.window_start, chunk.text_start
+        self.story = sight(chunk)
         if chunk.finish_reason != "cancelled":
             text.finish_reason = chunk.finish_reason
         self.failures = 0

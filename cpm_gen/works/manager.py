@@ -68,6 +68,7 @@ class WorkManager:
         generation = spec.generation(prompt)
         service.check(generation, service.options.max_work_tokens or None)
         prompts = await service.encode(llm, generation)
+        await service.fit_story(llm, generation, prompts)
         now = time.time()
         work = StoredWork(
             id="work-" + secrets.token_hex(8),
@@ -167,6 +168,7 @@ class WorkManager:
                     window_slides=persisted.slides,
                     window_start=persisted.window_start,
                     text_start=persisted.text_start,
+                    story=text.story,
                 )
             )
         if live.deleted:

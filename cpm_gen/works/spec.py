@@ -50,7 +50,7 @@ class WorkSpec:
     The types are checked, the ranges are not: what an earlier version accepted stays readable. ``max_new_tokens``: tokens of each
     text; None for no limit. ``n``: samples of each prompt. ``end_token``: the token that ``stop_at_eod`` means; None for the
     tokenizer's. ``unconditional``: there is no prompt. ``truncate_prompt``: a prompt longer than the window was accepted. ``form``: in its
-    notation; None: free text.
+    notation; None: free text. ``story``: in its notation; None: none.
     """
 
     seed: int
@@ -79,6 +79,7 @@ class WorkSpec:
     dry_base: float = 1.75
     dry_allowed_length: int = 2
     form: str | None = None
+    story: str | None = None
 
     @classmethod
     def of(
@@ -108,6 +109,7 @@ class WorkSpec:
             unconditional=text.unconditional,
             truncate_prompt=generation.truncate,
             form=None if form is None else str(form),
+            story=text.story,
             **{f.name: getattr(generation.sampling, f.name) for f in dataclasses.fields(SamplingParams)},
         )
 
@@ -157,6 +159,7 @@ class WorkSpec:
             seed=self.seed,
             n=self.n,
             form=self.form,
+            story=self.story,
         )
 
     def window_of(self, limit: int) -> Window:

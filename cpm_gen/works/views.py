@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cpm_gen.serving.results import TokenUsage
+from cpm_gen.serving.results import StorySight, TokenUsage
 from cpm_gen.works.spec import WorkSpec
 
 
@@ -28,7 +28,8 @@ class WorkHead:
 class TextView:
     """One text as far as it is written. token_ids: None where they were not requested. window_start: in tokens from the prompt's beginning.
 
-    text_start: how many characters of the text the window does not show.
+    text_start: how many characters of the text the window does not show. story: what the window shows of the story; None without one,
+    and before this process has written on.
     """
 
     index: int
@@ -38,6 +39,7 @@ class TextView:
     window_slides: int
     window_start: int
     text_start: int
+    story: StorySight | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,6 +65,24 @@ def kills(start, database: Path, count: int) -> None:
                     assert whole[index] == (text, tokens)
 
 
+def test_a_killed_work_with_a_story_keeps_its_ids(start, tmp_path: Path):
+    story = "[前提]\n林冲被高俅陷害。\n[笔记 深1]\n风雪很大。\n[设定: 山]\n山上有人。\n[设定: 水, 江]\n水在城东。\n"
+    body = {"story": story, "style": "novel", "seed": 4, "n": 1, "temperature": 0.9, "max_new_tokens": 1500}
+    body["window"] = {"hop": 100, "boundary": "sentence"}
+    server = serve(start, tmp_path / "works.db", "--keep-alive", "300")
+    with server.client() as client:
+        id = create(client, **body)["id"]
+        begun = list(itertools.islice(follow(client, id), 700))
+        server.signal(signal.SIGKILL)
+        server.wait()
+    assert begun
+    server = serve(start, tmp_path / "works.db", "--keep-alive", "300")
+    with server.client() as client:
+        done = settled(client, id)
+        assert done["choices"][0]["window_slides"] > 5
+        assert written(done) == undisturbed(client, **body)
+
+
 @pytest.mark.slow
 def test_a_killed_work_keeps_to_its_form_and_its_ids(start, tmp_path: Path):
     body = {"form": "七排 60", "style": "lyric", "seed": 4, "n": 1, "temperature": 0.9, "top_k": 50}

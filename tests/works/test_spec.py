@@ -29,6 +29,7 @@ SPECS = st.builds(
     stop=st.lists(TEXTS).map(tuple),
     stop_at_eod=st.booleans(),
     truncate_prompt=st.booleans(),
+    story=st.none() | TEXTS,
     banned_ids=st.lists(st.integers(0)).map(tuple),
     **dict.fromkeys(
         (

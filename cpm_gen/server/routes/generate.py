@@ -21,13 +21,14 @@ from cpm_gen.server.schemas.generate import (
     Usage,
     WindowBody,
     refusals,
+    sight_body,
 )
 from cpm_gen.server.sse import EVENT, KEEP_ALIVE, EventStream, event, unless_disconnected
 from cpm_gen.serving.api_keys import ApiKey
 from cpm_gen.serving.errors import ServiceError
 from cpm_gen.serving.generation_spec import GenerationSpec
 from cpm_gen.serving.job import Job
-from cpm_gen.serving.results import GenerationResult, Idle, TextUpdate, TokenUsage, WindowUpdate, updates
+from cpm_gen.serving.results import GenerationResult, Idle, StorySight, TextUpdate, TokenUsage, WindowUpdate, updates
 from cpm_gen.serving.service import Service
 
 STREAM_EXAMPLE = (
@@ -41,7 +42,8 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The texts; with `stream`, server-sent events: `token` (text and ids of one text, its finish_reason on the "
         "last), `window` (a text's window moved: `start` is where it stands in tokens from the prompt's beginning, `text_start` how "
-        "many characters of the written text it does not show), then `done`, or `error` with the body of a refusal",
+        "many characters of the written text it does not show; `story`: what it shows of a story, sent with the first token, too), "
+        "then `done`, or `error` with the body of a refusal",
         "content": {"text/event-stream": {"itemSchema": EVENT, "example": STREAM_EXAMPLE}},
     }
 }
@@ -94,6 +96,12 @@ def generation_spec(
     )
 
 
+def story_event(story: StorySight | None) -> dict[str, Any]:
+    """What an event says about a story; nothing without one."""
+    shown = sight_body(story)
+    return {} if shown is None else {"story": shown.model_dump()}
+
+
 def usage_body(usage: TokenUsage) -> Usage:
     """Tokens read and generated, as the response shows them."""
     return Usage(
@@ -116,6 +124,7 @@ def _response(service: Service, result: GenerationResult) -> GenerateAnswer:
                 token_ids=list(text.token_ids),
                 finish_reason=text.finish_reason,
                 window_slides=text.window_slides,
+                story=sight_body(text.story),
             )
             for text in result.texts
         ],
@@ -135,9 +144,9 @@ async def _events(service: Service, job: Job) -> AsyncGenerator[str, None]:
             match update:
                 case TextUpdate(at, text, token_ids, reason):
                     yield event("token", {"index": at, "text": text, "token_ids": token_ids, "finish_reason": reason})
-                case WindowUpdate(at, start, text_start, slides):
+                case WindowUpdate(at, start, text_start, slides, story):
                     moved = {"index": at, "start": start, "text_start": text_start, "slides": slides}
-                    yield event("window", moved)
+                    yield event("window", moved | story_event(story))
                 case Idle():
                     yield KEEP_ALIVE
                 case GenerationResult():

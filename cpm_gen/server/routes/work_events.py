@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from cpm_gen.server import errors
-from cpm_gen.server.routes.generate import usage_body
+from cpm_gen.server.routes.generate import story_event, usage_body
 from cpm_gen.server.sse import KEEP_ALIVE, event
 from cpm_gen.works.events import FollowingFailed, StateChanged, TextAdded, WindowMoved, WorkEvent, WorkFinished
 
@@ -32,8 +32,9 @@ def _content(happened: WorkEvent) -> tuple[str | None, Any]:
             return "state", {"state": state, "error": error}
         case TextAdded(index=index, text=text, token_ids=token_ids, finish_reason=reason):
             return "token", {"index": index, "text": text, "token_ids": token_ids, "finish_reason": reason}
-        case WindowMoved(index=index, start=start, text_start=text_start, slides=slides):
-            return "window", {"index": index, "start": start, "text_start": text_start, "slides": slides}
+        case WindowMoved(index=index, start=start, text_start=text_start, slides=slides, story=story):
+            moved = {"index": index, "start": start, "text_start": text_start, "slides": slides}
+            return "window", moved | story_event(story)
         case WorkFinished():
             return "done", _summary(happened)
         case FollowingFailed(error=error):

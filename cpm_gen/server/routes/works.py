@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from cpm_gen.server.authentication import authorised
 from cpm_gen.server.routes.generate import generation_spec, usage_body
 from cpm_gen.server.routes.work_events import rendered
-from cpm_gen.server.schemas.generate import refusals
+from cpm_gen.server.schemas.generate import refusals, sight_body
 from cpm_gen.server.schemas.works import (
     STREAM_EXAMPLE,
     ContinueBody,
@@ -163,7 +163,7 @@ def _answer(view: WorkView) -> WorkAnswer:
                 token_ids=text.token_ids,
                 finish_reason=text.finish_reason,  # type: ignore[arg-type]
                 window_slides=text.window_slides,
-                window=WindowPlace(start=text.window_start, text_start=text.text_start),
+                window=WindowPlace(start=text.window_start, text_start=text.text_start, story=sight_body(text.story)),
             )
             for text in view.texts
         ],

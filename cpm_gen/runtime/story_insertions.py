@@ -1,0 +1,100 @@
+"""What the windows of a text show of a story: token ids, chosen by the text before the move."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cpm_gen.config.options import LyricLines, StyleName
+from cpm_gen.engine.insertions import Inserted
+from cpm_gen.text.prompt_styles import detokenizer, encode_prompt
+from cpm_gen.text.stories.story import SECTIONS, Story, StoryError
+from cpm_gen.text.tokenizer import TextTokenizer
+
+
+class StoryInsertions:
+    """The insertions of a story for one vocabulary and one length of windows (:class:`~cpm_gen.engine.insertions.Insertions`).
+
+    limit: most tokens in a window; a story takes at most half of them. Raises StoryError where it does not fit.
+    """
+
+    def __init__(self, story: Story, tokenizer: TextTokenizer, style: StyleName, lines: LyricLines, limit: int) -> None:
+        self._story = story
+        self._tokenizer = tokenizer
+        self._style = style
+        self._ends = tokenizer.boundary_ids("sentence") or frozenset()
+        parts = {name: _encode(getattr(story, name), tokenizer, style, lines) for name in SECTIONS.values()}
+        self._note = tuple(parts.pop("note"))
+        self._before = tuple(i for ids in parts.values() for i in ids)
+        self._fixed = tuple(heading for heading, name in SECTIONS.items() if getattr(story, name))
+        half, fixed = limit // 2, len(self._before) + len(self._note)
+        if fixed > half:
+            raise StoryError(
+                f"{', '.join(self._fixed)} of the story have {fixed:,} tokens; a window of {limit:,} has room for {half:,} (half of "
+                "it); shorten them, or make lore of them"
+            )
+        most = half - fixed if story.budget is None else min(story.budget, half - fixed)
+        self._lore = [tuple(_encode(lore.text, tokenizer, style, lines)) for lore in story.lore]
+        for lore, ids in zip(story.lore, self._lore, strict=True):
+            if len(ids) > most:
+                raise StoryError(
+                    f"{lore.name} of the story has {len(ids):,} tokens; there is room for {most:,}; shorten it"
+                )
+        self._keys = [
+            tuple(form for key in lore.keys for form in (key, tokenizer.written(key) or key)) for lore in story.lore
+        ]
+        self._budget = most
+        self._limit = limit
+        self.room = fixed + min(most, sum(map(len, self._lore)))
+
+    def choose(self, tokens: Sequence[int], length: int) -> Inserted:
+        """The fixed parts, the lore whose keys the text before the move mentions, and the note's place."""
+        read = self._text(tokens, length)
+        wanted = [
+            at
+            for at, lore in enumerate(self._story.lore)
+            if lore.constant or any(key in read for key in self._keys[at])
+        ]
+        # the most important ones stay; of one order, those that stand first
+        ranked = sorted(wanted, key=lambda at: (-self._story.lore[at].order, at))
+        while sum(len(self._lore[at]) for at in ranked) > self._budget:
+            ranked.pop()
+        shown = sorted(ranked, key=lambda at: (self._story.lore[at].order, at))
+        return Inserted(
+            before=(*self._before, *(i for at in shown for i in self._lore[at])),
+            note=self._note,
+            at=self._note_place(tokens, length),
+            shown=(*self._fixed, *(self._story.lore[at].name for at in shown)),
+            left_out=tuple(self._story.lore[at].name for at in wanted if at not in ranked),
+        )
+
+    def _text(self, tokens: Sequence[int], length: int) -> str:
+        """The text in which keys are looked for."""
+        if not self._lore:
+            return ""
+        reader = detokenizer(self._style, self._tokenizer)
+        return "".join([reader.push(i) for i in tokens[max(0, length - self._story.scan) : length]]) + reader.flush()
+
+    def _note_place(self, tokens: Sequence[int], length: int) -> int:
+        """The beginning of a sentence, ``depth`` sentences before the end."""
+        if not self._note:
+            return 0
+        left = self._story.depth
+        begin = max(0, length - self._limit)  # what stands before it is out of sight
+        for at in range(length, begin, -1):
+            if tokens[at - 1] in self._ends:
+                if left == 0:
+                    return at
+                left -= 1
+        return begin
+
+
+def _encode(text: str, tokenizer: TextTokenizer, style: StyleName, lines: LyricLines) -> list[int]:
+    """Token ids of a part: whole lines."""
+    if not text:
+        return []
+    ids = encode_prompt("lyric" if style == "lyric" else "novel", text, tokenizer, lines)
+    if tokenizer.opens_prompts and ids[0] == tokenizer.start:  # the prompt begins with it
+        del ids[0]
+    if style != "lyric":
+        ids += tokenizer.encode("\n") if tokenizer.newlines else [tokenizer.line_end or 0]
+    return ids

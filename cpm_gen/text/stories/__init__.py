@@ -1,0 +1,1 @@
+"""Stories: what a novel keeps in sight."""

@@ -1,0 +1,121 @@
+"""A story: what a novel keeps in sight however long it grows. A frozen value with a notation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cpm_gen.errors import InputError
+
+SECTIONS = {"前提": "premise", "记忆": "memory", "人物": "characters", "笔记": "note"}  # headings of the fixed parts
+MOST_CHARS = 100_000
+MOST_LORE = 1_000
+MOST_NUMBER = 100_000  # of scan, budget, depth and order
+SEPARATORS = ",，、"  # between keys
+
+
+class StoryError(InputError):
+    """A story that cannot be read, or that a window has no room for. Names line and column where there are some."""
+
+
+@dataclass(frozen=True)
+class Lore:
+    """A text that is in sight while the last tokens hold one of its keys.
+
+    order: lore of the lowest order is left out first where there is no room; that of the highest stands nearest to the text.
+    constant: in sight without a key being mentioned, too.
+    """
+
+    keys: tuple[str, ...]
+    text: str
+    order: int = 0
+    constant: bool = False
+
+    def __post_init__(self) -> None:
+        """Check keys, text and order; raises StoryError."""
+        if not self.keys:
+            raise StoryError("lore needs a key; give the words that bring it in sight")
+        for key in self.keys:
+            if not key or key != key.strip() or set(key) & {*SEPARATORS, *"]:：\n\r"} or len(key) > 100:
+                raise StoryError(f"a key of lore is 1 to 100 characters without commas, colons and ], not {key[:20]!r}")
+        _check_text("设定", self.text)
+        if not self.text:
+            raise StoryError(f"the lore of {self.keys[0]} is empty; write its text")
+        _check_number("序", self.order)
+
+    @property
+    def name(self) -> str:
+        """How reports name it."""
+        return f"设定: {self.keys[0]}"
+
+
+@dataclass(frozen=True)
+class Story:
+    """What the windows of a text show beside the text itself.
+
+    premise, memory, characters: prose before the text, in this order; lore follows them. note: prose inside the text, ``depth``
+    sentences before its end when the window moves. scan: keys of lore are looked for in this many of the last tokens. budget: most
+    tokens of lore; None: as many as half a window has room for.
+    """
+
+    premise: str = ""
+    memory: str = ""
+    characters: str = ""
+    note: str = ""
+    depth: int = 3
+    lore: tuple[Lore, ...] = ()
+    scan: int = 200
+    budget: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the parts; raises StoryError."""
+        for heading, name in SECTIONS.items():
+            _check_text(heading, getattr(self, name))
+        for word, number in (("深", self.depth), ("扫描", self.scan), ("预算", self.budget or 0)):
+            _check_number(word, number)
+        if not self.note and self.depth != Story.depth:
+            raise StoryError("a depth belongs to a note; write the note")
+        if not any((self.premise, self.memory, self.characters, self.note, self.lore)):
+            raise StoryError("the story is empty; begin with a heading such as [前提] and prose under it")
+        if len(self.lore) > MOST_LORE:
+            raise StoryError(f"{len(self.lore):,} pieces of lore; the most is {MOST_LORE:,}")
+
+    @staticmethod
+    def parse(text: str) -> Story:
+        """A story from its notation; see :mod:`cpm_gen.text.stories.notation`. Raises StoryError with line and column."""
+        from cpm_gen.text.stories.notation import parse
+
+        return parse(text)
+
+    def __str__(self) -> str:
+        """In its notation; :meth:`parse` gives an equal story."""
+        parts = []
+        settings = [f"扫描: {self.scan}\n"] if self.scan != Story.scan else []
+        if self.budget is not None:
+            settings.append(f"预算: {self.budget}\n")
+        if settings:
+            parts.append("".join(settings))
+        for heading, name in SECTIONS.items():
+            if text := getattr(self, name):
+                depth = f" 深{self.depth}" if name == "note" and self.depth != Story.depth else ""
+                parts.append(f"[{heading}{depth}]\n{text}\n")
+        for lore in self.lore:
+            order = f" 序{lore.order}" if lore.order else ""
+            constant = " 常在" if lore.constant else ""
+            parts.append(f"[设定{order}{constant}: {', '.join(lore.keys)}]\n{lore.text}\n")
+        return "\n".join(parts)
+
+
+def _check_text(heading: str, text: str) -> None:
+    """Check that a part is prose that its notation can hold."""
+    lines = text.split("\n")
+    if len(text) > MOST_CHARS or text != text.strip() or "\r" in text or any(line.startswith("[") for line in lines):
+        raise StoryError(
+            f"{heading} must be at most {MOST_CHARS:,} characters of prose without space around it, and no line may begin with ["
+        )
+    if any(line != line.rstrip(" \t") for line in lines):
+        raise StoryError(f"{heading} has a line that ends in a space; leave it out")
+
+
+def _check_number(word: str, number: int) -> None:
+    if not 0 <= number <= MOST_NUMBER:
+        raise StoryError(f"{word} must be from 0 to {MOST_NUMBER:,}, not {number}")

@@ -1,0 +1,64 @@
+"""``--story``: a file of a story, from every door of the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cpm_gen.cli.main import main
+
+STORY = "[前提]\n林冲被高俅陷害。\n[设定: 江]\n江在城东。\n"
+WORDS = ("novel", "江上，", "--max-new-tokens", "5", "--seed", "1", "--json")
+
+
+@pytest.fixture
+def story(tmp_path: Path) -> Path:
+    path = tmp_path / "story.txt"
+    path.write_text(STORY, encoding="utf-8")
+    return path
+
+
+def written(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
+    assert main((*WORDS, *words)) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_story_is_a_file_of_the_flag_of_settings_and_of_the_environment(story, tmp_path, capsys, monkeypatch):
+    by_flag = written(capsys, "--story", str(story))
+    assert by_flag["in_sight"] == ["前提", "设定: 江"]
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(f"story: {story}\n", encoding="utf-8")
+    notation = tmp_path / "notation.yaml"
+    notation.write_text("story: |\n" + "".join(f"  {line}\n" for line in STORY.splitlines()), encoding="utf-8")
+    for words in (("--config", str(settings)), ("--config", str(notation))):
+        assert written(capsys, *words)["token_ids"] == by_flag["token_ids"]
+    monkeypatch.setenv("CPM_GEN_STORY", str(story))
+    assert written(capsys)["token_ids"] == by_flag["token_ids"]
+    assert written(capsys, "--decoder", "recompute")["token_ids"] == by_flag["token_ids"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file or directory"),
+        (b"", "story, line 1, column 1: the story is empty; begin with a heading such as [前提]"),
+        ("[前題]\n甲\n".encode(), "story, line 1, column 2: there is no heading 前題"),
+        (b"\xff\xfa", "not UTF-8 at byte 0"),
+        ("[前提]\n".encode() + "雪".encode() * 600, "tokens; a window of 511 has room for 255"),
+    ],
+)
+def test_a_story_that_cannot_be_used_is_one_line(tmp_path, capsys, content, message):
+    path = tmp_path / "story.txt"
+    if content is not None:
+        path.write_bytes(content)
+    assert main((*WORDS, "--story", str(path))) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    (line,) = shown.err.splitlines()
+    assert message in line
+
+
+def test_a_folder_and_an_empty_name_are_no_story(tmp_path, capsys):
+    for name, message in ((str(tmp_path), "is a folder; --story takes a text file"), ("", "must not be empty")):
+        assert main((*WORDS, "--story", name)) == 2
+        assert message in capsys.readouterr().err

@@ -1,0 +1,124 @@
+"""Texts with a story: what is in sight, and the same tokens cached, recomputed, together and resumed."""
+
+import dataclasses
+from collections import deque
+
+import pytest
+
+import cpm_gen
+from cpm_gen import Lore, Story
+from cpm_gen.config.options import SamplingParams, TextOptions
+from cpm_gen.engine.window import Window
+from cpm_gen.errors import ConfigError
+from cpm_gen.runtime.story_insertions import StoryInsertions
+from cpm_gen.text.stories.story import StoryError
+
+STORY = Story(
+    premise="林冲被高俅陷害。",
+    characters="林冲是教头。",
+    note="风雪很大。",
+    depth=1,
+    lore=(
+        Lore(("山",), "山上有人。"),
+        Lore(("水", "江"), "水在城东。", order=2),
+        Lore(("月",), "月下无人。", order=1),
+    ),
+    scan=40,
+)
+SAMPLING = SamplingParams(temperature=0.9, top_k=50)
+
+
+@pytest.fixture(scope="module")
+def llm():
+    with cpm_gen.load(window_limit=120, window_boundary="sentence") as llm:
+        yield llm
+
+
+def chosen(llm, story: Story, text: str, limit: int = 120):
+    ids = llm.encode(text, "novel")
+    return StoryInsertions(story, llm.tokenizer, "novel", "newline", limit).choose(ids, len(ids))
+
+
+def test_lore_is_in_sight_while_a_key_is_mentioned(llm):
+    inserted = chosen(llm, STORY, "江上有月，他走了。")
+    assert inserted.shown == ("前提", "人物", "笔记", "设定: 月", "设定: 水")  # the highest order nearest to the text
+    assert inserted.left_out == ()
+    assert llm.tokenizer.decode(inserted.before) == "林冲被高俅陷害。\n林冲是教头。\n月下无人。\n水在城东。\n"
+    assert llm.tokenizer.decode(inserted.note) == "风雪很大。\n"
+    assert chosen(llm, STORY, "山" + "他走了。" * 20).shown == ("前提", "人物", "笔记")  # beyond the last 40 tokens
+
+
+def test_what_has_no_room_is_left_out_from_the_lowest_order_up(llm):
+    size = len(chosen(llm, STORY, "水").before) - len(chosen(llm, STORY, "他").before)
+    tight = dataclasses.replace(STORY, budget=2 * size)
+    inserted = chosen(llm, tight, "山水月")
+    assert inserted.shown[3:] == ("设定: 月", "设定: 水")
+    assert inserted.left_out == ("设定: 山",)
+
+
+def test_constant_lore_needs_no_key(llm):
+    always = dataclasses.replace(STORY, lore=(Lore(("山",), "山上有人。", constant=True),))
+    assert chosen(llm, always, "他走了。").shown[3:] == ("设定: 山",)
+
+
+def test_the_note_stands_some_sentences_before_the_end(llm):
+    for depth, place in ((0, "三句。"), (1, "二句。"), (2, "一句。"), (9, "")):
+        text = "一句。二句。三句。四"
+        inserted = chosen(llm, dataclasses.replace(STORY, depth=depth), text)
+        assert llm.tokenizer.decode(llm.encode(text, "novel")[: inserted.at]).endswith(place)
+
+
+def test_a_story_takes_at_most_half_of_the_window(llm):
+    with pytest.raises(
+        StoryError, match=r"前提, 人物, 笔记 of the story have [0-9]+ tokens; a window of 20 has room for 10"
+    ):
+        chosen(llm, STORY, "他", limit=20)
+    with pytest.raises(StoryError, match=r"设定: 山 of the story has [0-9]+ tokens; there is room for 2; shorten it"):
+        chosen(llm, dataclasses.replace(STORY, budget=2), "他")
+
+
+@pytest.mark.parametrize("style", ["novel", "lyric", "plain"])
+def test_texts_are_the_same_recomputed_together_and_resumed(llm, style):
+    text = TextOptions(style=style, max_new_tokens=260, seed=4, n=2, story=str(STORY))
+    requests = llm.engine.requests([llm.encode("江上有月，", style), llm.encode("他", style)], SAMPLING, text)
+    assert requests[0].window.limit + requests[0].insertions.room == 120
+    together = run(llm, requests, text)
+    for request, (ids, slides, sights) in zip(requests, together, strict=True):
+        assert slides > 2
+        assert run(llm, [request], text) == [(ids, slides, sights)]
+        assert run(llm, [dataclasses.replace(request, recompute=True)], text) == [(ids, slides, sights)]
+        for cut in (1, 140, 259):
+            resumed = dataclasses.replace(request, written=ids[:cut])
+            assert run(llm, [resumed], text) == [(ids[cut:], slides, sights[cut:])]
+
+
+def run(llm, requests, text):
+    ready: deque[cpm_gen.Chunk] = deque()
+    streams = llm.engine.begin(requests, text, ready)
+    while not all(s.done for s in streams):
+        llm.engine.step()
+    llm.engine.end(streams)
+    found = []
+    for place in range(len(requests)):
+        chunks = [c for c in ready if c.place == place]
+        found.append((tuple(i for c in chunks for i in c.token_ids), chunks[-1].slides, [c.in_sight for c in chunks]))
+    return found
+
+
+def test_a_story_changes_the_text_and_is_reported(llm):
+    settings = {"style": "novel", "max_new_tokens": 150, "seed": 4, "temperature": 0.9, "top_k": 50}
+    plain = llm.generate("他", **settings)
+    told = llm.generate("他", story=STORY, **settings)
+    assert told.token_ids != plain.token_ids
+    assert told == dataclasses.replace(llm.generate("他", story=str(STORY), **settings), timing=told.timing)
+    assert told.in_sight[:3] == ("前提", "人物", "笔记")
+    assert plain.in_sight == ()
+    assert told.prompt_token_ids == plain.prompt_token_ids
+
+
+def test_a_story_takes_the_place_of_kept_tokens(llm):
+    text = TextOptions(story=str(STORY))
+    with pytest.raises(ConfigError, match="a story takes the place of window_keep, which is 3"):
+        llm.engine.requests([[5]], SAMPLING, text, window=Window(100, 50, keep=3))
+    with pytest.raises(StoryError, match="line 1, column 1"):
+        llm.generate("他", story="林冲")

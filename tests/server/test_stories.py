@@ -1,0 +1,64 @@
+"""Stories over HTTP: texts and works with one, what is in sight, and what is refused."""
+
+import json
+
+import httpx
+import pytest
+
+from tests.service_process import error
+
+STORY = "[前提]\n林冲被高俅陷害。\n[笔记 深1]\n风雪很大。\n[设定: 山]\n山上有人。\n[设定: 水, 江]\n水在城东。\n"
+BODY = {"prompt": "江上有月，", "style": "novel", "max_new_tokens": 900, "seed": 4, "temperature": 0.9, "story": STORY}
+FIRST = {"in_sight": ["前提", "笔记", "设定: 水"], "left_out": []}
+
+
+def events(response: httpx.Response) -> list[tuple[str, dict]]:
+    blocks = [block.split("\n") for block in response.text.split("\n\n") if block.startswith(("event", "id"))]
+    found = [{name: value for name, _, value in (line.partition(": ") for line in block)} for block in blocks]
+    return [(e["event"], json.loads(e["data"])) for e in found]
+
+
+def test_a_text_says_what_of_its_story_is_in_sight(client: httpx.Client) -> None:
+    choice = client.post("/generate", json=BODY | {"max_new_tokens": 5}).json()["choices"][0]
+    assert choice["story"] == FIRST
+    without = client.post("/generate", json={k: v for k, v in BODY.items() if k != "story"} | {"max_new_tokens": 5})
+    assert "story" not in without.json()["choices"][0]
+
+
+def test_a_stream_says_it_with_the_first_token_and_after_every_move(client: httpx.Client) -> None:
+    streamed = events(client.post("/generate", json=BODY | {"stream": True}))
+    windows = [data for name, data in streamed if name == "window"]
+    assert [name for name, _ in streamed[:2]] == ["token", "window"]
+    assert windows[0] == {"index": 0, "start": 0, "text_start": 0, "slides": 0, "story": FIRST}
+    assert len(windows) > 2
+    assert all(w["story"]["in_sight"][:2] == ["前提", "笔记"] for w in windows)
+    assert streamed[-1][1]["choices"][0]["story"] == windows[-1]["story"]
+
+
+def test_a_work_with_a_story_writes_what_generate_writes(client: httpx.Client) -> None:
+    work = client.post("/works", json=BODY).json()
+    assert work["parameters"]["story"] == STORY
+    followed = events(client.get(f"/works/{work['id']}/events"))
+    found = client.get(f"/works/{work['id']}").json()
+    answer = client.post("/generate", json=BODY).json()["choices"][0]
+    assert found["choices"][0]["text"] == answer["text"]
+    windows = [data for name, data in followed if name == "window"]
+    assert windows[-1]["story"] == answer["story"]
+    assert windows[-1]["slides"] > 1
+
+
+@pytest.mark.parametrize("path", ["/generate", "/works"])
+@pytest.mark.parametrize(
+    ("change", "field", "message"),
+    [
+        ({"story": "林冲"}, "story", "story, line 1, column 1: text before the first heading"),
+        ({"story": "[前提]\n" + "雪" * 600}, "story", "tokens; a window of 511 has room for 255"),
+        ({"window": {"keep": 3}}, "story", "a story takes the place of window_keep, which is 3"),
+        ({"prompt": "雪山" * 250}, "prompt", "the network sees 4"),
+    ],
+)
+def test_a_story_that_cannot_be_used_is_refused(client: httpx.Client, path, change, field, message) -> None:
+    refused = client.post(path, json=BODY | change)
+    assert refused.status_code == 422
+    assert message in error(refused)["message"]
+    assert error(refused)["field"] == field

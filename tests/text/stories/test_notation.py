@@ -1,0 +1,115 @@
+"""The notation of stories: it reads back, its errors say where and what would be right, and no text breaks it."""
+
+import contextlib
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cpm_gen.text.stories.story import Lore, Story, StoryError
+
+EXAMPLE = """扫描: 300
+预算：150
+
+[前提]
+林冲被高俅陷害，刺配沧州。
+
+他一路北上。
+[人物]
+林冲是教头。
+[笔记 深2]
+这一夜风雪很大。
+[设定: 青松寨, 山寨]
+青松寨在山上。
+[设定 序2 常在：草料场、草场]
+草料场在城东。
+"""
+
+
+def test_a_story_is_read():
+    assert Story.parse(EXAMPLE) == Story(
+        premise="林冲被高俅陷害，刺配沧州。\n\n他一路北上。",
+        characters="林冲是教头。",
+        note="这一夜风雪很大。",
+        depth=2,
+        lore=(
+            Lore(("青松寨", "山寨"), "青松寨在山上。"),
+            Lore(("草料场", "草场"), "草料场在城东。", order=2, constant=True),
+        ),
+        scan=300,
+        budget=150,
+    )
+    assert Story.parse(EXAMPLE.replace("\n", "\r\n")) == Story.parse(EXAMPLE)
+
+
+prose = (
+    st.lists(st.text("林冲 a:，,]\t。", min_size=0, max_size=8).map(str.rstrip), min_size=1, max_size=4)
+    .map("\n".join)
+    .map(str.strip)
+)
+keys = st.lists(
+    st.text("林冲ab 草", min_size=1, max_size=5).map(str.strip).filter(bool), min_size=1, max_size=3, unique=True
+)
+stories = st.builds(
+    Story,
+    premise=prose.filter(bool),
+    memory=prose,
+    characters=prose,
+    note=prose.filter(bool),
+    depth=st.integers(0, 9),
+    lore=st.lists(
+        st.builds(Lore, keys.map(tuple), prose.filter(bool), st.integers(0, 100_000), st.booleans()), max_size=3
+    ).map(tuple),
+    scan=st.integers(0, 100_000),
+    budget=st.none() | st.integers(0, 1000),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(stories)
+def test_a_story_reads_back_from_its_notation(story):
+    assert Story.parse(str(story)) == story
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"line 1, column 1: the story is empty; begin with a heading"),
+        ("林冲", r"line 1, column 1: text before the first heading; begin with \[前提\]"),
+        ("扫描: 很多\n[前提]\n甲", r"line 1, column 4: 扫描 takes a whole number from 0 to 100,000, not 很多"),
+        ("扫描: 1\n扫描: 2", r"line 2, column 1: 扫描 is given twice"),
+        ("[前提]\n甲\n[前題]\n乙", r"line 3, column 2: there is no heading 前題; there are \[前提\]"),
+        ("[前提\n甲", r"line 1, column 4: a line that begins with \[ is a heading and ends with \]"),
+        ("[前提]\n\n[人物]\n甲", r"line 1, column 1: 前提 is empty; write prose under it"),
+        ("[前提]\n甲\n[前提]\n乙", r"line 3, column 2: 前提 is given twice"),
+        ("[前提 深3]\n甲", r"line 1, column 5: 深3: behind 前提 may stand nothing"),
+        ("[笔记 深三]\n甲", r"line 1, column 5: 深 takes a whole number"),
+        ("[设定]\n甲", r"line 1, column 4: 设定 needs keys: \[设定: 青松寨, 山寨\]"),
+        ("[设定: 甲,,乙]\n甲", r"line 1, column 5: an empty key"),
+        ("[前提: 甲]\n甲", r"line 1, column 4: 前提 has no keys"),
+        ("[设定 常在: 甲]\n", r"line 1, column 1: 设定 is empty"),
+        ("[]\n甲", r"line 1, column 2: there is no heading without a word"),
+    ],
+)
+def test_a_mistake_is_named_with_its_place(text, message):
+    with pytest.raises(StoryError, match=rf"story, {message}"):
+        Story.parse(text)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text("[]:：,，、 \n\t深序常在笔记设定前提0123林a\x00\ud800\u2028") | st.text())
+def test_any_text_is_a_story_or_a_story_error(text):
+    try:
+        story = Story.parse(text)
+    except StoryError:
+        return
+    assert Story.parse(str(story)) == story
+
+
+@pytest.mark.parametrize("part", ["[", "]", "[设定: a]\n甲\n", ",", "[设定: " + "a," * 100, " ", "\n", "扫描: 1\n"])
+def test_a_long_text_is_read_quickly(part):
+    began = time.process_time()
+    with contextlib.suppress(StoryError):
+        Story.parse(part * (100_000 // len(part)))
+    assert time.process_time() - began < 0.5
