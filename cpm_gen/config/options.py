@@ -208,7 +208,7 @@ class TextOptions:
     )
     story: StoryText | None = Field(
         default=None,
-        description="what stays in sight however long the text grows: premise, characters, note, lore, in the notation of docs/stories.md; "
+        description="what stays in sight however long the text grows: premise, characters, note, lore, in the notation of docs/novels.md; "
         "on the command line and in files of settings, a file of it",
     )
 
