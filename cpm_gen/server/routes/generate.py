@@ -21,8 +21,8 @@ from cpm_gen.server.schemas.generate import (
     Usage,
     WindowBody,
     refusals,
-    sight_body,
 )
+from cpm_gen.server.schemas.stories import sight_body
 from cpm_gen.server.sse import EVENT, KEEP_ALIVE, EventStream, event, unless_disconnected
 from cpm_gen.serving.api_keys import ApiKey
 from cpm_gen.serving.errors import ServiceError

@@ -22,7 +22,8 @@ from cpm_gen.server.schemas.compatible import (
     check_known,
     check_text,
 )
-from cpm_gen.serving.results import EndReason, StorySight
+from cpm_gen.server.schemas.stories import SightAnswer, sight_field
+from cpm_gen.serving.results import EndReason
 
 T = TypeVar("T")
 
@@ -227,18 +228,6 @@ class TimingAnswer(BaseModel):
     tokens_per_second: float | None = Field(description="of all texts together, after the first token")
 
 
-class SightAnswer(BaseModel):
-    """What a window shows of a story."""
-
-    in_sight: list[str] = Field(description="the parts in sight, lore by its first key")
-    left_out: list[str] = Field(description="lore whose keys are mentioned and that the budget has no room for")
-
-
-def sight_body(story: StorySight | None) -> SightAnswer | None:
-    """As the response shows it."""
-    return None if story is None else SightAnswer(in_sight=list(story.in_sight), left_out=list(story.left_out))
-
-
 class Choice(BaseModel):
     """One text. ``index`` counts through the prompts' samples: ``prompt * n + sample``."""
 
@@ -247,9 +236,7 @@ class Choice(BaseModel):
     token_ids: list[int] = Field(description="all tokens written, those of a stop string included")
     finish_reason: EndReason
     window_slides: int = Field(description="how often the window moved")
-    story: SightAnswer | None = Field(
-        None, exclude_if=lambda story: story is None, description="only with a story: what the last window shows of it"
-    )
+    story: SightAnswer | None = sight_field("only with a story: what the last window shows of it")
 
 
 class GenerateAnswer(BaseModel):

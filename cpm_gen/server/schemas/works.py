@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from cpm_gen.server.schemas.generate import Body, ErrorDetail, NewTokens, SightAnswer, TextBody, Usage
+from cpm_gen.server.schemas.generate import Body, ErrorDetail, NewTokens, TextBody, Usage
+from cpm_gen.server.schemas.stories import SightAnswer, sight_field
 
 _METADATA = 2**15  # characters of keys and values together
 _ENTRIES = 256
@@ -65,10 +66,8 @@ class WindowPlace(BaseModel):
 
     start: int
     text_start: int
-    story: SightAnswer | None = Field(
-        None,
-        exclude_if=lambda story: story is None,
-        description="only with a story, once this process has written on: what the window shows of it",
+    story: SightAnswer | None = sight_field(
+        "only with a story, once this process has written on: what the window shows of it"
     )
 
 

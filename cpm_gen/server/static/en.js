@@ -79,6 +79,7 @@ export const en = {
   "field.window.hop": "Window moves by, tokens (empty: its own)",
   "field.window.keep": "First tokens always in sight (empty: its own)",
   "field.window.boundary": "Window begins",
+  "field.story": "Story: [前提], [人物], [笔记], [设定: key], prose under each",
   "field.stop": "Stop strings, one a line",
   "field.stop_at_eod": "Stop at <eod>",
   "field.prompt": "Text",

@@ -51,13 +51,14 @@ export class Settings {
     const label = document.createElement("label");
     const name = document.createElement("span");
     say(name, `field.${field.name}`);
-    const input = document.createElement(field.choices ? "select" : field.type === "array" ? "textarea" : "input");
+    const lines = field.type === "array" || field.type === "string";
+    const input = document.createElement(field.choices ? "select" : lines ? "textarea" : "input");
     if (field.choices) {
       if (field.default === null) input.add(choice(field.name, null));
       for (const word of field.choices) input.add(choice(field.name, word));
-    } else if (field.type === "array") input.rows = 2;
+    } else if (lines) input.rows = 2;
     else if (field.type === "boolean") input.type = "checkbox";
-    else if (field.type !== "string") {
+    else {
       const { min, max } = field;
       Object.assign(input, { type: "number", min: min ?? "", max: max ?? "", step: "any", inputMode: "decimal" });
     }

@@ -79,6 +79,7 @@ export const zh = {
   "field.window.hop": "视窗每次移动的词元（空：默认）",
   "field.window.keep": "开头始终可见的词元（空：默认）",
   "field.window.boundary": "视窗起于",
+  "field.story": "故事：[前提]、[人物]、[笔记]、[设定: 词]，下面写成句子",
   "field.stop": "遇到即停的字串（每行一个）",
   "field.stop_at_eod": "遇到 <eod> 即停",
   "field.prompt": "正文",
