@@ -24,6 +24,7 @@ from cpm_gen.errors import ConfigError, InputError
 from cpm_gen.networks.native import library
 from cpm_gen.outputs import Chunk, Completion
 from cpm_gen.runtime.rewrite import SAMPLES, Rewrites, plan_rewrite, rewrite, rewrite_options
+from cpm_gen.runtime.rhymes import RHYMES, Rhymes, plan_rhymes, rhyme_options, rhymes
 from cpm_gen.runtime.text_engine import TextEngine
 from cpm_gen.text.stories.story import Story
 from cpm_gen.text.tokenizer import TextTokenizer
@@ -121,10 +122,21 @@ class LLM:
         """Candidates for ``text[start:end]``, best first: as long as the selection (± 30 %) and ending as it does.
 
         They are ranked by the log-probability of the text to the right after them; see :class:`cpm_gen.runtime.rewrite.Rewrites`.
-        An empty selection asks for a sentence to insert. options: of sampling, ``style`` and ``seed``. Raises InputError for a
-        selection outside the text, of white space, or too long for the window.
+        An empty selection asks for a sentence to insert. With a ``form`` the selection is one or more lines, or parts of lines, of a text
+        that keeps to it, and the candidates fill their slots: no candidate makes a fault that the text does not have now.
+
+        options: of sampling, ``style``, ``seed``, ``form``, ``rhyme_book``, ``acrostic``, ``include``, ``exclude``. Raises InputError for a
+        selection outside the text, of white space, too long for the window, or that a form leaves no choice for.
         """
         return rewrite(self.engine, plan_rewrite(self.engine, text, start, end, *rewrite_options({**options, "n": n})))
+
+    def rhymes(self, text: str, line: int, *, n: int = RHYMES, prompt: str | None = None, **options: Any) -> Rhymes:
+        """The ``n`` most probable words that may end a line of a text in a form, best first; one pass of the network.
+
+        line: of the text, from 1 on. prompt: what stands before the text. options: ``form``, ``rhyme_book``, ``acrostic``, ``include``,
+        ``exclude``, ``style`` ("lyric"). Raises InputError for a line that is none of the form's.
+        """
+        return rhymes(self.engine, plan_rhymes(self.engine, text, line, rhyme_options(options), prompt), n)
 
     def encode(self, prompt: str, style: StyleName = "plain") -> list[int]:
         """Token ids of a prompt in a style; raises InputError for an empty one."""

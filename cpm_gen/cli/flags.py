@@ -15,7 +15,7 @@ from cpm_gen.cli.setting_flags import (
     setting_flag,
     settings_flags,
 )
-from cpm_gen.config.options import Dtype, ModelOptions, SamplingParams
+from cpm_gen.config.options import FORM_SETTINGS, Dtype, ModelOptions, SamplingParams
 from cpm_gen.config.resolve import FIELDS
 
 
@@ -38,13 +38,20 @@ def write_flags(parser: argparse.ArgumentParser) -> None:
 
 def form_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of ``cpm-gen form``."""
-    actions = parser.add_subparsers(dest="action", metavar="list|show|check|learn", required=True)
+    actions = parser.add_subparsers(dest="action", metavar="list|show|check|rhymes|learn", required=True)
     listed = actions.add_parser("list", help="the names of all forms", allow_abbrev=False)
     show = actions.add_parser("show", help="the pattern and the notation of a form", allow_abbrev=False)
     check = actions.add_parser("check", help="the faults of a text", allow_abbrev=False)
-    for action in (show, check):
+    rhymes = actions.add_parser(
+        "rhymes", help="the words that may end a line of a text, the likeliest first", allow_abbrev=False
+    )
+    for action in (show, check, rhymes):
         action.add_argument("form", metavar="FORM", help="a name such as 七绝 or '浣溪沙 2', notation, or a file of it")
-    check.add_argument("file", metavar="FILE", help="a UTF-8 text; - is standard input")
+    for action in (check, rhymes):
+        action.add_argument("file", metavar="FILE", help="a UTF-8 text; - is standard input")
+    rhymes.add_argument("--line", metavar="N", type=int, required=True, help="line of the text, from 1 on")
+    rhymes.add_argument("-n", "--n", metavar="N", type=int, default=20, dest="count", help="words (default: 20)")
+    rhymes.add_argument("--prompt", metavar="TEXT", help="what stands before the text")
     learn = actions.add_parser(
         "learn", help="make the table of bigrams that lines in a form look ahead by", allow_abbrev=False
     )
@@ -54,9 +61,10 @@ def form_flags(parser: argparse.ArgumentParser) -> None:
     learn.add_argument("--from-model", action="store_true", help="learn from what the model predicts, instead of texts")
     learn.add_argument("--tokens", metavar="N", type=int, default=100_000, help="of --from-model (default: 100000)")
     learn.add_argument("--output", metavar="FILE", help="file to write (default: form_bigrams.xz beside the model)")
-    common_flags(learn)
-    settings_flags(learn, MODEL_FLAGS)
-    for action in (listed, show, check):
+    for action in (rhymes, learn):
+        common_flags(action)
+        settings_flags(action, MODEL_FLAGS)
+    for action in (listed, show, check, rhymes):
         action.add_argument("--json", action="store_true", help="as one JSON object")
 
 
@@ -67,6 +75,7 @@ def rewrite_flags(parser: argparse.ArgumentParser) -> None:
         "--select", metavar="FROM:TO", help="characters to rewrite, from 0 on, without the last; twice the same: insert"
     )
     parser.add_argument("--find", metavar="TEXT", help="the passage to rewrite, where the text holds it once")
+    parser.add_argument("--form-file", metavar="FILE", help="read the form from a UTF-8 file; - is standard input")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     common_flags(parser)
     settings_flags(parser, (ModelOptions, SamplingParams))
@@ -75,6 +84,7 @@ def rewrite_flags(parser: argparse.ArgumentParser) -> None:
         ("n", ("-n", "--n"), {"metavar": "N", "help": "candidates (default: 8)"}),
         ("style", ("--style",), {}),
         ("seed", ("--seed",), {"help": "same seed, same candidates (default: drawn, and reported)"}),
+        *((name, (f"--{name.replace('_', '-')}",), {}) for name in FORM_SETTINGS),
     ):
         section.add_argument(*flags, **setting_flag(name, FIELDS[name]) | more)
 

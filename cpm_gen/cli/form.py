@@ -1,4 +1,4 @@
-"""``cpm-gen form``: list forms, show one, check a text."""
+"""``cpm-gen form``: list forms, show one, check a text, find rhyme words."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_form_file(name: str) -> str:
     return text
 
 
-def _form(name: str) -> Form:
+def given_form(name: str) -> Form:
     """A form by name, in notation, or from a file."""
     path = Path(name) if name and "\n" not in name and len(name) < 256 else None
     if path is not None and path.is_file():
@@ -34,16 +34,20 @@ def _form(name: str) -> Form:
 
 
 def form(args: argparse.Namespace) -> int:
-    """Run ``list``, ``show``, ``check`` or ``learn``; 1 if a checked text has faults."""
+    """Run ``list``, ``show``, ``check``, ``rhymes`` or ``learn``; 1 if a checked text has faults."""
     if args.action == "list":
         return _list(as_json=args.json)
     if args.action == "show":
-        return _show(_form(args.form), as_json=args.json)
+        return _show(given_form(args.form), as_json=args.json)
     if args.action == "learn":
         from cpm_gen.cli.form_learn import learn
 
         return learn(args)
-    faults = checks.check(_form(args.form), read_file(args.file, "FILE"))
+    if args.action == "rhymes":
+        from cpm_gen.cli.form_rhymes import rhymes
+
+        return rhymes(args, given_form(args.form))
+    faults = checks.check(given_form(args.form), read_file(args.file, "FILE"))
     if args.json:
         sys.stdout.write(json.dumps({"faults": [vars(f) for f in faults]}, ensure_ascii=False) + "\n")
     else:

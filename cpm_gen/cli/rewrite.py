@@ -9,7 +9,7 @@ import re
 import sys
 
 from cpm_gen.cli import text_input
-from cpm_gen.cli.write import follows, open_model
+from cpm_gen.cli.write import follows, open_model, with_form_file
 from cpm_gen.config.resolve import Settings
 from cpm_gen.errors import ConfigError, InputError
 from cpm_gen.runtime.rewrite import NOT_OPTIONS, SAMPLES, Candidate, Rewrites, plan_rewrite
@@ -21,12 +21,13 @@ _PLACES = 5  # most places that an error names
 def rewrite(args: argparse.Namespace, settings: Settings) -> int:
     """Print the candidates for a selection of a file's text."""
     n = settings.text.n if "n" in settings.sources else SAMPLES
-    settings = dataclasses.replace(settings, text=dataclasses.replace(settings.text, n=n))
+    settings = dataclasses.replace(settings, text=dataclasses.replace(settings.text, n=n, stop=()))
     if follows(settings):
         return 0
     for name in NOT_OPTIONS:
         if settings.sources.get(name, "").startswith("--"):
             raise ConfigError(f"--{name.replace('_', '-')} is not for a rewrite; leave it out")
+    settings = with_form_file(settings, args)
     text = text_input.file_text(args.file)
     start, end = _selection(args, text)
     with open_model(settings) as engine:
@@ -39,6 +40,8 @@ def rewrite(args: argparse.Namespace, settings: Settings) -> int:
     missing = n - len(found.candidates)
     if missing:
         sys.stderr.write(f"note: only {len(found.candidates)} of {found.drawn} samples differ and fit the selection\n")
+    for note in found.notes:
+        sys.stderr.write(f"note: {note}\n")
     sys.stderr.write(f"seed {found.seed}\n")
     return 0
 

@@ -33,16 +33,14 @@ if TYPE_CHECKING:  # imports torch, which takes seconds: only once there is some
     from cpm_gen.runtime.text_engine import TextEngine
 
 
-def with_form(settings: Settings, args: argparse.Namespace) -> Settings:
-    """The settings with the form of ``--form-file``, checked; a form without a prompt begins from nothing."""
+def with_form_file(settings: Settings, args: argparse.Namespace) -> Settings:
+    """The settings with the form of ``--form-file``, checked."""
     text = settings.text
     if args.form_file is not None:
         if text.form is not None:
             raise ConfigError("give the form once: with --form or with --form-file")
         text = dataclasses.replace(text, form=read_form_file(args.form_file))
     requested_form(text)
-    if text.form is not None and not any((args.words, args.prompt, args.prompt_file)):
-        text = dataclasses.replace(text, unconditional=True)
     return dataclasses.replace(settings, text=text)
 
 
@@ -55,6 +53,14 @@ def with_story(settings: Settings) -> Settings:
         story = read_file(story, "--story") or " "
     Story.parse(story)
     return dataclasses.replace(settings, text=dataclasses.replace(settings.text, story=story))
+
+
+def with_form(settings: Settings, args: argparse.Namespace) -> Settings:
+    """As :func:`with_form_file`; a form without a prompt begins from nothing."""
+    settings = with_form_file(settings, args)
+    if settings.text.form is None or any((args.words, args.prompt, args.prompt_file)):
+        return settings
+    return dataclasses.replace(settings, text=dataclasses.replace(settings.text, unconditional=True))
 
 
 def follows(settings: Settings) -> bool:

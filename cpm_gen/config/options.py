@@ -27,6 +27,7 @@ Boundary = Literal["token", "sentence", "eod"]
 RhymeBook = Literal["平水韵", "词林正韵", "中华新韵", "中华通韵", "十三辙"]
 
 MOST_IDS = 2**31 - 1  # token ids, and counts of tokens within a window
+FORM_SETTINGS = ("form", "rhyme_book", "acrostic", "include", "exclude")  # which form, and what it asks for
 
 DRY_HISTORY = 20_000  # the DRY penalty looks at this many of a text's last tokens
 DRY_LONGEST = 50  # and counts no more tokens of a repeated passage than these

@@ -17,12 +17,15 @@ from typing import Any
 
 from cpm_gen.config.arguments import whole_number
 from cpm_gen.config.fields import declared
-from cpm_gen.config.options import SamplingParams, StyleName, TextOptions
+from cpm_gen.config.options import FORM_SETTINGS, SamplingParams, StyleName, TextOptions
 from cpm_gen.config.resolve import generation_options
-from cpm_gen.config.text_files import unix_lines
 from cpm_gen.errors import ConfigError, InputError
 from cpm_gen.outputs import Chunk
+from cpm_gen.runtime.surroundings import CHARS_A_TOKEN, encode_after, encode_left, encode_part
 from cpm_gen.runtime.text_engine import TextEngine
+from cpm_gen.text.forms.passage import passage
+from cpm_gen.text.forms.passage_masks import PassageMasks, PassageReader
+from cpm_gen.text.forms.requested import requested_form
 from cpm_gen.text.rewriting import Cut, Cutter, Goal, goal, quote_ids, trimmed, with_signs_of
 from cpm_gen.text.tokenizer import checked_text
 
@@ -30,10 +33,10 @@ SAMPLES = 8  # candidates where a caller does not say how many
 RIGHT_TOKENS = 64  # of the text to the right that are scored; what stands further off hardly depends on the candidate
 OWN_WEIGHT = 0.1  # of a candidate's own score in its total; the samples already follow that likelihood
 ROUNDS = 4  # most times that n samples are drawn, where too few of them fit
-_CHARS_A_TOKEN = 8  # more than a token has on average: bounds how much of a long text is encoded
 
 
-NOT_OPTIONS = frozenset(declared(TextOptions)) - {"style", "seed", "n"} | {
+Reader = Cutter | PassageReader  # of the tokens of one sample
+NOT_OPTIONS = frozenset(declared(TextOptions)) - {"style", "seed", "n", *FORM_SETTINGS} | {
     "min_new_tokens"
 }  # settings without a use here
 
@@ -61,7 +64,7 @@ class Rewrites:
     start, end: the characters of the text that a candidate replaces: the selection without the white space at its edges.
     selection: the passage that stands there now; None for an insertion. drawn: samples that were written; those that fit no length or
     end, and those equal to another one or to the selection, are not among the candidates. right_tokens: how many were scored.
-    seed: gives the same candidates again.
+    seed: gives the same candidates again. notes: in a form, rhyme words of other lines that do not agree.
     """
 
     candidates: tuple[Candidate, ...]
@@ -71,13 +74,14 @@ class Rewrites:
     drawn: int
     right_tokens: int
     seed: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class RewritePlan:
     """What is written and scored for a selection.
 
-    left, right: token ids of what the network sees on both sides. goal: what a candidate must be. (A form's slots will replace it.)
+    left, right: token ids of what the network sees on both sides. goal: what a candidate must be; in a form, its slots.
     sampling, options: of the samples, with a seed.
     """
 
@@ -89,7 +93,7 @@ class RewritePlan:
     core_ids: tuple[int, ...]
     head_ids: tuple[int, ...]
     tail_ids: tuple[int, ...]
-    goal: Goal
+    goal: Goal | PassageMasks
     sampling: SamplingParams
     options: TextOptions
 
@@ -103,15 +107,21 @@ class RewritePlan:
         assert self.options.seed is not None
         return dataclasses.replace(self.options, seed=(self.options.seed + at * 2**53) % 2**64)
 
-    def cutter(self, engine: TextEngine) -> Cutter:
+    @property
+    def constraint(self) -> PassageMasks | None:
+        """What the samples have to fulfil, in a form."""
+        return self.goal if isinstance(self.goal, PassageMasks) else None
+
+    def cutter(self, engine: TextEngine) -> Reader:
         """A new reader of one sample's tokens."""
+        if isinstance(self.goal, PassageMasks):
+            return PassageReader(self.goal)
         return Cutter(self.goal, engine.vocabulary.detokenizer(self.options.style), self.head_ids, self.tail_ids)
 
-    def collect(self, engine: TextEngine, cutters: Iterable[Cutter], cuts: dict[str, Cut]) -> bool:
+    def collect(self, engine: TextEngine, cutters: Iterable[Reader], cuts: dict[str, Cut]) -> bool:
         """Add the candidates of a round to ``cuts``, by their text; True once there are ``n`` different ones."""
-        vocabulary, style = engine.vocabulary, self.options.style
         for cutter in cutters:
-            cut = cutter.cut(vocabulary.tokenizer, vocabulary.detokenizer(style))
+            cut = self._cut(engine, cutter)
             if cut is None or len(cuts) == self.options.n:
                 continue
             shown = self._shown(engine, cut.text)
@@ -119,7 +129,15 @@ class RewritePlan:
                 cuts.setdefault(shown, cut)
         return len(cuts) == self.options.n
 
+    def _cut(self, engine: TextEngine, cutter: Reader) -> Cut | None:
+        if isinstance(cutter, PassageReader):
+            return cutter.cut()
+        vocabulary = engine.vocabulary
+        return cutter.cut(vocabulary.tokenizer, vocabulary.detokenizer(self.options.style))
+
     def _shown(self, engine: TextEngine, candidate: str) -> str:
+        if isinstance(self.goal, PassageMasks):
+            return candidate  # its signs are those of the text
         return with_signs_of(candidate, self.text, self.start, self.end, engine.vocabulary.tokenizer)
 
     def scored(self, cuts: Iterable[Cut]) -> list[list[int]]:
@@ -145,6 +163,7 @@ class RewritePlan:
             drawn=drawn,
             right_tokens=len(self.right),
             seed=self.options.seed,
+            notes=self.goal.passage.notes if isinstance(self.goal, PassageMasks) else (),
         )
 
     def _candidate(self, engine: TextEngine, cut: Cut, logprobs: Sequence[float]) -> Candidate:
@@ -169,37 +188,44 @@ def plan_rewrite(
 ) -> RewritePlan:
     """Plan ``options.n`` candidates for ``text[start:end]``. Safe to call from any thread.
 
-    Of ``options`` style, n and seed count; a length and stop strings do not. The text to the left is cut to what the window shows
-    beside the candidate and the text to the right; the window's ``keep`` first tokens stay. Raises InputError for an empty text, a
-    selection outside it, of white space, or too long for the window, and TokenizerError without a vocabulary.
+    Of ``options`` style, n, seed and the form count; a length and stop strings do not. In a form the selection is one or more lines, or
+    parts of lines, whose slots the candidates fill. The text to the left is cut to what the window shows beside the candidate and the text
+    to the right; the window's ``keep`` first tokens stay. Raises InputError for an empty text, a selection outside it, of white space, too
+    long for the window, or that a form leaves no choice for, FormError, and TokenizerError without a vocabulary.
     """
     text = checked_text(text)
     start, end = whole_number(start, "start"), whole_number(end, "end")
     if not text.strip():
         raise InputError("the text is empty; there is nothing to rewrite")
     start, end = trimmed(text, start, end)
-    wanted = goal(text, start, end)
     limit, style = engine.window.limit, options.style
+    masks = _masks(engine, text, start, end, sampling, options)
+    if masks is None:
+        wanted: Goal | PassageMasks
+        wanted = free = goal(text, start, end)
+        high, head, tail = free.high, free.head, free.tail
+        sampling = dataclasses.replace(sampling, banned_ids=(*sampling.banned_ids, *_banned(engine, free, style)))
+    else:
+        wanted, start, end = masks, masks.passage.start, masks.passage.end
+        high, head, tail = masks.passage.characters + len("".join(masks.passage.joints)), "", ""
     core = text[start:end]
     near = text[max(0, start - 500) : start] + core[:500] + text[end : end + 500]
-    rate = max(1.0, len(_encode(engine, near, style)) / len(near))
-    most = math.ceil(1.25 * rate * wanted.high) + 4
+    rate = max(1.0, len(encode_part(engine, near, style)) / len(near))
+    most = math.ceil(1.25 * rate * high) + 4
     if most > limit // 2:
         chars = int((limit // 2 - 4) / (1.25 * 1.3 * rate))
         raise InputError(
             f"the selection has {len(core):,} characters, too many for the window of {limit:,} tokens; "
             f"select at most about {max(1, chars):,}"
         )
-    core_ids = _after(engine, text[:start], core, style)
-    head_ids = _after(engine, text[:start], wanted.head, style)
-    tail_ids = _after(engine, core or text[:start], wanted.tail, style)
-    right = _after(engine, core or text[:start], text[end : end + _CHARS_A_TOKEN * RIGHT_TOKENS], style)
+    core_ids = encode_after(engine, text[:start], core, style)
+    head_ids = encode_after(engine, text[:start], head, style)
+    tail_ids = encode_after(engine, core or text[:start], tail, style)
+    right = encode_after(engine, core or text[:start], text[end : end + CHARS_A_TOKEN * RIGHT_TOKENS], style)
     right = right[: min(RIGHT_TOKENS, limit // 4)]
     room = max(1, limit - max(most + len(head_ids) + len(tail_ids), len(core_ids)) - len(right))
-    left = _left(engine, text[:start], style, room)
-    sampling = dataclasses.replace(
-        sampling, min_new_tokens=0, banned_ids=(*sampling.banned_ids, *_banned(engine, wanted, style))
-    )
+    left = encode_left(engine, text[:start], style, room)
+    sampling = dataclasses.replace(sampling, min_new_tokens=0)
     seed = secrets.randbits(48) if options.seed is None else options.seed  # a JSON number holds 48 bits exactly
     options = TextOptions(style=style, n=options.n, seed=seed, max_new_tokens=most, ignore_eos=True)
     return RewritePlan(
@@ -217,6 +243,16 @@ def plan_rewrite(
     )
 
 
+def _masks(
+    engine: TextEngine, text: str, start: int, end: int, sampling: SamplingParams, options: TextOptions
+) -> PassageMasks | None:
+    """The slots of a selection in a form; None without one."""
+    form = requested_form(dataclasses.replace(options, stop=()))
+    if form is None:
+        return None
+    return engine.vocabulary.passage(passage(form, text, start, end), options.style, sampling.banned_ids)
+
+
 def rewrite(engine: TextEngine, plan: RewritePlan) -> Rewrites:
     """Write the candidates, score and rank them."""
     cuts: dict[str, Cut] = {}
@@ -229,11 +265,12 @@ def rewrite(engine: TextEngine, plan: RewritePlan) -> Rewrites:
     return plan.rank(engine, cuts.values(), scores, drawn)
 
 
-def _write(engine: TextEngine, plan: RewritePlan, options: TextOptions) -> list[Cutter]:
+def _write(engine: TextEngine, plan: RewritePlan, options: TextOptions) -> list[Reader]:
     """Write the samples of a round, each as far as its cut needs."""
     cutters = [plan.cutter(engine) for _ in range(options.n)]
     ready: deque[Chunk] = deque()
-    streams = engine.begin(engine.requests([plan.prompt], plan.sampling, options), options, ready)
+    requests = engine.requests([plan.prompt], plan.sampling, options, constraint=plan.constraint)
+    streams = engine.begin(requests, options, ready)
     try:
         while not all(stream.done for stream in streams):
             engine.step()
@@ -247,49 +284,6 @@ def _write(engine: TextEngine, plan: RewritePlan, options: TextOptions) -> list[
     finally:
         engine.end(streams)
     return cutters
-
-
-def _encode(engine: TextEngine, text: str, style: StyleName) -> list[int]:
-    """Token ids of a part of a text, with its line breaks as the style has them and nothing added at its ends."""
-    tokenizer, options = engine.vocabulary.tokenizer, engine.options
-    encode = tokenizer.encode_with_specials if options.special_pieces else tokenizer.encode
-    text = unix_lines(text)
-    by_lines = not tokenizer.newlines or (style == "lyric" and options.lyric_lines == "newline")
-    if tokenizer.line_end is None or not by_lines:
-        return encode(text) if text else []
-    ids: list[int] = []
-    for at, line in enumerate(text.split("\n")):
-        ids += ([tokenizer.line_end] if at else []) + (encode(line) if line else [])
-    return ids
-
-
-def _after(engine: TextEngine, before: str, text: str, style: StyleName) -> list[int]:
-    """Token ids of ``text`` as it stands after ``before``: without a piece that marks the beginning of a text."""
-    if not text:
-        return []
-    head = _encode(engine, before[-1:], style)
-    both = _encode(engine, before[-1:] + text, style)
-    return both[len(head) :] if both[: len(head)] == head else _encode(engine, text, style)
-
-
-def _left(engine: TextEngine, text: str, style: StyleName, room: int) -> list[int]:
-    """The last ``room`` token ids of the text to the left, after those that the window keeps; a token that begins a text if empty."""
-    vocabulary = engine.vocabulary
-    tokenizer = vocabulary.tokenizer
-    most = _CHARS_A_TOKEN * room
-    opens = tokenizer.opens_prompts and style != "plain" and tokenizer.start is not None
-    keep = min(engine.window.keep, room // 2)
-    if len(text) > 2 * most:
-        first = _encode(engine, text[: _CHARS_A_TOKEN * keep], style) if keep else []
-        ids = [*first[:keep], *_encode(engine, text[-most:], style)]
-    else:
-        ids = _encode(engine, text, style)
-    if opens:
-        ids = [*vocabulary.start_ids(), *ids]
-        keep = max(keep, 1)
-    if len(ids) > room:
-        ids = [*ids[:keep], *ids[len(ids) - room + keep :]]
-    return ids or vocabulary.start_ids()
 
 
 def _banned(engine: TextEngine, wanted: Goal, style: StyleName) -> list[int]:

@@ -32,6 +32,7 @@ from cpm_gen.runtime.plan import Machine, plan_load
 from cpm_gen.runtime.story_insertions import StoryInsertions
 from cpm_gen.runtime.text_stream import TextStream
 from cpm_gen.runtime.vocabulary import ModelVocabulary
+from cpm_gen.sampling.constraints import Constraint
 from cpm_gen.sampling.logprobs import TopCollector
 from cpm_gen.text.stories.story import Story
 
@@ -118,11 +119,12 @@ class TextEngine:
         recompute: bool = False,
         logprobs: int | None = None,
         end_token: str | None = None,
+        constraint: Constraint | None = None,
     ) -> list[Request]:
         """``text.n`` checked requests for each prompt of token ids. Safe to call from any thread.
 
-        window, end_token: replace the model's; the rest as in :class:`Request`. Raises InputError for ids outside the vocabulary and
-        ConfigError for a window longer than the network's positions, and StoryError.
+        window, end_token: replace the model's; constraint: in place of a form of the text; the rest as in :class:`Request`. Raises
+        InputError for ids outside the vocabulary, ConfigError for a window longer than the network's positions, and StoryError.
         """
         self.loaded.check_open()
         most = self.size.vocabulary - 1
@@ -138,7 +140,7 @@ class TextEngine:
         stop_ids, never = self.vocabulary.bounds(text, end_token)
         seed = secrets.randbits(63) if text.seed is None else text.seed
         sampling = dataclasses.replace(sampling, banned_ids=(*sampling.banned_ids, *never))
-        constraint = self.vocabulary.form(text, sampling.banned_ids)
+        constraint = constraint or self.vocabulary.form(text, sampling.banned_ids)
         if constraint is not None:  # it ends the text; a token that ends lines does not
             stop_ids = frozenset()
         return [

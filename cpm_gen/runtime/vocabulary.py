@@ -15,6 +15,8 @@ from cpm_gen.text.forms import bigrams
 from cpm_gen.text.forms.bigrams import Bigrams
 from cpm_gen.text.forms.cache import FormCache
 from cpm_gen.text.forms.masks import FormMasks
+from cpm_gen.text.forms.passage import Passage
+from cpm_gen.text.forms.passage_masks import PassageMasks
 from cpm_gen.text.forms.requested import requested_form
 from cpm_gen.text.ids_only import IdsOnly
 from cpm_gen.text.prompt_styles import detokenizer, encode_prompt, start_ids
@@ -71,6 +73,12 @@ class ModelVocabulary:
         if form is None:
             return None
         return self._forms.masks(form, self.tokenizer, self.detokenizer(text.style), self._rows, banned)
+
+    def passage(self, passage: Passage, style: StyleName, banned: Sequence[int]) -> PassageMasks:
+        """A passage of a text in a form over this vocabulary. banned: further ids that are never written. Raises InputError."""
+        _, never = self.bounds(TextOptions(style=style))
+        tokenizer, lines = self.tokenizer, self.detokenizer(style)
+        return self._forms.passage(passage, tokenizer, lines, self._rows, (*banned, *never))
 
     def _bigrams(self) -> Bigrams | None:
         """The table that the options name, or the one beside the model; raises InputError for one that does not fit."""

@@ -11,6 +11,7 @@ from cpm_gen.config.options import Decoder, SamplingParams, TextOptions
 from cpm_gen.config.serve_options import ServeOptions
 from cpm_gen.engine.window import Boundary, Window
 from cpm_gen.errors import ConfigError, InputError
+from cpm_gen.sampling.constraints import Constraint
 from cpm_gen.serving.errors import invalid
 from cpm_gen.text.forms.requested import requested_form
 from cpm_gen.text.stories.story import Story, StoryError
@@ -29,6 +30,7 @@ class GenerationSpec:
         truncate: accept a prompt that is longer than the window, and leave its beginning out of the window.
         logprobs: how many of the most probable tokens to report at each position; None for no log-probabilities.
         timeout: seconds after which the texts end as they are; None for the service's own limit, which is an error.
+        constraint: what the texts have to fulfil, in place of a form of theirs; None for that form, or free texts.
     """
 
     prompts: Sequence[str | Sequence[int]]
@@ -41,6 +43,7 @@ class GenerationSpec:
     truncate: bool = False
     logprobs: int | None = None
     timeout: float | None = None
+    constraint: Constraint | None = None
 
     def field(self, at: int) -> str:
         """The name of prompt number ``at`` in errors."""

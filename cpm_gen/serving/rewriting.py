@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from dataclasses import dataclass
 
 from cpm_gen.config.options import SamplingParams, TextOptions
 from cpm_gen.errors import CpmGenError
-from cpm_gen.runtime.rewrite import ROUNDS, RewritePlan, Rewrites, plan_rewrite
+from cpm_gen.runtime.rewrite import ROUNDS, Reader, RewritePlan, Rewrites, plan_rewrite
 from cpm_gen.serving.api_keys import ApiKey
-from cpm_gen.serving.errors import from_library
-from cpm_gen.serving.generation_spec import GenerationSpec, check_chars
+from cpm_gen.serving.errors import from_library, invalid
+from cpm_gen.serving.generation_spec import GenerationSpec, check_chars, check_form
 from cpm_gen.serving.results import TextUpdate, TokenUsage
 from cpm_gen.serving.scoring import score_reserved
 from cpm_gen.serving.service import Service, before
-from cpm_gen.text.rewriting import Cut, Cutter, trimmed
+from cpm_gen.text.forms.errors import FormError
+from cpm_gen.text.rewriting import Cut, trimmed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,7 @@ async def rewrite(service: Service, spec: RewriteSpec, key: ApiKey | None = None
     """Write, score and rank the candidates. Cancelling the call cancels the generation. Raises ServiceError."""
     engine = service.require()
     check_chars(spec.text, service.options, "text")
+    check_form(dataclasses.replace(spec.options, stop=()), None)
     try:
         trimmed(spec.text, spec.start, spec.end)
     except CpmGenError as error:
@@ -50,6 +53,8 @@ async def rewrite(service: Service, spec: RewriteSpec, key: ApiKey | None = None
             plan = await asyncio.to_thread(
                 plan_rewrite, engine, spec.text, spec.start, spec.end, spec.sampling, spec.options
             )
+        except FormError as error:
+            raise invalid(str(error), "form", "bad_form") from None
         except CpmGenError as error:
             raise from_library(error, "text") from None
         cuts: dict[str, Cut] = {}
@@ -73,11 +78,11 @@ async def rewrite(service: Service, spec: RewriteSpec, key: ApiKey | None = None
     return RewriteResult(found, TokenUsage(len(plan.prompt) + len(plan.right), written))
 
 
-async def _write(service: Service, plan: RewritePlan, at: int, key: ApiKey | None) -> tuple[list[Cutter], int]:
+async def _write(service: Service, plan: RewritePlan, at: int, key: ApiKey | None) -> tuple[list[Reader], int]:
     """The samples of a round, and their number of tokens; ends once each is as long as its cut needs."""
     engine, options = service.require(), plan.round(at)
     cutters = [plan.cutter(engine) for _ in range(options.n)]
-    spec = GenerationSpec(prompts=[plan.prompt], sampling=plan.sampling, text=options)
+    spec = GenerationSpec(prompts=[plan.prompt], sampling=plan.sampling, text=options, constraint=plan.constraint)
     ended: set[int] = set()
     tokens = 0
     async with contextlib.aclosing(service.stream(spec, key)) as updates:

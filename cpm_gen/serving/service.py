@@ -204,6 +204,7 @@ class Service:
                 window=window,
                 recompute=spec.decoder == "recompute",
                 logprobs=spec.logprobs,
+                constraint=spec.constraint,
             )
             own = spec.timeout is not None and spec.timeout < self.options.request_timeout
             return Job("gen-" + secrets.token_hex(8), requests, text, deadline, submitted, own)

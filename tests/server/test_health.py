@@ -199,7 +199,7 @@ def calm(seconds: list[float]) -> bool:
 def test_documentation_is_complete(client):
     document = client.get("/openapi.json").json()
     expected = {
-        "/generate", "/rewrite", "/score", "/tokenize", "/detokenize", "/tokenizer_info", "/forms", "/forms/check",
+        "/generate", "/rewrite", "/score", "/tokenize", "/detokenize", "/tokenizer_info", "/forms", "/forms/check", "/forms/rhymes",
         "/v1/completions", "/v1/chat/completions", "/v1/models", "/v1/models/{model}",
         "/works", "/works/{id}", "/works/{id}/pause", "/works/{id}/resume", "/works/{id}/continue", "/works/{id}/events",
         "/health", "/health/live", "/health/ready", "/metrics", "/settings",

@@ -1,18 +1,23 @@
-"""``GET /forms`` and ``POST /forms/check``: forms of verse by name, and the faults of a text."""
+"""``GET /forms``, ``POST /forms/check`` and ``POST /forms/rhymes``: forms by name, the faults of a text, words that may end a line."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from cpm_gen.config.options import FormText, TextOptions
+from cpm_gen.config.options import FORM_SETTINGS, FormText, TextOptions
 from cpm_gen.errors import ConfigError, InputError
+from cpm_gen.runtime.rhymes import RHYMES
 from cpm_gen.server.authentication import authorised
-from cpm_gen.server.schemas.generate import Body, read_group, refusals, setting
+from cpm_gen.server.schemas.generate import Body, Prompt, read_group, refusals, setting
+from cpm_gen.server.sse import unless_disconnected
+from cpm_gen.serving.api_keys import ApiKey
 from cpm_gen.serving.errors import invalid
+from cpm_gen.serving.rhymes import RhymeSpec
+from cpm_gen.serving.rhymes import rhymes as find_rhymes
 from cpm_gen.serving.service import Service
 from cpm_gen.text.forms import check as checks
 from cpm_gen.text.forms.named import ALIASES, names
@@ -33,12 +38,14 @@ class FormList(BaseModel):
     forms: list[NamedForm]
 
 
-_SETTINGS = ("form", "rhyme_book", "acrostic", "include", "exclude")
-
 if TYPE_CHECKING:  # what create_model makes, for the type checker
     _FormSettings = Body
+    _RhymeSettings = Body
 else:
-    _FormSettings = create_model("_FormSettings", __base__=Body, **{n: setting(TextOptions, n) for n in _SETTINGS})
+    _FormSettings = create_model("_FormSettings", __base__=Body, **{n: setting(TextOptions, n) for n in FORM_SETTINGS})
+    _RhymeSettings = create_model(
+        "_RhymeSettings", __base__=_FormSettings, style=setting(TextOptions, "style", default="lyric")
+    )
 
 
 class CheckBody(_FormSettings):
@@ -75,8 +82,45 @@ class CheckAnswer(BaseModel):
     faults: list[FaultAnswer]
 
 
+class RhymesBody(_RhymeSettings):
+    """A text in a form, and the line whose last character is asked for."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "examples": [
+                {"form": "五绝", "text": "白日依山尽，黄河入海流。\n欲穷千里目，更上一层楼。", "line": 2, "n": 5},
+            ]
+        },
+    )
+
+    form: FormText = Field(description="a name or the notation")
+    text: Annotated[str, Field(min_length=1, max_length=20_000)] = Field(
+        description="the text, as far as it is written"
+    )
+    line: int = Field(ge=1, le=20_000, description="of the text, from 1 on and with blank lines, as in faults")
+    prompt: Prompt | None = Field(None, description="what stands before the text")
+    n: int = Field(RHYMES, ge=1, le=1000, description="words")
+
+
+class RhymeWordAnswer(BaseModel):
+    """A word, and its natural log-probability after the text before it."""
+
+    text: str
+    logprob: float
+
+
+class RhymesAnswer(BaseModel):
+    """The words that may end the line, best first."""
+
+    words: list[RhymeWordAnswer]
+    groups: list[str] = Field(description="rhyme groups of the book that the line may have; none: it does not rhyme")
+    notes: list[str] = Field(description="rhyme words of other lines that do not agree with the others")
+
+
 def router(service: Service) -> APIRouter:
-    """The routes. They need no model."""
+    """The routes. The first two need no model."""
     routes = APIRouter(tags=["forms"])
     authorise = authorised(service)
 
@@ -97,6 +141,21 @@ def router(service: Service) -> APIRouter:
     )
     async def check(body: CheckBody) -> CheckAnswer:
         return await asyncio.to_thread(_check, body)
+
+    @routes.post(
+        "/forms/rhymes",
+        summary="The words that may end a line of a text in a form, by the model's probability",
+        responses=refusals(400, 401, 422, 429, 500),
+    )
+    async def rhymes(request: Request, body: RhymesBody, key: ApiKey = Depends(authorise)) -> RhymesAnswer:
+        options = read_group(TextOptions, {name: value for name, value in vars(body).items() if name != "n"})
+        spec = RhymeSpec(text=body.text, line=body.line, options=options, prompt=body.prompt, n=body.n)
+        found = await unless_disconnected(request, find_rhymes(service, spec, key))
+        return RhymesAnswer(
+            words=[RhymeWordAnswer(text=word.text, logprob=word.logprob) for word in found.words],
+            groups=list(found.groups),
+            notes=list(found.notes),
+        )
 
     return routes
 

@@ -40,6 +40,7 @@ def router(service: Service) -> APIRouter:
             candidates=[_shown(candidate) for candidate in found.candidates],
             drawn=found.drawn,
             right_tokens=found.right_tokens,
+            notes=list(found.notes),
             usage=usage_body(result.usage),
         )
 

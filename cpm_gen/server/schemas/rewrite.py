@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from cpm_gen.config.options import SamplingParams, StyleName, TextOptions
+from cpm_gen.config.options import FORM_SETTINGS, SamplingParams, StyleName, TextOptions
 from cpm_gen.runtime.rewrite import SAMPLES
 from cpm_gen.server.schemas.generate import Body, Prompt, Usage, read_group, setting, settings
 
@@ -16,8 +16,9 @@ if TYPE_CHECKING:  # what create_model makes, for the type checker
         style: StyleName
         n: int
         seed: int | None
+        form: str | None
 else:
-    _OF_TEXT = {name: setting(TextOptions, name) for name in ("style", "seed")}
+    _OF_TEXT = {name: setting(TextOptions, name) for name in ("style", "seed", *FORM_SETTINGS)}
     _OF_TEXT["n"] = setting(TextOptions, "n", default=SAMPLES, description="candidates")
     _Settings = create_model(
         "_Settings", __base__=Body, **settings(SamplingParams, without=("min_new_tokens",)), **_OF_TEXT
@@ -25,7 +26,7 @@ else:
 
 
 class RewriteBody(_Settings):
-    """A text and the passage of it to rewrite."""
+    """A text and the passage of it to rewrite. In a form, the text keeps to it from its first line on."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -55,7 +56,7 @@ class RewriteBody(_Settings):
 
     def options(self) -> TextOptions:
         """As the library takes it."""
-        return TextOptions(style=self.style, n=self.n, seed=self.seed)
+        return read_group(TextOptions, vars(self))
 
 
 class CandidateAnswer(BaseModel):
@@ -81,4 +82,5 @@ class RewriteAnswer(BaseModel):
     candidates: list[CandidateAnswer] = Field(description="may be fewer than n, where too few samples differ and fit")
     drawn: int = Field(description="samples written")
     right_tokens: int = Field(description="tokens of the text after the passage that were scored")
+    notes: list[str] = Field(description="in a form, rhyme words of other lines that do not agree with the others")
     usage: Usage

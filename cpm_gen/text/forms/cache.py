@@ -11,6 +11,8 @@ from cpm_gen.text.forms.bigrams import Bigrams
 from cpm_gen.text.forms.form import Form
 from cpm_gen.text.forms.lexicon import Lexicon
 from cpm_gen.text.forms.masks import FormMasks
+from cpm_gen.text.forms.passage import Passage
+from cpm_gen.text.forms.passage_masks import PassageMasks
 from cpm_gen.text.tokenizer import Detokenizer, TextTokenizer
 
 _LEXICONS = 4  # of a vocabulary of 30,000: a few MB and a second of work each
@@ -34,12 +36,7 @@ class FormCache:
     ) -> FormMasks:
         """The compiled form. lines: the detokenizer of the text's style. Raises FormError."""
         with self._lock:
-            reads_lines = lines.can_show("\n")
-            key = reads_lines, frozenset(banned)
-            lexicon = self._lexicons.get(key)
-            if lexicon is None:
-                lexicon = self._lexicons[key] = Lexicon(tokenizer, reads_lines, vocabulary, frozenset(banned))
-            self._lexicons.move_to_end(key)
+            lexicon = self._lexicon(tokenizer, lines, vocabulary, banned)
             found = self._masks.get((id(lexicon), form))
             if found is None:
                 found = self._masks[id(lexicon), form] = (
@@ -47,8 +44,25 @@ class FormCache:
                     FormMasks(form, lexicon, self._bigrams()),
                 )
             self._masks.move_to_end((id(lexicon), form))
-            while len(self._lexicons) > _LEXICONS:
-                self._lexicons.popitem(last=False)
             while len(self._masks) > _FORMS:
                 self._masks.popitem(last=False)
             return found[1]
+
+    def passage(
+        self, passage: Passage, tokenizer: TextTokenizer, lines: Detokenizer, vocabulary: int, banned: Sequence[int]
+    ) -> PassageMasks:
+        """The compiled passage, which is not kept. Raises InputError."""
+        with self._lock:
+            lexicon = self._lexicon(tokenizer, lines, vocabulary, banned)
+            return PassageMasks(passage, lexicon, self._bigrams())
+
+    def _lexicon(self, tokenizer: TextTokenizer, lines: Detokenizer, vocabulary: int, banned: Sequence[int]) -> Lexicon:
+        reads_lines = lines.can_show("\n")
+        key = reads_lines, frozenset(banned)
+        lexicon = self._lexicons.get(key)
+        if lexicon is None:
+            lexicon = self._lexicons[key] = Lexicon(tokenizer, reads_lines, vocabulary, frozenset(banned))
+        self._lexicons.move_to_end(key)
+        while len(self._lexicons) > _LEXICONS:
+            self._lexicons.popitem(last=False)
+        return lexicon

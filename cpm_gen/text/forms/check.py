@@ -23,6 +23,25 @@ class Fault:
     message: str
 
 
+@dataclass(frozen=True)
+class RhymeWord:
+    """A word that rhymes, with the groups of the book that it has where it stands."""
+
+    line: int
+    column: int
+    label: str
+    text: str
+    groups: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What a text is to a form, in the order of the text: its faults, and its rhyme words but for those that repeat another."""
+
+    faults: tuple[Fault, ...]
+    rhyme_words: tuple[RhymeWord, ...]
+
+
 @dataclass
 class _Rhyme:
     groups: frozenset[str]
@@ -34,6 +53,7 @@ class _Checker:
         self.form = form
         self.book = rhyme_book(form.book)
         self.faults: list[Fault] = []
+        self.rhyme_words: list[RhymeWord] = []
         self.rhymes: dict[str, _Rhyme] = {}
         self.first_words: dict[str, str] = {}
         self.used: set[str] = set()
@@ -51,43 +71,23 @@ class _Checker:
         ]
 
     def line(self, number: int, text: str, line: Line, repeated: bool) -> None:
-        text = text.translate(_WIDE)
-        at = len(text) - len(text.lstrip())
-        text = text.rstrip()
-        for parts, sign in _runs(line):
-            run = ""
-            while at + len(run) < len(text) and is_han(text[at + len(run)]):
-                run += text[at + len(run)]
-            least, most = sum(p.least for p in parts), sum(p.most for p in parts)
-            if not least <= len(run) <= most:
-                wanted = str(most) if least == most else f"{least} to {most}"
-                self.fault(number, at + 1, f"{wanted} characters stand here, not {len(run)}")
-                return
-            self.run(number, at, run, parts, repeated)
-            at += len(run)
-            found = text[at : at + 1]
-            if found != sign:
-                self.fault(
-                    number, at + 1, f"{sign or 'the end of the line'} stands here, not {found or 'the end of the line'}"
-                )
-                return
-            at += len(sign)
-        if at < len(text):
-            self.fault(number, at + 1, f"the line ends here, not {text[at]}")
+        found, wrong = find_parts(line, text)
+        for (parts, _), places in zip(_runs(line), found, strict=False):
+            self.run(number, text, parts, places, repeated)
+        if wrong is not None:
+            self.fault(number, *wrong)
 
-    def run(self, number: int, column: int, run: str, parts: list[Part], repeated: bool) -> None:
-        sounds, at = self.sounds(run), 0
-        for part in parts:
-            length = part.most if len(parts) > 1 else len(run)
-            text = run[at : at + length]
-            place = column + at + 1
+    def run(self, number: int, line: str, parts: list[Part], places: list[tuple[int, int]], repeated: bool) -> None:
+        begin = places[0][0]
+        sounds = self.sounds(line[begin : places[-1][1]])
+        for part, (at, end) in zip(parts, places, strict=True):
+            text = line[at:end]
             if part.echo and not repeated:
                 if text != self.last[-len(text) :]:
-                    self.fault(number, place, f"{self.last[-len(text) :]} stands here again, not {text}")
+                    self.fault(number, at + 1, f"{self.last[-len(text) :]} stands here again, not {text}")
             elif not repeated:
-                self.part(number, place, text, part, sounds[at : at + length])
+                self.part(number, at + 1, text, part, sounds[at - begin : end - begin])
             self.last = text
-            at += length
 
     def part(self, number: int, place: int, text: str, part: Part, sounds: list[Sounds]) -> None:
         for at, (c, slot) in enumerate(zip(text, part.slots, strict=False)):
@@ -129,6 +129,7 @@ class _Checker:
                 self.fault(number, column, f"{self.first_words[label]} stands here again, not {word}")
             return
         self.first_words.setdefault(label, word)
+        self.rhyme_words.append(RhymeWord(number, column, label, word, groups))
         known = self.rhymes.get(label)
         if known is None:
             chosen = dict(self.form.groups).get(label)
@@ -157,8 +158,42 @@ def _runs(line: Line) -> Iterator[tuple[list[Part], str]]:
             parts = []
 
 
+def find_parts(line: Line, text: str) -> tuple[list[list[tuple[int, int]]], tuple[int, str] | None]:
+    """Where the parts of a line stand in its text, for each run up to a sign; and where the text is wrong (column, what), if it is.
+
+    Runs behind the place that is wrong are not found.
+    """
+    text = text.translate(_WIDE)
+    at = len(text) - len(text.lstrip())
+    text = text.rstrip()
+    found: list[list[tuple[int, int]]] = []
+    for parts, sign in _runs(line):
+        end = at
+        while end < len(text) and is_han(text[end]):
+            end += 1
+        least, most = sum(p.least for p in parts), sum(p.most for p in parts)
+        if not least <= end - at <= most:
+            wanted = str(most) if least == most else f"{least} to {most}"
+            return found, (at + 1, f"{wanted} characters stand here, not {end - at}")
+        places = []
+        for part in parts:
+            places.append((at, min(at + part.most, end)))
+            at = places[-1][1]
+        found.append(places)
+        if text[at : at + 1] != sign:
+            here, there = sign or "the end of the line", text[at : at + 1] or "the end of the line"
+            return found, (at + 1, f"{here} stands here, not {there}")
+        at += len(sign)
+    return found, (at + 1, f"the line ends here, not {text[at]}") if at < len(text) else None
+
+
 def check(form: Form, text: str) -> list[Fault]:
     """The faults of a text, in its order; blank lines do not count. Raises FormError for a text that is none."""
+    return list(examine(form, text).faults)
+
+
+def examine(form: Form, text: str) -> Examined:
+    """As :func:`check`, with the rhyme words."""
     if not isinstance(text, str):
         raise FormError("a text to check must be text")
     checker = _Checker(form)
@@ -185,7 +220,8 @@ def check(form: Form, text: str) -> list[Fault]:
         for word in form.forbidden:
             if word in line:
                 checker.fault(number, line.index(word) + 1, f"{word} is not wanted")
-    return sorted(checker.faults, key=lambda f: (f.line, f.column))
+    faults = sorted(checker.faults, key=lambda f: (f.line, f.column))
+    return Examined(tuple(faults), tuple(checker.rhyme_words))
 
 
 def _lines(form: Form, name: str, repeats: str | None) -> tuple[Line, ...]:

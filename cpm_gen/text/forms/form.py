@@ -7,7 +7,7 @@ notation that :func:`cpm_gen.text.forms.notation.parse` reads, and reads back to
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from cpm_gen.config.options import RhymeBook
@@ -20,10 +20,11 @@ BOUNDARY = "+"
 
 @dataclass(frozen=True)
 class Slot:
-    """The place of one character. 中: any tone. given: this character, whatever its tone."""
+    """The place of one character. 中: any tone. given: this character, whatever its tone. place: its line and column in the notation."""
 
     tone: Tone = "中"
     given: str | None = None
+    place: tuple[int, int] = field(default=(0, 0), compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -81,10 +81,11 @@ class _Reader:
         least: int | None = None
         echo = False
         while self.next and (self.next in TONES or self.next in "「0123456789叠"):
+            place = (self.line, self.at + 1)
             if echo or least is not None:
                 self.fail("a range and 叠 stand at the end of their part; put a comma after it")
             if self.next in TONES:
-                slots.append(Slot(TONES[self.next]))
+                slots.append(Slot(TONES[self.next], place=place))
                 self.at += 1
             elif self.next == "「":
                 slots += self.given()
@@ -94,13 +95,13 @@ class _Reader:
                 self.at += 1
                 if not self.next or self.next not in "0123456789":
                     self.fail("叠 takes a number: how many characters repeat")
-                slots += [Slot()] * self.number()
+                slots += [Slot(place=place)] * self.number()
                 echo = True
             else:
                 count = self.number()
                 if self.next == "-":
                     least, count = self.range(slots, count)
-                slots += [Slot()] * min(count, MOST_PART + 1)
+                slots += [Slot(place=place)] * min(count, MOST_PART + 1)
             if len(slots) > MOST_PART:
                 self.fail(f"a part has at most {MOST_PART} characters; put a comma into it", begin)
             self.skip()
@@ -141,4 +142,5 @@ class _Reader:
         if not characters or not all(map(is_han, characters)):
             self.fail("between 「 and 」 stand Chinese characters")
         self.at = end + 1
-        return [Slot("中", c) for c in characters]
+        begin = self.at - len(characters)
+        return [Slot("中", c, (self.line, begin + at)) for at, c in enumerate(characters)]

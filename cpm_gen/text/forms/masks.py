@@ -21,7 +21,7 @@ from cpm_gen.text.forms.bigrams import Bigrams
 from cpm_gen.text.forms.form import Form, Slot
 from cpm_gen.text.forms.lexicon import LONGEST, Lexicon
 from cpm_gen.text.forms.lookahead import Lookahead
-from cpm_gen.text.forms.program import Segment, make_program
+from cpm_gen.text.forms.program import Program, Segment, make_program
 from cpm_gen.text.forms.rhyme_groups import RhymeGroups
 from cpm_gen.text.forms.slot_masks import NONE, Fitting, SlotMasks
 from cpm_gen.text.forms.state import RUN, Mask, State
@@ -32,15 +32,17 @@ _NOTHING: list[Indices] = []
 class FormMasks:
     """A form over a vocabulary. Safe to use for several texts at once.
 
-    bigrams: of the vocabulary, for the lookahead; None: every token counts the same. Raises FormError for a form that the vocabulary
-    cannot fill.
+    bigrams: of the vocabulary, for the lookahead; None: every token counts the same. program: in place of the form's own. Raises
+    FormError for a form that the vocabulary cannot fill.
     """
 
-    def __init__(self, form: Form, lexicon: Lexicon, bigrams: Bigrams | None = None) -> None:
+    def __init__(
+        self, form: Form, lexicon: Lexicon, bigrams: Bigrams | None = None, program: Program | None = None
+    ) -> None:
         self.form = form
         self._lexicon = lexicon
         sounding = lexicon.sounds(form.book, form.lenient, form.neutral)
-        program = make_program(form, lexicon)
+        program = program or make_program(form, lexicon)
         self._segments = program.segments
         self._groups = RhymeGroups(form, program, lexicon, sounding)
         self._slots = SlotMasks(lexicon, sounding, form.forbidden)
@@ -54,6 +56,7 @@ class FormMasks:
             for s in self._segments
         ]
         self._given = frozenset(s.given for segment in self._segments for s in segment.slots if s.given)
+        self._fixes = bool(self._given) or any(s.same is not None for s in self._segments)
         self._long_forbidden = [w for w in form.forbidden if len(w) > 1]
         self._zero = frozenset(map(int, lexicon.zero))
         self._signs = {sign: frozenset(map(int, ids)) for sign, ids in lexicon.signs.items()}
@@ -205,7 +208,7 @@ class FormMasks:
             return segment.same is None or state.text[-1] == state.texts[segment.same][-1]
         if (segment.label, state.text[-1]) in state.words:
             return False
-        groups = self._groups.of_word(state.last, state.text[-1], segment)
+        groups = self._groups.of_word(state.last, segment)
         return not groups.isdisjoint(self._groups.open(state, segment.label))
 
     def _unwritten(self, state: State, segment: Segment, zero: bool) -> Indices:
@@ -228,7 +231,7 @@ class FormMasks:
             free = self._all
         else:
             reserved = self._groups.reserved(state, segment)
-            if self._given and any(slot.given for slot in rest[:LONGEST]):
+            if self._fixes and any(slot.given for slot in rest[:LONGEST]):
                 free = free.copy()
                 free[self._with_given(state, rest, fitting)] = True
         if barred:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cpm_gen.text.forms.errors import FormError
 from cpm_gen.text.forms.form import BOUNDARY, Form, Slot
-from cpm_gen.text.forms.lexicon import LINE_END, TONE_BITS, Lexicon, Sounding
+from cpm_gen.text.forms.lexicon import LINE_END, Lexicon, Sounding
 from cpm_gen.text.forms.readings import read
-from cpm_gen.text.forms.rhyme_books import Sounds, named_groups, rhyme_book
+from cpm_gen.text.forms.rhyme_books import named_groups, rhyme_book
 
 SLACK = 16  # spare characters above those that a form needs, from which on none have to be kept for it
+_NONE = frozenset[str]()
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class Segment:
     """Characters without a separator.
 
     copies: the segment whose text this one has again, its last characters if this one is shorter. same: the segment whose last character
-    this one's is. source: another segment copies from this one. ends: the separators that follow, in order.
+    this one's is. source: another segment copies from this one. ends: the separators that follow, in order. given_groups: the rhyme
+    groups of a given last character.
     """
 
     slots: tuple[Slot, ...]
@@ -29,6 +32,7 @@ class Segment:
     same: int | None = None
     source: bool = False
     ends: tuple[str, ...] = ()
+    given_groups: frozenset[str] = _NONE
 
     @property
     def rhymes(self) -> bool:
@@ -46,13 +50,34 @@ class Program:
 
 def make_program(form: Form, lexicon: Lexicon) -> Program:
     """Compile a form for a vocabulary; raises FormError for a form that its characters cannot fill."""
+    found = with_required(form, form_segments(form), lexicon)
+    return checked_program(form, found, lexicon)
+
+
+def checked_program(
+    form: Form,
+    segments: tuple[Segment, ...],
+    lexicon: Lexicon,
+    within: Mapping[str, frozenset[str]] | None = None,
+    taken: frozenset[str] = _NONE,
+) -> Program:
+    """The program of these segments; raises FormError where the vocabulary cannot fill them.
+
+    within: groups that a label has to keep to. taken: characters that must not be written.
+    """
     sounding = lexicon.sounds(form.book, form.lenient, form.neutral)
-    found = _place(form, _segments(form), lexicon, sounding)
-    _check_characters(form, found, lexicon, sounding)
-    return Program(found, {label: _groups(form, label, found, sounding) for label in _labels(found)})
+    found = _with_given_groups(form, segments)
+    _check_characters(form, found, lexicon, sounding, taken)
+    chosen = {label: frozenset(named_groups(form.book, group)) for label, group in form.groups}
+    groups = {
+        label: _groups(form, label, found, sounding, (within or {}).get(label) or chosen.get(label), taken)
+        for label in _labels(found)
+    }
+    return Program(found, groups)
 
 
-def _segments(form: Form) -> tuple[Segment, ...]:
+def form_segments(form: Form) -> tuple[Segment, ...]:
+    """The segments of a form, one for each part of its lines. Raises FormError for parts that do not agree."""
     found: list[Segment] = []
     first_word: dict[str, int] = {}
     begins: dict[str, int] = {}
@@ -91,12 +116,15 @@ def _agree(found: list[Segment], at: int, again: Segment) -> None:
     tone = again.slots[-1].tone
     if last.given is None and tone != "中":
         if last.tone not in ("中", tone):
-            raise FormError(f'"{again.label}*" wants the rhyme word in {tone} that was in {last.tone}; drop the *')
+            raise FormError(
+                f'"{again.label}*" wants the rhyme word in {tone} that was in {last.tone}; drop the *',
+                *again.slots[-1].place,
+            )
         found[at] = dataclasses.replace(found[at], slots=(*rest, dataclasses.replace(last, tone=tone)))
 
 
-def _place(form: Form, found: tuple[Segment, ...], lexicon: Lexicon, sounding: Sounding) -> tuple[Segment, ...]:
-    """Give the required words their places: spread over the text, where their tones fit."""
+def with_required(form: Form, found: tuple[Segment, ...], lexicon: Lexicon) -> tuple[Segment, ...]:
+    """Give the required words their places: spread over the text, where their tones fit. Raises FormError."""
     placed = list(found)
     for number, word in enumerate(form.required):
         if missing := [c for c in word if c not in lexicon.single]:
@@ -129,7 +157,9 @@ def _labels(found: tuple[Segment, ...]) -> list[str]:
     return list(dict.fromkeys(s.label for s in found if s.label is not None))
 
 
-def _check_characters(form: Form, found: tuple[Segment, ...], lexicon: Lexicon, sounding: Sounding) -> None:
+def _check_characters(
+    form: Form, found: tuple[Segment, ...], lexicon: Lexicon, sounding: Sounding, taken: frozenset[str]
+) -> None:
     for segment in found:
         for sign in segment.ends:
             if not len(lexicon.signs[sign]):
@@ -139,50 +169,58 @@ def _check_characters(form: Form, found: tuple[Segment, ...], lexicon: Lexicon, 
             if slot.given is None:
                 continue
             if slot.given not in lexicon.single:
-                raise FormError(f"the vocabulary has no token for {slot.given}; give another character")
+                raise FormError(f"the vocabulary has no token for {slot.given}; give another character", *slot.place)
             for word in form.forbidden:
                 if slot.given in word:
-                    raise FormError(f"{slot.given} is given and 禁用 has {word}; drop one of them")
-    forbidden = {w for w in form.forbidden if len(w) == 1}
+                    raise FormError(f"{slot.given} is given and 禁用 has {word}; drop one of them", *slot.place)
+    barred = {w for w in form.forbidden if len(w) == 1} | taken
     chosen = [s for segment in found if segment.copies is None for s in segment.slots if s.given is None]
     reserve = SLACK * (1 + len(_labels(found)))
     for tone, characters in sounding.of_tone.items():
         count = len(chosen) if form.distinct else 1
-        room = len(characters - forbidden) // 2 - reserve if form.distinct else len(characters - forbidden)
+        room = len(characters - barred) // 2 - reserve if form.distinct else len(characters - barred)
         if count > room:
             what = f"重字: 不可 wants up to {count} characters of each tone" if form.distinct else f"a {tone} is wanted"
             raise FormError(f"{what}; the vocabulary has {max(room, 0)} to choose from; shorten the form")
 
 
-def _groups(form: Form, label: str, found: tuple[Segment, ...], sounding: Sounding) -> frozenset[str]:
+def _groups(
+    form: Form,
+    label: str,
+    found: tuple[Segment, ...],
+    sounding: Sounding,
+    within: frozenset[str] | None,
+    taken: frozenset[str],
+) -> frozenset[str]:
     """The groups of a label that have enough characters for all its words and hold those that are given."""
-    groups = frozenset(sounding.groups)
-    if label in dict(form.groups):
-        groups = frozenset(named_groups(form.book, dict(form.groups)[label]))
-    forbidden = {w for w in form.forbidden if len(w) == 1}
+    groups = frozenset(sounding.groups) if within is None else within
+    barred = {w for w in form.forbidden if len(w) == 1} | taken
     given = {s.given for segment in found for s in segment.slots if s.given}
     wanted = {"平": 0, "仄": 0, "中": 0}
     words: list[str] = []
+    place = (0, 0)
     for segment in found:
         if segment.label != label or not segment.rhymes:
             continue
         last = segment.slots[-1]
+        place = last.place
         if last.given is None:
             wanted[last.tone] += 1
             continue
-        own = frozenset(group for _, group in sounds_of_given(form, last.given) if group)
         words.append(last.given)
-        groups &= own
-        if not own:
+        groups &= segment.given_groups
+        if not segment.given_groups:
             raise FormError(
-                f'{last.given} of rhyme "{label}" rhymes with nothing in {form.book}; give another character'
+                f'{last.given} of rhyme "{label}" rhymes with nothing in {form.book}; give another character', *place
             )
         if not groups:
-            raise FormError(f'{" and ".join(words)} of rhyme "{label}" do not rhyme in {form.book}; give others')
+            raise FormError(
+                f'{" and ".join(words)} of rhyme "{label}" do not rhyme in {form.book}; give others', *place
+            )
 
     def room(group: str, *tones: str) -> int:
-        pools = [sounding.pool.get((tone, group), frozenset()) for tone in tones]
-        return len(frozenset().union(*pools) - forbidden - given)
+        pools = [sounding.pool.get((tone, group), _NONE) for tone in tones]
+        return len(_NONE.union(*pools) - barred - given)
 
     need_level, need_oblique = wanted["平"], wanted["仄"]
     total = sum(wanted.values())
@@ -192,24 +230,41 @@ def _groups(form: Form, label: str, found: tuple[Segment, ...], sounding: Soundi
         if room(g, "平") >= need_level and room(g, "仄") >= need_oblique and room(g, "平", "仄") >= total
     )
     if not kept:
-        most = max(groups, key=lambda g: room(g, "平", "仄"))
+        most = max(sorted(groups), key=lambda g: room(g, "平", "仄"))
         tones = " and ".join(f"{n} in {t}" for t, n in wanted.items() if n)
         raise FormError(
             f'rhyme "{label}" has {total} words ({tones}), and no group of {form.book} has as many in the vocabulary '
-            f"({most}: {room(most, '平')} 平, {room(most, '仄')} 仄); use another label for some lines"
+            f"({most}: {room(most, '平')} 平, {room(most, '仄')} 仄); use another label for some lines",
+            *place,
         )
     return kept
 
 
-def sounds_of_given(form: Form, character: str) -> Sounds:
-    """The tones and groups of a given character: as it is read by itself, or any if that rhymes with nothing."""
-    table = rhyme_book(form.book)
-    strict = table.sounds(character, read(character)[0], lenient=form.lenient, neutral=form.neutral)
-    return (
-        strict if any(g for _, g in strict) else table.sounds(character, read(character)[0], lenient=True, neutral=True)
+def _with_given_groups(form: Form, found: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """The segments with the groups of their given rhyme words."""
+    return tuple(
+        dataclasses.replace(s, given_groups=_given_groups(form, found, at))
+        if s.rhymes and s.slots[-1].given is not None
+        else s
+        for at, s in enumerate(found)
     )
 
 
-def tone_bits(slot: Slot) -> int:
-    """The bits of the tones that a slot takes."""
-    return TONE_BITS[slot.tone]
+def _given_groups(form: Form, found: Sequence[Segment], at: int) -> frozenset[str]:
+    """The groups of a given last character: as it is read among those given before it, or all if that rhymes with nothing."""
+    run, segment = "", found[at]
+    while True:
+        for slot in reversed(segment.slots):
+            if slot.given is None:
+                break
+            run = slot.given + run
+        else:
+            at -= 1
+            if at >= 0 and not found[at].ends:  # a word boundary, which a reading does not stop at
+                segment = found[at]
+                continue
+        break
+    table, reading = rhyme_book(form.book), read(run)[-1]
+    strict = table.sounds(run[-1], reading, lenient=form.lenient, neutral=form.neutral)
+    sounds = strict if any(g for _, g in strict) else table.sounds(run[-1], reading, lenient=True, neutral=True)
+    return frozenset(g for _, g in sounds if g)

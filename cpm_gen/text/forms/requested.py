@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from cpm_gen.config.options import TextOptions
+from cpm_gen.config.options import FORM_SETTINGS, TextOptions
 from cpm_gen.errors import ConfigError
 from cpm_gen.text.forms.errors import FormError
 from cpm_gen.text.forms.form import Form
@@ -13,6 +13,7 @@ from cpm_gen.text.forms.line_reader import is_han
 from cpm_gen.text.forms.named import is_name, named
 from cpm_gen.text.forms.notation import parse, with_heads
 
+_CHANGES = FORM_SETTINGS[1:]  # of the form that is named
 _NOTATION = re.compile(r"[\n:：\[\]「」0-9a-z+○●⊙]|^[平仄中]+$")
 
 
@@ -26,11 +27,7 @@ def read_form(text: str) -> Form:
 
 def requested_form(options: TextOptions) -> Form | None:
     """The form of a text with these options; None: free. Raises FormError, and ConfigError for settings that do not go together."""
-    changes = {
-        name: getattr(options, name)
-        for name in ("rhyme_book", "acrostic", "include", "exclude")
-        if getattr(options, name)
-    }
+    changes = {name: getattr(options, name) for name in _CHANGES if getattr(options, name)}
     if options.form is None:
         for name in changes:
             raise ConfigError(f"{name} belongs to a form; give form, too")

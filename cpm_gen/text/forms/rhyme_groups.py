@@ -12,7 +12,7 @@ import numpy as np
 
 from cpm_gen.text.forms.form import Form
 from cpm_gen.text.forms.lexicon import LONGEST, Lexicon, Sounding
-from cpm_gen.text.forms.program import SLACK, Program, Segment, sounds_of_given
+from cpm_gen.text.forms.program import SLACK, Program, Segment
 from cpm_gen.text.forms.slot_masks import NONE
 from cpm_gen.text.forms.state import Mask, State
 
@@ -50,15 +50,15 @@ class RhymeGroups:
         """The groups of all labels after the last word of ``segment``."""
         label = segment.label or ""
         groups = dict(state.groups)
-        fitting = self.of_word(state.last, state.text[-1], segment) & self.open(state, label)
+        fitting = self.of_word(state.last, segment) & self.open(state, label)
         groups[label] = fitting or groups.get(label, self._groups[label])
         return tuple(groups.items())
 
-    def of_word(self, token: int, character: str, segment: Segment) -> frozenset[str]:
+    def of_word(self, token: int, segment: Segment) -> frozenset[str]:
         """The groups of a rhyme word, as the token reads it."""
         slot = segment.slots[-1]
         if slot.given is not None:
-            return frozenset(g for _, g in sounds_of_given(self._form, character) if g)
+            return segment.given_groups
         sounds = self._sounding.last[token]
         return frozenset(g for tone, g in sounds if g and slot.tone in ("中", tone))
 

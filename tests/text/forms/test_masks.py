@@ -116,11 +116,11 @@ def test_a_repeated_section_has_its_text_again():
     ("text", "message"),
     [
         ("「㐀」5", "form, line 1, column 1: between 「 and 」 stand Chinese characters"),
-        ("「龘」5", "form: the vocabulary has no token for 龘"),
-        ("5「春」a\n5「风」a", 'form: 春 and 风 of rhyme "a" do not rhyme in 中华通韵'),
-        ("韵: 平水韵, a=江\n" + "5平a\n" * 80, 'form: rhyme "a" has 80 words'),
+        ("「龘」5", "form, line 1, column 2: the vocabulary has no token for 龘"),
+        ("5「春」a\n5「风」a", 'form, line 2, column 3: 春 and 风 of rhyme "a" do not rhyme in 中华通韵'),
+        ("韵: 平水韵, a=江\n" + "5平a\n" * 80, 'form, line 81, column 2: rhyme "a" has 80 words'),
         ("必含: 黄昏\n仄仄", "form: 必含 黄昏 fits into no line"),
-        ("禁用: 明\n「明」5", "form: 明 is given and 禁用 has 明"),
+        ("禁用: 明\n「明」5", "form, line 2, column 2: 明 is given and 禁用 has 明"),
         ("重字: 不可\n" + "40\n" * 50, "form: 重字: 不可 wants up to 2000 characters"),
     ],
 )

@@ -1,0 +1,37 @@
+"""``cpm-gen form rhymes``: the words that may end a line of a text, by the model's probability."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+
+from cpm_gen.cli.form import read_file
+from cpm_gen.cli.main import settings
+from cpm_gen.cli.write import follows, open_model
+from cpm_gen.config.arguments import whole_number
+from cpm_gen.config.options import TextOptions
+from cpm_gen.errors import ConfigError
+from cpm_gen.runtime.rhymes import plan_rhymes
+from cpm_gen.runtime.rhymes import rhymes as run
+from cpm_gen.text.forms.form import Form
+
+
+def rhymes(args: argparse.Namespace, form: Form) -> int:
+    """Print the words of one line of a file, best first."""
+    resolved = settings(args)
+    whole_number(args.count, "-n", 1, ConfigError)
+    text = read_file(args.file, "FILE")
+    if follows(resolved):
+        return 0
+    options = TextOptions(style="lyric", form=str(form))
+    with open_model(resolved) as engine:
+        found = run(engine, plan_rhymes(engine, text, args.line, options, args.prompt), args.count)
+    if args.json:
+        sys.stdout.write(json.dumps(dataclasses.asdict(found), ensure_ascii=False) + "\n")
+    else:
+        sys.stdout.write("".join(f"{word.logprob:8.3f}  {word.text}\n" for word in found.words))
+    for note in found.notes:
+        sys.stderr.write(f"note: {note}\n")
+    return 0
