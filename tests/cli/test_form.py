@@ -43,6 +43,9 @@ def test_a_text_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["form", "learn", "nowhere.txt", "--output", "no/x"], "cpm-gen: no/x: there is no folder no"),
         (["lyric", "--form", "五绝", "--form-bigrams", "nowhere.xz"], "cpm-gen: nowhere.xz: No such file"),
         (["form", "show", ""], "cpm-gen: the form is empty"),
+        (["form", "rhymes", "五绝", "nowhere.txt", "--line", "1"], "cpm-gen: nowhere.txt: No such file"),
+        (["form", "rhymes", "五觉", "-", "--line", "1"], "cpm-gen: form: there is no form 五觉"),
+        (["form", "rhymes", "五绝", "-", "--line", "1", "-n", "0"], "cpm-gen: -n must be at least 1, not 0"),
     ],
 )
 def test_what_is_wrong_is_one_line(words, message, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,6 +53,19 @@ def test_what_is_wrong_is_one_line(words, message, capsys: pytest.CaptureFixture
     said = capsys.readouterr().err
     assert said.startswith(message)
     assert said.count("\n") == 1
+
+
+def test_the_words_that_may_end_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "good.txt").write_text(GOOD, encoding="utf-8")
+    words = ["form", "rhymes", "五绝", str(tmp_path / "good.txt"), "--line", "2", "-n", "5"]
+    assert main(words) == 0
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [[f"{w['logprob']:.3f}", w["text"]] for w in found["words"]] == table
+    assert (len(table), found["groups"]) == (5, ["尤"])
+    (tmp_path / "good.txt").write_text("一" + GOOD, encoding="utf-8")
+    assert main([*words, "--prompt", "登高"]) == 0  # another line that breaks the form
 
 
 def test_a_poem_needs_no_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

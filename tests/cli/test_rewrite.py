@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from cpm_gen.cli.main import main
+from cpm_gen.text.forms.check import check
+from cpm_gen.text.forms.named import named
 from tests.cli.conftest import FLAGS, Run
 
 TEXT = "天还没有亮，他便起了床。院子里积了厚厚的一层雪。他站了一会儿，天还没有亮。"
@@ -71,3 +73,31 @@ def test_a_file_without_text_is_one_line(run: Run, tmp_path: Path, content: str 
     status, shown, notes = run("rewrite", str(path), "--select", "0:0", *FLAGS)
     assert (status, shown) == (2, "")
     assert ("empty" if content is not None else "No such file") in notes.splitlines()[-1]
+
+
+VERSE = "白日依山尽，黄河入海流。\n欲穷千里目，更上一层楼。\n"
+
+
+def test_a_line_is_rewritten_in_a_form(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "poem.txt").write_text(VERSE, encoding="utf-8")
+    (tmp_path / "form.txt").write_text("体: 五绝\n", encoding="utf-8")
+    words = ("rewrite", str(tmp_path / "poem.txt"), "--find", "更上一层楼。", "--json", *SAMPLING)
+    status, found, _ = run(*words, "--form", "五绝")
+    assert status == 0
+    texts = [c["text"] for c in json.loads(found)["candidates"]]
+    assert len(texts) == 2
+    assert all(check(named("五绝"), VERSE.replace("更上一层楼", text)) == [] for text in texts)
+    assert run(*words, "--form-file", str(tmp_path / "form.txt"))[1] == found
+    status, _, notes = run(*words, "--form", "五绝", "--form-file", str(tmp_path / "form.txt"))
+    assert (status, notes) == (2, "cpm-gen: give the form once: with --form or with --form-file\n")
+    (tmp_path / "poem.txt").write_text(VERSE.replace("流", "天"), encoding="utf-8")
+    status, found, notes = run(*words[:3], "欲穷千里目，更上一层楼。", *words[4:], "--form", "五绝")
+    assert status == 0
+
+
+def test_another_line_that_does_not_rhyme_is_noted(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "poem.txt").write_text("明月照江村\n山高水自流\n落花又黄昏\n", encoding="utf-8")
+    words = ("rewrite", str(tmp_path / "poem.txt"), "--find", "落花又黄昏", *SAMPLING)
+    status, _, notes = run(*words, "--form", "韵: 十三辙\n5a\n5a\n5a")
+    assert status == 0
+    assert "note: line 2, column 5: 流 does not rhyme with 村 in 十三辙\n" in notes

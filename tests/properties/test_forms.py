@@ -128,3 +128,80 @@ def test_a_form_that_is_wrong_is_refused_before_anything_is_written(llm):
         llm.generate(form="五绝", style="lyric", stop=["。"])
     with pytest.raises(ConfigError, match="acrostic belongs to a form"):
         llm.generate("春风", acrostic="春江", style="lyric")
+
+
+VERSE = {"style": "lyric", "seed": 2, "n": 8, "temperature": 0.95, "top_k": 50, "top_p": 0.95}
+
+
+@pytest.mark.parametrize(("name", "book"), [("七律", "平水韵"), ("浣溪沙", "中华通韵"), ("五绝", "十三辙")])
+def test_lines_written_again_and_rhyme_words_have_no_violation(llm, name, book):
+    verse = pytest.importorskip("tests.verse", reason="pypinyin is not installed")
+    form = dataclasses.replace(named(name), book=book)
+    settings = {"form": name, "rhyme_book": book}
+    text = llm.generate(style="lyric", seed=1, top_k=50, temperature=0.95, **settings).text
+    lines = text.split("\n")
+    for number, line in enumerate(lines, 1):
+        first = sum(len(earlier) + 1 for earlier in lines[: number - 1])
+        found = llm.rewrite(text, first, first + len(line), **VERSE, **settings)
+        assert len(found.candidates) == 8
+        assert text[found.start : found.end] == line[:-1]  # without its sign
+        for candidate in found.candidates:
+            assert verse.violations(form, text[: found.start] + candidate.text + text[found.end :]) == []
+        words = llm.rhymes(text, number, n=50, **settings).words
+        assert line[-2] in {word.text for word in words}
+        end = first + len(line) - 2
+        assert all(verse.violations(form, text[:end] + w.text + text[end + 1 :]) == [] for w in words)
+
+
+def test_half_a_line_and_two_lines_are_written_again(llm):
+    verse = pytest.importorskip("tests.verse", reason="pypinyin is not installed")
+    text = llm.generate(form="七绝", style="lyric", seed=1, top_k=50, temperature=0.95).text
+    for start, end in ((0, 7), (8, 15), (2, 4), (8, 24), (0, len(text))):
+        found = llm.rewrite(text, start, end, form="七绝", **VERSE)
+        assert (found.start, found.end) == (start, end) or end == len(text)
+        for candidate in found.candidates:
+            assert verse.violations(named("七绝"), text[:start] + candidate.text + text[found.end :]) == []
+
+
+def test_a_rewrite_in_a_form_is_ranked_and_the_same_in_any_batch(llm):
+    text = "白日依山尽，黄河入海流。\n欲穷千里目，更上一层楼。"
+    found = llm.rewrite(text, 0, 12, form="五绝", **VERSE)
+    totals = [c.total for c in found.candidates]
+    assert totals == sorted(totals, reverse=True)
+    ids = [*llm.engine.vocabulary.start_ids(), *found.candidates[0].token_ids]
+    own = llm.score(ids)[1:]
+    assert found.candidates[0].own == pytest.approx(sum(own) / len(own), abs=1e-4)
+    for options in ({"batch": 1}, {"decoder": "recompute"}):
+        with cpm_gen.load(**options) as other:
+            again = other.rewrite(text, 0, 12, form="五绝", **VERSE)
+        assert [c.token_ids for c in again.candidates] == [c.token_ids for c in found.candidates]
+
+
+def test_rhyme_words_have_the_models_probability(llm):
+    text = "白日依山尽，黄河入海流。\n欲穷千里目，更上一层楼。"
+    found = llm.rhymes(text, 2, form="五绝")
+    assert len(found.words) == 20
+    assert found.groups == ("尤",)
+    assert [w.logprob for w in found.words] == sorted((w.logprob for w in found.words), reverse=True)
+    before = [*llm.tokenizer.encode("白日依山尽，黄河入海流。"), llm.tokenizer.line_end]
+    before += llm.tokenizer.encode("欲穷千里目，更上一层")
+    for word in found.words[:5]:
+        token = next(i for i in range(llm.tokenizer.size) if llm.tokenizer.surface(i) == word.text)
+        assert llm.score([*before, token])[-1] == pytest.approx(word.logprob, abs=1e-4)
+    assert llm.rhymes(text, 2, form="五绝", prompt="登高").words != found.words
+
+
+def test_what_a_form_leaves_no_choice_for_is_one_clear_error(llm):
+    text = "白日依山尽，黄河入海流。\n欲穷千里目，更上一层楼。"
+    with pytest.raises(InputError, match="holds no character of a line"):
+        llm.rewrite(text, 5, 5, form="五绝")
+    with pytest.raises(ConfigError, match="acrostic belongs to a form"):
+        llm.rewrite(text, 0, 5, acrostic="春")
+    with pytest.raises(InputError, match="line 3 is no line of the form"):
+        llm.rhymes(text, 3, form="五绝")
+    with pytest.raises(InputError, match="rhyme words belong to a form"):
+        llm.rhymes(text, 1)
+    with pytest.raises(ConfigError, match="temperature is not for rhyme words"):
+        llm.rhymes(text, 1, form="五绝", temperature=1.0)
+    with pytest.raises(InputError, match="n must be at least 1"):
+        llm.rhymes(text, 1, form="五绝", n=0)

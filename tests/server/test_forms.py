@@ -5,6 +5,7 @@ import time
 import httpx
 import pytest
 
+import cpm_gen
 from cpm_gen.text.forms.check import check
 from cpm_gen.text.forms.named import named
 from tests.service_process import error
@@ -97,3 +98,36 @@ def test_a_work_in_a_form_ends_and_is_not_continued(client: httpx.Client) -> Non
     assert client.post("/generate", json=body).json()["choices"][0]["text"] == choice["text"]
     refused = client.post(f"/works/{work['id']}/continue", json={})
     assert (refused.status_code, error(refused)["code"]) == (409, "wrong_state")
+
+
+def test_the_words_that_may_end_a_line(client: httpx.Client) -> None:
+    body = {"form": "五绝", "text": GOOD, "line": 2}
+    with cpm_gen.load() as llm:
+        expected = llm.rhymes(GOOD, 2, form="五绝")
+    answer = client.post("/forms/rhymes", json=body).json()
+    assert [w["text"] for w in answer["words"]] == [w.text for w in expected.words]
+    for got, word in zip(answer["words"], expected.words, strict=True):
+        assert got["logprob"] == pytest.approx(word.logprob, abs=1e-3)
+    assert (answer["groups"], answer["notes"], len(answer["words"])) == (["尤"], [], 20)
+    after = client.post("/forms/rhymes", json=body | {"prompt": "登高", "n": 3, "rhyme_book": "十三辙"}).json()
+    assert (after["groups"], len(after["words"])) == (["油求"], 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "message"),
+    [
+        ({"line": 3}, "line", "line 3 is no line of the form; the text has 1, 2"),
+        ({"line": 0}, "line", "must be at least 1"),
+        ({"n": 0}, "n", "must be at least 1"),
+        ({"form": None}, "form", "must be text"),
+        ({"form": "七觉"}, "form", "did you mean 七绝"),
+        ({"text": ""}, "text", "must not be empty"),
+        ({"temperature": 1.0}, "temperature", "unknown field"),
+    ],
+    ids=str,
+)
+def test_rhyme_words_that_cannot_be_found_name_a_field(client: httpx.Client, change, field, message) -> None:
+    refused = client.post("/forms/rhymes", json={"form": "五绝", "text": GOOD, "line": 2} | change)
+    assert refused.status_code == 422
+    assert error(refused)["field"] == field
+    assert message in error(refused)["message"]
