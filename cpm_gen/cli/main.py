@@ -161,6 +161,8 @@ def settings(args: argparse.Namespace) -> Settings:
     """Settings of a command: its preset, --config files, environment, flags."""
     from pathlib import Path
 
+    from cpm_gen.cli import text_input
+    from cpm_gen.config.fields import from_file
     from cpm_gen.config.files import shipped
     from cpm_gen.config.resolve import FIELDS, resolve
 
@@ -172,6 +174,9 @@ def settings(args: argparse.Namespace) -> Settings:
         files.append(shipped(f"{name}.yaml") if plain else Path(name))
     flags = {k: v for k, v in vars(args).items() if k in FIELDS}
     flags = {k: tuple(v) if isinstance(v, list) else v for k, v in flags.items()}
+    for name in flags:
+        if from_file(FIELDS[name]):
+            flags[name] = text_input.file_text(flags[name], f"--{name.replace('_', '-')}")
     return resolve(files=files, environment=os.environ, flags=flags)
 
 

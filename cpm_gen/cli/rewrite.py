@@ -21,7 +21,7 @@ _PLACES = 5  # most places that an error names
 def rewrite(args: argparse.Namespace, settings: Settings) -> int:
     """Print the candidates for a selection of a file's text."""
     n = settings.text.n if "n" in settings.sources else SAMPLES
-    settings = dataclasses.replace(settings, text=dataclasses.replace(settings.text, n=n, stop=()))
+    settings = dataclasses.replace(settings, text=dataclasses.replace(settings.text, n=n, stop=(), keep_lines=()))
     if follows(settings):
         return 0
     for name in NOT_OPTIONS:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from cpm_gen.config.fields import alternatives, choices, declared, item_type, none_word
+from cpm_gen.config.fields import alternatives, choices, declared, from_file, item_type, none_word
 from cpm_gen.config.options import ModelOptions, SamplingParams, TextOptions
 from cpm_gen.config.serve_options import ServeOptions
 
@@ -36,6 +36,8 @@ def setting_flag(name: str, field: FieldInfo) -> dict[str, Any]:
     kind = alternatives(field.annotation)[0]
     if kind is bool:
         return options | {"action": argparse.BooleanOptionalAction}
+    if from_file(field):
+        return options | {"metavar": "FILE", "help": f"file of {text}".replace("%", "%%")}
     if item_type(kind) is str:
         metavar = "TEXT" if name == "stop" else name.rsplit("_", 1)[-1].upper()
         return options | {"action": "append", "metavar": metavar}

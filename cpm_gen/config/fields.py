@@ -22,6 +22,11 @@ class Pairs:
     """Metadata of a field of ``KEY:VALUE`` entries: an object is read as its entries."""
 
 
+@dataclass(frozen=True)
+class FileFlag:
+    """Metadata of a field: the flag names a file, whose text is the value."""
+
+
 def declared(group: type[Any]) -> dict[str, FieldInfo]:
     """The fields of a group by name, in the order they are declared."""
     fields: dict[str, FieldInfo] = group.__pydantic_fields__
@@ -57,6 +62,11 @@ def bounds(field: FieldInfo) -> tuple[float | None, float | None]:
 def takes_pairs(field: FieldInfo) -> bool:
     """Whether the entries of a list are ``KEY:VALUE``, and an object is taken for them."""
     return any(isinstance(m, Pairs) for m in field.metadata)
+
+
+def from_file(field: FieldInfo) -> bool:
+    """Whether the field's flag names a file."""
+    return any(isinstance(m, FileFlag) for m in field.metadata)
 
 
 def none_word(field: FieldInfo) -> str | None:

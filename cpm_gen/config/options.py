@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from cpm_gen.config.declare import settings_group
-from cpm_gen.config.fields import NoneWord, Pairs
+from cpm_gen.config.fields import FileFlag, NoneWord, Pairs
 from cpm_gen.config.logit_bias import checked
 from cpm_gen.errors import ConfigError
 
@@ -43,6 +43,10 @@ Biases = Annotated[tuple[Bias, ...], Field(strict=False, fail_fast=True, max_len
 FormText = Annotated[str, Field(strict=True, min_length=1, max_length=20_000)]
 Words = Annotated[tuple[PieceName, ...], Field(strict=False, fail_fast=True, max_length=64)]
 StoryText = Annotated[str, Field(strict=True, min_length=1, max_length=100_000)]
+KeptLines = Annotated[  # one for each line, or several in one
+    tuple[Annotated[str, Field(strict=True, max_length=20_000)] | None, ...],
+    Field(strict=False, fail_fast=True, max_length=2000),
+]
 StopStrings = Annotated[tuple[StopString, ...], Field(strict=False, fail_fast=True, max_length=256)]
 
 
@@ -211,6 +215,9 @@ class TextOptions:
         default=None,
         description="what stays in sight however long the text grows: premise, characters, note, lore, in the notation of docs/novels.md; "
         "on the command line and in files of settings, a file of it",
+    )
+    keep_lines: Annotated[KeptLines, FileFlag()] = Field(
+        default=(), description="lines of the form's text that stay, one for each line; null or an empty one is written"
     )
 
 

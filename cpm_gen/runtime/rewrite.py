@@ -247,7 +247,7 @@ def _masks(
     engine: TextEngine, text: str, start: int, end: int, sampling: SamplingParams, options: TextOptions
 ) -> PassageMasks | None:
     """The slots of a selection in a form; None without one."""
-    form = requested_form(dataclasses.replace(options, stop=()))
+    form = requested_form(dataclasses.replace(options, stop=(), keep_lines=()))
     if form is None:
         return None
     return engine.vocabulary.passage(passage(form, text, start, end), options.style, sampling.banned_ids)

@@ -13,6 +13,8 @@ from cpm_gen.engine.window import Boundary, Window
 from cpm_gen.errors import ConfigError, InputError
 from cpm_gen.sampling.constraints import Constraint
 from cpm_gen.serving.errors import invalid
+from cpm_gen.text.forms.errors import FormError
+from cpm_gen.text.forms.form import Form
 from cpm_gen.text.forms.requested import requested_form
 from cpm_gen.text.stories.story import Story, StoryError
 
@@ -73,12 +75,17 @@ def check_limits(spec: GenerationSpec, options: ServeOptions, max_tokens: int | 
         check_chars(prompt, options, spec.field(at))
 
 
+def read_form(text: TextOptions) -> Form | None:
+    """The form of a text; None: free. Raises ServiceError (invalid)."""
+    try:
+        return requested_form(text)
+    except (ConfigError, InputError) as error:
+        raise invalid(str(error), error.what if isinstance(error, FormError) else "form", "bad_form") from None
+
+
 def check_form(text: TextOptions, max_tokens: int | None) -> None:
     """Check the form of a text, and its length as :func:`check_length` does; raises ServiceError (invalid)."""
-    try:
-        form = requested_form(text)
-    except (ConfigError, InputError) as error:
-        raise invalid(str(error), "form", "bad_form") from None
+    form = read_form(text)
     most = 0 if form is None else sum(2 * part.most + 2 for line in form.lines() for part in line.parts)
     if max_tokens is not None and most > max_tokens:
         raise invalid(f"its text may have {most:,} tokens; the most here is {max_tokens:,}", "form", "too_many_tokens")

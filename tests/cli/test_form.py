@@ -55,6 +55,22 @@ def test_what_is_wrong_is_one_line(words, message, capsys: pytest.CaptureFixture
     assert said.count("\n") == 1
 
 
+def test_lines_of_a_file_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "kept.txt").write_text("\n" + GOOD.splitlines()[1] + "\n", encoding="utf-8")
+    words = ["lyric", "", "--form", "五绝", "--seed", "3", "--keep-lines"]
+    assert main([*words, str(tmp_path / "kept.txt")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (len(lines), lines[1]) == (2, GOOD.splitlines()[1])
+    (tmp_path / "settings.yaml").write_text("keep_lines: [null, 欲穷千里目，更上一层楼。]\n", encoding="utf-8")
+    assert main([*words[:-1], "--config", str(tmp_path / "settings.yaml")]) == 0
+    assert capsys.readouterr().out.splitlines() == lines
+    (tmp_path / "kept.txt").write_text(GOOD.replace("流", "天"), encoding="utf-8")
+    assert main([*words, str(tmp_path / "kept.txt")]) == 2
+    assert capsys.readouterr().err == "cpm-gen: keep_lines, line 2, column 11: 楼 does not rhyme with 天 in 平水韵\n"
+    assert main([*words, str(tmp_path / "nowhere.txt")]) == 2
+    assert capsys.readouterr().err == f"cpm-gen: {tmp_path / 'nowhere.txt'}: No such file or directory\n"
+
+
 def test_the_words_that_may_end_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "good.txt").write_text(GOOD, encoding="utf-8")
     words = ["form", "rhymes", "五绝", str(tmp_path / "good.txt"), "--line", "2", "-n", "5"]

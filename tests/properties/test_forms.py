@@ -205,3 +205,16 @@ def test_what_a_form_leaves_no_choice_for_is_one_clear_error(llm):
         llm.rhymes(text, 1, form="五绝", temperature=1.0)
     with pytest.raises(InputError, match="n must be at least 1"):
         llm.rhymes(text, 1, form="五绝", n=0)
+
+
+def test_lines_that_are_kept_stay_and_the_others_have_no_violation(llm):
+    verse = pytest.importorskip("tests.verse", reason="pypinyin is not installed")
+    settings = {"style": "lyric", "top_k": 50, "temperature": 0.95}
+    lines = llm.generate(form="七律", seed=1, **settings).text.split("\n")
+    for stay in ({1, 2, 3}, {1, 3}, {0, 1, 2}, {1}):
+        kept = [line if at in stay else None for at, line in enumerate(lines)]
+        for written in llm.generate_many([""], n=4, form="七律", seed=2, keep_lines=kept, **settings):
+            assert written.finish_reason == "form"
+            assert verse.violations(named("七律"), written.text) == []
+            found = written.text.split("\n")
+            assert [found[at] for at in sorted(stay)] == [lines[at] for at in sorted(stay)]

@@ -100,6 +100,28 @@ def test_a_work_in_a_form_ends_and_is_not_continued(client: httpx.Client) -> Non
     assert (refused.status_code, error(refused)["code"]) == (409, "wrong_state")
 
 
+def test_lines_that_are_kept_stay_in_texts_and_works(client: httpx.Client) -> None:
+    first, second = GOOD.split("\n")
+    body = {"form": "五绝", "style": "lyric", "seed": 1, "temperature": 0.9, "keep_lines": [None, second]}
+    text = client.post("/generate", json=body).json()["choices"][0]["text"]
+    assert text.split("\n")[1] == second
+    assert text.split("\n")[0] != first
+    assert check(named("五绝"), text) == []
+    work = client.post("/works", json=body).json()
+    for _ in range(200):
+        found = client.get(f"/works/{work['id']}").json()
+        if found["state"] == "finished":
+            break
+        time.sleep(0.1)
+    assert found["choices"][0]["text"] == text
+    refused = client.post("/generate", json=body | {"keep_lines": [first.replace("流", "水")]})
+    assert refused.status_code == 422
+    assert error(refused)["field"] == "keep_lines"
+    assert error(refused)["message"].startswith("keep_lines, line 1, column 11: 水 is 仄; 平 stands here")
+    wrong = client.post("/generate", json=body | {"keep_lines": [3]})
+    assert (wrong.status_code, error(wrong)["field"]) == (422, "keep_lines.0")
+
+
 def test_the_words_that_may_end_a_line(client: httpx.Client) -> None:
     body = {"form": "五绝", "text": GOOD, "line": 2}
     with cpm_gen.load() as llm:

@@ -9,19 +9,17 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from cpm_gen.config.options import FORM_SETTINGS, FormText, TextOptions
-from cpm_gen.errors import ConfigError, InputError
 from cpm_gen.runtime.rhymes import RHYMES
 from cpm_gen.server.authentication import authorised
 from cpm_gen.server.schemas.generate import Body, Prompt, read_group, refusals, setting
 from cpm_gen.server.sse import unless_disconnected
 from cpm_gen.serving.api_keys import ApiKey
-from cpm_gen.serving.errors import invalid
+from cpm_gen.serving.generation_spec import read_form
 from cpm_gen.serving.rhymes import RhymeSpec
 from cpm_gen.serving.rhymes import rhymes as find_rhymes
 from cpm_gen.serving.service import Service
 from cpm_gen.text.forms import check as checks
 from cpm_gen.text.forms.named import ALIASES, names
-from cpm_gen.text.forms.requested import requested_form
 
 
 class NamedForm(BaseModel):
@@ -161,10 +159,7 @@ def router(service: Service) -> APIRouter:
 
 
 def _check(body: CheckBody) -> CheckAnswer:
-    try:
-        form = requested_form(read_group(TextOptions, vars(body)))
-    except (ConfigError, InputError) as error:
-        raise invalid(str(error), "form", "bad_form") from None
+    form = read_form(read_group(TextOptions, vars(body)))
     assert form is not None
     faults = [] if body.text is None else checks.check(form, body.text)
     return CheckAnswer(

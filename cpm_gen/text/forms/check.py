@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cpm_gen.text.forms.errors import FormError
@@ -36,10 +36,14 @@ class RhymeWord:
 
 @dataclass(frozen=True)
 class Examined:
-    """What a text is to a form, in the order of the text: its faults, and its rhyme words but for those that repeat another."""
+    """What a text is to a form, in the order of the text: its faults, and its rhyme words but for those that repeat another.
+
+    groups: the groups that each label's words have in common, without those that do not rhyme with the others.
+    """
 
     faults: tuple[Fault, ...]
     rhyme_words: tuple[RhymeWord, ...]
+    groups: Mapping[str, frozenset[str]]
 
 
 @dataclass
@@ -57,7 +61,8 @@ class _Checker:
         self.rhymes: dict[str, _Rhyme] = {}
         self.first_words: dict[str, str] = {}
         self.used: set[str] = set()
-        self.last = ""  # text of the part before
+        self.last: str | None = ""  # text of the part before; None: not known
+        self.texts: dict[str, list[str | None]] = {}  # the lines of each section
         self.given = {s.given for line in form.lines() for p in line.parts for s in p.slots if s.given}
 
     def fault(self, line: int, column: int, message: str) -> None:
@@ -69,6 +74,27 @@ class _Checker:
             self.book.sounds(c, r, lenient=self.form.lenient, neutral=self.form.neutral)
             for c, r in zip(text, read(text), strict=True)
         ]
+
+    def lines(self, lines: Iterable[tuple[int, str | None]]) -> None:
+        """Check numbered lines in their order; None: one that is not known."""
+        form = self.form
+        wanted = [
+            (own, s.repeats is not None, s.name) for s in form.sections for own in _lines(form, s.name, s.repeats)
+        ]
+        for (number, line), (own, repeated, name) in zip(lines, wanted, strict=False):
+            stripped = None if line is None else line.strip()
+            original = None
+            if repeated:
+                original = self.texts[name].pop(0)
+                self.texts[name].append(stripped if original is None else original)
+            else:
+                self.texts.setdefault(name, []).append(stripped)
+            if line is None or stripped is None:
+                self.last = None
+                continue
+            self.line(number, line, own, original is not None)
+            if original is not None and stripped.translate(_WIDE) != original.translate(_WIDE):
+                self.fault(number, 1, f"{original} stands here again")
 
     def line(self, number: int, text: str, line: Line, repeated: bool) -> None:
         found, wrong = find_parts(line, text)
@@ -83,11 +109,21 @@ class _Checker:
         for part, (at, end) in zip(parts, places, strict=True):
             text = line[at:end]
             if part.echo and not repeated:
-                if text != self.last[-len(text) :]:
+                if self.last is not None and text != self.last[-len(text) :]:
                     self.fault(number, at + 1, f"{self.last[-len(text) :]} stands here again, not {text}")
             elif not repeated:
                 self.part(number, at + 1, text, part, sounds[at - begin : end - begin])
             self.last = text
+
+    def examined(self, lines: Iterable[tuple[int, str]]) -> Examined:
+        """What was found, and words that the form forbids."""
+        for number, line in lines:
+            for word in self.form.forbidden:
+                if word in line:
+                    self.fault(number, line.index(word) + 1, f"{word} is not wanted")
+        faults = sorted(self.faults, key=lambda f: (f.line, f.column))
+        groups = {label: known.groups for label, known in self.rhymes.items()}
+        return Examined(tuple(faults), tuple(self.rhyme_words), groups)
 
     def part(self, number: int, place: int, text: str, part: Part, sounds: list[Sounds]) -> None:
         for at, (c, slot) in enumerate(zip(text, part.slots, strict=False)):
@@ -198,30 +234,22 @@ def examine(form: Form, text: str) -> Examined:
         raise FormError("a text to check must be text")
     checker = _Checker(form)
     lines = [(at, line) for at, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1) if line.strip()]
-    wanted = [(line, s.repeats is not None, s.name) for s in form.sections for line in _lines(form, s.name, s.repeats)]
-    first_texts: dict[str, list[str]] = {}
-    for (number, line), (own, repeated, name) in zip(lines, wanted, strict=False):
-        checker.line(number, line, own, repeated)
-        stripped = line.strip()
-        if repeated:
-            original = first_texts[name].pop(0)
-            first_texts[name].append(original)
-            if stripped.translate(_WIDE) != original.translate(_WIDE):
-                checker.fault(number, 1, f"{original} stands here again")
-        else:
-            first_texts.setdefault(name, []).append(stripped)
-    if len(lines) != len(wanted):
-        where = lines[min(len(lines), len(wanted) + 1) - 1][0] if lines else 1
-        checker.fault(where, 0, f"the form has {len(wanted)} lines, the text {len(lines)}")
+    checker.lines(lines)
+    wanted = sum(1 for _ in form.lines())
+    if len(lines) != wanted:
+        where = lines[min(len(lines), wanted + 1) - 1][0] if lines else 1
+        checker.fault(where, 0, f"the form has {wanted} lines, the text {len(lines)}")
     for word in form.required:
         if word not in text:
             checker.fault(1, 0, f"{word} is missing")
-    for number, line in lines:
-        for word in form.forbidden:
-            if word in line:
-                checker.fault(number, line.index(word) + 1, f"{word} is not wanted")
-    faults = sorted(checker.faults, key=lambda f: (f.line, f.column))
-    return Examined(tuple(faults), tuple(checker.rhyme_words))
+    return checker.examined(lines)
+
+
+def examine_some(form: Form, lines: Sequence[str | None]) -> Examined:
+    """The faults of some lines of a text, from its first one on, and their rhyme words. None: a line that is not known."""
+    checker = _Checker(form)
+    checker.lines(enumerate(lines, 1))
+    return checker.examined([(number, line) for number, line in enumerate(lines, 1) if line is not None])
 
 
 def _lines(form: Form, name: str, repeats: str | None) -> tuple[Line, ...]:

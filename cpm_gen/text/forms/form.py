@@ -20,11 +20,14 @@ BOUNDARY = "+"
 
 @dataclass(frozen=True)
 class Slot:
-    """The place of one character. 中: any tone. given: this character, whatever its tone. place: its line and column in the notation."""
+    """The place of one character. 中: any tone. given: this character, whatever its tone.
+
+    place: its line and column in the notation, or in the setting that gives it.
+    """
 
     tone: Tone = "中"
     given: str | None = None
-    place: tuple[int, int] = field(default=(0, 0), compare=False, repr=False)
+    place: tuple[int, int, str] = field(default=(0, 0, "form"), compare=False, repr=False)
 
 
 @dataclass(frozen=True)

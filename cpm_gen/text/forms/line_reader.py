@@ -81,7 +81,7 @@ class _Reader:
         least: int | None = None
         echo = False
         while self.next and (self.next in TONES or self.next in "「0123456789叠"):
-            place = (self.line, self.at + 1)
+            place = (self.line, self.at + 1, "form")
             if echo or least is not None:
                 self.fail("a range and 叠 stand at the end of their part; put a comma after it")
             if self.next in TONES:
@@ -143,4 +143,4 @@ class _Reader:
             self.fail("between 「 and 」 stand Chinese characters")
         self.at = end + 1
         begin = self.at - len(characters)
-        return [Slot("中", c, (self.line, begin + at)) for at, c in enumerate(characters)]
+        return [Slot("中", c, (self.line, begin + at, "form")) for at, c in enumerate(characters)]

@@ -57,6 +57,9 @@ class FormMasks:
         ]
         self._given = frozenset(s.given for segment in self._segments for s in segment.slots if s.given)
         self._fixes = bool(self._given) or any(s.same is not None for s in self._segments)
+        self._given_words = tuple(
+            (s.label, s.slots[-1].given) for s in self._segments if s.rhymes and s.label and s.slots[-1].given
+        )
         self._long_forbidden = [w for w in form.forbidden if len(w) > 1]
         self._zero = frozenset(map(int, lexicon.zero))
         self._signs = {sign: frozenset(map(int, ids)) for sign, ids in lexicon.signs.items()}
@@ -206,7 +209,7 @@ class FormMasks:
             return False
         if not segment.rhymes or segment.label is None:
             return segment.same is None or state.text[-1] == state.texts[segment.same][-1]
-        if (segment.label, state.text[-1]) in state.words:
+        if (segment.label, state.text[-1]) in (*state.words, *self._given_words):
             return False
         groups = self._groups.of_word(state.last, segment)
         return not groups.isdisjoint(self._groups.open(state, segment.label))
@@ -221,7 +224,8 @@ class FormMasks:
         fitting = self._slots.fitting(number, groups, zero)
         barred = self._completing(state.run) if self._long_forbidden else []
         if near and rest[-1].given is None:
-            barred += [self._ending_in(word, len(rest)) for label, word in state.words if label == segment.label]
+            words = (*state.words, *self._given_words)
+            barred += [self._ending_in(word, len(rest)) for label, word in words if label == segment.label]
         misread, reserved, free = _NOTHING, None, state.free
         if state.run and not self.form.lenient and not rest[0].given:
             misread = self._lexicon.misread_after(state.run[-3:], state.readings[-3:])

@@ -46,7 +46,7 @@ class _Draft:
     name: str = ""
     named_at: int = 0
     lines: list[Line] = field(default_factory=list)
-    heads: tuple[str, int] | None = None
+    heads: tuple[str, int, int] | None = None
     form: Form = field(default_factory=lambda: Form(()))
     template: Form | None = None
     seen: dict[str, int] = field(default_factory=dict)
@@ -75,7 +75,7 @@ def parse(text: str) -> Form:
             continue
         setting = _SETTING.match(line)
         if setting and (setting[1] in SETTINGS or not set(setting[1]) <= {*TONES, *LABELS, *"0123456789叠"}):
-            _setting(draft, setting[1], setting[2], at)
+            _setting(draft, setting[1], setting[2], at, setting.start(2) + 1)
         else:
             before = draft.lines or (draft.sections[-1].lines if draft.sections else ())
             draft.lines.append(read_line(line, at, before, draft.labels))
@@ -114,16 +114,25 @@ def _finish(draft: _Draft) -> Form:
     return form
 
 
-def with_heads(form: Form, heads: str, at: int = 0) -> Form:
-    """The form with ``heads`` as first characters (藏头): of its lines if these are as many, otherwise of its clauses in order."""
+def with_heads(form: Form, heads: str, at: int = 0, column: int = 1, what: str = "form") -> Form:
+    """The form with ``heads`` as first characters (藏头): of its lines if these are as many, otherwise of its clauses in order.
+
+    at, column, what: where they stand, for errors. Raises FormError.
+    """
     kept = [line for s in form.sections if s.repeats is None for line in s.lines]
     clauses = [_clauses(line) for line in kept]
     if len(heads) == len(kept):
         clauses = [found[:1] for found in clauses]
     room = sum(map(len, clauses))
     if len(heads) > room:
-        raise FormError(f"藏头 has {len(heads)} characters, the form only {room} clauses; shorten it or add lines", at)
-    rest, places = iter(heads), iter(clauses)
+        raise FormError(
+            f"藏头 has {len(heads)} characters, the form only {room} clauses; shorten it or add lines",
+            at,
+            column + room,
+            what,
+        )
+    rest = ((head, (at, column + i, what)) for i, head in enumerate(heads))
+    places = iter(clauses)
     sections = []
     for section in form.sections:
         changed = []
@@ -131,7 +140,7 @@ def with_heads(form: Form, heads: str, at: int = 0) -> Form:
             parts = list(line.parts)
             for place in next(places):
                 if head := next(rest, None):
-                    slots = (Slot("中", head), *parts[place].slots[1:])
+                    slots = (Slot("中", *head), *parts[place].slots[1:])
                     parts[place] = dataclasses.replace(parts[place], slots=slots)
             changed.append(Line(tuple(parts)))
         sections.append(dataclasses.replace(section, lines=tuple(changed)))
@@ -189,7 +198,7 @@ def _relabelled(draft: _Draft, lines: tuple[Line, ...], changes: str, at: int) -
     return tuple(found)
 
 
-def _setting(draft: _Draft, word: str, value: str, at: int) -> None:
+def _setting(draft: _Draft, word: str, value: str, at: int, column: int) -> None:
     if word not in SETTINGS:
         near = difflib.get_close_matches(word, SETTINGS, 1, 0.3)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -223,7 +232,7 @@ def _setting(draft: _Draft, word: str, value: str, at: int) -> None:
             groups.append((label, group))
         form = dataclasses.replace(form, groups=tuple(groups))
     elif word == "藏头":
-        draft.heads = ("".join(_words(value, word, at)), at)
+        draft.heads = ("".join(_words(value, word, at)), at, column)
     elif word in ("必含", "禁用"):
         words = tuple(dict.fromkeys(_words(value, word, at)))
         form = (

@@ -66,7 +66,7 @@ def checked_program(
     within: groups that a label has to keep to. taken: characters that must not be written.
     """
     sounding = lexicon.sounds(form.book, form.lenient, form.neutral)
-    found = _with_given_groups(form, segments)
+    found = with_given_groups(form, segments)
     _check_characters(form, found, lexicon, sounding, taken)
     chosen = {label: frozenset(named_groups(form.book, group)) for label, group in form.groups}
     groups = {
@@ -198,7 +198,7 @@ def _groups(
     given = {s.given for segment in found for s in segment.slots if s.given}
     wanted = {"平": 0, "仄": 0, "中": 0}
     words: list[str] = []
-    place = (0, 0)
+    place = (0, 0, "form")
     for segment in found:
         if segment.label != label or not segment.rhymes:
             continue
@@ -240,7 +240,7 @@ def _groups(
     return kept
 
 
-def _with_given_groups(form: Form, found: tuple[Segment, ...]) -> tuple[Segment, ...]:
+def with_given_groups(form: Form, found: tuple[Segment, ...]) -> tuple[Segment, ...]:
     """The segments with the groups of their given rhyme words."""
     return tuple(
         dataclasses.replace(s, given_groups=_given_groups(form, found, at))

@@ -9,11 +9,11 @@ from cpm_gen.config.options import FORM_SETTINGS, TextOptions
 from cpm_gen.errors import ConfigError
 from cpm_gen.text.forms.errors import FormError
 from cpm_gen.text.forms.form import Form
+from cpm_gen.text.forms.kept import with_kept
 from cpm_gen.text.forms.line_reader import is_han
 from cpm_gen.text.forms.named import is_name, named
 from cpm_gen.text.forms.notation import parse, with_heads
 
-_CHANGES = FORM_SETTINGS[1:]  # of the form that is named
 _NOTATION = re.compile(r"[\n:：\[\]「」0-9a-z+○●⊙]|^[平仄中]+$")
 
 
@@ -27,7 +27,7 @@ def read_form(text: str) -> Form:
 
 def requested_form(options: TextOptions) -> Form | None:
     """The form of a text with these options; None: free. Raises FormError, and ConfigError for settings that do not go together."""
-    changes = {name: getattr(options, name) for name in _CHANGES if getattr(options, name)}
+    changes = [name for name in (*FORM_SETTINGS[1:], "keep_lines") if getattr(options, name)]
     if options.form is None:
         for name in changes:
             raise ConfigError(f"{name} belongs to a form; give form, too")
@@ -39,11 +39,12 @@ def requested_form(options: TextOptions) -> Form | None:
         if not all(map(is_han, word)):
             raise FormError(f"include, exclude and acrostic take Chinese characters, not {word[:20]}")
     if options.acrostic:
-        form = with_heads(form, options.acrostic)
+        form = with_heads(form, options.acrostic, what="acrostic")
     if options.rhyme_book:
         form = dataclasses.replace(form, book=options.rhyme_book, groups=())
-    return dataclasses.replace(
+    form = dataclasses.replace(
         form,
         required=tuple(dict.fromkeys((*form.required, *options.include))),
         forbidden=tuple(dict.fromkeys((*form.forbidden, *options.exclude))),
     )
+    return with_kept(form, options.keep_lines) if options.keep_lines else form

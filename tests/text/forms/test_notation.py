@@ -86,7 +86,7 @@ def test_every_named_form_reads_back():
         ),
         ("韵: 通韵, a=江洋\n7a\n7a", "form, line 1: 中华通韵 has no rhyme group 江洋"),
         ("体: 五觉", "form, line 1: there is no form 五觉; did you mean 五绝"),
-        ("5a\n5a\n藏头: 一二三", "form, line 3: 藏头 has 3 characters, the form only 2 clauses"),
+        ("5a\n5a\n藏头: 一二三", "form, line 3, column 7: 藏头 has 3 characters, the form only 2 clauses"),
         ("藏投: 一\n5", "form, line 1: 藏投 is no setting"),
         ("[副歌] 重复", "form, line 1: [副歌] 重复 repeats a section that is not above it"),
         ("", "form: it has no lines"),
