@@ -160,6 +160,7 @@ def _labels(found: tuple[Segment, ...]) -> list[str]:
 def _check_characters(
     form: Form, found: tuple[Segment, ...], lexicon: Lexicon, sounding: Sounding, taken: frozenset[str]
 ) -> None:
+    _check_forbidden(form, found)
     for segment in found:
         for sign in segment.ends:
             if not len(lexicon.signs[sign]):
@@ -170,9 +171,6 @@ def _check_characters(
                 continue
             if slot.given not in lexicon.single:
                 raise FormError(f"the vocabulary has no token for {slot.given}; give another character", *slot.place)
-            for word in form.forbidden:
-                if slot.given in word:
-                    raise FormError(f"{slot.given} is given and 禁用 has {word}; drop one of them", *slot.place)
     barred = {w for w in form.forbidden if len(w) == 1} | taken
     chosen = [s for segment in found if segment.copies is None for s in segment.slots if s.given is None]
     reserve = SLACK * (1 + len(_labels(found)))
@@ -182,6 +180,21 @@ def _check_characters(
         if count > room:
             what = f"重字: 不可 wants up to {count} characters of each tone" if form.distinct else f"a {tone} is wanted"
             raise FormError(f"{what}; the vocabulary has {max(room, 0)} to choose from; shorten the form")
+
+
+def _check_forbidden(form: Form, found: tuple[Segment, ...]) -> None:
+    """Refuse given characters of words that must not arise, but where all characters up to the signs are given."""
+    run: list[Slot] = []
+    for segment in found:
+        run += segment.slots
+        if not segment.ends and segment is not found[-1]:
+            continue
+        known = "".join(slot.given or " " for slot in run)
+        for word in form.forbidden:
+            for slot in run:
+                if slot.given and slot.given in word and (" " in known or word in known):
+                    raise FormError(f"{slot.given} is given and 禁用 has {word}; drop one of them", *slot.place)
+        run = []
 
 
 def _groups(

@@ -77,6 +77,13 @@ def test_a_kept_line_holds_the_required_word():
     assert with_kept(form, [None, POEM[1]]).required == ("黄河",)
 
 
+def test_a_kept_line_may_hold_a_part_of_a_word_that_is_not_wanted():
+    form = parse("5，5。\n5，5。\n禁用: 黄昏")
+    assert again(form, [POEM[0]], 1)[0] == POEM[0]
+    with pytest.raises(FormError, match="keep_lines, line 1, column 7: 黄河 is not wanted"):
+        with_kept(parse("5，5。\n5，5。\n禁用: 黄河"), [POEM[0]])
+
+
 def test_the_lines_may_be_one_text():
     form = named("五绝")
     assert with_kept(form, ["\n" + POEM[1]]) == with_kept(form, [None, POEM[1]]) == with_kept(form, ["", POEM[1], ""])
