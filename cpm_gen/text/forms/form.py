@@ -17,6 +17,8 @@ Tone = Literal["平", "仄", "中"]
 SIGNS = "，、；：。！？"  # separators a form may ask for, as they are written
 BOUNDARY = "+"
 
+Place = tuple[int, int, str]  # line and column, from 1 on, of the form's notation or of the setting that is named
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -27,7 +29,7 @@ class Slot:
 
     tone: Tone = "中"
     given: str | None = None
-    place: tuple[int, int, str] = field(default=(0, 0, "form"), compare=False, repr=False)
+    place: Place = field(default=(0, 0, "form"), compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Form:
 
     groups: labels whose rhyme group is chosen, with the group's name in the book. required, forbidden: words that the text must hold and
     must not hold. distinct: no character twice, but for parts that repeat others. lenient: every reading of a character counts, not
-    only the one it has in its word. neutral: characters in the neutral tone may rhyme.
+    only the one it has in its word. neutral: characters in the neutral tone may rhyme. required_at: where required words were given.
     """
 
     sections: tuple[Section, ...]
@@ -85,6 +87,7 @@ class Form:
     distinct: bool = False
     lenient: bool = False
     neutral: bool = False
+    required_at: tuple[tuple[str, Place], ...] = field(default=(), compare=False, repr=False)
 
     def lines(self) -> Iterator[Line]:
         """The lines in the order of the text, those of repeated sections again."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from cpm_gen.text.forms.check import examine_some, find_parts
 from cpm_gen.text.forms.errors import FormError
-from cpm_gen.text.forms.form import Form, Line, Section, Slot
+from cpm_gen.text.forms.form import Form, Line, Place, Section, Slot
 from cpm_gen.text.forms.program import form_segments, with_given_groups
 from cpm_gen.text.forms.rhyme_books import rhyme_book
 
@@ -75,7 +75,7 @@ class _Keeper:
             places = [(number, begin + offset + 1, WHAT) for offset in range(end - begin)]
             self._give(at, text[begin:end], places, whole=True)
 
-    def _give(self, at: int, characters: str, places: list[tuple[int, int, str]], *, whole: bool) -> None:
+    def _give(self, at: int, characters: str, places: list[Place], *, whole: bool) -> None:
         """Give the last characters of a segment; whole: all of them."""
         section, line, number = self._order[at]
         segment, part = self._segments[at], self._parts[section][line][number]

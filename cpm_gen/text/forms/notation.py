@@ -88,7 +88,10 @@ def _finish(draft: _Draft) -> Form:
     if draft.template is not None:
         if draft.sections:
             raise FormError("lines beside 体 or 词牌, which have lines of their own; drop one of them")
-        own = {name: getattr(form, name) for name in ("required", "forbidden", "lenient", "neutral", "groups")}
+        own = {
+            name: getattr(form, name)
+            for name in ("required", "required_at", "forbidden", "lenient", "neutral", "groups")
+        }
         own["book"] = form.book if "韵" in draft.seen else draft.template.book
         own["distinct"] = form.distinct if "重字" in draft.seen else draft.template.distinct
         form = dataclasses.replace(draft.template, **own)
@@ -235,8 +238,11 @@ def _setting(draft: _Draft, word: str, value: str, at: int, column: int) -> None
         draft.heads = ("".join(_words(value, word, at)), at, column)
     elif word in ("必含", "禁用"):
         words = tuple(dict.fromkeys(_words(value, word, at)))
+        places = tuple((w, (at, column + value.index(w), "form")) for w in words)
         form = (
-            dataclasses.replace(form, required=words) if word == "必含" else dataclasses.replace(form, forbidden=words)
+            dataclasses.replace(form, required=words, required_at=places)
+            if word == "必含"
+            else dataclasses.replace(form, forbidden=words)
         )
     elif word == "重字":
         form = dataclasses.replace(form, distinct=_choice(word, value, {"不可": True, "可": False}, at))

@@ -127,8 +127,12 @@ def with_required(form: Form, found: tuple[Segment, ...], lexicon: Lexicon) -> t
     """Give the required words their places: spread over the text, where their tones fit. Raises FormError."""
     placed = list(found)
     for number, word in enumerate(form.required):
+        line, column, what = dict(form.required_at).get(word, (0, 0, "form"))
         if missing := [c for c in word if c not in lexicon.single]:
-            raise FormError(f"必含 {word}: the vocabulary has no token for {missing[0]}; choose another word")
+            column += word.index(missing[0]) if line else 0
+            raise FormError(
+                f"必含 {word}: the vocabulary has no token for {missing[0]}; choose another word", line, column, what
+            )
         table, read_as = rhyme_book(form.book), read(word)
         tones = [
             {tone for tone, _ in table.sounds(c, r, lenient=form.lenient, neutral=form.neutral)}
@@ -145,7 +149,9 @@ def with_required(form: Form, found: tuple[Segment, ...], lexicon: Lexicon) -> t
             )
         ]
         if not rooms:
-            raise FormError(f"必含 {word} fits into no line of the form; choose another word or 中 for a tone")
+            raise FormError(
+                f"必含 {word} fits into no line of the form; choose another word or 中 for a tone", line, column, what
+            )
         at, offset = rooms[min(len(rooms) - 1, len(rooms) * (2 * number + 1) // (2 * len(form.required)))]
         slots = list(placed[at].slots)
         slots[offset : offset + len(word)] = [Slot("中", c) for c in word]
