@@ -7,8 +7,8 @@ import dataclasses
 import json
 import sys
 
-from cpm_gen.cli.form import read_file
 from cpm_gen.cli.main import settings
+from cpm_gen.cli.text_input import read_file
 from cpm_gen.cli.write import follows, open_model
 from cpm_gen.config.arguments import whole_number
 from cpm_gen.config.options import TextOptions
