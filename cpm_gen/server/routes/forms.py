@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -19,6 +20,7 @@ from cpm_gen.serving.rhymes import RhymeSpec
 from cpm_gen.serving.rhymes import rhymes as find_rhymes
 from cpm_gen.serving.service import Service
 from cpm_gen.text.forms import check as checks
+from cpm_gen.text.forms.form import Form, slots
 from cpm_gen.text.forms.named import ALIASES, names
 
 
@@ -64,12 +66,34 @@ class CheckBody(_FormSettings):
     text: Annotated[str, Field(max_length=20_000)] | None = None
 
 
+class PartAnswer(BaseModel):
+    """A run of characters. Up to `least`, its slots are needed; the rest may be left out."""
+
+    slots: str = Field(description="○ 平, ● 仄, ⊙ either, or a given character, one for each place")
+    least: int
+    label: str | None = Field(description="the rhyme of the last character")
+    same: bool = Field(description="the last character is the label's first rhyme word again")
+    echo: bool = Field(description="the end of the part before again")
+    end: str = Field(description="the sign after it, `+` for a word boundary, or nothing")
+
+
+class LineAnswer(BaseModel):
+    """A line of the text. `section`: its section's name, if it begins one that has a name."""
+
+    section: str | None
+    repeated: bool = Field(description="the same text as in the section's first place")
+    parts: list[PartAnswer]
+
+
 class FaultAnswer(BaseModel):
-    """What is wrong. Line and column count from 1; column 0: the whole line."""
+    """What is wrong. Line and column count from 1; column 0: the whole line. `kind`, `expected` and `found` say it for programs."""
 
     line: int
     column: int
     message: str
+    kind: checks.FaultKind
+    expected: str
+    found: str
 
 
 class CheckAnswer(BaseModel):
@@ -77,6 +101,7 @@ class CheckAnswer(BaseModel):
 
     form: str
     pattern: list[str]
+    lines: list[LineAnswer] = Field(description="the pattern in parts")
     faults: list[FaultAnswer]
 
 
@@ -165,5 +190,20 @@ def _check(body: CheckBody) -> CheckAnswer:
     return CheckAnswer(
         form=str(form),
         pattern=form.pattern(),
-        faults=[FaultAnswer(line=f.line, column=f.column, message=f.message) for f in faults],
+        lines=list(_lines(form)),
+        faults=[FaultAnswer(**vars(f)) for f in faults],
     )
+
+
+def _lines(form: Form) -> Iterator[LineAnswer]:
+    templates = {s.name: s.lines for s in form.sections if s.repeats is None}
+    for section in form.sections:
+        for at, line in enumerate(section.lines if section.repeats is None else templates[section.repeats]):
+            yield LineAnswer(
+                section=(section.name or None) if at == 0 else None,
+                repeated=section.repeats is not None,
+                parts=[
+                    PartAnswer(slots=slots(p), least=p.least, label=p.label, same=p.same, echo=p.echo, end=p.end)
+                    for p in line.parts
+                ],
+            )

@@ -2,7 +2,6 @@
 
 import { events, Lost, Refusal } from "./api.js";
 import { say, t } from "./language.js";
-import { endOf, promptOf } from "./store.js";
 import { shown, withBreaks } from "./text.js";
 
 const COUNT = 3;
@@ -20,18 +19,17 @@ export class Candidates {
     return !this.section.hidden;
   }
 
-  async ask(string, settings) {
+  // `request`: that of Write.
+  async ask({ max_new_tokens: length, ...rest }) {
     this.dismiss();
-    const { max_new_tokens: length, ...rest } = settings.body();
     this.style = rest.style;
     const line = (this.line = new AbortController());
     this.texts = Array(COUNT).fill("");
     this.cards.replaceChildren(...this.texts.map((_, n) => this.card(n)));
     this.section.hidden = false;
     this.section.setAttribute("aria-busy", "true");
-    const prompt = endOf(promptOf(string, rest.style));
     const tokens = Math.min(length ?? LENGTH, LENGTH);
-    const body = { ...rest, prompt, truncate_prompt: true, n: COUNT, stream: true, max_new_tokens: tokens };
+    const body = { ...rest, n: COUNT, stream: true, max_new_tokens: tokens };
     if (body.seed !== undefined) body.seed += 1; // so that it differs from what Write writes
     try {
       const response = await this.api.open("POST", "/generate", body, { signal: line.signal });

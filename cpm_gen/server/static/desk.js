@@ -1,9 +1,10 @@
 // The open document: its text, who wrote which part, its history, and the work of the service that writes it.
 
+import { askedOf, bodyOf } from "./asked.js";
 import { unseen } from "./edge.js";
 import { History } from "./history.js";
 import * as store from "./store.js";
-import { MODEL } from "./text.js";
+import { MODEL, withBreaks } from "./text.js";
 import { Writing } from "./writing.js";
 
 const KEPT = 1_000; // ms between two writes to the browser's store, at least
@@ -11,7 +12,7 @@ const KEPT = 1_000; // ms between two writes to the browser's store, at least
 export class Desk {
   // on: changed(), state(), renewed(), refused(error, again), said(name)
   constructor(api, editor, settings, on) {
-    Object.assign(this, { api, editor, on, timer: null, wait: KEPT, range: null, document: null });
+    Object.assign(this, { api, editor, settings, on, timer: null, wait: KEPT, range: null, document: null });
     this.writing = new Writing(this, api, editor, settings);
     addEventListener("pagehide", () => this.keep());
     document.addEventListener("visibilitychange", () => document.hidden && this.keep());
@@ -24,6 +25,15 @@ export class Desk {
 
   get work() {
     return this.document.work;
+  }
+
+  // The parameters of a request for this document, and the request with its text.
+  asked() {
+    return askedOf(this.settings, this.document);
+  }
+
+  body(asked, kept) {
+    return bodyOf(asked, this.document, kept);
   }
 
   // The text was not edited since its work wrote.
@@ -53,13 +63,13 @@ export class Desk {
     if (this.timer || this.history.held || this.writing.active) return;
     const other = store.load(this.document.id);
     if (!other) return;
-    const { text, title, work, revision, saved, base } = other;
+    const { text, title, work, revision, saved, base, form, locks, story } = other;
     const mine = this.document;
     const same = ["id", "event", "state"].every((name) => work?.[name] === mine.work?.[name]) && text.string === mine.text.string && title === mine.title;
     const lost = base !== mine.revision && !this.inStep && mine.text.string.trim() && !text.string.startsWith(mine.text.string);
-    if (lost) store.draft(mine.revision, { string: mine.text.string, marks: mine.text.marks(), title: mine.title });
-    Object.assign(mine, { revision, saved, title });
-    if (same) return;
+    if (lost) store.draft(mine.revision, { ...mine, string: mine.text.string, marks: mine.text.marks() });
+    Object.assign(mine, { revision, saved, title, form, locks, story });
+    if (same) return this.on.changed();
     this.on.renewed();
     mine.work = work;
     this.history.renew(text, work && work.shown !== null ? work.run : null);
@@ -76,7 +86,19 @@ export class Desk {
     if (!this.document) return;
     this.writing.cut();
     const behind = this.keep(false);
-    if (!behind && this.inStep && !this.work.part && this.work.title === this.document.title) store.forget(this.document.id);
+    if (!behind && this.inStep && !this.work.part && this.work.title === this.document.title && !this.planned) store.forget(this.document.id);
+  }
+
+  // The service does not keep all of it.
+  get planned() {
+    return Boolean(this.document.form || this.document.story);
+  }
+
+  // The form, the locked lines or the story were changed: not an edit of the text.
+  plan(changes) {
+    Object.assign(this.document, changes);
+    this.changed();
+    this.writing.settle();
   }
 
   // The document was deleted together with its work.
@@ -170,8 +192,9 @@ export class Desk {
     await this.writing.write(Math.floor(Math.random() * 2 ** 48));
   }
 
-  // One of the candidates becomes a run.
+  // One of the candidates becomes a run; a verse takes the place of the text.
   adopt(string, style) {
+    this.clear();
     this.history.begin();
     this.history.grow(MODEL, store.glueOf(this.text.string, style === "lyric") + string);
     this.editor.renew(this.text.string);
@@ -179,10 +202,27 @@ export class Desk {
     this.editor.toEnd();
   }
 
+  // A verse is written in the place of the text.
+  clear() {
+    if (!this.document.form || !this.text.length) return;
+    this.history.edit(0, this.text.length, "");
+    this.editor.renew("");
+  }
+
+  // The model's words in the place of [from, to).
+  replace(from, to, string) {
+    this.editor.settle();
+    this.history.edit(from, to, withBreaks(string), MODEL);
+    this.editor.renew(this.text.string);
+    this.settle();
+    this.editor.select(from + string.length);
+    this.editor.reveal();
+  }
+
   // Find where the window begins.
   async look() {
     const { document: seen, work } = this;
-    if (!this.inStep || !work.window) return;
+    if (!this.inStep || !work.window || (seen.form && !work.window.text_start)) return;
     const { style } = JSON.parse(work.asked || '{"style": "plain"}');
     const pieces = async (prompt) => {
       const text = store.promptOf(prompt.replace(/\n$/, ""), style);

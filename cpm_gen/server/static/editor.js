@@ -13,13 +13,14 @@ export class Editor {
     Object.assign(this, { element, scroller, on, composing: false, locked: false, following: true, reached: 0 });
     this.blocks = new Blocks(element, scroller, () => this.paint(...this.painted));
     this.painted = [[], null];
+    this.marked = {}; // ranges that other parts of the page mark, by the highlight's name
     this.highlights = {};
-    for (const name of ["model", "unseen", "unseen-model"]) {
+    for (const name of ["model", "unseen", "unseen-model", "fault", "place"]) {
       if (!globalThis.Highlight) break; // an older browser shows the text alone
       this.highlights[name] = new Highlight();
       CSS.highlights.set(name, this.highlights[name]);
     }
-    this.highlights["unseen-model"] && (this.highlights["unseen-model"].priority = 2);
+    for (const [n, name] of ["unseen-model", "place", "fault"].entries()) if (this.highlights[name]) this.highlights[name].priority = n + 2;
     element.addEventListener("beforeinput", (event) => this.before(event));
     element.addEventListener("input", () => this.read());
     element.addEventListener("compositionstart", () => {
@@ -208,6 +209,13 @@ export class Editor {
       at = to;
     }
     if (unseen) add("unseen", ...unseen);
+    for (const [name, ranges] of Object.entries(this.marked)) for (const [from, to] of ranges) add(name, from, to);
+  }
+
+  // Mark faults, or the place of choices.
+  mark(name, ranges) {
+    this.marked[name] = ranges;
+    this.paint(...this.painted);
   }
 
   // While the model writes, the text can be read and copied but not changed.

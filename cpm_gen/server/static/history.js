@@ -26,12 +26,12 @@ export class History {
     return last && last.run ? last : null;
   }
 
-  // The user replaces [from, to) with `string`.
-  edit(from, to, string) {
-    const inserted = string ? [{ who: WRITER, text: string }] : [];
+  // The user replaces [from, to) with `string`, which may be the model's.
+  edit(from, to, string, who = WRITER) {
+    const inserted = string ? [{ who, text: string }] : [];
     const removed = this.text.replace(from, to, inserted);
     if (this.held) return; // a composition is one edit, whatever its intermediate states
-    this.record({ at: from, removed, inserted, time: Date.now() }, true);
+    this.record({ at: from, removed, inserted, time: who === WRITER ? Date.now() : 0 }, who === WRITER);
   }
 
   // An input method begins a composition; release() records everything since as one edit.

@@ -2,6 +2,7 @@
 
 import { Api } from "./api.js";
 import { Candidates } from "./candidates.js";
+import { Choices } from "./choices.js";
 import { Desk } from "./desk.js";
 import { askKey, askLine } from "./dialogs.js";
 import { Drawer } from "./drawer.js";
@@ -17,8 +18,11 @@ import { Personal } from "./personal.js";
 import { offered, Settings } from "./settings.js";
 import { fillTable, listen } from "./shortcuts.js";
 import * as store from "./store.js";
+import { StoryDrawer } from "./storydrawer.js";
 import { Text, withBreaks, WRITER } from "./text.js";
 import * as theme from "./theme.js";
+import { FREE } from "./verse.js";
+import { VerseDesk } from "./versedesk.js";
 
 const LONG = 20_000; // characters that are not counted at every key
 
@@ -28,10 +32,11 @@ let recount = null;
 
 const api = new Api(askKey);
 const notices = new Notices(find("notice"));
-const settings = new Settings(find("settings"), await offered(api), () => desk.writing.settle());
+const offer = await offered(api);
+const settings = new Settings(find("settings"), offer, () => desk.writing.settle(), [...Object.keys(FREE), "story"]);
 const editor = new Editor(find("text"), find("scroll"), {
   edit: (from, to, string) => {
-    candidates.dismiss(); // they continue another text
+    dismiss(); // they belong to another text
     desk.edited(from, to, string);
   },
   compose: (begins) => desk.compose(begins),
@@ -44,7 +49,7 @@ const desk = new Desk(api, editor, settings, {
   changed,
   state,
   refused,
-  renewed: () => candidates.dismiss(),
+  renewed: dismiss,
   said: (name) => notices.tell(name),
 });
 const drawer = new Drawer(find("drawer"), api, desk, {
@@ -71,6 +76,17 @@ const candidates = new Candidates(find("candidates"), api, {
   refused: (error) => refused(error, act.three), // for the text at that time
   ended: state,
 });
+const choices = new Choices(find("choices"), {
+  opened: () => {
+    candidates.dismiss();
+    editor.mark("place", [choices.source.range]);
+  },
+  ended: () => editor.mark("place", []),
+});
+const verse = new VerseDesk(api, desk, editor, choices, offer.settings.find(({ name }) => name === "rhyme_book")?.choices ?? [], {
+  chosen: (form) => form && settings.values.style === "novel" && settings.choose("lyric"), // prose has other settings
+});
+const story = new StoryDrawer(find("story-drawer"), find("story"), (fields) => desk.plan({ story: fields }));
 
 new ResizeObserver(() => candidates.open && editor.toEnd()).observe(find("candidates"));
 
@@ -79,7 +95,9 @@ function changed() {
   put("rename", store.titleOf(desk.document) || t("untitled"));
   find("undo").disabled = !history.canUndo;
   find("redo").disabled = !history.canRedo;
-  find("retry").disabled = !history.lastRun;
+  find("retry").disabled = desk.document.form ? !text.string.trim() : !history.lastRun;
+  story.show(desk.document.story, (desk.inStep && work?.window?.story) || null);
+  verse.changed();
   for (const name of ["export", "export_md", "export_epub", "print"]) find(name).disabled = !text.length;
   edge.put(range ? range[1] : null);
   facts(text, work);
@@ -108,11 +126,21 @@ function facts(text, work) {
   if (rate) said.push(t("rate", { n: number(Math.round(rate)) }));
   said.push(t("characters", { n: number(counted(text.string)) }));
   if (work && desk.inStep) {
+    const sight = work.window?.story;
+    if (sight) said.push(t("sight", { names: sight.in_sight.join(t("sight_between")) || t("sight_nothing") }));
     if (work.slides) said.push(t("slides", { n: number(work.slides) }));
     said.push(t("written", { n: number(work.tokens) }));
   }
   put("facts", said.join(" · "));
   put("drawn", work ? t("drawn", { seed: work.seed }) : "");
+}
+
+// While words are selected, they can be rewritten.
+function selected() {
+  const [from, to] = editor.selection();
+  const some = from < to && !desk.writing.active;
+  find("rewrite").hidden = !some;
+  find("three").hidden = some;
 }
 
 function state() {
@@ -122,53 +150,69 @@ function state() {
   find("stop").hidden = !active;
   find("stop").disabled = name === "stopping";
   find("three").setAttribute("aria-pressed", String(candidates.open));
-  put("status", t(`state.${name}`));
+  put("status", t(name === "finished" && verse.form ? "state.whole" : `state.${name}`));
+  selected();
   changed();
 }
 
 function refused(error, again) {
-  if (error.status === 422 && error.field !== "prompt") settings.complain(error.field, error.message);
+  if (error.status === 422 && error.field === "story") story.complain(error.message);
+  else if (error.status === 422 && error.field !== "prompt") settings.complain(error.field, error.message);
   notices.refused(error, again);
+}
+
+function dismiss() {
+  candidates.dismiss();
+  choices.dismiss();
 }
 
 // Pending requests for the open document do not apply to another one.
 function leave() {
-  candidates.dismiss();
+  dismiss();
   notices.clear();
 }
 
+// Do it, unless the model would begin without a word: then ask first.
+function begun(write) {
+  notices.clear();
+  settings.complain(null);
+  dismiss();
+  editor.settle();
+  if (verse.form || desk.text.string.trim()) write();
+  else notices.offer("empty", "write_free", write);
+}
+
 const act = {
-  write: () => {
-    notices.clear();
-    settings.complain(null);
-    candidates.dismiss();
-    if (!desk.writing.active) desk.writing.write();
-  },
+  write: () => begun(() => desk.writing.active || desk.writing.write(null, verse.form ? verse.kept() : [])),
   stop: () => {
-    if (candidates.open) candidates.dismiss();
+    if (candidates.open || choices.open) dismiss();
     else desk.writing.stop();
   },
   undo: () => {
-    candidates.dismiss();
+    dismiss();
     desk.undo();
   },
   redo: () => {
-    candidates.dismiss();
+    dismiss();
     desk.redo();
   },
   retry: () => {
-    candidates.dismiss();
-    desk.retry();
+    dismiss();
+    if (!verse.form) desk.retry();
+    else desk.writing.write(Math.floor(Math.random() * 2 ** 48), verse.kept(true));
   },
-  three: () => {
-    notices.clear();
-    settings.complain(null);
-    editor.settle();
+  three: () => begun(() => {
     desk.writing.abandon();
-    if (desk.text.string.trim()) candidates.ask(desk.text.string, settings);
-    else notices.tell("empty");
+    candidates.ask(desk.body(desk.asked(), verse.form ? verse.kept() : []));
     state();
+  }),
+  rewrite: () => {
+    const [from, to] = editor.selection();
+    if (from < to && !desk.writing.active) verse.passage([from, to]);
   },
+  line_menu: () => verse.form && verse.open(),
+  forms: () => verse.pick(),
+  story: () => story.open(desk.document.story),
   works: () => drawer.show(),
   new: () => {
     leave();
@@ -221,8 +265,8 @@ function press(name) {
     find("more").open = false;
     return true;
   }
-  if (name === "stop" && !candidates.open && !desk.writing.active) return false;
-  if (find(name)?.disabled) return true;
+  if (name === "stop" && !candidates.open && !choices.open && !desk.writing.active) return false;
+  if (find(name)?.disabled || (name === "line_menu" && !verse.form)) return true;
   act[name]();
   return true;
 }
@@ -230,13 +274,14 @@ function press(name) {
 function words() {
   speak();
   personal.show(find("own").value);
+  if (choices.open) choices.words();
   find("text").dataset.placeholder = t("placeholder");
   find("theme").textContent = t(`theme_${theme.following()}`);
   state();
 }
 
 for (const name of Object.keys(act)) {
-  find(name).addEventListener("click", () => {
+  find(name)?.addEventListener("click", () => {
     if (!["larger", "smaller"].includes(name)) for (const menu of ["menu", "exports"]) find(menu).hidePopover();
     act[name]();
   });
@@ -248,10 +293,13 @@ find("file").addEventListener("change", () => {
 });
 fillTable(find("keys").querySelector("tbody"));
 listen(press, (n) => {
-  if (!candidates.open) return false;
+  if (choices.open) return choices.choose(n);
+  if (!candidates.open || n > 2) return false;
   candidates.choose(n);
   return true;
 });
+document.addEventListener("selectionchange", selected);
+find("rewrite").addEventListener("pointerdown", (event) => event.preventDefault()); // the selection stays
 document.addEventListener("pointerdown", (event) => {
   if (!find("more").contains(event.target)) find("more").open = false;
 });

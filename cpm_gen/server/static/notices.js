@@ -45,6 +45,16 @@ export class Notices {
     this.timer = setInterval(tick, 1000);
   }
 
+  // Show a notice with something to do.
+  offer(name, action, act) {
+    const done = () => {
+      this.clear();
+      act();
+    };
+    this.show(t(name), [[action, done], ["close", () => this.clear()]]);
+    this.named = name;
+  }
+
   show(words, buttons) {
     this.clear();
     const text = document.createElement("p");

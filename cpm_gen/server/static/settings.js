@@ -20,7 +20,8 @@ export async function offered(api) {
 }
 
 export class Settings {
-  constructor(form, { settings, presets }, changed) {
+  // `elsewhere`: names of settings that a document has, not this form.
+  constructor(form, { settings, presets }, changed, elsewhere) {
     this.form = form;
     this.presets = presets;
     this.banned = []; // ids of words
@@ -30,7 +31,7 @@ export class Settings {
     const folded = form.querySelector("#folded");
     for (const setting of settings) {
       if (IN_SIGHT.includes(setting.name)) this.fields.set(setting.name, setting);
-      else if (has(`field.${setting.name}`)) folded.append(this.make(setting));
+      else if (has(`field.${setting.name}`) && !elsewhere.includes(setting.name)) folded.append(this.make(setting));
     }
     const kept = Object.entries(loadSettings()).filter(([name]) => this.fields.has(name));
     this.values = { ...this.preset("novel"), ...Object.fromEntries(kept) };

@@ -9,7 +9,11 @@ const TABLE = [
   ["Ctrl+Shift+Z", "key.redo"],
   ["Alt+R", "key.retry"],
   ["Ctrl+Shift+Enter", "key.three"],
-  ["1 2 3", "key.choose"],
+  ["1 … 9", "key.choose"],
+  ["Alt+G", "key.rewrite"],
+  ["Alt+L", "key.line"],
+  ["Alt+T", "key.forms"],
+  ["Alt+S", "key.story"],
   ["Alt+W", "key.works"],
   ["Alt+N", "key.new"],
   ["Ctrl+S", "key.export"],
@@ -26,7 +30,7 @@ export function fillTable(body) {
     for (const key of keys.split(" ")) {
       const one = document.createElement("kbd");
       one.textContent = apple ? key.replace("Ctrl", "⌘").replace("Alt", "⌥") : key;
-      head.append(key === "/" ? " " : one, " ");
+      head.append(key === "/" ? " " : key === "…" ? "… " : one, " ");
     }
     row.append(head);
     say(row.insertCell(), name);
@@ -41,7 +45,7 @@ export function listen(press, choose) {
     const typing = event.target.closest?.("input, textarea, select, [contenteditable=plaintext-only]");
     const field = event.target.closest?.("input[type=number], textarea, select"); // a field that takes digits itself
     if (document.querySelector("dialog[open]")) return;
-    const digit = /^[1-3]$/.test(event.key) && !event.ctrlKey && !event.altKey && !event.metaKey;
+    const digit = /^[1-9]$/.test(event.key) && !event.ctrlKey && !event.altKey && !event.metaKey;
     if (digit && !field && choose(Number(event.key) - 1)) {
       event.preventDefault();
     } else if (name === "?" ? !typing && press("help") : name && press(name)) {
@@ -59,6 +63,6 @@ function named(event) {
   if (control && key === "y") return "redo";
   if (control && key === "s") return "export";
   if (control && key === "/") return "help";
-  if (event.altKey && !control) return { KeyR: "retry", KeyW: "works", KeyN: "new" }[event.code];
+  if (event.altKey && !control) return { KeyR: "retry", KeyW: "works", KeyN: "new", KeyG: "rewrite", KeyL: "line_menu", KeyT: "forms", KeyS: "story" }[event.code];
   return key === "?" ? "?" : null;
 }

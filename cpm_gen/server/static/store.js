@@ -1,7 +1,9 @@
 // Documents and settings in this browser. A document and the event id that its work has reached are stored in one write.
 
 import { forever, visit } from "./kept.js";
+import { storyOf } from "./story.js";
 import { BREAK, EOD, letterAt, MODEL, shown, Text, title, withBreaks } from "./text.js";
+import { FREE } from "./verse.js";
 
 const DOCUMENT = "cpm-gen:document:";
 const CURRENT = "cpm-gen:current";
@@ -23,10 +25,14 @@ function write(key, value) {
   return forever.set(key, JSON.stringify(value));
 }
 
+// What a document has beside its text: a form with locked lines, a story.
+const PLANS = { form: null, locks: [], story: null };
+const planned = ({ form, locks, story }) => ({ form: form ?? null, locks: locks ?? [], story: story ?? null });
+
 const fresh = () => crypto.getRandomValues(new Uint32Array(3)).join("-");
 
 export function blank() {
-  return { id: fresh(), text: new Text(), work: null };
+  return { id: fresh(), text: new Text(), work: null, ...PLANS };
 }
 
 // A document's own title, or its first words.
@@ -41,7 +47,7 @@ export function save(document) {
   const stored = read(DOCUMENT + id);
   const lost = Boolean(stored) && stored.revision !== revision && document.saved !== content(document) && !holds(text, stored);
   let kept = !lost || draft(stored.revision, stored);
-  if (!text.length && !work) {
+  if (!text.length && !work && !document.form && !document.story) {
     forget(id);
     return { kept, lost, behind: false };
   }
@@ -54,7 +60,9 @@ export function save(document) {
     const { string } = text;
     // `shown` is the text itself until it is edited
     const keptWork = work && { ...work, shown: undefined, inStep: work.shown === string };
-    const value = { id, string, title: document.title, marks: text.marks(), work: keptWork, updated: Date.now(), revision: document.revision, base: revision };
+    const { title: own } = document;
+    const value = { id, string, title: own, marks: text.marks(), work: keptWork, updated: Date.now(), revision: document.revision, base: revision };
+    Object.assign(value, planned(document));
     kept = write(DOCUMENT + id, value) && kept;
   } else if (!document.opened && !behind) write(DOCUMENT + id, { ...stored, updated: Date.now() }); // it comes first in the list
   document.opened = true;
@@ -62,8 +70,10 @@ export function save(document) {
 }
 
 // What of a document is stored, to find out whether it changed.
-function content({ text, work, title: own }) {
-  return JSON.stringify([own ?? null, work && { ...work, shown: work.shown === text.string }, text.marks()]) + text.string;
+function content(document) {
+  const { text, work, title: own } = document;
+  const parts = [own ?? null, work && { ...work, shown: work.shown === text.string }, text.marks(), planned(document)];
+  return JSON.stringify(parts) + text.string;
 }
 
 // Whether nothing of a stored version is lost if `text` takes its place: the text begins with it, or the service has it.
@@ -72,16 +82,17 @@ function holds(text, { string, work }) {
 }
 
 // Store a version as a document of its own. Its name is that of the version, so that it is stored once.
-export function draft(revision, { string, marks, title: own }) {
+export function draft(revision, version) {
   const id = revision ?? fresh();
-  return write(DOCUMENT + id, { id, string, title: own, marks, work: null, updated: Date.now() });
+  const { string, marks, title: own } = version;
+  return write(DOCUMENT + id, { id, string, title: own, marks, work: null, updated: Date.now(), ...planned(version) });
 }
 
 export function load(id) {
   const kept = read(DOCUMENT + id);
   if (typeof kept?.string !== "string") return null; // nothing, or not written by this page
   const { title: own, revision, base } = kept;
-  const document = { id, text: Text.marked(kept.string, kept.marks), title: own, work: null, revision, base };
+  const document = { id, text: Text.marked(kept.string, kept.marks), title: own, work: null, revision, base, ...planned(kept) };
   if (kept.work) {
     const { inStep, ...rest } = kept.work;
     const moved = (at) => withBreaks(kept.string.slice(0, at)).length; // stored before breaks were one character
@@ -135,8 +146,10 @@ export const savePauses = (ids) => write(PAUSES, ids);
 
 // Make a document from a work's JSON.
 export function fromWork(work) {
-  const lyric = work.parameters.style === "lyric";
-  const text = Text.marked(shownPrompt(typeof work.prompt === "string" ? work.prompt : work.prompt[0], lyric), work.metadata.spans);
+  const { style, form, story } = work.parameters;
+  const lyric = style === "lyric";
+  const before = typeof work.prompt === "string" ? work.prompt : work.prompt[0];
+  const text = form ? new Text() : Text.marked(shownPrompt(before, lyric), work.metadata.spans); // a verse begins after its prompt
   const prompt = text.string;
   const glue = glueOf(prompt, lyric);
   const choice = work.choices[0];
@@ -146,6 +159,8 @@ export function fromWork(work) {
     ...blank(),
     text,
     title: named(work),
+    form: form ? formOf(work, before) : null,
+    story: story ? storyOf(story) : null,
     work: {
       id: work.id,
       title: named(work),
@@ -163,6 +178,15 @@ export function fromWork(work) {
       shown: text.string,
     },
   };
+}
+
+// The fields of a work's form, or its notation where another program made the work.
+function formOf({ parameters, metadata }, prompt) {
+  try {
+    return { ...FREE, ...JSON.parse(metadata.form), prompt };
+  } catch {
+    return { ...FREE, form: parameters.form, prompt };
+  }
 }
 
 // The title that a user gave a work; others are first words.
@@ -190,5 +214,5 @@ function shownPrompt(prompt, lyric) {
 
 // A lyric's prompt consists of whole lines; the model begins on the next one.
 export function glueOf(string, lyric) {
-  return lyric && !/[\n\u2029]$/.test(string.slice(-1)) ? "\n" : "";
+  return lyric && string && !/[\n\u2029]$/.test(string.slice(-1)) ? "\n" : "";
 }

@@ -7,6 +7,7 @@ import { Pauses } from "./pauses.js";
 import { Rate } from "./rate.js";
 import { endOf, glueOf, promptOf, titleOf } from "./store.js";
 import { MODEL, unitsOf, withBreaks } from "./text.js";
+import { nameOf } from "./verse.js";
 import { make, sweep } from "./works.js";
 
 const SPANS = 24_000; // bytes of a work's metadata that the marks may take
@@ -59,30 +60,26 @@ export class Writing {
     else this.setState(this.pauses.late(work.id) ? "lost" : work.state);
   }
 
-  // Continue at the end of the text. `dice`: a seed other than the settings'.
-  async write(dice = null) {
+  // Continue at the end of the text, or write a verse. `dice`: a seed other than the settings'. `kept`: the verse's lines that stay.
+  async write(dice = null, kept = []) {
     const { desk } = this;
     if (this.active) return;
     this.editor.settle();
-    if (!desk.text.string.trim()) {
-      desk.on.said("empty");
-      return;
-    }
-    const asked = this.settings.body();
-    const { work } = desk;
-    const goesOn = desk.inStep && dice === null && work.asked === key(asked, work);
+    const asked = desk.asked();
+    const { work, document: { form } } = desk;
+    const goesOn = desk.inStep && dice === null && work.asked === key(asked, work) && !(form && work.state === "finished");
     const line = (this.line = new AbortController());
     this.editor.lock(true);
     this.setState("connecting");
     this.resumes = goesOn;
     this.asking = true; // the service has not responded yet
     try {
-      await (goesOn ? this.goOn(asked) : this.begin(asked, dice));
+      await (goesOn ? this.goOn(asked) : this.begin(asked, dice, kept));
     } catch (error) {
       if (this.line !== line) return; // stopped while waiting
       if (goesOn && error.status === 404) work.shown = null;
       this.rest();
-      desk.on.refused(error, () => this.write(dice));
+      desk.on.refused(error, () => this.write(dice, kept));
       return;
     }
     this.asking = false;
@@ -104,22 +101,23 @@ export class Writing {
     desk.keep();
   }
 
-  async begin(asked, dice) {
+  async begin(asked, dice, kept) {
     const { desk } = this;
     const { text, work: old } = desk;
     const { signal } = this.line;
     const lyric = asked.style === "lyric";
-    const whole = promptOf(text.string, asked.style);
-    const prompt = endOf(whole);
-    const part = prompt.length < whole.length;
+    const { title, form } = desk.document;
+    const whole = form ? "" : promptOf(text.string, asked.style);
+    const part = endOf(whole).length < whole.length;
     const spans = text.marks();
-    const { title } = desk.document;
     const metadata = { title: titleOf(desk.document) };
     if (title) metadata.named = "yes";
-    if (!part && spans.length < SPANS) metadata.spans = spans;
-    const body = { ...asked, prompt, truncate_prompt: true, metadata };
+    if (form) Object.assign(metadata, { title: metadata.title || nameOf(form), form: JSON.stringify({ ...form, prompt: "" }) });
+    else if (!part && spans.length < SPANS) metadata.spans = spans;
+    const body = { ...desk.body(asked, kept), metadata };
     if (dice !== null) body.seed = dice;
     const work = await make(this.api, body, signal, () => this.setState("lost"));
+    desk.clear();
     const run = text.length;
     desk.history.begin();
     const glue = glueOf(text.string, lyric);

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from cpm_gen.text.forms.errors import FormError
 from cpm_gen.text.forms.form import BOUNDARY, Form, Line, Part
@@ -14,13 +16,24 @@ from cpm_gen.text.forms.rhyme_books import Sounds, named_groups, rhyme_book
 _WIDE = str.maketrans({",": "，", "!": "！", "?": "？", ";": "；", ":": "：", ".": "。"})
 
 
+FaultKind = Literal[
+    "length", "sign", "end", "again", "given", "tone", "twice", "no_rhyme", "rhyme", "rhyme_twice", "lines", "missing", "unwanted"
+]  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong in a text. Line and column count from 1; column 0: the whole line."""
+    """What is wrong in a text. Line and column count from 1; column 0: the whole line.
+
+    kind, expected, found: the message for programs, such as ``tone``, 仄 and the character that stands there.
+    """
 
     line: int
     column: int
     message: str
+    kind: FaultKind
+    expected: str = ""
+    found: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,8 +78,8 @@ class _Checker:
         self.texts: dict[str, list[str | None]] = {}  # the lines of each section
         self.given = {s.given for line in form.lines() for p in line.parts for s in p.slots if s.given}
 
-    def fault(self, line: int, column: int, message: str) -> None:
-        self.faults.append(Fault(line, column, message))
+    def fault(self, line: int, column: int, message: str, kind: FaultKind, expected: str = "", found: str = "") -> None:
+        self.faults.append(Fault(line, column, message, kind, expected, found))
 
     def sounds(self, text: str) -> list[Sounds]:
         """The sounds of each character of a run, by its words."""
@@ -94,14 +107,14 @@ class _Checker:
                 continue
             self.line(number, line, own, original is not None)
             if original is not None and stripped.translate(_WIDE) != original.translate(_WIDE):
-                self.fault(number, 1, f"{original} stands here again")
+                self.fault(number, 1, f"{original} stands here again", "again", original, stripped)
 
     def line(self, number: int, text: str, line: Line, repeated: bool) -> None:
         found, wrong = find_parts(line, text)
         for (parts, _), places in zip(_runs(line), found, strict=False):
             self.run(number, text, parts, places, repeated)
         if wrong is not None:
-            self.fault(number, *wrong)
+            self.faults.append(dataclasses.replace(wrong, line=number))
 
     def run(self, number: int, line: str, parts: list[Part], places: list[tuple[int, int]], repeated: bool) -> None:
         begin = places[0][0]
@@ -110,7 +123,8 @@ class _Checker:
             text = line[at:end]
             if part.echo and not repeated:
                 if self.last is not None and text != self.last[-len(text) :]:
-                    self.fault(number, at + 1, f"{self.last[-len(text) :]} stands here again, not {text}")
+                    again = self.last[-len(text) :]
+                    self.fault(number, at + 1, f"{again} stands here again, not {text}", "again", again, text)
             elif not repeated:
                 self.part(number, at + 1, text, part, sounds[at - begin : end - begin])
             self.last = text
@@ -120,7 +134,7 @@ class _Checker:
         for number, line in lines:
             for word in self.form.forbidden:
                 if word in line:
-                    self.fault(number, line.index(word) + 1, f"{word} is not wanted")
+                    self.fault(number, line.index(word) + 1, f"{word} is not wanted", "unwanted", "", word)
         faults = sorted(self.faults, key=lambda f: (f.line, f.column))
         groups = {label: known.groups for label, known in self.rhymes.items()}
         return Examined(tuple(faults), tuple(self.rhyme_words), groups)
@@ -129,11 +143,11 @@ class _Checker:
         for at, (c, slot) in enumerate(zip(text, part.slots, strict=False)):
             if slot.given is not None:
                 if c != slot.given:
-                    self.fault(number, place + at, f"{slot.given} is given here, not {c}")
+                    self.fault(number, place + at, f"{slot.given} is given here, not {c}", "given", slot.given, c)
                 continue
             if slot.tone != "中" and slot.tone not in {tone for tone, _ in sounds[at]}:
                 known = "".join(sorted({tone for tone, _ in sounds[at]})) or "of no known tone"
-                self.fault(number, place + at, f"{c} is {known}; {slot.tone} stands here")
+                self.fault(number, place + at, f"{c} is {known}; {slot.tone} stands here", "tone", slot.tone, c)
             again = part.same and at == len(text) - 1
             if (
                 self.form.distinct
@@ -141,7 +155,7 @@ class _Checker:
                 and (c in self.used or c in self.given)
                 and c not in self._required(text, at)
             ):
-                self.fault(number, place + at, f"{c} stands twice")
+                self.fault(number, place + at, f"{c} stands twice", "twice", "", c)
             self.used.add(c)
         if part.label:
             slot = part.slots[-1]
@@ -162,7 +176,8 @@ class _Checker:
         label = part.label or ""
         if part.same:
             if word != self.first_words.get(label, word):
-                self.fault(number, column, f"{self.first_words[label]} stands here again, not {word}")
+                again = self.first_words[label]
+                self.fault(number, column, f"{again} stands here again, not {word}", "again", again, word)
             return
         self.first_words.setdefault(label, word)
         self.rhyme_words.append(RhymeWord(number, column, label, word, groups))
@@ -172,14 +187,16 @@ class _Checker:
             if chosen is not None:
                 known = _Rhyme(frozenset(named_groups(self.form.book, chosen)), [])
         if not groups:
-            self.fault(number, column, f"{word} rhymes with nothing in {self.form.book}")
+            book = self.form.book
+            self.fault(number, column, f"{word} rhymes with nothing in {book}", "no_rhyme", book, word)
         elif known is None:
             self.rhymes[label] = _Rhyme(groups, [word])
         elif not known.groups & groups:
             others = " and ".join(known.words) or " or ".join(sorted(known.groups))
-            self.fault(number, column, f"{word} does not rhyme with {others} in {self.form.book}")
+            message = f"{word} does not rhyme with {others} in {self.form.book}"
+            self.fault(number, column, message, "rhyme", others, word)
         elif word in known.words:
-            self.fault(number, column, f"{word} is a rhyme word twice")
+            self.fault(number, column, f"{word} is a rhyme word twice", "rhyme_twice", "", word)
         else:
             self.rhymes[label] = _Rhyme(known.groups & groups, [*known.words, word])
 
@@ -194,8 +211,8 @@ def _runs(line: Line) -> Iterator[tuple[list[Part], str]]:
             parts = []
 
 
-def find_parts(line: Line, text: str) -> tuple[list[list[tuple[int, int]]], tuple[int, str] | None]:
-    """Where the parts of a line stand in its text, for each run up to a sign; and where the text is wrong (column, what), if it is.
+def find_parts(line: Line, text: str) -> tuple[list[list[tuple[int, int]]], Fault | None]:
+    """Where the parts of a line stand in its text, for each run up to a sign; and the fault of a text that does not have the parts.
 
     Runs behind the place that is wrong are not found.
     """
@@ -210,17 +227,21 @@ def find_parts(line: Line, text: str) -> tuple[list[list[tuple[int, int]]], tupl
         least, most = sum(p.least for p in parts), sum(p.most for p in parts)
         if not least <= end - at <= most:
             wanted = str(most) if least == most else f"{least} to {most}"
-            return found, (at + 1, f"{wanted} characters stand here, not {end - at}")
+            message = f"{wanted} characters stand here, not {end - at}"
+            return found, Fault(0, at + 1, message, "length", wanted, str(end - at))
         places = []
         for part in parts:
             places.append((at, min(at + part.most, end)))
             at = places[-1][1]
         found.append(places)
         if text[at : at + 1] != sign:
-            here, there = sign or "the end of the line", text[at : at + 1] or "the end of the line"
-            return found, (at + 1, f"{here} stands here, not {there}")
+            there, end_of_line = text[at : at + 1], "the end of the line"
+            message = f"{sign or end_of_line} stands here, not {there or end_of_line}"
+            return found, Fault(0, at + 1, message, "sign", sign, there)
         at += len(sign)
-    return found, (at + 1, f"the line ends here, not {text[at]}") if at < len(text) else None
+    if at == len(text):
+        return found, None
+    return found, Fault(0, at + 1, f"the line ends here, not {text[at]}", "end", "", text[at])
 
 
 def check(form: Form, text: str) -> list[Fault]:
@@ -238,10 +259,11 @@ def examine(form: Form, text: str) -> Examined:
     wanted = sum(1 for _ in form.lines())
     if len(lines) != wanted:
         where = lines[min(len(lines), wanted + 1) - 1][0] if lines else 1
-        checker.fault(where, 0, f"the form has {wanted} lines, the text {len(lines)}")
+        counts = str(wanted), str(len(lines))
+        checker.fault(where, 0, "the form has {} lines, the text {}".format(*counts), "lines", *counts)
     for word in form.required:
         if word not in text:
-            checker.fault(1, 0, f"{word} is missing")
+            checker.fault(1, 0, f"{word} is missing", "missing", word)
     return checker.examined(lines)
 
 

@@ -118,11 +118,13 @@ class Form:
 
     def pattern(self) -> list[str]:
         """Each line with ○ for 平, ● for 仄, ⊙ for either; given characters as they are."""
-        marks = {"平": "○", "仄": "●", "中": "⊙"}
-        return [
-            "".join("".join(s.given or marks[s.tone] for s in p.slots) + (p.label or "") + p.end for p in line.parts)
-            for line in self.lines()
-        ]
+        return ["".join(slots(p) + (p.label or "") + p.end for p in line.parts) for line in self.lines()]
+
+
+def slots(part: Part) -> str:
+    """○ for 平, ● for 仄, ⊙ for either; given characters as they are."""
+    marks = {"平": "○", "仄": "●", "中": "⊙"}
+    return "".join(s.given or marks[s.tone] for s in part.slots)
 
 
 def _line(line: Line) -> str:

@@ -1,0 +1,91 @@
+// What the service says of a document's form and of its text: the pattern, the faults, or why the form cannot be read.
+
+import { Refusal } from "./api.js";
+import { t } from "./language.js";
+import { shown } from "./text.js";
+import { fieldsOf, linesOf } from "./verse.js";
+
+const PAUSE = 300; // ms without a change after which the text is checked
+const AGAIN = 3_000; // ms after which the service is asked again where it did not answer
+const MOST = 20_000; // characters of a text that the service checks
+
+export class FormCheck {
+  // `changed` is called when there is something new to show.
+  constructor(api, changed) {
+    Object.assign(this, { api, changed, lines: null, refused: null, found: [], asked: null, of: null, unfinished: false, torn: false });
+  }
+
+  // The form and the text of the open document.
+  look(form, string) {
+    const of = form && JSON.stringify(fieldsOf(form));
+    const asked = of && of + string;
+    if (asked === this.asked) return;
+    this.asked = asked;
+    clearTimeout(this.timer);
+    const other = of !== this.of;
+    const first = !this.lines && !this.refused;
+    if (other) Object.assign(this, { of, found: [] });
+    if (!form) Object.assign(this, { lines: null, refused: null });
+    else this.timer = setTimeout(() => this.ask(form, shown(string)), first ? 0 : PAUSE);
+    if (other) this.changed();
+  }
+
+  async ask(form, string) {
+    const { asked } = this;
+    const text = string.length <= MOST ? string : undefined;
+    try {
+      const { lines, faults } = await this.api.json("POST", "/forms/check", { ...fieldsOf(form), text });
+      if (asked !== this.asked) return;
+      Object.assign(this, { lines, refused: null, found: faults.map((fault) => placed(fault, string)) });
+      this.sort(linesOf(string));
+    } catch (error) {
+      if (asked !== this.asked) return;
+      if (error instanceof Refusal && error.status === 422) Object.assign(this, { refused: error.message, found: [], lines: null });
+      else this.timer = setTimeout(() => this.ask(form, string), AGAIN);
+    }
+    this.changed();
+  }
+
+  // What is only not written yet is no fault.
+  sort(lines) {
+    const last = lines.length ? lines.at(-1).number : 1;
+    const short = ({ kind, expected, found, line }) =>
+      (kind === "length" && line === last && Number(found) < parseInt(expected)) || (kind === "sign" && line === last && !found) ||
+      (kind === "lines" && Number(found) < Number(expected));
+    this.unfinished = this.found.some(short);
+    this.torn = this.found.some((fault) => short(fault) && fault.kind !== "lines"); // the last line is not complete
+    this.found = this.found.filter((fault) => !short(fault) && !(this.unfinished && fault.kind === "missing"));
+  }
+
+  // The faults of a text: [from, to, fault]. A line that was changed since is left out until it is checked again.
+  faults(string) {
+    const lines = shown(string).split("\n");
+    const begins = [];
+    let at = 0;
+    for (const line of lines) {
+      begins.push(at);
+      at += line.length + 1;
+    }
+    return this.found
+      .filter(({ line, text }) => lines[line - 1] === text)
+      .map((fault) => [begins[fault.line - 1] + fault.from, begins[fault.line - 1] + fault.to, fault]);
+  }
+}
+
+// A fault with its place in its line.
+function placed(fault, string) {
+  const { line, column, kind, found } = fault;
+  const text = string.split("\n")[line - 1] ?? "";
+  if (!column) return { ...fault, text, from: 0, to: kind === "missing" ? 0 : text.length };
+  const letters = [...text];
+  const from = letters.slice(0, column - 1).join("").length;
+  const width = kind === "length" ? Number(found) : ["unwanted", "again"].includes(kind) ? [...found].length : 1;
+  const to = letters.slice(0, column - 1 + Math.max(width, 1)).join("").length;
+  return from < text.length ? { ...fault, text, from, to } : { ...fault, text, from: Math.max(from - 1, 0), to: from };
+}
+
+export function faultWords({ line, kind, expected, found }) {
+  const values = { expected: kind === "tone" ? t(`tone.${expected}`) : expected.replace(" to ", "–").replace(/ and | or /g, "、"), found };
+  const name = kind === "sign" ? `fault.sign${expected ? "" : "_none"}` : kind === "again" && !found ? "fault.again" : `fault.${kind}`;
+  return t("fault", { line, fault: t(name, values) });
+}
