@@ -1,5 +1,6 @@
 """Verse in a form: the picker, the pattern over the text, faults while a person types, locked lines, the menu of a line."""
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -360,3 +361,57 @@ def test_a_phone_shows_a_verse_without_scrolling_sideways(served: Server, open_d
         box = desk.page.locator(button).bounding_box()
         assert box, button
         assert box["x"] + box["width"] <= 375, button
+
+
+def open_menu(desk: Desk, line: int, act: str) -> None:
+    desk.page.locator("#handles button").nth(line - 1).click()
+    desk.page.locator(f"#line-menu [data-act={act}]").click()
+
+
+def offered(desk: Desk) -> list[str]:
+    expect(desk.page.locator("#choices-list li").first).to_be_visible()
+    return list(desk.page.locator("#choices-list span").all_inner_texts())
+
+
+def test_a_line_is_written_in_other_ways_that_keep_to_the_form(desk: Desk, served: Server) -> None:
+    choose(desk, "五绝 仄起")
+    desk.type(GOOD)
+    await_said(desk, "合律")
+    open_menu(desk, 2, "ways")
+    expect(desk.page.locator("#choices-title")).to_have_text("换一句")
+    ways = offered(desk)
+    assert 2 <= len(ways) <= 8
+    desk.press("2")
+    first, second = desk.text.split("\n")
+    assert (first, second.removesuffix("。")) == (GOOD.split("\n")[0], ways[1].removesuffix("。"))
+    assert checked(served, "五绝 仄起", desk.text) == []
+    await_said(desk, "合律")
+    desk.press("Control+z")
+    assert desk.text == GOOD
+
+
+def test_a_rhyme_word_is_put_at_the_lines_end(desk: Desk, served: Server) -> None:
+    choose(desk, "五绝 仄起")
+    desk.type(GOOD)
+    await_said(desk, "合律")
+    open_menu(desk, 2, "rhymes")
+    words = offered(desk)
+    assert len(words) > 8
+    assert all(score.endswith("%") for score in desk.page.locator("#choices-list small").all_inner_texts())
+    desk.page.locator("#choices-list button").nth(3).click()
+    assert desk.text == GOOD.replace("楼", words[3])
+    assert [f for f in checked(served, "五绝 仄起", desk.text) if f["kind"] in ("rhyme", "no_rhyme", "tone")] == []
+
+
+def test_rhymes_that_the_service_refuses_are_told(desk: Desk) -> None:
+    choose(desk, "五绝 仄起")
+    desk.type(GOOD)
+    await_said(desk, "合律")
+    body = {"error": {"code": "internal", "message": "as the test wants it", "field": None}}
+    answer: dict[str, Any] = {"status": 500, "content_type": "application/json", "body": json.dumps(body)}
+    desk.route("**/forms/rhymes", lambda route: route.fulfill(**answer), times=1)
+    open_menu(desk, 1, "rhymes")
+    expect(desk.page.locator("#choices-said")).to_contain_text("服务拒绝了请求（500）")
+    desk.press("Escape")
+    expect(desk.page.locator("#choices")).to_be_hidden()
+    assert desk.text == GOOD

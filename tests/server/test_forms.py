@@ -48,10 +48,18 @@ def test_the_forms_are_listed(client: httpx.Client) -> None:
 def test_a_text_is_checked_against_a_form(client: httpx.Client) -> None:
     answer = client.post("/forms/check", json={"form": "五绝", "text": GOOD}).json()
     assert answer["pattern"] == ["⊙●○○●，○○●●○a。", "⊙○○●●，⊙●●○○a。"]
+    assert answer["lines"][1]["parts"][1] == {
+        "slots": "⊙●●○○", "least": 5, "label": "a", "same": False, "echo": False, "end": "。",
+    }  # fmt: skip
     assert answer["faults"] == []
     wrong = GOOD.replace("流", "河").replace("层", "月")
     faults = client.post("/forms/check", json={"form": "五绝", "text": wrong}).json()["faults"]
     assert [(f["line"], f["column"]) for f in faults] == [(1, 11), (2, 10), (2, 11)]
+    assert [(f["kind"], f["expected"], f["found"]) for f in faults] == [
+        ("twice", "", "河"),
+        ("tone", "平", "月"),
+        ("rhyme", "河", "楼"),
+    ]
     refused = client.post("/forms/check", json={"form": "7&"})
     assert (refused.status_code, error(refused)["field"]) == (422, "form")
 
@@ -153,3 +161,15 @@ def test_rhyme_words_that_cannot_be_found_name_a_field(client: httpx.Client, cha
     assert refused.status_code == 422
     assert error(refused)["field"] == field
     assert message in error(refused)["message"]
+
+
+def test_the_pattern_in_parts_names_sections_and_what_may_be_left_out(client: httpx.Client) -> None:
+    form = "[主]\n2+4-6a\n「风」3a\n[副] 同 主, a=换\n[主] 重复\n"
+    lines = client.post("/forms/check", json={"form": form}).json()["lines"]
+    assert [(line["section"], line["repeated"]) for line in lines] == [
+        ("主", False), (None, False), ("副", False), (None, False), ("主", True), (None, True),
+    ]  # fmt: skip
+    first, second = lines[0]["parts"]
+    assert (first["slots"], first["end"], second["slots"], second["least"]) == ("⊙⊙", "+", "⊙" * 6, 4)
+    assert lines[1]["parts"][0]["slots"] == "风⊙⊙⊙"
+    assert [line["parts"][-1]["label"] for line in lines] == ["a", "a", "b", "b", "a", "a"]

@@ -108,5 +108,15 @@ def test_both_languages_say_the_same_things() -> None:
         # {message} is the service's, in English; where the Chinese says all, it is left out
         assert set(re.findall(r"\{\w+\}", words)) == set(re.findall(r"\{\w+\}", english[name])), name
     used = "".join((FOLDER / name).read_text("utf-8") for name in FILES if name not in ("zh.js", "en.js"))
-    families = ("boundary", "choices", "error", "fault", "field", "state", "theme", "tone", "work")  # names that are put together
+    families = (
+        "boundary",
+        "choices",
+        "error",
+        "fault",
+        "field",
+        "state",
+        "theme",
+        "tone",
+        "work",
+    )  # names that are put together
     assert [n for n in chinese if f'"{n}"' not in used and re.split(r"[._]", n)[0] not in families] == []

@@ -42,20 +42,20 @@ export function waysOf(api, asked, { form, text }, [from, to], take) {
   };
 }
 
-// Words that rhyme at the end of line `n` of a form, as `line` of linesOf() has it.
-export function rhymesOf(api, asked, { form, text }, n, line, take) {
+// Characters that rhyme at the end of a line of verse, as linesOf() has it. In a line that is `torn`, they are added.
+export function rhymesOf(api, asked, { form, text }, line, torn, take) {
   const end = line.at + line.text.trimEnd().length;
   const sign = /[^\p{Script=Han}]*$/u.exec(line.text.trimEnd())[0].length;
   return {
     kind: "rhymes",
-    range: [end - sign - 1, end - sign],
+    range: [torn ? end : end - sign - 1, torn ? end : end - sign],
     ask: async (_, signal) => {
-      const body = { ...fieldsOf(form), text: shown(text.string), line: n, n: RHYMES };
+      const body = { ...fieldsOf(form), text: shown(text.string), line: line.number, n: RHYMES, style: asked.style };
       if (form.prompt) body.prompt = form.prompt;
       const { words } = await api.json("POST", "/forms/rhymes", body, { signal });
       return words.map(({ text: word, logprob }) => ({ text: word, score: share(logprob) }));
     },
-    take: ({ text: word }) => take(Math.max(line.at, end - sign - word.length), end - sign, word),
+    take: ({ text: word }) => (torn ? take(end, end, word) : take(end - sign - word.length, end - sign, word)),
   };
 }
 

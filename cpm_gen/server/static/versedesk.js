@@ -156,7 +156,8 @@ export class VerseDesk {
   }
 
   rhymes(n) {
-    const { api, desk, choices, lines } = this;
-    if (lines[n]) choices.show(rhymesOf(api, desk.asked(), desk.document, n, lines[n], (from, to, word) => desk.replace(from, to, word)));
+    const { api, desk, choices, lines, check } = this;
+    const torn = check.torn && n === lines.length - 1;
+    if (lines[n]) choices.show(rhymesOf(api, desk.asked(), desk.document, lines[n], torn, (from, to, word) => desk.replace(from, to, word)));
   }
 }

@@ -54,7 +54,7 @@ class PlacedText:
         begin, found = self._begins[-1], find_parts(own, line)
         start = begin + len(line) - len(line.lstrip())
         spans = None if found[1] else tuple((begin + a, begin + b) for run in found[0] for a, b in run)
-        place = Place(number, start, start + len(line.strip()), own, first, spans, found[1][1] if found[1] else "")
+        place = Place(number, start, start + len(line.strip()), own, first, spans, found[1].message if found[1] else "")
         self.places.append(place)
         for at in range(len(own.parts)):
             self.place_of[first + at] = place
