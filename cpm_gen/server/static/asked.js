@@ -2,7 +2,7 @@
 
 import { endOf, promptOf } from "./store.js";
 import { notationOf } from "./story.js";
-import { fieldsOf } from "./verse.js";
+import { fieldsOf, FREE } from "./verse.js";
 
 // The parameters. The same parameters continue the same work.
 export function askedOf(settings, { form, story }) {
@@ -19,9 +19,16 @@ export function askedOf(settings, { form, story }) {
   return asked;
 }
 
-// The parameters with the text to continue: without one, the model begins by itself. `kept`: lines of a form that stay.
-export function bodyOf(asked, { form, text }, kept = []) {
-  const prompt = form ? form.prompt : endOf(promptOf(text.string, asked.style));
-  if (form) return { ...asked, prompt, truncate_prompt: true, ...(kept.length && { keep_lines: kept }) };
+// The parameters with the text to continue: without one, the model begins by itself. `kept`: lines of a form that stay, and the form with
+// the beginning of a line.
+export function bodyOf(asked, { form, text }, kept = null) {
+  if (form) {
+    const body = { ...asked, prompt: form.prompt, truncate_prompt: true };
+    if (kept?.lines.length) body.keep_lines = kept.lines;
+    if (!kept?.form) return body;
+    for (const name of Object.keys(FREE)) if (name !== "prompt") delete body[name];
+    return { ...body, form: kept.form };
+  }
+  const prompt = endOf(promptOf(text.string, asked.style));
   return text.string.trim() ? { ...asked, prompt, truncate_prompt: true } : { ...asked, unconditional: true };
 }

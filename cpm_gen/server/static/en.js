@@ -166,6 +166,7 @@ export const en = {
   "field.rhyme_book": "Rhyme book",
   "field.acrostic": "First characters (藏头)",
   "field.include": "Words it holds",
+  "field.keep_lines": "Lines kept",
   "field.exclude": "Words it does not hold",
   "field.candidates": "Candidates for each sentence, the best is taken",
   verse: "Form and pattern",

@@ -12,7 +12,7 @@ const MOST = 20_000; // characters of a text that the service checks
 export class FormCheck {
   // `changed` is called when there is something new to show.
   constructor(api, changed) {
-    Object.assign(this, { api, changed, lines: null, refused: null, found: [], asked: null, of: null, unfinished: false, torn: false });
+    Object.assign(this, { api, changed, lines: null, notation: "", refused: null, found: [], asked: null, of: null, unfinished: false, torn: false });
   }
 
   // The form and the text of the open document.
@@ -22,26 +22,39 @@ export class FormCheck {
     if (asked === this.asked) return;
     this.asked = asked;
     clearTimeout(this.timer);
+    this.due = null;
     const other = of !== this.of;
     const first = !this.lines && !this.refused;
     if (other) Object.assign(this, { of, found: [] });
     if (!form) Object.assign(this, { lines: null, refused: null });
-    else this.timer = setTimeout(() => this.ask(form, shown(string)), first ? 0 : PAUSE);
+    else this.later(form, shown(string), first ? 0 : PAUSE);
     if (other) this.changed();
+  }
+
+  later(form, string, wait) {
+    this.due = () => this.ask(form, string);
+    this.timer = setTimeout(this.due, wait);
+  }
+
+  // Ask now what is to be asked.
+  async settle() {
+    clearTimeout(this.timer);
+    await this.due?.();
   }
 
   async ask(form, string) {
     const { asked } = this;
+    this.due = null;
     const text = string.length <= MOST ? string : undefined;
     try {
-      const { lines, faults } = await this.api.json("POST", "/forms/check", { ...fieldsOf(form), text });
+      const { lines, form: notation, faults } = await this.api.json("POST", "/forms/check", { ...fieldsOf(form), text });
       if (asked !== this.asked) return;
-      Object.assign(this, { lines, refused: null, found: faults.map((fault) => placed(fault, string)) });
+      Object.assign(this, { lines, notation, refused: null, found: faults.map((fault) => placed(fault, string)) });
       this.sort(linesOf(string));
     } catch (error) {
       if (asked !== this.asked) return;
       if (error instanceof Refusal && error.status === 422) Object.assign(this, { refused: error.message, found: [], lines: null });
-      else this.timer = setTimeout(() => this.ask(form, string), AGAIN);
+      else this.later(form, string, AGAIN);
     }
     this.changed();
   }

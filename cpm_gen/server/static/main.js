@@ -33,7 +33,7 @@ let recount = null;
 const api = new Api(askKey);
 const notices = new Notices(find("notice"));
 const offer = await offered(api);
-const settings = new Settings(find("settings"), offer, () => desk.writing.settle(), [...Object.keys(FREE), "story"]);
+const settings = new Settings(find("settings"), offer, () => desk.writing.settle(), [...Object.keys(FREE), "keep_lines", "story"]);
 const editor = new Editor(find("text"), find("scroll"), {
   edit: (from, to, string) => {
     dismiss(); // they belong to another text
@@ -183,7 +183,7 @@ function begun(write) {
 }
 
 const act = {
-  write: () => begun(() => desk.writing.active || desk.writing.write(null, verse.form ? verse.kept() : [])),
+  write: () => begun(async () => desk.writing.active || desk.writing.write(null, await verse.kept())),
   stop: () => {
     if (candidates.open || choices.open) dismiss();
     else desk.writing.stop();
@@ -196,14 +196,15 @@ const act = {
     dismiss();
     desk.redo();
   },
-  retry: () => {
+  retry: async () => {
     dismiss();
     if (!verse.form) desk.retry();
-    else desk.writing.write(Math.floor(Math.random() * 2 ** 48), verse.kept(true));
+    else desk.writing.write(Math.floor(Math.random() * 2 ** 48), await verse.kept(true));
   },
-  three: () => begun(() => {
+  three: () => begun(async () => {
     desk.writing.abandon();
-    candidates.ask(desk.body(desk.asked(), verse.form ? verse.kept() : []));
+    const kept = await verse.kept();
+    candidates.ask(desk.body(desk.asked(), kept));
     state();
   }),
   rewrite: () => {

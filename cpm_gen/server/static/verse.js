@@ -93,3 +93,36 @@ export function keptLines(string, keep) {
 export const nameOf = ({ form }) => (isName(form) ? form.trim() : "");
 
 export const isName = (form) => !/[\n:：\[\]「」0-9a-z+○●⊙]/.test(form.trim().replace(/\s+\d+$/, "")) && !/^[平仄中]+$/.test(form.trim());
+
+const SETTING = /^(?:韵|必含|禁用|重字|读音|轻声): /;
+
+// The notation of a form whose line `n` begins with what is typed; null where that does not fit.
+export function begun(notation, lines, n, typed) {
+  const first = lines[n] && !lines[n].repeated ? lineFrom(lines[n], [...typed.trim()]) : null;
+  if (!first) return null;
+  let left = lines.slice(0, n).filter(({ repeated }) => !repeated).length;
+  const rows = notation.trim().split("\n").map((row) => (SETTING.test(row) || row.startsWith("[") || left-- !== 0 ? row : first));
+  return rows.join("\n");
+}
+
+function lineFrom({ parts }, letters) {
+  let written = "";
+  for (const { slots, least, label, same, echo, end } of parts) {
+    const marks = [...slots];
+    const given = marks.filter(isHan);
+    if (echo || least < marks.length) {
+      if (letters.length) return null;
+      const range = `${given.length ? `「${given.join("")}」` : ""}${least - given.length}-${marks.length - given.length}`;
+      written += echo ? `叠${marks.length}` : range;
+    } else {
+      for (const mark of marks) {
+        const letter = letters.length && isHan(letters[0]) ? letters.shift() : null;
+        if (!letter && letters.length) return null; // a sign where a character belongs
+        written += letter || isHan(mark) ? `「${letter ?? mark}」` : mark;
+      }
+    }
+    written += (label ?? "") + (same ? "*" : "") + end;
+    if (end && end !== "+" && letters.length && letters.shift() !== end) return null;
+  }
+  return letters.length ? null : written;
+}

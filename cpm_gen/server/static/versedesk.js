@@ -6,7 +6,7 @@ import { number, say, t } from "./language.js";
 import { LineMenu } from "./linemenu.js";
 import { Pattern } from "./pattern.js";
 import { rhymesOf, waysOf } from "./rewriting.js";
-import { keptLines, linesOf, moved, nameOf } from "./verse.js";
+import { begun, keptLines, linesOf, moved, nameOf } from "./verse.js";
 
 const find = (id) => document.getElementById(id);
 
@@ -94,13 +94,18 @@ export class VerseDesk {
     return Boolean(this.check.lines) && !this.missing && !this.check.torn;
   }
 
-  // The lines that a request keeps: the locked ones; and all that are written, where some are missing and `fresh` does not say otherwise.
-  kept(fresh) {
+  // What a request keeps: the locked lines; and all that is written, where something is missing and `fresh` does not say otherwise.
+  async kept(fresh = false) {
+    if (!this.form) return null;
+    await this.check.settle();
     const { locks } = this.desk.document;
     const { check, lines } = this;
-    const complete = (n) => n < lines.length - (check.torn ? 1 : 0);
+    const torn = check.torn && lines.length > 0;
+    const last = lines.length - (torn ? 1 : 0);
     const writes = !fresh && !this.whole;
-    return keptLines(this.desk.text.string, (n) => !check.lines?.[n]?.repeated && (locks.includes(n) || (writes && complete(n))));
+    const kept = keptLines(this.desk.text.string, (n) => n < last && (writes || locks.includes(n)));
+    const form = writes && torn ? begun(check.notation, check.lines, last, lines[last].text) : null;
+    return { lines: kept, form };
   }
 
   // The caret moved: the handle of its line, and what is wrong there.

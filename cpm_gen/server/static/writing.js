@@ -61,7 +61,7 @@ export class Writing {
   }
 
   // Continue at the end of the text, or write a verse. `dice`: a seed other than the settings'. `kept`: the verse's lines that stay.
-  async write(dice = null, kept = []) {
+  async write(dice = null, kept = null) {
     const { desk } = this;
     if (this.active) return;
     this.editor.settle();

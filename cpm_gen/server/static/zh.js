@@ -166,6 +166,7 @@ export const zh = {
   "field.rhyme_book": "韵书",
   "field.acrostic": "藏头",
   "field.include": "必含的词",
+  "field.keep_lines": "保留的行",
   "field.exclude": "禁用的词",
   "field.candidates": "每句写几个，取最好的",
   verse: "体式与格律",
