@@ -415,3 +415,48 @@ def test_rhymes_that_the_service_refuses_are_told(desk: Desk) -> None:
     desk.press("Escape")
     expect(desk.page.locator("#choices")).to_be_hidden()
     assert desk.text == GOOD
+
+
+def test_a_locked_line_stays_when_the_rest_is_written_again(desk: Desk, served: Server) -> None:
+    choose(desk, "五绝 仄起")
+    desk.type(GOOD)
+    await_said(desk, "合律")
+    open_menu(desk, 2, "lock")
+    expect(desk.page.locator("#handles button").nth(1)).to_have_attribute("aria-label", re.compile("已锁定"))
+    desk.press("Alt+r")
+    desk.page.wait_for_function("t => !document.getElementById('text').textContent.startsWith(t)", arg="白日依山尽")
+    desk.await_state("finished")
+    first, second = desk.text.strip().split("\n")
+    assert second == GOOD.split("\n")[1]
+    assert first != GOOD.split("\n")[0]
+    assert checked(served, "五绝 仄起", desk.text) == []
+    expect(desk.page.locator("#handles .locked")).to_have_count(1)
+    desk.press("Control+Enter")  # and once again
+    desk.page.wait_for_function("t => !document.getElementById('text').textContent.startsWith(t)", arg=first)
+    desk.await_state("finished")
+    assert desk.text.strip().split("\n")[1] == second
+    open_menu(desk, 2, "lock")
+    expect(desk.page.locator("#handles .locked")).to_have_count(0)
+
+
+def test_a_verse_that_is_begun_is_written_to_its_end(desk: Desk, served: Server) -> None:
+    choose(desk, "七绝 平起入韵")
+    desk.type("朝辞白帝彩云间，千里江陵一日还。\n两岸猿声")
+    await_said(desk, "末行未完")
+    expect(desk.page.locator("#write")).to_have_text("续写")
+    desk.press("Control+Enter")
+    desk.await_state("finished")
+    assert desk.text.startswith("朝辞白帝彩云间，千里江陵一日还。\n两岸猿声")
+    assert [f for f in checked(served, "七绝 平起入韵", desk.text) if f["column"] > 4] == []
+    assert len(desk.text.strip().split("\n")) == 2
+
+
+def test_a_line_that_leaves_the_form_is_not_kept(desk: Desk) -> None:
+    choose(desk, "五绝 仄起")
+    wrong = "白日依山尽，黄河入海河。"
+    desk.type(wrong)
+    await_said(desk, "用了两次")
+    desk.press("Control+Enter")
+    expect(desk.page.locator("#notice")).to_contain_text("保留的行第 1 行第 11 字：河 stands twice")
+    assert desk.text == wrong
+    desk.await_state("idle")

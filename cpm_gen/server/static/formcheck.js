@@ -102,3 +102,11 @@ export function faultWords({ line, kind, expected, found }) {
   const name = kind === "sign" ? `fault.sign${expected ? "" : "_none"}` : kind === "again" && !found ? "fault.again" : `fault.${kind}`;
   return t("fault", { line, fault: t(name, values) });
 }
+
+const MISTAKE = /^(form|keep_lines)(?:, line (\d+))?(?:, column (\d+))?: (.*)$/s;
+
+// The service's message on a form or on kept lines, with its place in the language of the page; null for other messages.
+export function mistake(message) {
+  const [, what, line, column, words] = MISTAKE.exec(message) ?? [];
+  return what ? t(`wrong_${column ? "at" : line ? "line" : "form"}`, { what: t(`field.${what}`), line, column, message: words }) : null;
+}

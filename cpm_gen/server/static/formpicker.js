@@ -1,6 +1,6 @@
 // Choose a form: by its name or an alias, or in notation; with rhyme book, first characters and words. The pattern is shown below.
 
-import { FormCheck } from "./formcheck.js";
+import { FormCheck, mistake } from "./formcheck.js";
 import { say, t } from "./language.js";
 import { FREE, isName } from "./verse.js";
 
@@ -155,7 +155,7 @@ export class FormPicker {
   // The pattern, or what is wrong.
   show() {
     const { lines, refused } = this.check;
-    this.wrong.textContent = refused ? mistake(refused) : "";
+    this.wrong.textContent = refused ? (mistake(refused) ?? refused) : "";
     this.shown.replaceChildren(...(lines ?? []).map(({ section, parts }) => {
       const row = document.createElement("li");
       if (section) row.dataset.section = section;
@@ -173,11 +173,4 @@ export class FormPicker {
     this.dialog.close();
     this.chosen(form);
   }
-}
-
-// The service's message, with its place in the language of the page.
-export function mistake(message) {
-  const [, line, column, words] = /^form(?:, line (\d+))?(?:, column (\d+))?: (.*)$/s.exec(message) ?? [];
-  if (!words) return message;
-  return t(line ? (column ? "form_wrong_at" : "form_wrong_line") : "form_wrong", { line, column, message: words });
 }

@@ -1,6 +1,7 @@
 // Notices: what went wrong and what to do about it.
 
 import { Lost, Refusal } from "./api.js";
+import { mistake } from "./formcheck.js";
 import { fieldName } from "./settings.js";
 import { has, say, t } from "./language.js";
 
@@ -79,6 +80,8 @@ export class Notices {
 export function wordsFor(error) {
   if (error instanceof Lost) return t(navigator.onLine ? "error.lost" : "error.offline");
   if (!(error instanceof Refusal)) return String(error);
+  const said = error.status === 422 && mistake(error.message);
+  if (said) return said;
   const values = { message: error.message, status: error.status, field: error.field ? fieldName(error.field) : "" };
   const name = [`error.${error.code}`, `error.${error.status}`].find(has) || "error.other";
   return error.field || !name.endsWith("invalid") ? t(name, values) : t("error.other", values);

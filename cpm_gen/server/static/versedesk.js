@@ -1,7 +1,7 @@
 // A verse at the desk: its form, the pattern over the text, faults, locked lines, and the menu of a line.
 
-import { FormCheck, faultWords } from "./formcheck.js";
-import { FormPicker, mistake } from "./formpicker.js";
+import { FormCheck, faultWords, mistake } from "./formcheck.js";
+import { FormPicker } from "./formpicker.js";
 import { number, say, t } from "./language.js";
 import { LineMenu } from "./linemenu.js";
 import { Pattern } from "./pattern.js";
@@ -75,7 +75,7 @@ export class VerseDesk {
     const here = this.lines[this.at]?.number;
     const [, , fault] = faults.find(([, , { line }]) => line === here) ?? faults[0] ?? [];
     let words = "";
-    if (check.refused) words = mistake(check.refused);
+    if (check.refused) words = mistake(check.refused) ?? check.refused;
     else if (fault) words = (faults.length > 1 ? t("verse_faults", { n: number(faults.length) }) : "") + faultWords(fault);
     else if (check.lines && !this.desk.text.string.trim()) words = t("verse_empty", { n: number(check.lines.length) });
     else if (this.missing) words = t("verse_missing", { n: number(this.missing) });
