@@ -4,9 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.page.conftest import Desk, launch
+from tests.page.test_rewriting import select
+from tests.page.test_verse import choose, open_menu
 from tests.service_process import Server, serving
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
@@ -19,6 +21,8 @@ PHONE: dict[str, Any] = {
 }
 LYRIC = "明月几时有，把酒问青天。\n不知天上宫阙，今夕是何年。"
 NOVEL = "却说那夜雨初歇，长安城外一座旧园里，有人提灯而来。"
+PROSE = "第二天一早，天还没有亮。推开门，院子里积了厚厚的一层雪，连井台也看不见了。他站了一会儿，走了。"
+SONG = "韵: 十三辙\n[主歌]\n2+3,2+3a\n2+4,2+3a\n[副歌]\n「我」2+2b\n4-6b\n2+2+3b\n[副歌] 重复\n"
 
 
 def write(desk: Desk, style: str, words: str, tokens: int, seed: int) -> None:
@@ -59,6 +63,39 @@ def candidates(desk: Desk) -> None:
     )
 
 
+def verse(desk: Desk) -> None:
+    choose(desk, "七绝 平起入韵")
+    desk.type("夜雨初歇旧园中，")
+    expect(desk.page.locator("#verse-said")).to_contain_text("末行未完")
+    desk.page.evaluate("() => document.getElementById('more').open = true")
+    desk.page.locator("[name=seed]").fill("5")
+    desk.page.evaluate("() => document.getElementById('more').open = false")
+    desk.press("Control+Enter")
+    desk.await_state("finished")
+    open_menu(desk, 2, "lock")
+    desk.page.locator("#handles button").first.click()
+
+
+def song(desk: Desk) -> None:
+    choose(desk, SONG)
+    desk.type("江山水上思，秋月似愁予\n莫惜前年别恨，山头日暮雨\n我亦")
+    expect(desk.page.locator("#verse-said")).to_contain_text("不合")
+    desk.page.evaluate("() => document.activeElement.blur()")
+
+
+def rhymes(desk: Desk) -> None:
+    verse(desk)
+    desk.page.locator("#line-menu [data-act=rhymes]").click()
+    desk.page.locator("#choices-list li").first.wait_for()
+
+
+def rewriting(desk: Desk) -> None:
+    desk.type(PROSE)
+    select(desk, PROSE.index("推"), PROSE.index("他站"))
+    desk.press("Alt+g")
+    desk.page.locator("#choices-list li").first.wait_for()
+
+
 def works(desk: Desk) -> None:
     desk.page.click("#works")
     desk.page.locator("#list li").first.wait_for()
@@ -72,7 +109,11 @@ def main() -> None:
             take(browser, server, "page-dark", dark, color_scheme="dark", **WIDE)
             take(browser, server, "page-candidates", candidates, **WIDE)
             take(browser, server, "page-works", works, locale="en-GB", **WIDE)
+            take(browser, server, "page-verse", verse, **WIDE)
+            take(browser, server, "page-rewrite", rewriting, color_scheme="dark", **WIDE)
             take(browser, server, "page-phone", light, **PHONE)
+            take(browser, server, "page-song-phone", song, **PHONE)
+            take(browser, server, "page-rhymes-phone", rhymes, color_scheme="dark", **PHONE)
             take(browser, server, "page-phone-candidates", candidates, color_scheme="dark", **PHONE)
         finally:
             browser.close()

@@ -460,3 +460,20 @@ def test_a_line_that_leaves_the_form_is_not_kept(desk: Desk) -> None:
     expect(desk.page.locator("#notice")).to_contain_text("保留的行第 1 行第 11 字：河 stands twice")
     assert desk.text == wrong
     desk.await_state("idle")
+
+
+def test_what_stayed_is_still_the_writers(desk: Desk) -> None:
+    choose(desk, "七绝 平起入韵")
+    kept = "朝辞白帝彩云间，千里江陵一日还。\n两岸猿声"
+    desk.type(kept)
+    await_said(desk, "末行未完")
+    desk.press("Control+Enter")
+    desk.await_state("finished")
+    assert desk.text.startswith(kept)
+    assert "".join(desk.text[a:b] for a, b in desk.painted("model")).strip() == desk.text[len(kept) :].strip()
+    desk.press("Control+z")
+    desk.press("Control+z")
+    assert desk.text == kept
+    desk.press("Control+Shift+z")
+    desk.press("Control+Shift+z")
+    assert desk.words.strip() == desk.text[len(kept) :].strip()

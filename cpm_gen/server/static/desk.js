@@ -5,6 +5,7 @@ import { unseen } from "./edge.js";
 import { History } from "./history.js";
 import * as store from "./store.js";
 import { MODEL, withBreaks } from "./text.js";
+import { linesOf } from "./verse.js";
 import { Writing } from "./writing.js";
 
 const KEPT = 1_000; // ms between two writes to the browser's store, at least
@@ -12,7 +13,7 @@ const KEPT = 1_000; // ms between two writes to the browser's store, at least
 export class Desk {
   // on: changed(), state(), renewed(), refused(error, again), said(name)
   constructor(api, editor, settings, on) {
-    Object.assign(this, { api, editor, settings, on, timer: null, wait: KEPT, range: null, document: null });
+    Object.assign(this, { api, editor, settings, on, timer: null, wait: KEPT, range: null, document: null, former: [] });
     this.writing = new Writing(this, api, editor, settings);
     addEventListener("pagehide", () => this.keep());
     document.addEventListener("visibilitychange", () => document.hidden && this.keep());
@@ -50,6 +51,7 @@ export class Desk {
   show(document) {
     this.document = document;
     this.history = new History(document.text);
+    this.former = [];
     this.range = null;
     this.editor.show(document.text.string);
     if (this.inStep && this.work.run < document.text.length) this.history.recall(this.work.run);
@@ -197,6 +199,7 @@ export class Desk {
     this.clear();
     this.history.begin();
     this.history.grow(MODEL, store.glueOf(this.text.string, style === "lyric") + string);
+    this.restore();
     this.editor.renew(this.text.string);
     this.settle();
     this.editor.toEnd();
@@ -205,8 +208,19 @@ export class Desk {
   // A verse is written in the place of the text.
   clear() {
     if (!this.document.form || !this.text.length) return;
+    this.former = linesOf(this.text.string).map(({ at, text }) => [text, this.text.slice(at, at + text.length)]);
     this.history.edit(0, this.text.length, "");
     this.editor.renew("");
+  }
+
+  // Lines of a verse that stayed, or were begun, are whose they were.
+  restore() {
+    for (const [n, { at, text }] of linesOf(this.text.string).entries()) {
+      const [old, spans] = this.former[n] ?? [];
+      if (old && text.startsWith(old)) this.history.remark(at, spans);
+    }
+    if (this.former.length) this.paint();
+    this.former = [];
   }
 
   // The model's words in the place of [from, to).

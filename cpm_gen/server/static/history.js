@@ -64,6 +64,14 @@ export class History {
     else run.inserted.push({ who, text: string });
   }
 
+  // Say who wrote a part of the run at the end.
+  remark(at, spans) {
+    const { lastRun: run, text } = this;
+    if (!run || at < run.at) return;
+    text.replace(at, at + sizeOf(spans), spans);
+    run.inserted = text.slice(run.at, text.length);
+  }
+
   // After a reload: record the text from `at` on as one run.
   recall(at) {
     this.past.push({ at, removed: [], inserted: this.text.slice(at, this.text.length), run: true });

@@ -236,6 +236,7 @@ export class Writing {
     this.cut();
     const { text, work, inStep } = this.desk;
     if (inStep) learn(text.string.slice(work.from), work.tokens);
+    this.desk.restore();
     this.settle();
     this.desk.keep();
     this.desk.on.changed();
