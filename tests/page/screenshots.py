@@ -65,7 +65,7 @@ def candidates(desk: Desk) -> None:
 
 def verse(desk: Desk) -> None:
     choose(desk, "七绝 平起入韵")
-    desk.type("夜雨初歇旧园中，")
+    desk.type("长安城外一灯明，")
     expect(desk.page.locator("#verse-said")).to_contain_text("末行未完")
     desk.page.evaluate("() => document.getElementById('more').open = true")
     desk.page.locator("[name=seed]").fill("5")
@@ -78,8 +78,8 @@ def verse(desk: Desk) -> None:
 
 def song(desk: Desk) -> None:
     choose(desk, SONG)
-    desk.type("江山水上思，秋月似愁予\n莫惜前年别恨，山头日暮雨\n我亦")
-    expect(desk.page.locator("#verse-said")).to_contain_text("不合")
+    desk.type("江山水上思，秋月似愁予\n莫惜前年别恨，山头日暮晴\n我亦")
+    expect(desk.page.locator("#verse-said")).to_contain_text("不押")
     desk.page.evaluate("() => document.activeElement.blur()")
 
 

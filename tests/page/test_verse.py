@@ -142,7 +142,7 @@ def test_words_and_rhyme_book_are_asked_for(desk: Desk) -> None:
 def test_faults_are_underlined_while_a_person_types(desk: Desk) -> None:
     choose(desk, "五绝 仄起")
     desk.type("白日依山尽，")
-    await_said(desk, "还差 1 行")
+    await_said(desk, "末行未完")
     assert faults(desk) == []  # what is not written yet is no fault
     desk.type("黄河入海河。")
     await_said(desk, "第 1 行：“河”用了两次")

@@ -78,8 +78,9 @@ export class VerseDesk {
     if (check.refused) words = mistake(check.refused) ?? check.refused;
     else if (fault) words = (faults.length > 1 ? t("verse_faults", { n: number(faults.length) }) : "") + faultWords(fault);
     else if (check.lines && !this.desk.text.string.trim()) words = t("verse_empty", { n: number(check.lines.length) });
+    else if (check.torn) words = t("verse_unfinished");
     else if (this.missing) words = t("verse_missing", { n: number(this.missing) });
-    else if (check.lines) words = t(check.unfinished ? "verse_unfinished" : "verse_kept");
+    else if (check.lines) words = t("verse_kept");
     if (said.textContent !== words) said.textContent = words;
     said.classList.toggle("wrong", Boolean(check.refused || fault));
     find("verse-fault").hidden = !faults.length;
