@@ -1,6 +1,7 @@
 """Texts in forms: violations, finished texts, likelihood, rhyme words by their first reading, cost of a token.
 
-    python benchmarks/form.py [--forms 300] [--seeds 10] [--model DIR] [--vocabulary DIR] [--rows violations,nats,…] [--json FILE]
+    python benchmarks/form.py [--forms 300] [--seeds 10] [--model DIR] [--vocabulary DIR] [--candidates 8] [--texts DIR]
+        [--rows violations,nats,…] [--json FILE]
 
 Violations are found by ``tests/verse.py``, which reads plain text with the readings of pypinyin and knows no mask. ``--vocabulary`` is a
 folder with a vocabulary of 30,000 tokens (CPM's): a network of random weights writes with it, and the cost of a token is measured on it.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -32,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests import verse
 
 WIDE = str.maketrans(",!?;:.", "，！？；：。")  # CPM's vocabulary has half-width signs
+HAN = re.compile(r"[\u3400-\u9fff]+")
 
 SETTINGS: dict[str, Any] = {"style": "lyric", "temperature": 0.95, "top_k": 50, "top_p": 0.95}
 REGULATED = ["五绝", "七绝", "五律", "七律"]
@@ -71,19 +74,68 @@ def violations(llm: cpm_gen.LLM, forms: list[str], seeds: int, what: str) -> lis
     ]
 
 
-def nats(llm: cpm_gen.LLM, poems: int) -> list[Row]:
-    """Log-probability of the texts under the free model, over their characters and signs without line ends."""
+def nats(llm: cpm_gen.LLM, poems: int, candidates: int, known: set[str]) -> list[Row]:
+    """Log-probability of the texts under the free model, over their characters and signs without line ends.
+
+    known: lines of seven characters of the training text; how many of the texts' are among them.
+    """
     rows = []
     start = llm.engine.vocabulary.start_ids()
+    what = "one candidate" if candidates == 1 else f"{candidates} candidates"
+    sevens: list[str] = []
     for name in ("五绝", "七律", "浣溪沙"):
         total = characters = tokens = 0.0
-        for completion in _texts(llm, name, poems, seed=7):
+        texts = _texts(llm, name, poems, seed=7, candidates=candidates)
+        for completion in texts:
             scores = llm.score([*start, *completion.token_ids])[len(start) :]
             total += sum(s for s in scores if s is not None)
             tokens += len(completion.token_ids)
             characters += len(completion.text.replace("\n", ""))
+            sevens += [line for line in HAN.findall(completion.text) if len(line) == 7]
+        words = Counter(
+            w for t in texts for line in HAN.findall(t.text) for w in {line[i : i + 2] for i in range(len(line) - 1)}
+        )
+        common = ", ".join(f"{w} {n}" for w, n in words.most_common(3))
         value = f"{total / characters:.2f} ({total / tokens:.2f} a token)"
-        rows.append({"row": "nats a character", "detail": f"{name}, {poems} texts, one candidate", "value": value})
+        rows.append({"row": "nats a character", "detail": f"{name}, {poems} texts, {what}", "value": value})
+        rows.append(
+            {"row": "commonest pairs of characters", "detail": f"{name}, {poems} texts, {what}", "value": common}
+        )
+    if known:
+        copied = [line for line in sevens if line in known]
+        value = f"{len(copied)} of {len(sevens)} ({100 * len(copied) / len(sevens):.1f} %)"
+        rows.append({"row": "lines of seven characters copied from the training text", "detail": what, "value": value})
+    return rows
+
+
+def known_lines(folder: Path) -> set[str]:
+    """The lines and clauses of seven characters in a folder of texts."""
+    return {
+        line
+        for path in folder.rglob("*.txt")
+        for line in HAN.findall(path.read_text(encoding="utf-8"))
+        if len(line) == 7
+    }
+
+
+def speed(llm: cpm_gen.LLM, candidates: int, texts: int = 4, turns: int = 6) -> list[Row]:
+    """Seconds of one text, with one candidate and with several, in turns; the shortest of each, since a machine is shared."""
+    rows = []
+    for name in ("五绝", "七律", "浣溪沙"):
+        total = {1: 0.0, candidates: 0.0}
+        for seed in range(texts):
+            seconds: dict[int, list[float]] = {count: [] for count in total}
+            for _ in range(turns):
+                for count, found in seconds.items():
+                    began = time.perf_counter()
+                    _texts(llm, name, 1, seed=seed, candidates=count)
+                    found.append(time.perf_counter() - began)
+            for count, found in seconds.items():
+                total[count] += min(found)
+        one, several = (1e3 * seconds / texts for seconds in total.values())
+        detail = f"{name}, {texts} texts, the shortest of {turns} turns"
+        value = f"{several / one:.2f} times ({one:.0f} and {several:.0f} ms)"
+        rows.append({"row": f"time of {candidates} candidates by that of one", "detail": detail, "value": value})
     return rows
 
 
@@ -166,17 +218,23 @@ def main() -> None:
     parser.add_argument("--model", metavar="DIR")
     parser.add_argument("--vocabulary", type=Path, metavar="DIR", help="a vocabulary for random weights and the cost")
     parser.add_argument("--random-forms", type=int, default=50, help="forms that random weights write")
-    parser.add_argument("--rows", default="violations,nats,readings,random,cost")
+    parser.add_argument("--rows", default="violations,nats,speed,readings,random,cost")
+    parser.add_argument("--candidates", type=int, default=1, help="for each clause, of the rows nats and speed")
+    parser.add_argument(
+        "--texts", type=Path, metavar="DIR", help="the training text, for lines that are copied from it"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as a JSON list")
     args = parser.parse_args()
     wanted, rows = set(args.rows.split(",")), list[Row]()
-    with cpm_gen.load(model=args.model) as llm:
+    with cpm_gen.load(model=args.model, batch=max(8, args.candidates)) as llm:
         if "violations" in wanted:
             rows += violations(
                 llm, some_forms(args.forms), args.seeds, "embedded model" if not args.model else args.model
             )
         if "nats" in wanted:
-            rows += nats(llm, 32)
+            rows += nats(llm, 32, args.candidates, known_lines(args.texts) if args.texts else set())
+        if "speed" in wanted and args.candidates > 1:
+            rows += speed(llm, args.candidates)
         if "readings" in wanted:
             rows += first_readings(llm, 1000)
     if args.vocabulary is not None and wanted & {"random", "cost"}:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cpm_gen.llm import LLM, load
     from cpm_gen.outputs import Chunk as Chunk
     from cpm_gen.outputs import Completion
+    from cpm_gen.outputs import Sentence as Sentence
     from cpm_gen.outputs import Timing as Timing
     from cpm_gen.runtime.reshard import reshard
     from cpm_gen.runtime.rewrite import Candidate as Candidate
@@ -64,6 +65,7 @@ _LAZY = {
     "Rewrites": "runtime.rewrite",
     "Chunk": "outputs",
     "Completion": "outputs",
+    "Sentence": "outputs",
     "Timing": "outputs",
     "ModelOptions": "config.options",
     "SamplingParams": "config.options",

@@ -22,7 +22,7 @@ from cpm_gen.config.resolve import generation_options, model_options
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import ConfigError, InputError
 from cpm_gen.networks.native import library
-from cpm_gen.outputs import Chunk, Completion
+from cpm_gen.outputs import Chunk, Completion, best_first
 from cpm_gen.runtime.rewrite import SAMPLES, Rewrites, plan_rewrite, rewrite, rewrite_options
 from cpm_gen.runtime.rhymes import RHYMES, Rhymes, plan_rhymes, rhyme_options, rhymes
 from cpm_gen.runtime.text_engine import TextEngine
@@ -90,33 +90,44 @@ class LLM:
     def generate_many(self, prompts: Sequence[str] | None = None, *, n: int = 1, **options: Any) -> list[Completion]:
         """Write ``n`` texts for each prompt in one batch; in the order of the prompts, samples of a prompt side by side."""
         done: dict[tuple[int, int], Completion] = {}
-        for chunk in self.stream_many(prompts, n=n, **options):
+        for chunk in self._stream(prompts, {**options, "n": n}):
             if chunk.completion:
                 done[chunk.prompt, chunk.index] = chunk.completion
-        return [done[key] for key in sorted(done)]
+        texts = [done[key] for key in sorted(done)]
+        if options.get("rank"):
+            return [c for at in range(0, len(texts), n) for c in best_first(texts[at : at + n])]
+        return texts
 
     def stream(self, prompt: str | None = None, **options: Any) -> Iterator[Chunk]:
-        """Write one text, a chunk for each token. Closing the iterator ends the generation."""
+        """Write one text, a chunk for each token, or with candidates for each sentence. Closing the iterator ends the generation."""
         return self.stream_many(None if prompt is None else [prompt], **options)
 
     def stream_many(self, prompts: Sequence[str] | None = None, *, n: int = 1, **options: Any) -> Iterator[Chunk]:
-        """Like :meth:`generate_many`, as chunks; those of different samples are interleaved."""
+        """Like :meth:`generate_many`, as chunks; those of different samples are interleaved. Takes no ``rank``."""
+        if options.get("rank"):
+            raise ConfigError("rank orders whole texts, and a stream begins before they are whole; use generate_many")
+        return self._stream(prompts, {**options, "n": n}, complete=True)
+
+    def _stream(
+        self, prompts: Sequence[str] | None, options: Mapping[str, Any], complete: bool = False
+    ) -> Iterator[Chunk]:
+        """complete: all candidates are written to their ends, for a reader of the chunks."""
         if isinstance(options.get("story"), Story):
-            options["story"] = str(options["story"])
-        sampling, text = generation_options({**options, "n": n})
+            options = {**options, "story": str(options["story"])}
+        sampling, text = generation_options(options)
         if text.unconditional:
             if prompts is not None:
                 raise InputError("an unconditional text has no prompt; leave it out")
-            return self.engine.run([self.engine.vocabulary.start_ids()], sampling, text)
+            return self.engine.run([self.engine.vocabulary.start_ids()], sampling, text, complete=complete)
         if text.form is not None and prompts is None:
-            return self.engine.run([self.engine.vocabulary.start_ids()], sampling, text)
+            return self.engine.run([self.engine.vocabulary.start_ids()], sampling, text, complete=complete)
         if prompts is None:
             raise InputError("a prompt must be text, not None; unconditional=True writes without one")
         if isinstance(prompts, (str, bytes, bytearray, Mapping)) or not isinstance(prompts, Iterable):
             raise InputError("prompts must be a list of texts; for one text there are generate() and stream()")
         empty = self.engine.vocabulary.start_ids() if text.form is not None else []
         encoded = [empty if empty and prompt == "" else self.encode(prompt, text.style) for prompt in prompts]
-        return self.engine.run(encoded, sampling, text)
+        return self.engine.run(encoded, sampling, text, complete=complete)
 
     def rewrite(self, text: str, start: int, end: int, *, n: int = SAMPLES, **options: Any) -> Rewrites:
         """Candidates for ``text[start:end]``, best first: as long as the selection (± 30 %) and ending as it does.

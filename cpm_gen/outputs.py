@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cpm_gen.engine.sequence import FinishReason
@@ -17,6 +19,28 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class SentenceCandidate:
+    """A candidate for a sentence. logprob: natural log-probability a character. score: what ranks; the greatest is kept."""
+
+    text: str
+    logprob: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence, or a clause of a form, that was chosen from candidates. kept: the number of the one that the text has."""
+
+    candidates: tuple[SentenceCandidate, ...]
+    kept: int
+
+    @property
+    def text(self) -> str:
+        """The kept candidate's."""
+        return self.candidates[self.kept].text
+
+
+@dataclass(frozen=True)
 class Completion:
     """One finished sample.
 
@@ -25,6 +49,8 @@ class Completion:
     finish_reason: "length", "stop" (a stop string or ``<eod>``), "form" (it is complete) or "cancelled".
     seed, index: those that reproduce it. window_slides: how often the window moved.
     in_sight, left_out: parts of the story that the last window shows, and lore that it has no room for.
+    logprob: mean natural log-probability a character, before penalties, temperature and filters; None unless ``rank`` or several
+        candidates ask for it, and for a text that continues an earlier run.
     """
 
     text: str
@@ -37,6 +63,7 @@ class Completion:
     timing: Timing
     in_sight: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    logprob: float | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +75,7 @@ class Chunk:
     text_start: number of generated characters before the window.
     in_sight, left_out: parts of the story that the window shows, and lore that it has no room for.
     likelihoods: of each of the token_ids, if the request asked for them.
+    sentences: with candidates, the one that was added, or several in a merged chunk; empty without.
     finish_reason, completion: set on the last chunk; a text that continues an earlier run has no completion.
     """
 
@@ -64,3 +92,9 @@ class Chunk:
     likelihoods: tuple[Likelihood, ...] = ()
     in_sight: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    sentences: tuple[Sentence, ...] = ()
+
+
+def best_first(completions: Iterable[Completion]) -> list[Completion]:
+    """The samples of a prompt by their log-probability a character, equal ones in their order; those without one come last."""
+    return sorted(completions, key=lambda c: math.inf if c.logprob is None else -c.logprob)

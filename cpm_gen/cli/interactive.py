@@ -24,6 +24,7 @@ Ctrl-C ends the text being written, Ctrl-D or /quit ends the session.
   /set temperature 0.8    change one
   /set unconditional true write without a prompt: Enter alone begins each text
   /set form 浣溪沙        write in a form; Enter alone begins from nothing
+  /set candidates 8       write each sentence eight times and keep the best
   /help                   this text
   /quit                   end
 """

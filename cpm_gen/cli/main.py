@@ -43,8 +43,9 @@ def _write(args: argparse.Namespace) -> int:
     if text is not None and not text.strip():
         raise InputError("the prompt is empty; give the words that the text should begin with")
     write.check_output(output)
-    with write.open_model(resolved) as llm:
-        if text is not None or resolved.text.unconditional:
+    interactive = text is None and not resolved.text.unconditional
+    with write.open_model(resolved, several=interactive) as llm:
+        if not interactive:
             return write.write(llm, text, resolved, as_json=args.json, output=output, profiled=args.profile)
         from cpm_gen.cli.interactive import interact
 

@@ -23,7 +23,7 @@ from cpm_gen.cli.text_input import read_file
 from cpm_gen.config.options import ModelOptions, check_lengths
 from cpm_gen.config.resolve import Settings
 from cpm_gen.errors import ConfigError, InputError
-from cpm_gen.outputs import Chunk, Completion
+from cpm_gen.outputs import Chunk, Completion, best_first
 from cpm_gen.parallel.launchers import launched
 from cpm_gen.runtime.hints import prompt_remarks
 from cpm_gen.text.forms.requested import requested_form
@@ -80,18 +80,31 @@ def follows(settings: Settings) -> bool:
     return True
 
 
-def _model_options(settings: Settings) -> ModelOptions:
-    """The model's settings with no more slots than samples, which would take memory for nothing."""
-    return dataclasses.replace(settings.model, batch=min(settings.model.batch, settings.text.n))
+def _model_options(settings: Settings, *, several: bool = False) -> ModelOptions:
+    """The model's settings with as large a batch as the samples and candidates use: slots take memory.
+
+    several: further texts follow, which may have more. Raises ConfigError for candidates that do not fit the batch that was asked for.
+    """
+    batch, candidates = settings.model.batch, settings.text.candidates
+    if "batch" in settings.sources and candidates > batch:
+        raise ConfigError(
+            f"{candidates} candidates need a batch of at least {candidates}, not {batch}; leave batch out"
+        )
+    used = batch if several else min(batch, settings.text.n * candidates)
+    return dataclasses.replace(settings.model, batch=max(candidates, used))
 
 
-def open_model(settings: Settings) -> TextEngine:
-    """Load the model, with a status line on a terminal. If a rank dies, this process ends even if it hangs in a collective."""
+def open_model(settings: Settings, *, several: bool = False) -> TextEngine:
+    """Load the model, with a status line on a terminal. If a rank dies, this process ends even if it hangs in a collective.
+
+    several: further texts follow, whose settings may change.
+    """
+    options = _model_options(settings, several=several and launched() is None)  # the ranks of a launcher load alike
     with Status(beside_text=False) as status:
         status.show("loading …", force=True)
         from cpm_gen.runtime.text_engine import TextEngine
 
-        llm = TextEngine.load(_model_options(settings), on_rank_death=_end_with_rank)
+        llm = TextEngine.load(options, on_rank_death=_end_with_rank)
     for note in llm.notes:
         sys.stderr.write(f"note: {note}\n")
     return llm
@@ -172,7 +185,7 @@ def write(
     check_lengths(settings.sampling, options)
     for remark in prompt_remarks(llm, text or "", prompt, options):
         sys.stderr.write(f"note: {remark}\n")
-    samples = Samples(options.n, as_json=as_json)
+    samples = Samples(options.n, as_json=as_json, ranked=options.rank)
     most = options.max_new_tokens * options.n if options.max_new_tokens and options.form is None else None
     meter = Meter(most, llm.vocabulary.visible(prompt, llm.window))
     with Interrupt() as interrupt:
@@ -197,9 +210,13 @@ def write(
 
 
 class Samples:
-    """Orders interleaved samples: the first unfinished one is shown as it is written, later ones are buffered."""
+    """Orders interleaved samples: the first unfinished one is shown as it is written, later ones are buffered.
 
-    def __init__(self, n: int, *, as_json: bool) -> None:
+    ranked: all are shown at the end, best first.
+    """
+
+    def __init__(self, n: int, *, as_json: bool, ranked: bool = False) -> None:
+        self._ranked = ranked and n > 1
         self._n = n
         self._json = as_json
         self._waiting = [""] * n
@@ -215,7 +232,7 @@ class Samples:
         self._done[chunk.index] = chunk.completion
         if chunk.completion:
             self.seed = chunk.completion.seed
-        if chunk.index != self._at:
+        if self._ranked or chunk.index != self._at:
             return
         self._show(out)
         while self._done[self._at] is not None and self._at < self._n - 1:
@@ -241,12 +258,23 @@ class Samples:
 
     def rest(self, out: TextIO) -> None:
         """Write the finished samples that wait for an unfinished one before them."""
-        for at in range(self._at + 1, len(self._done)):
+        for at in range(self._at + 1, 0 if self._ranked else len(self._done)):
             if self._done[at] is not None:
                 self._at = at
                 self._begun = False
                 self._show(out)
         self.end(out)
+
+    def _show_best_first(self, out: TextIO) -> None:
+        self._ranked = False
+        for place, completion in enumerate(best_first(c for c in self._done if c is not None), 1):
+            if self._json:
+                out.write(to_json(completion) + "\n")
+                continue
+            score = "" if completion.logprob is None else f" · {completion.logprob:.3f}"
+            self._end_line(out)
+            out.write(f"── {place}/{self._n}{score} ──\n{completion.text}")
+            self._line_open = not completion.text.endswith("\n")
 
     def _end_line(self, out: TextIO) -> None:
         if self._line_open:
@@ -255,6 +283,8 @@ class Samples:
 
     def end(self, out: TextIO) -> None:
         """Write a final newline, so that the shell's prompt begins on its own line."""
+        if self._ranked:
+            self._show_best_first(out)
         self._end_line(out)
         out.flush()
 

@@ -201,6 +201,15 @@ class TextOptions:
         default=None, ge=0, le=2**64 - 1, description="same seed, same text (default: drawn, and reported)"
     )
     n: int = Field(default=1, ge=1, le=2**16, description="samples per prompt")
+    rank: bool = Field(
+        default=False, description="the samples of a prompt come best first, by log-probability a character"
+    )
+    candidates: int = Field(
+        default=1,
+        ge=1,
+        le=16,
+        description="write each sentence, or clause of a form, this many times and keep the best; each takes a place of the batch",
+    )
     form: FormText | None = Field(
         default=None,
         description="the form of the text: a name such as 七绝, or 浣溪沙 2, or its notation; it ends the text, whatever max_new_tokens",

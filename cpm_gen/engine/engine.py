@@ -6,23 +6,26 @@ on the others in the batch.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from cpm_gen.engine.candidates import begin_sentence, end_sentence, growing, release_rows
 from cpm_gen.engine.model_runner import ModelRunner
 from cpm_gen.engine.scheduler import BESIDE, Scheduler
 from cpm_gen.engine.sequence import Request, Sequence
 from cpm_gen.engine.window import Window
-from cpm_gen.errors import NumericsError
-from cpm_gen.networks.interface import Segment
+from cpm_gen.errors import ConfigError, NumericsError
+from cpm_gen.networks.interface import Segment, SlotCopy
 from cpm_gen.sampling import batched
-from cpm_gen.sampling.logprobs import TopCollector, likelihood
+from cpm_gen.sampling.logprobs import TopCollector, likelihood, logprobs_of
 from cpm_gen.sampling.sample import Draw
 
 
@@ -36,7 +39,7 @@ class Spent:
 
 
 class Engine:
-    """Runs up to ``batch`` sequences at once, first come, first served. On rank 0 only.
+    """Runs up to ``batch`` sequences at once, first come, first served; each candidate counts as one. On rank 0 only.
 
     scheduler: decides what each step runs. spent: counters of time.
     """
@@ -71,7 +74,9 @@ class Engine:
         return len(self._scoring_slots)
 
     def add(self, request: Request) -> Sequence:
-        """Queue a request; later steps update the returned Sequence."""
+        """Queue a request; later steps update the returned Sequence. Raises ConfigError for more candidates than the batch."""
+        if request.candidates > self._batch:
+            raise ConfigError(f"{request.candidates} candidates do not fit a batch of {self._batch}")
         sequence = Sequence(request)
         self._waiting.append(sequence)
         return sequence
@@ -83,45 +88,88 @@ class Engine:
         self._retire()
 
     def step(self) -> list[Sequence]:
-        """Run one step; returns the sequences that got a token or a ``failure``. Some of them are finished now."""
-        while self._waiting and len(self._running) < self._batch:
-            self._running.append(self._waiting.popleft())
-            self._running[-1].admitted = time.monotonic()
+        """Run one step; returns the sequences that got a token, a sentence or a ``failure``. Some of them are finished now."""
+        self._admit()
         try:
-            scheduled = self.scheduler.plan(self._running)
+            scheduled = self.scheduler.plan([row for text in self._running for row in growing(text)])
             if not scheduled:
                 return []
             began = time.perf_counter()
             logits = self._runner.next_logits([s.segment for s in scheduled])
             ran = time.perf_counter()
-            advanced = [s.sequence for s in scheduled if s.segment.logits]
-            draws = [_draw(sequence) for sequence in advanced]
+            drawing, places = self._drawing([s.sequence for s in scheduled if s.segment.logits])
+            draws = _draws(drawing, places)
             if self._runner.network.samples:
-                choices = batched.choose(logits, draws)
+                choices = batched.choose(logits if len(places) == len(logits) else logits[places], draws)
                 ran = time.perf_counter()
             else:
-                choices = [_choose(draw, row) for draw, row in zip(draws, logits.numpy(), strict=True)]
+                rows = logits.numpy()
+                choices = []
+                for at, same in itertools.groupby(range(len(draws)), key=places.__getitem__):
+                    choices += _choose([draws[number] for number in same], rows[at])
             self.spent.steps += 1
             self.spent.network += ran - began
             self.spent.sampling += time.perf_counter() - ran
         except BaseException:  # after an interrupt the contents of the slots are not known
             for sequence in self._running:
-                self.scheduler.release(sequence)
+                self._release(sequence)
             raise
-        for sequence, choice, row in zip(advanced, choices, logits, strict=True):
+        self._append(logits, drawing, places, choices)
+        advanced = [s for s in drawing if s.candidate is None]
+        advanced += [text for text in self._running if text.rows and end_sentence(text, self.scheduler)]
+        self._retire()
+        return advanced
+
+    def _admit(self) -> None:
+        """Move waiting sequences into the batch, in their order; each candidate takes a place."""
+        places = self._batch - sum(s.request.candidates for s in self._running)
+        while self._waiting and self._waiting[0].request.candidates <= places:
+            self._running.append(self._waiting.popleft())
+            self._running[-1].admitted = time.monotonic()
+            places -= self._running[-1].request.candidates
+
+    def _drawing(self, encoded: Seq[Sequence]) -> tuple[list[Sequence], list[int]]:
+        """What draws its next token from each of the logits: a sequence, or where a sentence begins its candidates.
+
+        Returns them with the places of their logits.
+        """
+        drawing: list[Sequence] = []
+        places: list[int] = []
+        copies: list[SlotCopy] = []
+        for at, sequence in enumerate(encoded):
+            if sequence.request.candidates > 1 and sequence.candidate is None:
+                copies += begin_sentence(sequence, self.scheduler)
+            drawing += sequence.rows or [sequence]
+            places += [at] * max(1, len(sequence.rows))
+        self._runner.copy_slots(copies)
+        return drawing, places
+
+    def _append(
+        self, logits: Tensor, drawing: Seq[Sequence], places: Seq[int], choices: Seq[int | NumericsError]
+    ) -> None:
+        scored = []
+        for sequence, at, choice in zip(drawing, places, choices, strict=True):
             if isinstance(choice, NumericsError):
                 sequence.failure, sequence.finish_reason = choice, "cancelled"
                 continue
             if sequence.request.logprobs is not None:
-                sequence.likelihoods.append(likelihood(row.cpu().numpy(), choice, sequence.request.logprobs))
+                sequence.likelihoods.append(likelihood(logits[at].cpu().numpy(), choice, sequence.request.logprobs))
+            if sequence.request.scored or sequence.candidate is not None:
+                scored.append((sequence, at, choice))
             sequence.append(choice)
-        self._retire()
-        return advanced
+        if scored:
+            sequences, rows, tokens = zip(*scored, strict=True)
+            for sequence, logprob in zip(sequences, logprobs_of(logits, rows, tokens), strict=True):
+                sequence.logprob += logprob
+
+    def _release(self, sequence: Sequence) -> None:
+        release_rows(sequence, self.scheduler)
+        self.scheduler.release(sequence)
 
     def _retire(self) -> None:
         for sequence in self._running:
             if sequence.finish_reason is not None:
-                self.scheduler.release(sequence)
+                self._release(sequence)
         self._running = [s for s in self._running if s.finish_reason is None]
         self._waiting = deque(s for s in self._waiting if s.finish_reason is None)
 
@@ -163,6 +211,17 @@ class Engine:
             self._scoring_slots.append(slot)
 
 
+def _draws(drawing: Seq[Sequence], places: Seq[int]) -> list[Draw]:
+    """What each sequence draws; candidates that draw from the same logits differ in their numbers only."""
+    draws: list[Draw] = []
+    for number, sequence in enumerate(drawing):
+        if number and places[number] == places[number - 1]:
+            draws.append(replace(draws[-1], candidate=sequence.candidate or 0))
+        else:
+            draws.append(_draw(sequence))
+    return draws
+
+
 def _draw(sequence: Sequence) -> Draw:
     request = sequence.request
     params = request.params
@@ -176,6 +235,7 @@ def _draw(sequence: Sequence) -> Draw:
         forbidden=sequence.forbidden(),
         seed=request.seed,
         sample_index=request.sample_index,
+        candidate=sequence.candidate or 0,
         step=sequence.step,
         history=sequence.suffix_matches() if params.dry_multiplier else (),
         allowed=allowed,
@@ -183,9 +243,12 @@ def _draw(sequence: Sequence) -> Draw:
     )
 
 
-def _choose(draw: Draw, logits: NDArray[np.float32]) -> int | NumericsError:
-    """The next token, or the error that prevents it: a numerical error ends only the sequence it occurred in."""
+def _choose(draws: Seq[Draw], logits: NDArray[np.float32]) -> Seq[int | NumericsError]:
+    """The next token of each draw, of which only the candidates differ, or the error that prevents it.
+
+    A numerical error ends only the text it occurred in.
+    """
     try:
-        return draw.choose(logits)
+        return draws[0].choose_each(logits, [draw.candidate for draw in draws])
     except NumericsError as error:
-        return error
+        return [error] * len(draws)

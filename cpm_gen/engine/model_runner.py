@@ -1,24 +1,24 @@
 """Runs the network on all ranks. Rank 0 decides; the other ranks follow its plans.
 
 A plan is a short list of integers: the operation, and for each segment its slot, position, whether its logits are wanted, and
-its ids. Only new ids are sent, never the history. Every rank then makes the same call on its part of the network, whose head
-gathers the logits.
+its ids; or the slots to copy. Only new ids are sent, never the history. Every rank then makes the same call on its part of the
+network, whose head gathers the logits.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cpm_gen.errors import NumericsError, RankError
-from cpm_gen.networks.interface import Network, Segment
+from cpm_gen.networks.interface import Network, Segment, SlotCopy
 from cpm_gen.sampling.logprobs import TopCollector
 
-_EXIT, _NEXT, _SCORE = range(3)
+_EXIT, _NEXT, _SCORE, _COPY = range(4)
 MAX_TOKENS = 4096  # tokens in one pass of the network; bounds its activations
 SCORINGS = 4  # scoring slots where the network makes use of them: texts scored in parts at the same time
 
@@ -60,6 +60,16 @@ class ModelRunner:
         scores: list[float] = result.tolist()
         return scores
 
+    def copy_slots(self, copies: Sequence[SlotCopy]) -> None:
+        """Rank 0: copy keys and values between slots, on all ranks."""
+        if copies:
+            with self._plan([_COPY, *(word for copy in copies for word in copy)]):
+                self._copy(copies)
+
+    def _copy(self, copies: Iterable[SlotCopy]) -> None:
+        for copy in copies:
+            self.network.copy_slot(self.cache, *copy)
+
     @contextlib.contextmanager
     def _plan(self, words: list[int]) -> Iterator[None]:
         """Send a plan and run it. If that is interrupted, the ranks disagree about the next operation, and RankError follows."""
@@ -75,6 +85,8 @@ class ModelRunner:
         while (plan := self.network.group.broadcast_plan(None))[0] != _EXIT:
             if plan[0] == _NEXT:
                 self.network.next_logits(list(_unpack(plan, 1)), self.cache)
+            elif plan[0] == _COPY:
+                self._copy(SlotCopy(*plan[at : at + 3]) for at in range(1, len(plan), 3))
             else:
                 count = plan[1]
                 (segment,) = _unpack(plan, 2 + count)

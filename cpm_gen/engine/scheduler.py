@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cpm_gen.engine.sequence import Sequence
-from cpm_gen.networks.interface import Segment
+from cpm_gen.networks.interface import Segment, SlotCopy
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,12 @@ class Scheduler(Protocol):
     def release(self, sequence: Sequence) -> None:
         """Free what is held for a sequence that has ended."""
 
+    def fork(self, source: Sequence, target: Sequence) -> list[SlotCopy]:
+        """``target`` begins as a copy of ``source``: what has to be copied before it runs."""
+
+    def move(self, source: Sequence, target: Sequence) -> None:
+        """Hold for ``target`` what is held for ``source``, whose tokens it continues."""
+
 
 class RecomputeScheduler:
     """Runs the whole context for every token, without a cache."""
@@ -46,6 +52,13 @@ class RecomputeScheduler:
         return [ScheduledSegment(s, Segment(s.context().tolist())) for s in running]
 
     def release(self, sequence: Sequence) -> None:
+        """Nothing is held."""
+
+    def fork(self, source: Sequence, target: Sequence) -> list[SlotCopy]:
+        """Nothing to copy."""
+        return []
+
+    def move(self, source: Sequence, target: Sequence) -> None:
         """Nothing is held."""
 
 
@@ -76,9 +89,9 @@ _ALONE = 4  # factor on the budget for prefill in a step that decodes nothing: f
 class CachedScheduler:
     """One token a step for each decoding sequence; chunked prefill and next windows use the rest of the step's budget.
 
-    batch: most sequences at once. slots: windows of the KV cache, at least ``batch``; those above hold next windows. budget: tokens
-    a step over all sequences, not counting windows that moved before they were encoded. Sequences whose request has
-    ``recompute`` run without a slot.
+    batch: most sequences at once, candidates that wait for others included. slots: windows of the KV cache, at least ``batch``;
+    those above hold next windows. budget: tokens a step over all sequences, not counting windows that moved before they were
+    encoded. Sequences whose request has ``recompute`` run without a slot.
     """
 
     def __init__(self, batch: int, slots: int, budget: int) -> None:
@@ -128,9 +141,11 @@ class CachedScheduler:
                 self.counts.prompt += count
                 budget -= count
                 room -= count
-        # a slot is reserved for each sequence that may still join
-        spare = len(self.free_slots) - (self._batch - len(running))
-        return work + self._plan_ahead(decoding, budget, spare)
+        return work + self._plan_ahead(decoding, budget, self._spare_slots())
+
+    def _spare_slots(self) -> int:
+        """Free slots beyond those reserved for sequences that may still join."""
+        return len(self.free_slots) - (self._batch - len(self._now))
 
     def _plan_ahead(self, decoding: Seq[Sequence], budget: int, spare: int) -> list[ScheduledSegment]:
         """Chunks of next windows, as many tokens as keep all of them on time; the window that is furthest behind comes first."""
@@ -206,3 +221,20 @@ class CachedScheduler:
             slot = held.pop(id(sequence), None)
             if slot is not None:
                 self.free_slots.append(slot.index)
+
+    def fork(self, source: Sequence, target: Sequence) -> list[SlotCopy]:
+        """Give ``target`` a slot, and one for the next window if ``source`` has one and there is a spare one."""
+        copies = []
+        for held in (self._now, self._next):
+            slot = held.get(id(source))
+            if slot is None or (held is self._next and self._spare_slots() <= 0):
+                continue
+            held[id(target)] = replace(slot, index=self.free_slots.pop())
+            copies.append(SlotCopy(slot.index, held[id(target)].index, slot.cached))
+        return copies
+
+    def move(self, source: Sequence, target: Sequence) -> None:
+        """The slots change their holder; what they hold stays."""
+        for held in (self._now, self._next):
+            if id(source) in held:
+                held[id(target)] = held.pop(id(source))

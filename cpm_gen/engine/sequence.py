@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from array import array
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
@@ -14,8 +15,10 @@ from cpm_gen.errors import ConfigError, InputError, NumericsError
 from cpm_gen.sampling.constraints import Constraint, Floats32, Indices, state_after
 from cpm_gen.sampling.dry import SuffixMatches
 from cpm_gen.sampling.logprobs import Likelihood
+from cpm_gen.sampling.ranking import Choice, Sentences
 
 FinishReason = Literal["length", "stop", "form", "cancelled"]
+SENTENCE_TOKENS = 64  # where candidates for a sentence end in any case
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,10 @@ class Request:
     constraint: what the generated tokens have to fulfil, and where it ends the text; None: nothing.
     insertions: what the windows show beside the history. The network sees up to ``insertions.room`` tokens more than
         ``window.limit``.
+    candidates: how often each sentence is written, of which the best is kept; 1: once. sentences: what they are compared by; needed for
+        more than one.
+    complete: write all candidates to their ends, also those that cannot be the best any more; the text is the same.
+    scored: add up the log-probabilities of the tokens; those of several candidates always are.
     """
 
     prompt: tuple[int, ...]
@@ -48,6 +55,10 @@ class Request:
     logprobs: int | None = None
     constraint: Constraint | None = None
     insertions: Insertions | None = None
+    candidates: int = 1
+    sentences: Sentences | None = None
+    complete: bool = False
+    scored: bool = False
 
     def __post_init__(self) -> None:
         """Check that there is a prompt and a token left to generate, and that what is given fits together.
@@ -73,7 +84,11 @@ class Sequence:
     start: where the window begins. next_start: where it will move to, once known (see :mod:`cpm_gen.engine.window`).
     slides: how often it moved.
     inserted, next_inserted: what the window shows beside the history, and what the next one will, once decided.
-    failure: the error that ended it, if no next token could be chosen.
+    failure: the error that ended it, if no next token could be chosen. form: the state of the request's constraint.
+    candidate: the number of this candidate for a sentence; None: a text. rows: the candidates for the text's next sentence, while they are
+        written. choice: the sentence that was appended last, and the other candidates.
+    beaten: this candidate cannot be the best any more. own_score: of a candidate that reached its end.
+    logprob: of this run's tokens, or of a candidate's; 0 where the request does not need it.
     """
 
     request: Request
@@ -89,8 +104,14 @@ class Sequence:
     )  # of the tokens of this run, if the request asks for them
     failure: NumericsError | None = None
     finish_reason: FinishReason | None = None
+    candidate: int | None = None
+    rows: list[Sequence] = field(default_factory=list)
+    choice: Choice | None = None
+    logprob: float = 0.0
+    beaten: bool = False
+    own_score: float | None = None
     _matches: SuffixMatches | None = field(default=None, init=False)
-    _form: Any = field(default=None, init=False)  # the state of the request's constraint
+    form: Any = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         """Place the window at the end of the prompt, then move it as the tokens of an earlier run did."""
@@ -105,7 +126,7 @@ class Sequence:
             self.slides += 1
         self.next_start = window.peek(self.tokens, self.start, self.request.ends)
         if request.constraint is not None:
-            self._form = state_after(request.constraint, request.written)
+            self.form = state_after(request.constraint, request.written)
         if request.insertions is not None:
             self.inserted = request.insertions.choose(self.tokens, decided)
             self.next_inserted = None
@@ -148,18 +169,18 @@ class Sequence:
     def allowed(self) -> Indices | None:
         """Ids that the request's constraint allows next, ascending; None: any."""
         constraint = self.request.constraint
-        return None if constraint is None else constraint.allowed(self._form)
+        return None if constraint is None else constraint.allowed(self.form)
 
     def bias(self, allowed: Indices) -> Floats32 | None:
         """What the request's constraint adds to the logits of the allowed ids; None: nothing."""
         constraint = self.request.constraint
-        return None if constraint is None else constraint.bias(self._form, allowed)
+        return None if constraint is None else constraint.bias(self.form, allowed)
 
     def append(self, token: int) -> None:
         """Append the next token; set the finish reason if it ends the text, and move the window if it is full."""
         self.tokens.append(token)
         if self.request.constraint is not None:
-            self._form = self.request.constraint.advance(self._form, token)
+            self.form = self.request.constraint.advance(self.form, token)
         self.finish_reason = self._reason_after(token)
         window, ends = self.request.window, self.request.ends
         looked = len(self.tokens) - 1
@@ -179,7 +200,7 @@ class Sequence:
     def _reason_after(self, token: int) -> FinishReason | None:
         """Why the text ends with this token, its last; None: it does not."""
         request = self.request
-        if request.constraint is not None and request.constraint.finished(self._form):
+        if request.constraint is not None and request.constraint.finished(self.form):
             return "form"
         if token in request.stop_ids:
             return "stop"
@@ -201,6 +222,41 @@ class Sequence:
     def steps_left(self) -> int:
         """Number of tokens after which the window moves."""
         return self.request.window.limit + 1 - self._history_length(self.start)
+
+    def fork(self, candidate: int) -> Sequence:
+        """A copy that grows by itself: a candidate for the next sentence."""
+        other = copy.copy(self)
+        other.tokens = self.tokens[:]
+        other._matches = None if self._matches is None else self._matches.copy()
+        other.likelihoods, other.rows, other.choice = [], [], None
+        other.candidate, other.logprob, other.beaten, other.own_score = candidate, 0.0, False, None
+        return other
+
+    def adopt(self, row: Sequence) -> None:
+        """Take over the tokens of a candidate that was forked from this text, with everything that depends on them."""
+        self.tokens, self.start, self.next_start, self.slides = row.tokens, row.start, row.next_start, row.slides
+        self.inserted, self.next_inserted = row.inserted, row.next_inserted
+        self._matches, self.form = row._matches, row.form
+        self.finish_reason = row.finish_reason
+        self.likelihoods += row.likelihoods
+        self.logprob += row.logprob
+
+    def cut(self, step: int) -> None:
+        """End at a stop string: drop the tokens of the last sentence after the first ``step`` generated ones."""
+        surplus = self.step - step
+        del self.tokens[len(self.tokens) - surplus :]
+        if self.request.logprobs is not None:
+            del self.likelihoods[len(self.likelihoods) - surplus :]
+        self.finish_reason = "stop"
+
+    def sentence_ends(self, begin: int) -> bool:
+        """Whether the sentence from token ``begin`` on is complete, or as long as a sentence may be."""
+        request = self.request
+        if self.finish_reason is not None or len(self.tokens) - begin >= SENTENCE_TOKENS:
+            return True
+        if request.constraint is not None:
+            return request.constraint.line_ends(self.form)
+        return request.sentences is not None and self.tokens[-1] in request.sentences.ends
 
     def _history_length(self, start: int) -> int:
         keep = self.request.window.keep

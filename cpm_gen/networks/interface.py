@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,14 @@ class Segment:
     logits: bool = True
 
 
+class SlotCopy(NamedTuple):
+    """The first ``tokens`` positions of slot ``source``, to be copied to slot ``target``."""
+
+    source: int
+    target: int
+    tokens: int
+
+
 class Cache(Protocol):
     """Keys and values of whole windows, of this rank's heads. Only the backend that made it reads it."""
 
@@ -61,6 +69,9 @@ class Network(Protocol[CacheT]):
 
     def make_cache(self, slots: int) -> CacheT:
         """A cache of ``slots`` windows of all positions; raises MemoryError or torch's OutOfMemoryError."""
+
+    def copy_slot(self, cache: CacheT, source: int, target: int, tokens: int) -> None:
+        """Make slot ``target`` hold the first ``tokens`` positions of slot ``source``, another one."""
 
     def next_logits(self, segments: Sequence[Segment], cache: CacheT | None) -> Tensor:
         """Logits ``[wanted, vocabulary]``, float32, after the last token of each segment that wants them, in order."""

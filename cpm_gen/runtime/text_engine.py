@@ -84,14 +84,15 @@ class TextEngine:
         text: TextOptions,
         stop: Callable[[], bool] = lambda: False,
         window: Window | None = None,
+        complete: bool = False,
     ) -> Iterator[Chunk]:
         """Write ``text.n`` samples for each prompt of token ids, as chunks. Closing the iterator ends the samples.
 
         stop: called after every step; True ends all samples, each with a last chunk whose finish_reason is "cancelled". window:
-        replaces the model's.
+        replaces the model's. complete: of candidates, see :class:`Request`.
         """
         ready: deque[Chunk] = deque()
-        streams = self.begin(self.requests(prompts, sampling, text, window=window), text, ready)
+        streams = self.begin(self.requests(prompts, sampling, text, window=window, complete=complete), text, ready)
         try:
             while True:
                 while ready:
@@ -120,11 +121,13 @@ class TextEngine:
         logprobs: int | None = None,
         end_token: str | None = None,
         constraint: Constraint | None = None,
+        complete: bool = False,
     ) -> list[Request]:
         """``text.n`` checked requests for each prompt of token ids. Safe to call from any thread.
 
         window, end_token: replace the model's; constraint: in place of a form of the text; the rest as in :class:`Request`. Raises
-        InputError for ids outside the vocabulary, ConfigError for a window longer than the network's positions, and StoryError.
+        InputError for ids outside the vocabulary, StoryError, and ConfigError for a window longer than the network's positions and
+        for more candidates than the batch.
         """
         self.loaded.check_open()
         most = self.size.vocabulary - 1
@@ -140,6 +143,8 @@ class TextEngine:
         stop_ids, never = self.vocabulary.bounds(text, end_token)
         seed = secrets.randbits(63) if text.seed is None else text.seed
         sampling = dataclasses.replace(sampling, banned_ids=(*sampling.banned_ids, *never))
+        self.check_candidates(text.candidates)
+        sentences = self.vocabulary.sentences(text.style) if text.candidates > 1 else None
         constraint = constraint or self.vocabulary.form(text, sampling.banned_ids)
         if constraint is not None:  # it ends the text; a token that ends lines does not
             stop_ids = frozenset()
@@ -157,6 +162,10 @@ class TextEngine:
                 logprobs=logprobs,
                 constraint=constraint,
                 insertions=insertions,
+                candidates=text.candidates,
+                sentences=sentences,
+                complete=complete,
+                scored=text.rank,
             )
             for prompt in prompts
             for index in range(text.n)
@@ -178,6 +187,15 @@ class TextEngine:
     def _encode_story(self, story: str, style: StyleName, limit: int) -> StoryInsertions:
         lines = self.options.lyric_lines
         return StoryInsertions(Story.parse(story), self.vocabulary.tokenizer, style, lines, limit)
+
+    def check_candidates(self, candidates: int) -> None:
+        """Raise ConfigError for more candidates for a sentence than the model's batch has places. Safe to call from any thread."""
+        batch = self.options.batch
+        if candidates > batch:
+            raise ConfigError(
+                f"candidates must be at most {batch}, the batch that the model was loaded with, not {candidates}; "
+                f"load it with batch {candidates} or more"
+            )
 
     def begin(
         self, requests: Sequence[Request], text: TextOptions, ready: deque[Chunk], shown: int | None = None

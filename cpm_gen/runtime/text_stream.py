@@ -8,13 +8,14 @@ from collections.abc import Sequence
 
 from cpm_gen.engine.engine import Engine
 from cpm_gen.engine.sequence import FinishReason, Request
-from cpm_gen.outputs import Chunk, Completion, Timing
+from cpm_gen.outputs import Chunk, Completion, Sentence, SentenceCandidate, Timing
+from cpm_gen.sampling.ranking import Choice, mean_logprob
 from cpm_gen.text.stop_strings import StopScanner
 from cpm_gen.text.tokenizer import Detokenizer
 
 
 class TextStream:
-    """Appends a chunk to ``ready`` for each token of a generation, and ends it at a stop string.
+    """Appends a chunk to ``ready`` for each token of a generation, or each sentence of one with candidates; ends it at a stop string.
 
     A request that continues an earlier run decodes the tokens ``written`` from the beginning, so that its chunks continue the
     ``shown`` characters which that run returned. ``shown`` may be fewer characters than those tokens give, if a stop string
@@ -52,6 +53,7 @@ class TextStream:
         self.token_ends: deque[int] = deque()
         self._end = 0  # the last of them
         self._unseen = 0  # generated tokens before the window
+        self._taken = len(request.written)  # generated tokens that were read
         self._text_start = 0  # their characters
         read = "".join(self._read(token, step) for step, token in enumerate(request.written, 1))
         if self.pieces is not None:
@@ -62,18 +64,30 @@ class TextStream:
         self.generation = engine.add(request)
 
     def advance(self) -> None:
-        """Take the token of the last step."""
+        """Take the tokens of the last step: one, or those of a sentence."""
         generation = self.generation
         if generation.failure is not None:
             self.done = True
             return
         now = time.monotonic()
         self.first = self.first or now
-        token = generation.tokens[-1]
-        text = "" if generation.finish_reason == "stop" else self._read(token, generation.step)
-        if self.scanner.found and generation.finish_reason is None:
-            self.engine.cancel(generation, "stop")
-        self._put(text, (token,), "stop" if self.scanner.found else generation.finish_reason, now)
+        tokens = tuple(generation.tokens[len(generation.request.prompt) + self._taken :])
+        text = ""
+        for token in tokens:
+            self._taken += 1
+            if self._taken == generation.step and generation.finish_reason == "stop":
+                break  # the token that ends the text is not read
+            text += self._read(token, self._taken)
+            if self.scanner.found:
+                break
+        if self.scanner.found:
+            tokens = tokens[: len(tokens) - (generation.step - self._taken)]
+            if self._taken < generation.step:
+                generation.cut(self._taken)
+            if generation.finish_reason is None:
+                self.engine.cancel(generation, "stop")
+        reason = "stop" if self.scanner.found else generation.finish_reason
+        self._put(text, tokens, reason, now, generation.choice)
 
     def _read(self, token: int, step: int) -> str:
         """The text that is certain after the token generated at ``step``."""
@@ -87,7 +101,9 @@ class TextStream:
         self.engine.cancel(self.generation)
         self._put("", (), "cancelled", time.monotonic())
 
-    def _put(self, text: str, ids: tuple[int, ...], reason: FinishReason | None, now: float) -> None:
+    def _put(
+        self, text: str, ids: tuple[int, ...], reason: FinishReason | None, now: float, choice: Choice | None = None
+    ) -> None:
         generation = self.generation
         if reason:
             if self.pieces is not None and self.scanner.found is None:
@@ -120,15 +136,18 @@ class TextStream:
                 in_sight=generation.inserted.shown,
                 left_out=generation.inserted.left_out,
                 likelihoods=tuple(generation.likelihoods[-len(ids) :]) if ids else (),
+                sentences=() if choice is None else (_sentence(choice),),
             )
         )
 
     def _completion(self, pieces: Sequence[str], reason: FinishReason, now: float) -> Completion:
         generation = self.generation
         count, first = generation.step - len(generation.request.written), self.first
+        whole = "".join(pieces)
+        scored = (generation.request.scored or generation.choice is not None) and not generation.request.written
         rate = (count - 1) / (now - first) if first is not None and count > 1 and now > first else None
         return Completion(
-            text="".join(pieces),
+            text=whole,
             token_ids=tuple(generation.new_tokens),
             prompt_token_ids=generation.request.prompt,
             finish_reason=reason,
@@ -138,4 +157,10 @@ class TextStream:
             in_sight=generation.inserted.shown,
             left_out=generation.inserted.left_out,
             timing=Timing(None if first is None else first - self.began, rate),
+            logprob=mean_logprob(generation.logprob, whole) if scored else None,
         )
+
+
+def _sentence(choice: Choice) -> Sentence:
+    candidates = (SentenceCandidate(c.text, mean_logprob(c.logprob, c.text), c.score) for c in choice.candidates)
+    return Sentence(tuple(candidates), choice.kept)

@@ -10,6 +10,7 @@ from cpm_gen.config.options import StyleName, TextOptions
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import TokenizerError
 from cpm_gen.runtime.plan import LoadPlan
+from cpm_gen.sampling.ranking import Sentences
 from cpm_gen.text.find_tokenizer import NoVocabulary, fitting_tokenizer
 from cpm_gen.text.forms import bigrams
 from cpm_gen.text.forms.bigrams import Bigrams
@@ -110,6 +111,15 @@ class ModelVocabulary:
     def detokenizer(self, style: StyleName) -> Detokenizer:
         """A new incremental detokenizer for a text in a style."""
         return detokenizer(style, self.reader)
+
+    def sentences(self, style: StyleName) -> Sentences:
+        """How candidates for a sentence are read and where they end; raises TokenizerError where there is no tokenizer."""
+        ends = self.tokenizer.boundary_ids("sentence") or frozenset()
+        return Sentences(functools.partial(self._read, style), ends)
+
+    def _read(self, style: StyleName, ids: Sequence[int]) -> str:
+        detokenizer = self.detokenizer(style)
+        return "".join([detokenizer.push(i) for i in ids]) + detokenizer.flush()
 
     def stops_at_end(self, text: TextOptions) -> bool:
         """Whether the end token ends a text with these options."""

@@ -31,6 +31,12 @@ class Constraint(Protocol):
     def bias(self, state: Any, allowed: Indices) -> Floats32 | None:
         """What to add to the logits of the allowed ids, a function of the state alone; None: nothing."""
 
+    def line_ends(self, state: Any) -> bool:
+        """Whether a line is complete and the next one has not begun: candidates are compared there."""
+
+    def line_length(self, state: Any) -> int | None:
+        """Characters and signs of the line that begins at a state, line ends left out; None if that depends on what is written."""
+
     def finished(self, state: Any) -> bool:
         """Whether the text is complete, so that no token follows."""
 

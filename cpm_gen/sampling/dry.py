@@ -11,6 +11,7 @@ the window stands, nor on other texts in the batch, nor on where a text was resu
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Sequence
 
@@ -42,6 +43,12 @@ class SuffixMatches:
         self._total = 0
         self._greatest = 0  # the greatest token id
         self.extend(text)
+
+    def copy(self) -> SuffixMatches:
+        """The same matches; the two grow apart."""
+        other = copy.copy(self)
+        other._tokens, other._lengths = self._tokens.copy(), self._lengths.copy()
+        return other
 
     def extend(self, text: Sequence[int]) -> None:
         """Append the new tokens of ``text``, which begins with all tokens so far."""

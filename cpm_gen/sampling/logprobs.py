@@ -68,3 +68,26 @@ def likelihood(logits: NDArray[np.float32], token: int, count: int) -> Likelihoo
     candidates = np.flatnonzero(raw >= np.partition(raw, -count)[-count]) if count else np.empty(0, dtype=np.int64)
     order = candidates[np.argsort(-raw[candidates], kind="stable")][:count]
     return Likelihood(token, float(raw[token]) - total, tuple((int(i), float(raw[i]) - total) for i in order))
+
+
+def logprobs_of(logits: Tensor, rows: Sequence[int], tokens: Sequence[int]) -> list[float]:
+    """Natural log-probability of each token under a row of raw logits ``[rows, V]``. rows: of each token; a row may come often."""
+    if logits.device.type == "cpu":  # what torch computes on several threads disturbs the native kernels
+        return _on_host(logits.numpy(), rows, tokens)
+    return on_device(logits, rows, tokens)
+
+
+def on_device(logits: Tensor, rows: Sequence[int], tokens: Sequence[int]) -> list[float]:
+    """:func:`logprobs_of` in torch; synchronises with the device once."""
+    totals = logits.double().logsumexp(1)
+    at = list(rows)
+    found: list[float] = (logits[at, list(tokens)].double() - totals[at]).tolist()
+    return found
+
+
+def _on_host(values: NDArray[np.float32], rows: Sequence[int], tokens: Sequence[int]) -> list[float]:
+    own = list(dict.fromkeys(rows))
+    chosen = values if own == list(range(len(values))) else values[own]
+    best = chosen.max(1)
+    totals = dict(zip(own, (best + np.log(np.exp(chosen - best[:, None]).sum(1))).tolist(), strict=True))
+    return [float(values[row, token]) - totals[row] for row, token in zip(rows, tokens, strict=True)]

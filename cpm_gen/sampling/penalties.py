@@ -72,7 +72,6 @@ def edits(
     )
 
 
-@np.errstate(over="ignore")  # float32 logits may be as great as they can be
 def penalise(
     logits: AnyFloats,
     params: SamplingParams,
@@ -88,7 +87,23 @@ def penalise(
     forbidden: ids banned at this step besides ``params.banned_ids``.
     history: all tokens of the text, prompt included, for the DRY penalty.
     """
-    todo = edits(params, context, written, forbidden, len(logits), history)
+    return _edited(logits, edits(params, context, written, forbidden, len(logits), history), params)
+
+
+def penalised_among(logits: AnyFloats, todo: Edits, params: SamplingParams, ids: Indices) -> AnyFloats:
+    """What :func:`penalise` makes of the logits of ``ids``, at least one and ascending, in a new array."""
+    if len(todo.repeated) or todo.subtracted:
+        return _edited(logits, todo, params)[ids]
+    kept = logits[ids]
+    if len(todo.banned):
+        at = ids.searchsorted(todo.banned)
+        at[at == len(ids)] = 0
+        kept[at[ids[at] == todo.banned]] = -np.inf
+    return kept
+
+
+@np.errstate(over="ignore")  # float32 logits may be as great as they can be
+def _edited(logits: AnyFloats, todo: Edits, params: SamplingParams) -> AnyFloats:
     penalties = len(todo.repeated) + len(todo.subtracted) > 0
     if not (penalties or len(todo.banned)):
         return logits

@@ -2,8 +2,8 @@
 
 Order of operations, as in Hugging Face and vLLM: bans and penalties, temperature, top-k, top-p, min-p, then one uniform number
 through the inverse CDF of what is left, tokens in the order of their ids. The number comes from Philox 4x64 (Salmon et
-al. 2011), a counter-based generator keyed by (seed, sample), its counter the step: token ``step`` of sample ``i`` needs no
-earlier draw, so a generation can be resumed anywhere.
+al. 2011), a counter-based generator keyed by (seed, sample), its counter the step and the candidate: token ``step`` of sample ``i``
+needs no earlier draw, so a generation can be resumed anywhere. Candidate 0 has the numbers of a text without candidates.
 
 A token's weight is exp((logit - best) / temperature) in float64, computed if passes over the vocabulary in float32 do not decide.
 """
@@ -23,7 +23,7 @@ from cpm_gen.config.options import SamplingParams
 from cpm_gen.errors import NumericsError
 from cpm_gen.sampling.constraints import Floats32
 from cpm_gen.sampling.dry import SuffixMatches
-from cpm_gen.sampling.penalties import AnyFloats, Edits, Floats, Indices, edits, penalise
+from cpm_gen.sampling.penalties import AnyFloats, Edits, Floats, Indices, edits, penalise, penalised_among
 
 Ids = Indices | slice
 
@@ -45,9 +45,9 @@ _unused: Any = _philox.state
 _lock = threading.Lock()
 
 
-def uniform(seed: int, sample: int, step: int) -> float:
+def uniform(seed: int, sample: int, step: int, candidate: int = 0) -> float:
     """A number in [0, 1) with 53 random bits, a function of its arguments alone."""
-    state = {"key": np.array([seed, sample], np.uint64), "counter": np.array([step, 0, 0, 0], np.uint64)}
+    state = {"key": np.array([seed, sample], np.uint64), "counter": np.array([step, candidate, 0, 0], np.uint64)}
     with _lock:
         _philox.state = _unused | {"state": state}
         bits = _philox.random_raw()
@@ -118,8 +118,13 @@ def _top_k(logits: AnyFloats, k: int) -> Indices:
 
 def _top_p(logits: AnyFloats, top: np.float64, temperature: float, top_p: float) -> tuple[Ids, Floats]:
     """The fewest tokens that hold ``top_p`` of the whole weight, as :func:`remaining` returns them."""
+    if len(logits) <= FEW:
+        weights = _weights(logits, top, temperature)
+        goal = top_p * float(weights.sum())
+        _keep_heaviest(weights, goal, goal)
+        return slice(None), weights
     rough = _rough(logits, top, temperature)
-    for depth in DEPTHS if len(logits) > FEW else DEPTHS[-1:]:
+    for depth in DEPTHS:
         ids = _near(logits, top, depth * temperature)
         weights = _weights(logits[ids], top, temperature)
         rough[ids] = 0.0
@@ -189,6 +194,7 @@ class Draw:
     history: Sequence[int] | SuffixMatches = ()
     allowed: Indices | None = None
     bias: Floats32 | None = None
+    candidate: int = 0
 
     def edits(self, size: int) -> Edits:
         """The effect of penalties and bans on ``size`` logits."""
@@ -196,15 +202,28 @@ class Draw:
 
     def uniform(self) -> float:
         """The uniform number of this draw."""
-        return uniform(self.seed, self.sample_index, self.step)
+        return uniform(self.seed, self.sample_index, self.step, self.candidate)
 
     def choose(self, logits: NDArray[np.float32]) -> int:
         """:func:`sample` from these logits."""
-        token: int = sample(logits, **vars(self))
-        return token
+        return self.choose_each(logits, [self.candidate])[0]
+
+    @np.errstate(over="ignore", under="ignore")
+    def choose_each(self, logits: NDArray[np.float32], candidates: Sequence[int]) -> list[int]:
+        """:func:`sample` for each of these candidates, which differ in their random numbers only."""
+        if math.isnan(logits.max()):
+            raise NumericsError(FAILURES[NAN])
+        keys = [(self.seed, self.sample_index, self.step, candidate) for candidate in candidates]
+        if self.allowed is None:
+            adjusted = penalise(logits, self.params, self.context, self.written, self.forbidden, self.history)
+            return _drawn(adjusted, self.params, keys)
+        allowed = self.allowed
+        kept = penalised_among(logits, self.edits(len(logits)), self.params, allowed)
+        adjusted = logits[allowed] if kept.max() == -math.inf else kept
+        adjusted = adjusted if self.bias is None else adjusted + self.bias
+        return [int(allowed[at]) for at in _drawn(adjusted, self.params, keys)]
 
 
-@np.errstate(over="ignore", under="ignore")
 def sample(
     logits: NDArray[np.float32],
     params: SamplingParams,
@@ -218,6 +237,7 @@ def sample(
     history: Sequence[int] | SuffixMatches = (),
     allowed: Indices | None = None,
     bias: Floats32 | None = None,
+    candidate: int = 0,
 ) -> int:
     """The next token id from raw logits ``[V]``, which stay as they are; see the module for the order of operations.
 
@@ -226,27 +246,21 @@ def sample(
 
     Raises NumericsError if a logit is NaN, if the best one is infinite, or if all are banned.
     """
-    if math.isnan(logits.max()):
-        raise NumericsError(FAILURES[NAN])
-    adjusted = penalise(logits, params, context, written, forbidden, history)
-    if allowed is not None:
-        kept = adjusted[allowed]
-        adjusted = logits[allowed] if kept.max() == -math.inf else kept
-        adjusted = adjusted if bias is None else adjusted + bias
-        return int(allowed[_drawn(adjusted, params, seed, sample_index, step)])
-    return _drawn(adjusted, params, seed, sample_index, step)
+    draw = Draw(params, context, written, forbidden, seed, sample_index, step, history, allowed, bias, candidate)
+    return draw.choose_each(logits, [candidate])[0]
 
 
-def _drawn(adjusted: AnyFloats, params: SamplingParams, seed: int, sample_index: int, step: int) -> int:
-    """The index of the next token among logits after penalties."""
+def _drawn(adjusted: AnyFloats, params: SamplingParams, keys: Sequence[tuple[int, int, int, int]]) -> list[int]:
+    """Indices among logits after penalties, one for each key: the arguments of :func:`uniform`."""
     best = best_token(adjusted)
     if params.temperature == 0:
-        return best
-    u = uniform(seed, sample_index, step)
+        return [best] * len(keys)
+    numbers = [uniform(*key) for key in keys]
     if params.top_k == 0 and params.top_p in (0, 1) and params.min_p == 0:
-        token, margin = _invert(_rough(adjusted, np.float64(adjusted[best]), params.temperature), u)
-        if margin > SLACK:
-            return token
+        rough = _rough(adjusted, np.float64(adjusted[best]), params.temperature)
+        found = [_invert(rough, u) for u in numbers]
+        if all(margin > SLACK for _, margin in found):
+            return [token for token, _ in found]
     ids, weights = remaining(adjusted, best, params)
-    token = choose(weights, u)
-    return token if isinstance(ids, slice) else int(ids[token])
+    tokens = [choose(weights, u) for u in numbers]
+    return tokens if isinstance(ids, slice) else [int(ids[token]) for token in tokens]

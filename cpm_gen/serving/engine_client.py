@@ -2,7 +2,7 @@
 
 The model runs on a thread (:mod:`cpm_gen.serving.engine_thread`), which executes commands between two steps and calls into the event
 loop once after each step. Samples of different jobs share the engine's batch; a cancelled job leaves it before the next step.
-:meth:`EngineClient.reserve` bounds the waiting and running samples together, and with them the queue of commands.
+:meth:`EngineClient.reserve` bounds the waiting and running samples and candidates together, and with them the queue of commands.
 
 A job can resume where an earlier one ended, also in another process: give its :class:`~cpm_gen.engine.sequence.Request` the same
 prompt, parameters, window, seed and ``sample_index``, and the tokens generated so far as ``written``. The text continues as if it had
@@ -54,7 +54,7 @@ class EngineClient:
         self.state: EngineState = "loading"
         self.error: BaseException | None = None  # why it failed
         self.changed = asyncio.Event()  # set, and replaced, at every change of state
-        self.reserved = 0  # samples that wait, run, or are being encoded
+        self.reserved = 0  # places of samples that wait, run, or are being encoded
 
     def start(self) -> None:
         """Start to load the model."""
@@ -93,16 +93,16 @@ class EngineClient:
         """Number of jobs and scorings that have not ended."""
         return len(self._jobs) + len(self._scorings)
 
-    def reserve(self, samples: int) -> None:
-        """Reserve places for ``samples``. Raises ServiceError (rate_limited) if the queue is full."""
-        if self.reserved + samples > self._capacity:
+    def reserve(self, places: int) -> None:
+        """Reserve places, one for each candidate of a sample. Raises ServiceError (rate_limited) if the queue is full."""
+        if self.reserved + places > self._capacity:
             wait = min(60, 1 + self.reserved // self._batch)
             raise rate_limited("queue_full", "too many texts wait already; try again later", retry_after=wait)
-        self.reserved += samples
+        self.reserved += places
 
-    def release(self, samples: int) -> None:
+    def release(self, places: int) -> None:
         """Give back places of :meth:`reserve` that no job uses."""
-        self.reserved -= samples
+        self.reserved -= places
 
     def submit(self, job: Job) -> None:
         """Queue a job whose places are reserved. They are released when it ends."""
@@ -214,7 +214,7 @@ class EngineClient:
                 job.deliver(chunks)
             if ended and job in self._jobs:
                 self._jobs.remove(job)
-                self.reserved -= job.samples
+                self.reserved -= job.places
                 self._finish(job, failure)
 
     @staticmethod

@@ -31,6 +31,7 @@ class GenerationSpec:
         hop, boundary, keep: settings of the window; None for the model's.
         truncate: accept a prompt that is longer than the window, and leave its beginning out of the window.
         logprobs: how many of the most probable tokens to report at each position; None for no log-probabilities.
+        complete: write all candidates for a sentence to their ends, for a reader of the updates.
         timeout: seconds after which the texts end as they are; None for the service's own limit, which is an error.
         constraint: what the texts have to fulfil, in place of a form of theirs; None for that form, or free texts.
     """
@@ -46,6 +47,7 @@ class GenerationSpec:
     logprobs: int | None = None
     timeout: float | None = None
     constraint: Constraint | None = None
+    complete: bool = False
 
     def field(self, at: int) -> str:
         """The name of prompt number ``at`` in errors."""
@@ -55,6 +57,11 @@ class GenerationSpec:
     def samples(self) -> int:
         """The number of texts."""
         return len(self.prompts) * self.text.n
+
+    @property
+    def places(self) -> int:
+        """The number of places of the batch: one for each candidate of a text."""
+        return self.samples * self.text.candidates
 
 
 def check_limits(spec: GenerationSpec, options: ServeOptions, max_tokens: int | None) -> None:

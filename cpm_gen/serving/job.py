@@ -69,6 +69,11 @@ class Job:
         return len(self.requests)
 
     @property
+    def places(self) -> int:
+        """The number of places of the batch that its texts take: one for each candidate."""
+        return sum(request.candidates for request in self.requests)
+
+    @property
     def prompt_tokens(self) -> int:
         """Tokens of all prompts, each prompt counted once."""
         return sum(len(r.prompt) for r in self.requests[:: self.text.n])
@@ -137,6 +142,7 @@ def _merged(chunks: Sequence[Chunk]) -> list[Chunk]:
             text="".join(c.text for c in part),
             token_ids=tuple(chain.from_iterable(c.token_ids for c in part)),
             likelihoods=tuple(chain.from_iterable(c.likelihoods for c in part)),
+            sentences=tuple(chain.from_iterable(c.sentences for c in part)),
         )
         for part in parts.values()
     ]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cpm_gen.outputs import Chunk, Completion
+from cpm_gen.outputs import Chunk, Completion, Sentence, best_first
 from cpm_gen.sampling.logprobs import Likelihood, perplexity
 from cpm_gen.serving.errors import unavailable
 from cpm_gen.serving.job import Job
@@ -55,6 +55,7 @@ class GeneratedText:
 
     text: without the prompt and without the stop string that ended it.
     token_ids: every token generated, those of the stop string included.
+    logprob: see :class:`~cpm_gen.outputs.Completion`.
     """
 
     index: int
@@ -63,11 +64,12 @@ class GeneratedText:
     finish_reason: EndReason
     window_slides: int
     story: StorySight | None = None  # what the last window shows of it
+    logprob: float | None = None
 
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """All texts of a generation, by index. The same ``seed`` gives the same texts."""
+    """All texts of a generation by index, with ``rank`` the samples of each prompt best first. The same seed gives the same texts."""
 
     id: str
     seed: int
@@ -81,6 +83,7 @@ class TextUpdate:
     """A piece of one text; the pieces of a text join to the whole. ``finish_reason`` is set on the last one.
 
     likelihoods: of each of ``token_ids``, if the spec asked for log-probabilities.
+    sentences: those of the piece, where the spec asked for candidates.
     """
 
     index: int
@@ -88,6 +91,7 @@ class TextUpdate:
     token_ids: tuple[int, ...]
     finish_reason: EndReason | None
     likelihoods: tuple[Likelihood, ...] = ()
+    sentences: tuple[Sentence, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,7 @@ async def updates(job: Job, idle_after: float | None = None) -> AsyncGenerator[U
             if chunk.completion:
                 done[at] = chunk.completion
                 reason = finish_reason(job, chunk.completion)
-            yield TextUpdate(at, chunk.text, chunk.token_ids, reason, chunk.likelihoods)
+            yield TextUpdate(at, chunk.text, chunk.token_ids, reason, chunk.likelihoods, chunk.sentences)
             place = chunk.window_start, sight(chunk)
             if place != places[at]:
                 places[at] = place
@@ -179,8 +183,8 @@ def result(job: Job, done: dict[int, Completion]) -> GenerationResult:
         id=job.id,
         seed=job.requests[0].seed,
         texts=tuple(
-            GeneratedText(at, c.text, c.token_ids, finish_reason(job, c), c.window_slides, sight(c))
-            for at, c in sorted(done.items())
+            GeneratedText(at, c.text, c.token_ids, finish_reason(job, c), c.window_slides, sight(c), c.logprob)
+            for at, c in _ordered(job, done)
         ),
         usage=usage(job, completions),
         timing=_timing(job, completions),
@@ -191,6 +195,19 @@ def sight(written: Chunk | Completion) -> StorySight | None:
     """What the window shows of the story; None without one."""
     shown = written.in_sight or written.left_out
     return StorySight(written.in_sight, written.left_out) if shown else None
+
+
+def _ordered(job: Job, done: Mapping[int, Completion]) -> list[tuple[int, Completion]]:
+    """The completions by index, or with ``rank`` the samples of each prompt best first."""
+    texts = sorted(done.items())
+    if not job.text.rank:
+        return texts
+    places = {id(completion): at for at, completion in texts}
+    found = []
+    for first in range(0, job.samples, job.text.n):
+        samples = best_first(c for at, c in texts if first <= at < first + job.text.n)
+        found += [(places[id(c)], c) for c in samples]
+    return found
 
 
 def finish_reason(job: Job, completion: Completion) -> EndReason:

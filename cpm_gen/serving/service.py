@@ -166,12 +166,12 @@ class Service:
         self.check(spec, self.options.max_text_tokens)
         key.enter()
         try:
-            self.engine.reserve(spec.samples)
+            self.engine.reserve(spec.places)
             try:
                 job = await self._job(llm, spec)
                 self.require()  # the state may have changed while the prompts were encoded
             except BaseException:
-                self.engine.release(spec.samples)
+                self.engine.release(spec.places)
                 raise
         except BaseException:
             key.leave()
@@ -205,6 +205,7 @@ class Service:
                 recompute=spec.decoder == "recompute",
                 logprobs=spec.logprobs,
                 constraint=spec.constraint,
+                complete=spec.complete,
             )
             own = spec.timeout is not None and spec.timeout < self.options.request_timeout
             return Job("gen-" + secrets.token_hex(8), requests, text, deadline, submitted, own)
@@ -274,6 +275,10 @@ class Service:
         check_ids(spec.sampling.banned_ids, llm.size.vocabulary, "banned_ids")
         check_ids(tuple(biases(spec.sampling.logit_bias)), llm.size.vocabulary, "logit_bias")
         check_form(spec.text, max_tokens)
+        try:
+            llm.check_candidates(spec.text.candidates)
+        except CpmGenError as error:
+            raise invalid(str(error), "candidates", "too_many_candidates") from None
         if spec.decoder == "cached" and llm.options.decoder != "cached":
             raise invalid("this service runs without a cache; leave decoder out", "decoder")
 

@@ -67,6 +67,7 @@ class WorkManager:
         assert self._works.network is not None
         generation = spec.generation(prompt)
         service.check(generation, service.options.max_work_tokens or None)
+        self.scheduler.check_candidates(spec.candidates)
         prompts = await service.encode(llm, generation)
         await service.fit_story(llm, generation, prompts)
         now = time.time()

@@ -15,7 +15,7 @@ import time
 from array import array
 
 from cpm_gen.errors import ConfigError, InputError, TokenizerError
-from cpm_gen.serving.errors import ServiceError, unavailable
+from cpm_gen.serving.errors import ServiceError, invalid, unavailable
 from cpm_gen.serving.job import Job
 from cpm_gen.serving.request_ids import begin_work_for
 from cpm_gen.serving.service import Service
@@ -44,12 +44,23 @@ class WorkScheduler:
         self._places = max(1, service.batch // 2) if places is None else min(places, service.batch)
         self._waiting: dict[LiveText, LiveWork] = {}  # each text at most once
         self._writing: dict[LiveText, asyncio.Task[None]] = {}
+        self._taken: dict[LiveText, int] = {}  # places of each text that is being written
         self._dirty: set[LiveWork] = set()
         self._flushing = asyncio.Lock()
         self._persisting = True  # the database accepts commits
         self._open = False
         self.closing = False  # followers are to disconnect
         self._tasks: list[asyncio.Task[None]] = []
+
+    def check_candidates(self, candidates: int) -> None:
+        """Raise ServiceError (invalid) for more candidates than works may take places of the batch."""
+        if candidates > self._places:
+            raise invalid(
+                f"works take at most {self._places} places of the batch here, so a work has at most {self._places} candidates; "
+                f"the service's --work-places {candidates} and a --batch above it allow more",
+                "candidates",
+                "too_many_candidates",
+            )
 
     def open(self) -> None:
         """Start writing."""
@@ -184,14 +195,20 @@ class WorkScheduler:
             self._open
             and self._persisting
             and self._waiting
-            and len(self._writing) < self._places
+            and self._has_room()
             and self._service.engine.state == "ready"
         ):
             text = next(iter(self._waiting))
             live = self._waiting.pop(text)
+            self._taken[text] = _candidates(live)
             self._writing[text] = asyncio.create_task(self._write(live, text))
         self._service.metrics.works_writing.set(len(self._writing))
         self._service.metrics.works_waiting.set(len(self._waiting))
+
+    def _has_room(self) -> bool:
+        """Whether the text that waits longest has room. One with more candidates than there are places is written alone."""
+        taken = sum(self._taken.values())
+        return not taken or taken + _candidates(next(iter(self._waiting.values()))) <= self._places
 
     async def _write(self, live: LiveWork, text: LiveText) -> None:
         """Write a text until it is finished, its turn is over, or something stops it."""
@@ -210,7 +227,7 @@ class WorkScheduler:
             text.job = None
             live.finish_if_complete()
             self.mark_changed(live)
-            del self._writing[text]
+            del self._writing[text], self._taken[text]
             if live.work.state == "queued" and not text.current.finish_reason and not live.deleted and self._open:
                 self._waiting[text] = live
             if delay:
@@ -226,7 +243,7 @@ class WorkScheduler:
         engine = self._service.engine
         if live.work.state != "queued" or live.deleted or not (self._open and self._persisting):
             return
-        engine.reserve(1)
+        engine.reserve(job.places)
         engine.submit(job)
         text.job = job
         self.mark_changed(live)
@@ -237,7 +254,9 @@ class WorkScheduler:
                     text.add(chunk)
                 if chunks:
                     self.mark_changed(live)
-                if self._waiting and time.monotonic() - began > self._service.options.work_turn:
+                # a sentence that is interrupted would begin again, so a turn ends between two
+                between = bool(chunks) or job.places == 1
+                if between and self._waiting and time.monotonic() - began > self._service.options.work_turn:
                     self._cancel(text)
         finally:
             engine.cancel(job)
@@ -309,3 +328,8 @@ def _written(text: LiveText, pieces: list[TextPiece], vocabulary: int) -> array[
     if tokens and max(tokens) >= vocabulary:
         raise UnreadableWork(f"token ids are from 0 to {vocabulary - 1}, not {max(tokens)}", field)
     return tokens
+
+
+def _candidates(live: LiveWork) -> int:
+    """How many places of the batch a text of a work takes."""
+    return 1 if live.spec is None else live.spec.candidates

@@ -50,7 +50,8 @@ class WorkSpec:
     The types are checked, the ranges are not: what an earlier version accepted stays readable. ``max_new_tokens``: tokens of each
     text; None for no limit. ``n``: samples of each prompt. ``end_token``: the token that ``stop_at_eod`` means; None for the
     tokenizer's. ``unconditional``: there is no prompt. ``truncate_prompt``: a prompt longer than the window was accepted. ``form``: in its
-    notation; None: free text. ``story``: in its notation; None: none.
+    notation; None: free text. ``story``: in its notation; None: none. ``candidates``: how often each sentence is written, of which the
+    best is kept.
     """
 
     seed: int
@@ -80,6 +81,7 @@ class WorkSpec:
     dry_allowed_length: int = 2
     form: str | None = None
     story: str | None = None
+    candidates: int = 1
 
     @classmethod
     def of(
@@ -110,6 +112,7 @@ class WorkSpec:
             truncate_prompt=generation.truncate,
             form=None if form is None else str(form),
             story=text.story,
+            candidates=text.candidates,
             **{f.name: getattr(generation.sampling, f.name) for f in dataclasses.fields(SamplingParams)},
         )
 
@@ -160,6 +163,7 @@ class WorkSpec:
             n=self.n,
             form=self.form,
             story=self.story,
+            candidates=self.candidates,
         )
 
     def window_of(self, limit: int) -> Window:

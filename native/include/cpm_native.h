@@ -21,7 +21,7 @@ extern "C" {
 #define CPM_API __attribute__((visibility("default")))
 #endif
 
-#define CPM_ABI 4 /* raised when a declaration or its meaning changes; cpm_gen/networks/native/library.py holds the same number */
+#define CPM_ABI 5 /* raised when a declaration or its meaning changes; cpm_gen/networks/native/library.py holds the same number */
 
 #define CPM_MAX_THREADS 1024 /* of a model */
 
@@ -102,6 +102,9 @@ CPM_API int64_t cpm_weight_bytes(const cpm_model *model);
 CPM_API cpm_cache *cpm_cache_create(const cpm_model *model, int32_t slots);
 CPM_API void cpm_cache_destroy(cpm_cache *cache);
 CPM_API int64_t cpm_cache_bytes(const cpm_cache *cache);
+
+/* Copy the first `positions` positions of slot `source` to slot `target`, which is another one. */
+CPM_API void cpm_cache_copy(const cpm_model *model, cpm_cache *cache, int32_t source, int32_t target, int32_t positions);
 
 /* Run one step of `count` segments. `hidden` receives floats [sum of wanted, hidden], after the final norm. `cache` may be NULL if no
  * segment has a slot. */

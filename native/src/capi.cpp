@@ -70,6 +70,10 @@ void cpm_cache_destroy(cpm_cache* cache) { delete cache; }
 
 int64_t cpm_cache_bytes(const cpm_cache* cache) { return cache->memory.size(); }
 
+void cpm_cache_copy(const cpm_model* model, cpm_cache* cache, int32_t source, int32_t target, int32_t positions) {
+    cache->copy(*model, source, target, positions);
+}
+
 int cpm_step(cpm_model* model, cpm_cache* cache, const cpm_segment* segments, int32_t count, const int32_t* ids,
              cpm_all_reduce all_reduce, float* hidden) {
     try {

@@ -51,6 +51,8 @@ struct Cache {
     long slot_bytes;  // of one layer
     long layer_bytes;
     Memory memory;
+
+    void copy(const Model& model, int source, int target, int count);  // as cpm_cache_copy
 };
 
 // Run one step; as cpm_step.

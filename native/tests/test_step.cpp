@@ -85,6 +85,22 @@ int add_nothing(float* values, int64_t count) {
     return ++calls == fail_at ? -1 : 0;
 }
 
+// A slot that was copied goes on as the slot that it was copied from.
+void test_copied_slots(const Network& n) {
+    cpm_cache* cache = cpm_cache_create(n.model, 2);
+    const std::vector<int32_t> tokens = ids();
+    for (const int32_t length : {1, 20, POSITIONS - 1}) {
+        Buffer<float> unused(HIDDEN), from(HIDDEN), to(HIDDEN);
+        const cpm_segment whole = {length, 0, 0, 0}, source = {1, length, 0, 1}, target = {1, length, 1, 1};
+        CHECK(cpm_step(n.model, cache, &whole, 1, tokens.data(), nullptr, unused.data()) == CPM_OK);
+        cpm_cache_copy(n.model, cache, 0, 1, length);
+        CHECK(cpm_step(n.model, cache, &source, 1, tokens.data() + length, nullptr, from.data()) == CPM_OK);
+        CHECK(cpm_step(n.model, cache, &target, 1, tokens.data() + length, nullptr, to.data()) == CPM_OK);
+        CHECK(std::memcmp(from.data(), to.data(), HIDDEN * sizeof(float)) == 0, "after %d tokens", length);
+    }
+    cpm_cache_destroy(cache);
+}
+
 // The results stay the same while threads are excluded and included again.
 void test_steps_on_busy_cores() {
     const char* kernels = cpm::supported_ops()[0]->name;
@@ -127,6 +143,7 @@ void test_step() {
             CHECK(std::strcmp(cpm_model_kernels(one.model), ops->name) == 0);
             const std::vector<float> want = some_steps(one);
             CHECK(some_steps(one) == want, "repeated");
+            test_copied_slots(one);
             for (const int threads : {2, 3, 5}) CHECK(some_steps(Network(ops->name, format, kv, threads)) == want, "%d threads", threads);
 
             const std::vector<float> other = some_steps(Network(ops->name, format, kv, 1, 1, 1));

@@ -1,5 +1,6 @@
 """The network in fixed buffers against the oracle: on the CPU, and on a GPU with its graphs where there is one."""
 
+import dataclasses
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from cpm_gen.networks.interface import Segment
 from cpm_gen.networks.torch.load_weights import load_into
 from cpm_gen.networks.torch.model import TorchModel
 from cpm_gen.parallel.group import TensorParallel
+from cpm_gen.sampling.ranking import Sentences
 from tests.huggingface_folders import ODD, random_folder
 from tests.random_networks import SMALL, random_checkpoint
 
@@ -125,6 +127,18 @@ def test_leaving_in_the_middle_disturbs_nobody(small: TorchModel) -> None:
     assert 2 < sum(cancelled) < 9
     for sequence, expected in zip(sequences, oracle(small, wanted), strict=True):
         assert sequence.new_tokens == expected[: sequence.step]
+
+
+def test_candidates_for_a_sentence_are_the_oracles(small: TorchModel) -> None:
+    sentences = Sentences(lambda ids: "".join(chr(0x4E00 + i) for i in ids), frozenset(range(0, 120, 9)))
+    wanted = [
+        dataclasses.replace(r, candidates=count, sentences=sentences)
+        for r, count in zip(requests(4), (3, 1, 4, 2), strict=True)
+    ]
+    runner = ModelRunner(GraphedModel(small, TorchOps()), 16)
+    written = write(Engine(runner, CachedScheduler(10, 16, 40), batch=10), wanted)
+    plain = write(Engine(ModelRunner(small, 0), RecomputeScheduler(), batch=10), wanted)
+    assert [s.tokens for s in written] == [s.tokens for s in plain]
 
 
 def check_logits(model: TorchModel, ops: RowOps, bound: float) -> None:

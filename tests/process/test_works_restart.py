@@ -101,6 +101,25 @@ def test_a_killed_work_keeps_to_its_form_and_its_ids(start, tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_a_killed_work_begins_its_sentence_again_and_keeps_its_ids(start, tmp_path: Path):
+    body = {"seed": 4, "n": 1, "temperature": 0.9, "top_k": 50, "candidates": 4, "max_new_tokens": 400}
+    work, told = "", list[tuple]()
+    for kill in (3, 9, 0):
+        server = serve(start, tmp_path / "works.db", "--keep-alive", "300")
+        with server.client() as client:
+            work = work or create(client, **body)["id"]
+            for event in follow(client, work, told[-1][0] if told else None):
+                told.append(event)
+                if kill and len(told) >= kill:
+                    break
+            if kill:
+                server.signal(signal.SIGKILL)
+                server.wait()
+                continue
+            assert written(settled(client, work)) == [joined(told)] == undisturbed(client, **body)
+
+
+@pytest.mark.slow
 def test_ten_kills_leave_no_trace(start, tmp_path: Path):
     kills(start, tmp_path / "works.db", 10)
 

@@ -6,7 +6,7 @@ import torch
 
 import cpm_gen
 from cpm_gen.config.options import SamplingParams, TextOptions
-from cpm_gen.sampling.logprobs import likelihood, perplexity
+from cpm_gen.sampling.logprobs import likelihood, logprobs_of, on_device, perplexity
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 40, 99])
@@ -56,3 +56,12 @@ def test_perplexity_is_the_exponential_of_the_mean_and_none_where_there_is_no_su
     assert perplexity([None, -709.0]) == pytest.approx(np.exp(709.0))
     assert perplexity([None, -710.0]) is None
     assert perplexity([None, -np.inf]) is None
+
+
+@pytest.mark.parametrize("rows", [(0, 1, 2), (1, 1, 1, 3), (3, 0)])
+def test_tokens_of_several_rows_have_the_log_probabilities_of_each(rows: tuple[int, ...]) -> None:
+    logits = torch.randn(4, 500, generator=torch.Generator().manual_seed(3)) * 5
+    tokens = tuple(7 * row + at for at, row in enumerate(rows))
+    want = [float(logits[row].double().log_softmax(0)[token]) for row, token in zip(rows, tokens, strict=True)]
+    assert logprobs_of(logits, rows, tokens) == pytest.approx(want, abs=1e-4)
+    assert on_device(logits, rows, tokens) == pytest.approx(want, abs=1e-9)

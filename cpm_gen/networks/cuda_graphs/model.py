@@ -186,6 +186,11 @@ class GraphedModel:
         with self._device():
             return StaticCache(self.model, self._ops, slots)
 
+    @torch.inference_mode()
+    def copy_slot(self, cache: StaticCache, source: int, target: int, tokens: int) -> None:
+        """See :meth:`cpm_gen.networks.interface.Network.copy_slot`."""
+        cache.store[:, :, target, :, :tokens] = cache.store[:, :, source, :, :tokens]
+
     def _device(self) -> contextlib.AbstractContextManager[None]:
         """Make the model's device current: Triton launches on the current device, not on that of the tensors."""
         device = self.model.device

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cpm_gen.errors import ConfigError
 
-ABI = 4  # CPM_ABI of native/include/cpm_native.h
+ABI = 5  # CPM_ABI of native/include/cpm_native.h
 MAX_THREADS = 1024  # CPM_MAX_THREADS: of one rank
 GELU = {"tanh": 0, "erf": 1}
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
@@ -53,6 +53,7 @@ _DECLARATIONS = {
     "cpm_cache_create": (c_void_p, [c_void_p, c_int32]),
     "cpm_cache_destroy": (None, [c_void_p]),
     "cpm_cache_bytes": (c_int64, [c_void_p]),
+    "cpm_cache_copy": (None, [c_void_p, c_void_p, c_int32, c_int32, c_int32]),
     "cpm_step": (c_int, [c_void_p, c_void_p, c_void_p, c_int32, c_void_p, AllReduce, c_void_p]),
     "cpm_head": (c_int, [c_void_p, c_void_p, c_int64, c_void_p]),
     "cpm_profile": (None, [c_void_p, ctypes.POINTER(c_double * 5)]),

@@ -185,6 +185,10 @@ class NativeModel:
             raise MemoryError(f"no memory for {slots} windows of keys and values")
         return NativeCache(handle, slots)
 
+    def copy_slot(self, cache: NativeCache, source: int, target: int, tokens: int) -> None:
+        """See :meth:`cpm_gen.networks.interface.Network.copy_slot`."""
+        self._library.cpm_cache_copy(self._handle, cache.handle, source, target, tokens)
+
     def next_logits(self, segments: Sequence[Segment], cache: NativeCache | None) -> Tensor:
         """Logits ``[wanted, vocabulary]`` (fp32) after the last token of each segment that wants them, on every rank."""
         return self._head(self._hidden(segments, [int(s.logits) for s in segments], cache))

@@ -85,6 +85,10 @@ class OnnxModel:
         """Empty slots."""
         return OnnxCache([[] for _ in range(slots)], [[] for _ in range(slots)])
 
+    def copy_slot(self, cache: OnnxCache, source: int, target: int, tokens: int) -> None:
+        """See :meth:`cpm_gen.networks.interface.Network.copy_slot`. Only references: what a slot holds is replaced, never changed."""
+        cache.ids[target], cache.states[target] = cache.ids[source], cache.states[source]
+
     def profile(self) -> dict[str, float]:
         """Empty: onnxruntime is not asked for its parts."""
         return {}

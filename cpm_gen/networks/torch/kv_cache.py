@@ -34,3 +34,7 @@ class KVCache:
         store[0, :, start:end] = keys
         store[1, :, start:end] = values
         return store[0, :, :end], store[1, :, :end]
+
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """Copy the first ``tokens`` positions of slot ``source`` to slot ``target``."""
+        self.store[:, :, target, :, :tokens] = self.store[:, :, source, :, :tokens]

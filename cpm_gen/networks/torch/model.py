@@ -167,6 +167,11 @@ class TorchModel(nn.Module):
             device=self.device,
         )
 
+    @torch.inference_mode()
+    def copy_slot(self, cache: KVCache, source: int, target: int, tokens: int) -> None:
+        """See :meth:`cpm_gen.networks.interface.Network.copy_slot`."""
+        cache.copy(source, target, tokens)
+
     def profile(self) -> dict[str, float]:
         """Empty: torch does not measure its parts."""
         return {}

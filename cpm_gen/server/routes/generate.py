@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from cpm_gen.config.options import SamplingParams, TextOptions
+from cpm_gen.outputs import Sentence
 from cpm_gen.server import errors
 from cpm_gen.server.authentication import authorised
 from cpm_gen.server.schemas.foreign import ForeignText
@@ -16,6 +18,7 @@ from cpm_gen.server.schemas.generate import (
     Choice,
     GenerateAnswer,
     GenerateBody,
+    ScoredChoice,
     TextBody,
     TimingAnswer,
     Usage,
@@ -28,7 +31,16 @@ from cpm_gen.serving.api_keys import ApiKey
 from cpm_gen.serving.errors import ServiceError
 from cpm_gen.serving.generation_spec import GenerationSpec
 from cpm_gen.serving.job import Job
-from cpm_gen.serving.results import GenerationResult, Idle, StorySight, TextUpdate, TokenUsage, WindowUpdate, updates
+from cpm_gen.serving.results import (
+    GeneratedText,
+    GenerationResult,
+    Idle,
+    StorySight,
+    TextUpdate,
+    TokenUsage,
+    WindowUpdate,
+    updates,
+)
 from cpm_gen.serving.service import Service
 
 STREAM_EXAMPLE = (
@@ -43,6 +55,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         "description": "The texts; with `stream`, server-sent events: `token` (text and ids of one text, its finish_reason on the "
         "last), `window` (a text's window moved: `start` is where it stands in tokens from the prompt's beginning, `text_start` how "
         "many characters of the written text it does not show; `story`: what it shows of a story, sent with the first token, too), "
+        "`sentence` after the tokens of a sentence with candidates (`kept`: the number of the one that the text has), "
         "then `done`, or `error` with the body of a refusal",
         "content": {"text/event-stream": {"itemSchema": EVENT, "example": STREAM_EXAMPLE}},
     }
@@ -65,9 +78,10 @@ def router(service: Service) -> APIRouter:
     ) -> GenerateAnswer | Response:
         text = body.options(body.max_new_tokens)
         spec = generation_spec(body, body.prompts, body.sampling(), text, body.timeout)
+        spec = dataclasses.replace(spec, complete=body.show_candidates)
         if body.stream:
             job = await unless_disconnected(request, service.start(spec, key))
-            return EventStream(_events(service, job), lambda: service.cancel(job))
+            return EventStream(_events(service, job, body.show_candidates), lambda: service.cancel(job))
         result = await unless_disconnected(request, service.generate(spec, key))
         return _response(service, result)
 
@@ -117,17 +131,7 @@ def _response(service: Service, result: GenerationResult) -> GenerateAnswer:
         id=result.id,
         model=service.model_id,
         seed=result.seed,
-        choices=[
-            Choice(
-                index=text.index,
-                text=text.text,
-                token_ids=list(text.token_ids),
-                finish_reason=text.finish_reason,
-                window_slides=text.window_slides,
-                story=sight_body(text.story),
-            )
-            for text in result.texts
-        ],
+        choices=[_choice(text) for text in result.texts],
         usage=usage_body(result.usage),
         timing=TimingAnswer(
             queued=timing.queued,
@@ -138,12 +142,26 @@ def _response(service: Service, result: GenerationResult) -> GenerateAnswer:
     )
 
 
-async def _events(service: Service, job: Job) -> AsyncGenerator[str, None]:
+def _choice(text: GeneratedText) -> Choice:
+    values: dict[str, Any] = {
+        "index": text.index,
+        "text": text.text,
+        "token_ids": list(text.token_ids),
+        "finish_reason": text.finish_reason,
+        "window_slides": text.window_slides,
+        "story": sight_body(text.story),
+    }
+    return Choice(**values) if text.logprob is None else ScoredChoice(**values, logprob=text.logprob)
+
+
+async def _events(service: Service, job: Job, show_candidates: bool) -> AsyncGenerator[str, None]:
     try:
         async for update in updates(job, service.options.keep_alive):
             match update:
-                case TextUpdate(at, text, token_ids, reason):
+                case TextUpdate(at, text, token_ids, reason, _, sentences):
                     yield event("token", {"index": at, "text": text, "token_ids": token_ids, "finish_reason": reason})
+                    for sentence in sentences:
+                        yield event("sentence", {"index": at, **_sentence(sentence, show_candidates)})
                 case WindowUpdate(at, start, text_start, slides, story):
                     moved = {"index": at, "start": start, "text_start": text_start, "slides": slides}
                     yield event("window", moved | story_event(story))
@@ -156,3 +174,11 @@ async def _events(service: Service, job: Job) -> AsyncGenerator[str, None]:
                     yield event("done", summary)
     except ServiceError as error:
         yield event("error", errors.body(error))
+
+
+def _sentence(sentence: Sentence, show_candidates: bool) -> dict[str, Any]:
+    """An event's data: the sentence that was kept, and on request all candidates for it."""
+    kept = dataclasses.asdict(sentence.candidates[sentence.kept]) | {"kept": sentence.kept}
+    if show_candidates:
+        kept["candidates"] = [dataclasses.asdict(candidate) for candidate in sentence.candidates]
+    return kept

@@ -86,7 +86,7 @@ if TYPE_CHECKING:  # what create_model makes, for the type checker
         unconditional: bool
         form: str | None
 else:
-    _FIELDS = settings(SamplingParams, TextOptions, without=("max_new_tokens", "stop")) | {
+    _FIELDS = settings(SamplingParams, TextOptions, without=("max_new_tokens", "stop", "rank")) | {
         "stop_at_eod": setting(
             TextOptions, "stop_at_eod", default=True, description="end at <eod>, as other servers' models do"
         )

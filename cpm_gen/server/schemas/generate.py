@@ -135,6 +135,7 @@ if TYPE_CHECKING:  # what create_model makes, for the type checker
         style: StyleName
         n: int
         seed: int | None
+        candidates: int
         unconditional: bool
         form: str | None
 
@@ -142,7 +143,9 @@ if TYPE_CHECKING:  # what create_model makes, for the type checker
 else:
     _WINDOW = {name: setting(ModelOptions, f"window_{name}", default=None) for name in ("hop", "boundary", "keep")}
     _Window = create_model("_Window", __base__=Body, **{name: (kind | None, f) for name, (kind, f) in _WINDOW.items()})
-    _Text = create_model("_Text", __base__=Body, **settings(SamplingParams, TextOptions, without=("max_new_tokens",)))
+    _Text = create_model(
+        "_Text", __base__=Body, **settings(SamplingParams, TextOptions, without=("max_new_tokens", "rank"))
+    )
     NewTokens = Annotated[(int, *declared(TextOptions)["max_new_tokens"].metadata)]
 
 
@@ -206,9 +209,22 @@ class GenerateBody(TextBody):
 
     max_new_tokens: NewTokens = Field(declared(TextOptions)["max_new_tokens"].default, description="tokens to write")
     stream: bool = Field(False, description="server-sent events instead of one answer")
+    rank: bool = Field(
+        declared(TextOptions)["rank"].default,
+        description=f"{declared(TextOptions)['rank'].description}; of a stream the choices of its `done` event",
+    )
+    show_candidates: bool = Field(
+        False, description="with stream and candidates: the event of each sentence has all its candidates"
+    )
     timeout: float | None = Field(
         None, gt=0, le=86_400, description="seconds, waiting included; then what is there is the answer"
     )
+
+    @model_validator(mode="after")
+    def _with_candidates(self) -> Self:
+        if self.show_candidates and not (self.stream and self.candidates > 1):
+            raise mistake("show_candidates", "needs stream and candidates of at least 2")
+        return self
 
 
 class Usage(BaseModel):
@@ -237,6 +253,12 @@ class Choice(BaseModel):
     finish_reason: EndReason
     window_slides: int = Field(description="how often the window moved")
     story: SightAnswer | None = sight_field("only with a story: what the last window shows of it")
+
+
+class ScoredChoice(Choice):
+    """One text of a request with rank or candidates."""
+
+    logprob: float | None = Field(description="mean log-probability a character")
 
 
 class GenerateAnswer(BaseModel):
@@ -268,7 +290,7 @@ class GenerateAnswer(BaseModel):
     id: str
     model: str
     seed: int
-    choices: list[Choice]
+    choices: list[Choice | ScoredChoice]
     usage: Usage
     timing: TimingAnswer
 

@@ -19,7 +19,7 @@ from cpm_gen.errors import InputError
 from cpm_gen.sampling.constraints import Floats32, Indices
 from cpm_gen.text.forms.bigrams import Bigrams
 from cpm_gen.text.forms.form import Form, Slot
-from cpm_gen.text.forms.lexicon import LONGEST, Lexicon
+from cpm_gen.text.forms.lexicon import LINE_END, LONGEST, Lexicon
 from cpm_gen.text.forms.lookahead import Lookahead
 from cpm_gen.text.forms.program import Program, Segment, make_program
 from cpm_gen.text.forms.rhyme_groups import RhymeGroups
@@ -92,6 +92,22 @@ class FormMasks:
     def finished(self, state: State) -> bool:
         """Whether the text is complete."""
         return state.segment == len(self._segments)
+
+    def line_ends(self, state: State) -> bool:
+        """Whether a clause is complete, its signs included, and nothing of the next one is written."""
+        begun = state.count > 0 or state.end >= 0 or state.zero
+        return state.segment > 0 and not begun and bool(self._segments[state.segment - 1].ends)
+
+    def line_length(self, state: State) -> int | None:
+        """Characters and signs of the clause that begins at a state; None if they are not fixed."""
+        length = 0
+        for segment in self._segments[state.segment :]:
+            if segment.least != len(segment.slots) or segment.copies is not None:
+                return None
+            length += segment.least + sum(sign != LINE_END for sign in segment.ends)
+            if segment.ends:
+                break
+        return length
 
     def advance(self, state: State, token: int) -> State:
         """The state after ``token``; raises InputError for a token that does not fit there."""
