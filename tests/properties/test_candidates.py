@@ -103,7 +103,7 @@ def test_a_text_resumes_at_every_sentence_and_recomputes(llm, form, window):
 
 
 def test_a_text_with_a_story_resumes_and_recomputes_past_the_window(llm):
-    story = "[前提] 武松上山打虎。\n[设定: 山, 虎] 山上有一只老虎。"
+    story = "[前提]\n武松上山打虎。\n[设定: 山, 虎]\n山上有老虎。"
     window = Window(48, 15)
     text = TextOptions(style="novel", seed=5, candidates=3, max_new_tokens=90, story=story)
     [whole] = llm.engine.requests([llm.encode("那一日，武松")], SAMPLING, text, window=window)
