@@ -59,7 +59,7 @@ class ServeOptions:
     work_places: int | None = Field(
         default=None,
         ge=1,
-        description="most texts of works in the batch at once, at most the batch; others wait (default: half of it)",
+        description="places of the batch for works, one for each text or candidate, at most the batch; others wait (default: half of it)",
     )
     work_turn: float = Field(
         default=60.0, gt=0, description="seconds after which a work's text gives its place to one that waits"
