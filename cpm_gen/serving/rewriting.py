@@ -54,7 +54,7 @@ async def rewrite(service: Service, spec: RewriteSpec, key: ApiKey | None = None
                 plan_rewrite, engine, spec.text, spec.start, spec.end, spec.sampling, spec.options
             )
         except FormError as error:
-            raise invalid(str(error), "form", "bad_form") from None
+            raise invalid(str(error), error.what, "bad_form") from None
         except CpmGenError as error:
             raise from_library(error, "text") from None
         cuts: dict[str, Cut] = {}

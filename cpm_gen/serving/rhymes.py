@@ -41,7 +41,7 @@ async def rhymes(service: Service, spec: RhymeSpec, key: ApiKey | None = None) -
                 try:
                     plan = await asyncio.to_thread(plan_rhymes, engine, spec.text, spec.line, spec.options, spec.prompt)
                 except FormError as error:
-                    raise invalid(str(error), "form", "bad_form") from None
+                    raise invalid(str(error), error.what, "bad_form") from None
                 except CpmGenError as error:
                     raise from_library(error, "line") from None
                 logprobs = await score_reserved(service, plan.token_ids, "text", plan.place)

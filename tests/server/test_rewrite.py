@@ -80,7 +80,7 @@ def test_candidates_in_a_form_are_the_librarys_and_keep_to_it(client):
         assert check(named("五绝"), VERSE[:13] + candidate["text"] + VERSE[18:]) == []
     body = IN_FORM | {"rhyme_book": "中华通韵", "include": ["千里"], "exclude": ["欲"], "acrostic": "白更"}
     answer = client.post("/rewrite", json=body | {"acrostic": "白欲"}).json()
-    assert answer["error"]["message"] == "form: 欲 is given and 禁用 has 欲; drop one of them"
+    assert answer["error"]["message"] == "acrostic, column 2: 欲 is given and 禁用 has 欲; drop one of them"
     for candidate in client.post("/rewrite", json=body | {"exclude": ["月"], "acrostic": None}).json()["candidates"]:
         assert "千里" in candidate["text"]
 
