@@ -163,7 +163,8 @@ export class Writing {
       },
       window: (data, id) => {
         this.flush();
-        Object.assign(work, { window: { start: data.start, text_start: data.text_start }, slides: data.slides });
+        const { start, text_start: begin, story } = data;
+        Object.assign(work, { window: { start, text_start: begin, story }, slides: data.slides });
         if (id) work.event = id;
         desk.look();
       },
