@@ -8,6 +8,7 @@ from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.page.conftest import Desk, launch
 from tests.page.test_rewriting import select
+from tests.page.test_story import fill
 from tests.page.test_verse import choose, open_menu
 from tests.service_process import Server, serving
 
@@ -96,6 +97,15 @@ def rewriting(desk: Desk) -> None:
     desk.page.locator("#choices-list li").first.wait_for()
 
 
+def story(desk: Desk) -> None:
+    fill(desk)
+    desk.type(NOVEL)
+    desk.length(60)
+    desk.press("Control+Enter")
+    desk.await_state("finished")
+    desk.page.click("#story")
+
+
 def works(desk: Desk) -> None:
     desk.page.click("#works")
     desk.page.locator("#list li").first.wait_for()
@@ -114,6 +124,7 @@ def main() -> None:
             take(browser, server, "page-phone", light, **PHONE)
             take(browser, server, "page-song-phone", song, **PHONE)
             take(browser, server, "page-rhymes-phone", rhymes, color_scheme="dark", **PHONE)
+            take(browser, server, "page-story", story, **WIDE)
             take(browser, server, "page-phone-candidates", candidates, color_scheme="dark", **PHONE)
         finally:
             browser.close()

@@ -224,7 +224,7 @@ export const en = {
   story_characters: "Characters",
   story_note: "Note, inside the text some sentences before its end",
   story_depth: "Sentences before the end (empty: 3)",
-  story_outline: "Outline: a heading for each chapter, its plot below",
+  story_outline: "Outline: [第一回 风雪山神庙] 2000-2600字, its plot on the next line",
   lore: "Lore",
   lore_keys: "Keys, with commas; it is in sight where the text mentions one",
   lore_text: "Text",

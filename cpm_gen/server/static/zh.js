@@ -224,7 +224,7 @@ export const zh = {
   story_characters: "人物",
   story_note: "笔记（插在离结尾几句的地方）",
   story_depth: "离结尾几句（空：3）",
-  story_outline: "提纲（每回一个标题，下面写情节）",
+  story_outline: "提纲：[第一回 风雪山神庙] 2000-2600字，下面一行写情节",
   lore: "设定",
   lore_keys: "词（用逗号分开；正文里出现才放到眼前）",
   lore_text: "内容",
