@@ -26,6 +26,7 @@ from cpm_gen.outputs import Chunk, Completion, best_first
 from cpm_gen.runtime.rewrite import SAMPLES, Rewrites, plan_rewrite, rewrite, rewrite_options
 from cpm_gen.runtime.rhymes import RHYMES, Rhymes, plan_rhymes, rhyme_options, rhymes
 from cpm_gen.runtime.text_engine import TextEngine
+from cpm_gen.text.stories.requested import ends_itself
 from cpm_gen.text.stories.story import Story
 from cpm_gen.text.tokenizer import TextTokenizer
 
@@ -79,7 +80,7 @@ class LLM:
         return self.engine.vocabulary.tokenizer
 
     def generate(self, prompt: str | None = None, **options: Any) -> Completion:
-        """Write one text and return it whole. Without a prompt ``unconditional=True`` or a ``form`` writes from nothing.
+        """Write one text and return it whole. Without a prompt ``unconditional=True``, a ``form`` or a story's outline writes from nothing.
 
         ``story`` is a :class:`Story` or its notation.
         """
@@ -119,13 +120,14 @@ class LLM:
             if prompts is not None:
                 raise InputError("an unconditional text has no prompt; leave it out")
             return self.engine.run([self.engine.vocabulary.start_ids()], sampling, text, complete=complete)
-        if text.form is not None and prompts is None:
+        alone = ends_itself(text.form, text.story)
+        if alone and prompts is None:
             return self.engine.run([self.engine.vocabulary.start_ids()], sampling, text, complete=complete)
         if prompts is None:
             raise InputError("a prompt must be text, not None; unconditional=True writes without one")
         if isinstance(prompts, (str, bytes, bytearray, Mapping)) or not isinstance(prompts, Iterable):
             raise InputError("prompts must be a list of texts; for one text there are generate() and stream()")
-        empty = self.engine.vocabulary.start_ids() if text.form is not None else []
+        empty = self.engine.vocabulary.start_ids() if alone else []
         encoded = [empty if empty and prompt == "" else self.encode(prompt, text.style) for prompt in prompts]
         return self.engine.run(encoded, sampling, text, complete=complete)
 

@@ -46,7 +46,7 @@ class Completion:
 
     text: without the prompt and without the stop string that ended it.
     token_ids: every generated token, those of the stop string included.
-    finish_reason: "length", "stop" (a stop string or ``<eod>``), "form" (it is complete) or "cancelled".
+    finish_reason: "length", "stop" (a stop string or ``<eod>``), "form" or "story" (they are complete) or "cancelled".
     seed, index: those that reproduce it. window_slides: how often the window moved.
     in_sight, left_out: parts of the story that the last window shows, and lore that it has no room for.
     logprob: mean natural log-probability a character, before penalties, temperature and filters; None unless ``rank`` or several

@@ -17,6 +17,7 @@ from cpm_gen.config.user_folders import user_folder
 from cpm_gen.errors import ConfigError, CpmGenError, RankError
 from cpm_gen.runtime.text_engine import TextEngine
 from cpm_gen.text.forms.requested import requested_form
+from cpm_gen.text.stories.requested import ends_itself
 
 HELP = """Type the beginning of a text and press Enter; Alt+Enter (Esc, then Enter) begins a new line.
 Ctrl-C ends the text being written, Ctrl-D or /quit ends the session.
@@ -49,7 +50,7 @@ def interact(llm: TextEngine, settings: Settings) -> int:
             return 0
         command = line.strip()
         unconditional = settings.text.unconditional
-        if not command and not unconditional and settings.text.form is None:
+        if not command and not unconditional and not ends_itself(settings.text.form, settings.text.story):
             continue
         if command == "/quit":
             return 0
@@ -63,7 +64,7 @@ def interact(llm: TextEngine, settings: Settings) -> int:
             elif command and unconditional:
                 raise ConfigError("unconditional is set: press Enter alone, or /set unconditional false for a prompt")
             else:
-                options = dataclasses.replace(settings.text, unconditional=not command)  # a form needs no prompt
+                options = dataclasses.replace(settings.text, unconditional=not command)  # as ends_itself says
                 asked = dataclasses.replace(settings, text=options)
                 ended = write(llm, line if command else None, asked, as_json=False, output=None)
                 if ended not in (0, 128 + signal.SIGINT):

@@ -27,7 +27,7 @@ from cpm_gen.outputs import Chunk, Completion, best_first
 from cpm_gen.parallel.launchers import launched
 from cpm_gen.runtime.hints import prompt_remarks
 from cpm_gen.text.forms.requested import requested_form
-from cpm_gen.text.stories.story import Story
+from cpm_gen.text.stories.requested import ends_itself, requested_story
 
 if TYPE_CHECKING:  # imports torch, which takes seconds: only once there is something to write
     from cpm_gen.runtime.text_engine import TextEngine
@@ -51,16 +51,17 @@ def with_story(settings: Settings) -> Settings:
         return settings
     if "\n" not in story and not story.startswith("["):
         story = read_file(story, "--story") or " "
-    Story.parse(story)
-    return dataclasses.replace(settings, text=dataclasses.replace(settings.text, story=story))
+    text = dataclasses.replace(settings.text, story=story)
+    requested_story(text)
+    return dataclasses.replace(settings, text=text)
 
 
-def with_form(settings: Settings, args: argparse.Namespace) -> Settings:
-    """As :func:`with_form_file`; a form without a prompt begins from nothing."""
-    settings = with_form_file(settings, args)
-    if settings.text.form is None or any((args.words, args.prompt, args.prompt_file)):
+def without_prompt(settings: Settings, args: argparse.Namespace) -> Settings:
+    """The settings, unconditional where a form or an outline needs no prompt and none is given."""
+    text = settings.text
+    if not ends_itself(text.form, text.story) or any((args.words, args.prompt, args.prompt_file)):
         return settings
-    return dataclasses.replace(settings, text=dataclasses.replace(settings.text, unconditional=True))
+    return dataclasses.replace(settings, text=dataclasses.replace(text, unconditional=True))
 
 
 def follows(settings: Settings) -> bool:
@@ -186,7 +187,9 @@ def write(
     for remark in prompt_remarks(llm, text or "", prompt, options):
         sys.stderr.write(f"note: {remark}\n")
     samples = Samples(options.n, as_json=as_json, ranked=options.rank)
-    most = options.max_new_tokens * options.n if options.max_new_tokens and options.form is None else None
+    most = None if options.max_new_tokens is None else options.max_new_tokens * options.n
+    if ends_itself(options.form, options.story):
+        most = None
     meter = Meter(most, llm.vocabulary.visible(prompt, llm.window))
     with Interrupt() as interrupt:
         chunks = llm.run([prompt], settings.sampling, options, stop=lambda: interrupt.asked)

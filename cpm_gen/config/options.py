@@ -222,8 +222,8 @@ class TextOptions:
     )
     story: StoryText | None = Field(
         default=None,
-        description="what stays in sight however long the text grows: premise, characters, note, lore, in the notation of docs/novels.md; "
-        "on the command line and in files of settings, a file of it",
+        description="what stays in sight however long the text grows: premise, characters, note, lore, and chapters, which end it "
+        "whatever max_new_tokens; in the notation of docs/novels.md; on the command line and in files of settings, a file of it",
     )
     keep_lines: Annotated[KeptLines, FileFlag()] = Field(
         default=(), description="lines of the form's text that stay, one for each line; null or an empty one is written"

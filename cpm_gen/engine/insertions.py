@@ -1,6 +1,7 @@
 """Tokens that a window shows beside those of the history, such as a novel's premise: see :class:`Inserted`.
 
-What is inserted changes only when the window moves. It is a pure function of a prefix of the history, so that the cached and the
+What is inserted changes only when the window moves. It is a pure function of a prefix of the history (and of the
+constraint's state after it), so that the cached and the
 recomputed context are equal, alone, in a batch and after a restart. The prefix ends a quarter of a hop before the window is full:
 the steps that are left encode the next window, as they do without insertions.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,11 @@ class Insertions(Protocol):
     def room(self) -> int:
         """The most tokens that are ever inserted; the window over the history is shorter by them."""
 
-    def choose(self, tokens: Sequence[int], length: int) -> Inserted:
-        """What to insert after the first ``length`` tokens of a history. Pure."""
+    def choose(self, tokens: Sequence[int], length: int, state: Any) -> Inserted:
+        """What to insert after the first ``length`` tokens of a history. Pure.
+
+        state: of the request's constraint after these tokens; None without one.
+        """
 
 
 NOTHING = Inserted()

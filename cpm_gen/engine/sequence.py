@@ -17,7 +17,7 @@ from cpm_gen.sampling.dry import SuffixMatches
 from cpm_gen.sampling.logprobs import Likelihood
 from cpm_gen.sampling.ranking import Choice, Sentences
 
-FinishReason = Literal["length", "stop", "form", "cancelled"]
+FinishReason = Literal["length", "stop", "form", "story", "cancelled"]
 SENTENCE_TOKENS = 64  # where candidates for a sentence end in any case
 
 
@@ -125,12 +125,28 @@ class Sequence:
             self.start = start
             self.slides += 1
         self.next_start = window.peek(self.tokens, self.start, self.request.ends)
+        self._replay(decided)
+
+    def _replay(self, decided: int) -> None:
+        """Advance the constraint over what was written, and choose what the windows insert.
+
+        decided: the length of the history that decided it for the current window.
+        """
+        request, known = self.request, min(self._decision(), len(self.tokens))
         if request.constraint is not None:
-            self.form = state_after(request.constraint, request.written)
+            self.form = request.constraint.begin()
+        self._read(len(request.prompt), decided)
         if request.insertions is not None:
-            self.inserted = request.insertions.choose(self.tokens, decided)
-            self.next_inserted = None
-            self._decide()
+            self.inserted, self.next_inserted = request.insertions.choose(self.tokens, decided, self.form), None
+        self._read(decided, known)
+        self._decide()
+        self._read(known, len(self.tokens))
+
+    def _read(self, first: int, last: int) -> None:
+        """Advance the constraint's state over the tokens from ``first`` to ``last``."""
+        if self.request.constraint is not None:
+            for token in self.tokens[first:last]:
+                self.form = self.request.constraint.advance(self.form, token)
 
     @property
     def new_tokens(self) -> list[int]:
@@ -179,8 +195,7 @@ class Sequence:
     def append(self, token: int) -> None:
         """Append the next token; set the finish reason if it ends the text, and move the window if it is full."""
         self.tokens.append(token)
-        if self.request.constraint is not None:
-            self.form = self.request.constraint.advance(self.form, token)
+        self._read(len(self.tokens) - 1, len(self.tokens))
         self.finish_reason = self._reason_after(token)
         window, ends = self.request.window, self.request.ends
         looked = len(self.tokens) - 1
@@ -201,7 +216,7 @@ class Sequence:
         """Why the text ends with this token, its last; None: it does not."""
         request = self.request
         if request.constraint is not None and request.constraint.finished(self.form):
-            return "form"
+            return request.constraint.reason
         if token in request.stop_ids:
             return "stop"
         if request.max_new_tokens is not None and self.step >= request.max_new_tokens:
@@ -217,7 +232,7 @@ class Sequence:
         """Choose what the next window inserts, when the history is long enough."""
         insertions = self.request.insertions
         if insertions is not None and self.next_inserted is None and len(self.tokens) >= self._decision():
-            self.next_inserted = insertions.choose(self.tokens, self._decision())
+            self.next_inserted = insertions.choose(self.tokens, self._decision(), self.form)
 
     def steps_left(self) -> int:
         """Number of tokens after which the window moves."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from cpm_gen.config.options import LyricLines, StyleName
 from cpm_gen.engine.insertions import Inserted
-from cpm_gen.text.prompt_styles import detokenizer, encode_prompt
+from cpm_gen.text.prompt_styles import detokenizer, encode_prompt, line_end
+from cpm_gen.text.stories.chapters import Place
 from cpm_gen.text.stories.story import SECTIONS, Story, StoryError
 from cpm_gen.text.tokenizer import TextTokenizer
 
@@ -26,11 +28,14 @@ class StoryInsertions:
         self._note = tuple(parts.pop("note"))
         self._before = tuple(i for ids in parts.values() for i in ids)
         self._fixed = tuple(heading for heading, name in SECTIONS.items() if getattr(story, name))
-        half, fixed = limit // 2, len(self._before) + len(self._note)
+        self._plots = [tuple(_encode(chapter.plot, tokenizer, style, lines)) for chapter in story.outline]
+        plot = max(map(len, self._plots), default=0)
+        half, fixed = limit // 2, len(self._before) + len(self._note) + plot
         if fixed > half:
+            named = ", ".join((*self._fixed, *(["the longest plot"] if plot else [])))
             raise StoryError(
-                f"{', '.join(self._fixed)} of the story have {fixed:,} tokens; a window of {limit:,} has room for {half:,} (half of "
-                "it); shorten them, or make lore of them"
+                f"{named} of the story have {fixed:,} tokens; a window of {limit:,} has room for {half:,} (half of it); shorten them"
+                + ("" if plot else ", or make lore of them")
             )
         most = half - fixed if story.budget is None else min(story.budget, half - fixed)
         self._lore = [tuple(_encode(lore.text, tokenizer, style, lines)) for lore in story.lore]
@@ -46,8 +51,11 @@ class StoryInsertions:
         self._limit = limit
         self.room = fixed + min(most, sum(map(len, self._lore)))
 
-    def choose(self, tokens: Sequence[int], length: int) -> Inserted:
-        """The fixed parts, the lore whose keys the text before the move mentions, and the note's place."""
+    def choose(self, tokens: Sequence[int], length: int, state: Any) -> Inserted:
+        """The fixed parts, the lore whose keys the text before the move mentions, the plot of its chapter, and the note's place.
+
+        state: a :class:`~cpm_gen.text.stories.chapters.Place` where the story has an outline.
+        """
         read = self._text(tokens, length)
         wanted = [
             at
@@ -59,13 +67,20 @@ class StoryInsertions:
         while sum(len(self._lore[at]) for at in ranked) > self._budget:
             ranked.pop()
         shown = sorted(ranked, key=lambda at: (self._story.lore[at].order, at))
+        plot, title = self._plot(state) if self._plots else ((), ())
         return Inserted(
-            before=(*self._before, *(i for at in shown for i in self._lore[at])),
+            before=(*self._before, *(i for at in shown for i in self._lore[at]), *plot),
             note=self._note,
             at=self._note_place(tokens, length),
-            shown=(*self._fixed, *(self._story.lore[at].name for at in shown)),
+            shown=(*self._fixed, *(self._story.lore[at].name for at in shown), *title),
             left_out=tuple(self._story.lore[at].name for at in wanted if at not in ranked),
         )
+
+    def _plot(self, place: Place) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Tokens of the plot of the chapter at a place, and the chapter's name; none where there is no plot."""
+        at = min(place.chapter, len(self._plots) - 1)
+        plot = self._plots[at]
+        return plot, (self._story.outline[at].title,) if plot else ()
 
     def _text(self, tokens: Sequence[int], length: int) -> str:
         """The text in which keys are looked for."""
@@ -96,5 +111,5 @@ def _encode(text: str, tokenizer: TextTokenizer, style: StyleName, lines: LyricL
     if tokenizer.opens_prompts and ids[0] == tokenizer.start:  # the prompt begins with it
         del ids[0]
     if style != "lyric":
-        ids += tokenizer.encode("\n") if tokenizer.newlines else [tokenizer.line_end or 0]
+        ids += line_end(style, tokenizer)
     return ids

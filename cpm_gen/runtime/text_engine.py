@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import secrets
 import threading
 import time
@@ -19,7 +18,7 @@ from types import TracebackType
 from cpm_gen.config.arguments import token_ids as check_ids
 from cpm_gen.config.logit_bias import biases
 from cpm_gen.config.model_sizes import ModelSize, NetworkVariant
-from cpm_gen.config.options import ModelOptions, SamplingParams, StyleName, TextOptions
+from cpm_gen.config.options import ModelOptions, SamplingParams, TextOptions
 from cpm_gen.engine.engine import Engine
 from cpm_gen.engine.scheduler import CachedScheduler, RecomputeScheduler
 from cpm_gen.engine.sequence import Request
@@ -29,14 +28,13 @@ from cpm_gen.outputs import Chunk
 from cpm_gen.runtime.hints import window_hint
 from cpm_gen.runtime.loaded_model import LoadedModel
 from cpm_gen.runtime.plan import Machine, plan_load
-from cpm_gen.runtime.story_insertions import StoryInsertions
+from cpm_gen.runtime.stories import Stories
 from cpm_gen.runtime.text_stream import TextStream
 from cpm_gen.runtime.vocabulary import ModelVocabulary
 from cpm_gen.sampling.constraints import Constraint
 from cpm_gen.sampling.logprobs import TopCollector
-from cpm_gen.text.stories.story import Story
+from cpm_gen.text.stories.requested import has_outline
 
-_STORIES = 16  # that stay encoded
 _STEP_TOKENS = 256  # a step's budget: the longest delay that a long prompt causes for the other texts
 
 
@@ -44,8 +42,8 @@ class TextEngine:
     """A loaded model with an engine, a scheduler and a vocabulary.
 
     loaded: the model and its ranks. scheduler, token_engine: what runs in each step, and the engine that speaks token ids.
-    vocabulary: encodes prompts, and says what ends a text. options, size, variant, window, notes: of the model; see
-    :class:`cpm_gen.runtime.plan.LoadPlan`.
+    vocabulary: encodes prompts, and says what ends a text. stories: what texts' stories mean in it. options, size, variant, window,
+    notes: of the model; see :class:`cpm_gen.runtime.plan.LoadPlan`.
     """
 
     def __init__(self, loaded: LoadedModel, vocabulary: ModelVocabulary) -> None:
@@ -56,6 +54,7 @@ class TextEngine:
         self.variant: NetworkVariant = plan.checkpoint.variant
         self.window: Window = plan.window
         self.vocabulary = vocabulary
+        self.stories = Stories(vocabulary, plan.options.lyric_lines, plan.size.vocabulary)
         trained = window_hint(plan.checkpoint.folder, plan.size.positions, plan.options)
         self.notes = [*plan.notes, *trained, *vocabulary.hints()]
         batch = plan.options.batch
@@ -64,7 +63,6 @@ class TextEngine:
         self.token_engine = Engine(loaded.runner, self.scheduler, batch=batch)
         self._streams: dict[int, TextStream] = {}  # by id of their generation
         self._step_seconds = 0.0
-        self._read_story = functools.lru_cache(_STORIES)(self._encode_story)
         self._use = threading.RLock()  # held by the thread that uses the engine
 
     @staticmethod
@@ -125,9 +123,9 @@ class TextEngine:
     ) -> list[Request]:
         """``text.n`` checked requests for each prompt of token ids. Safe to call from any thread.
 
-        window, end_token: replace the model's; constraint: in place of a form of the text; the rest as in :class:`Request`. Raises
-        InputError for ids outside the vocabulary, StoryError, and ConfigError for a window longer than the network's positions and
-        for more candidates than the batch.
+        window, end_token: replace the model's; constraint: in place of what ends the text by itself; the rest as in :class:`Request`.
+        Raises InputError for ids outside the vocabulary, StoryError, and ConfigError for a window longer than the network's
+        positions and for more candidates than the batch.
         """
         self.loaded.check_open()
         most = self.size.vocabulary - 1
@@ -137,7 +135,7 @@ class TextEngine:
         if window is not None and window.limit > self.size.positions:
             raise ConfigError(f"window limit must be at most {self.size.positions}, the network's positions")
         window = window or self.window
-        insertions = self.insertions(text, window)
+        insertions = self.stories.insertions(text, window)
         window = window if insertions is None else window.within(insertions.room)
         ends = self.vocabulary.ends(window)
         stop_ids, never = self.vocabulary.bounds(text, end_token)
@@ -145,8 +143,9 @@ class TextEngine:
         sampling = dataclasses.replace(sampling, banned_ids=(*sampling.banned_ids, *never))
         self.check_candidates(text.candidates)
         sentences = self.vocabulary.sentences(text.style) if text.candidates > 1 else None
-        constraint = constraint or self.vocabulary.form(text, sampling.banned_ids)
-        if constraint is not None:  # it ends the text; a token that ends lines does not
+        form, start = constraint or self.vocabulary.form(text, sampling.banned_ids), self.vocabulary.reader.start
+        alone = form is not None or has_outline(text.story)
+        if alone:  # a token that ends lines does not end it
             stop_ids = frozenset()
         return [
             Request(
@@ -156,11 +155,11 @@ class TextEngine:
                 params=sampling,
                 seed=seed,
                 sample_index=index,
-                max_new_tokens=text.max_new_tokens if constraint is None else None,
+                max_new_tokens=None if alone else text.max_new_tokens,
                 stop_ids=stop_ids,
                 recompute=recompute,
                 logprobs=logprobs,
-                constraint=constraint,
+                constraint=self.stories.chapters(text, begins=[*prompt[:2]] == [start]) if form is None else form,
                 insertions=insertions,
                 candidates=text.candidates,
                 sentences=sentences,
@@ -170,23 +169,6 @@ class TextEngine:
             for prompt in prompts
             for index in range(text.n)
         ]
-
-    def insertions(self, text: TextOptions, window: Window) -> StoryInsertions | None:
-        """What the windows show of the text's story; None without one. Safe to call from any thread.
-
-        Raises StoryError, and ConfigError beside kept tokens.
-        """
-        if text.story is None:
-            return None
-        if window.keep:
-            raise ConfigError(
-                f"a story takes the place of window_keep, which is {window.keep}; set it to 0, or leave story out"
-            )
-        return self._read_story(text.story, text.style, window.limit)
-
-    def _encode_story(self, story: str, style: StyleName, limit: int) -> StoryInsertions:
-        lines = self.options.lyric_lines
-        return StoryInsertions(Story.parse(story), self.vocabulary.tokenizer, style, lines, limit)
 
     def check_candidates(self, candidates: int) -> None:
         """Raise ConfigError for more candidates for a sentence than the model's batch has places. Safe to call from any thread."""
@@ -204,13 +186,13 @@ class TextEngine:
 
         shown: for a request that continues an earlier run, the number of characters that run returned.
         """
-        strings = self.vocabulary.stops(text).strings
+        strings, chapters = self.vocabulary.stops(text).strings, has_outline(text.story)
         with self._one_thread():
             streams = [
                 TextStream(
                     self.token_engine,
                     request,
-                    self.vocabulary.detokenizer(text.style),
+                    self.vocabulary.detokenizer(text.style, chapters=chapters),
                     strings,
                     at // text.n,
                     ready,

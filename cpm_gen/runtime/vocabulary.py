@@ -108,9 +108,9 @@ class ModelVocabulary:
         """Token ids of a text that begins from nothing; raises InputError where the vocabulary has no token for that."""
         return start_ids(self.tokenizer)
 
-    def detokenizer(self, style: StyleName) -> Detokenizer:
-        """A new incremental detokenizer for a text in a style."""
-        return detokenizer(style, self.reader)
+    def detokenizer(self, style: StyleName, *, chapters: bool = False) -> Detokenizer:
+        """A new incremental detokenizer for a text in a style. chapters: see :func:`~cpm_gen.text.prompt_styles.detokenizer`."""
+        return detokenizer(style, self.reader, chapters=chapters)
 
     def sentences(self, style: StyleName) -> Sentences:
         """How candidates for a sentence are read and where they end; raises TokenizerError where there is no tokenizer."""

@@ -1,23 +1,29 @@
 """Constraints on a text: which tokens may come next. Pure functions of the constraint and the tokens written so far.
 
 The engine keeps a constraint's state beside the window and independent of it, so that a text is the same alone, in a batch, after a
-restart and past the window. Token ids only; what a constraint means is decided where it is made (:mod:`cpm_gen.text.forms`).
+restart and past the window. Token ids only; what a constraint means is decided where it is made (:mod:`cpm_gen.text.forms`,
+:mod:`cpm_gen.text.stories.chapters`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Indices = NDArray[np.intp]
 Floats32 = NDArray[np.float32]
+Reason = Literal["form", "story"]  # why a constraint ended a text
 
 
 class Constraint(Protocol):
     """What the tokens of a text have to fulfil. A state is a value: it never changes, and equal tokens give equal states."""
+
+    @property
+    def reason(self) -> Reason:
+        """The finish reason of a text that it ends."""
 
     def begin(self) -> Any:
         """The state before the first token."""
@@ -25,8 +31,8 @@ class Constraint(Protocol):
     def advance(self, state: Any, token: int) -> Any:
         """The state after ``token``, which has to be one of the allowed; raises InputError for another."""
 
-    def allowed(self, state: Any) -> Indices:
-        """The ids that may come next, ascending, at least one unless the state is finished."""
+    def allowed(self, state: Any) -> Indices | None:
+        """The ids that may come next, ascending, at least one; None: any. Not for a finished state."""
 
     def bias(self, state: Any, allowed: Indices) -> Floats32 | None:
         """What to add to the logits of the allowed ids, a function of the state alone; None: nothing."""

@@ -16,7 +16,8 @@ from cpm_gen.serving.errors import invalid
 from cpm_gen.text.forms.errors import FormError
 from cpm_gen.text.forms.form import Form
 from cpm_gen.text.forms.requested import requested_form
-from cpm_gen.text.stories.story import Story, StoryError
+from cpm_gen.text.stories.chapters import most_tokens
+from cpm_gen.text.stories.requested import requested_story
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,13 +99,17 @@ def check_form(text: TextOptions, max_tokens: int | None) -> None:
         raise invalid(f"its text may have {most:,} tokens; the most here is {max_tokens:,}", "form", "too_many_tokens")
 
 
-def check_story(text: TextOptions) -> None:
-    """Check that a story can be read; raises ServiceError (invalid)."""
+def check_story(text: TextOptions, max_tokens: int | None) -> None:
+    """Check the story of a text, and its outline's length as :func:`check_length` does; raises ServiceError (invalid)."""
     try:
-        if text.story is not None:
-            Story.parse(text.story)
-    except StoryError as error:
+        story = requested_story(text)
+    except (ConfigError, InputError) as error:
         raise invalid(str(error), "story", "bad_story") from None
+    most = 0 if story is None else most_tokens(story.outline)
+    if max_tokens is not None and most > max_tokens:
+        raise invalid(
+            f"its chapters may have {most:,} tokens; the most here is {max_tokens:,}", "story", "too_many_tokens"
+        )
 
 
 def check_chars(text: str | Sequence[int], options: ServeOptions, field: str) -> None:

@@ -12,7 +12,7 @@ from cpm_gen.sampling.logprobs import Likelihood, perplexity
 from cpm_gen.serving.errors import unavailable
 from cpm_gen.serving.job import Job
 
-EndReason = Literal["length", "stop", "form", "timeout", "cancelled"]
+EndReason = Literal["length", "stop", "form", "story", "timeout", "cancelled"]
 
 
 @dataclass(frozen=True)

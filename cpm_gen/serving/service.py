@@ -21,6 +21,7 @@ from cpm_gen.config.options import ModelOptions
 from cpm_gen.config.serve_options import ServeOptions
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import ConfigError, CpmGenError, InputError
+from cpm_gen.runtime.story_insertions import StoryInsertions
 from cpm_gen.runtime.text_engine import TextEngine
 from cpm_gen.serving.api_keys import ApiKey, ApiKeys
 from cpm_gen.serving.engine_client import EngineClient
@@ -39,6 +40,7 @@ from cpm_gen.serving.metrics import Metrics
 from cpm_gen.serving.results import GenerationResult, Update, collect, updates
 from cpm_gen.serving.tokenizer_pool import TokenizerPool
 from cpm_gen.text.find_tokenizer import find_tokenizer
+from cpm_gen.text.stories.requested import ends_itself
 
 log = logging.getLogger("cpm_gen.serving")
 
@@ -210,7 +212,9 @@ class Service:
             own = spec.timeout is not None and spec.timeout < self.options.request_timeout
             return Job("gen-" + secrets.token_hex(8), requests, text, deadline, submitted, own)
 
-        many = sum(map(len, prompts)) > _MANY or text.form is not None  # the first form reads the vocabulary
+        many = sum(map(len, prompts)) > _MANY or ends_itself(
+            text.form, text.story
+        )  # the first one reads the vocabulary
         job = await asyncio.to_thread(build) if many else build()
         if self.options.log_prompts:
             log.info("%s prompts %r", job.id, spec.prompts)
@@ -234,12 +238,17 @@ class Service:
         return ids
 
     async def fit_story(self, llm: TextEngine, spec: GenerationSpec, prompts: Sequence[Sequence[int]]) -> None:
-        """Check that a window has room for the spec's story, if there is one, and beside it for the prompts; raises ServiceError."""
+        """Check that a window has room for the spec's story, if there is one, and for the prompts beside it; raises ServiceError."""
         if spec.text.story is None:
             return
         window = self.window(llm, spec)
+
+        def read() -> StoryInsertions | None:
+            llm.stories.chapters(spec.text, begins=spec.text.unconditional)
+            return llm.stories.insertions(spec.text, window)
+
         try:
-            insertions = await asyncio.to_thread(llm.insertions, spec.text, window)
+            insertions = await asyncio.to_thread(read)
         except (ConfigError, InputError) as error:
             raise invalid(str(error), "story", "bad_story") from None
         assert insertions is not None
@@ -271,7 +280,7 @@ class Service:
         if spec.text.unconditional and any(len(prompt) for prompt in spec.prompts):
             raise invalid("an unconditional text has no prompt; leave it out", "prompt")
         llm = self.engine.require()
-        check_story(spec.text)
+        check_story(spec.text, max_tokens)
         check_ids(spec.sampling.banned_ids, llm.size.vocabulary, "banned_ids")
         check_ids(tuple(biases(spec.sampling.logit_bias)), llm.size.vocabulary, "logit_bias")
         check_form(spec.text, max_tokens)

@@ -74,6 +74,12 @@ def _lines(
     return ids[:-1] if style == "novel" or closes else ids
 
 
+def line_end(style: StyleName, tokenizer: TextTokenizer) -> list[int]:
+    """Token ids that end a line in a style."""
+    end = tokenizer.line_end
+    return tokenizer.encode("\n") if end is None or (tokenizer.newlines and style != "lyric") else [end]
+
+
 def start_ids(tokenizer: TextTokenizer) -> list[int]:
     """Token ids of a text that begins from nothing. Raises InputError where no token begins a text."""
     if tokenizer.start is None:
@@ -83,7 +89,11 @@ def start_ids(tokenizer: TextTokenizer) -> list[int]:
     return [tokenizer.start]
 
 
-def detokenizer(style: StyleName, tokenizer: TextTokenizer) -> Detokenizer:
-    """An incremental detokenizer that reads the token that ends a line as the style does."""
-    reads_lines = style == "lyric" or (style == "novel" and not (tokenizer.newlines and tokenizer.line_end is not None))
+def detokenizer(style: StyleName, tokenizer: TextTokenizer, *, chapters: bool = False) -> Detokenizer:
+    """An incremental detokenizer that reads the token that ends a line as the style does.
+
+    chapters: in all styles, as where it stands between chapters.
+    """
+    ends_lines = not (tokenizer.newlines and tokenizer.line_end is not None)
+    reads_lines = chapters or style == "lyric" or (style == "novel" and ends_lines)
     return Detokenizer(tokenizer, eod_text="\n" if reads_lines else None)

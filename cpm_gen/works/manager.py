@@ -14,6 +14,7 @@ from cpm_gen.serving.errors import ServiceError, invalid, unavailable
 from cpm_gen.serving.generation_spec import check_length
 from cpm_gen.serving.request_ids import current_request
 from cpm_gen.serving.service import Service
+from cpm_gen.text.stories.requested import ends_itself
 from cpm_gen.works.database_thread import DatabaseThread
 from cpm_gen.works.errors import UnreadableWork, detail, no_such_work, too_many_works, wrong_state
 from cpm_gen.works.events import WorkEvent, follow
@@ -226,8 +227,8 @@ class WorkManager:
             if live.work.state != "finished":
                 raise wrong_state(live.state, "only a finished one can be continued")
             spec = await self._works.readable(live)
-            if spec.form is not None:
-                raise wrong_state(live.state, "a text in a form is complete")
+            if ends_itself(spec.form, spec.story):
+                raise wrong_state(live.state, "a text in a form or with an outline is complete")
             more = spec.max_new_tokens if as_first else tokens
             longest = max(text.current.tokens for text in live.texts)
             check_length(None if more is None else longest + more, self._service.options.max_work_tokens or None)

@@ -62,3 +62,16 @@ def test_a_folder_and_an_empty_name_are_no_story(tmp_path, capsys):
     for name, message in ((str(tmp_path), "is a folder; --story takes a text file"), ("", "must not be empty")):
         assert main((*WORDS, "--story", name)) == 2
         assert message in capsys.readouterr().err
+
+
+def test_an_outline_needs_no_prompt_and_ends_the_text(tmp_path, capsys):
+    path = tmp_path / "story.txt"
+    path.write_text(STORY + "[第一回 风雪] 30-40字\n林冲到草料场。\n[第二回] 20字\n", encoding="utf-8")
+    assert main(("novel", "--story", str(path), "--seed", "1", "--max-new-tokens", "3")) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("第一回 风雪\n")
+    assert "\n第二回\n" in shown
+    assert main(("novel", "江上，", "--story", str(path), "--seed", "1", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["finish_reason"] == "story"
+    assert main(("novel", "江上，", "--story", str(path), "--stop", "。")) == 2
+    assert "an outline of chapters ends the text by itself; leave stop out" in capsys.readouterr().err

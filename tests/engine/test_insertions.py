@@ -1,9 +1,12 @@
 """Windows with inserted tokens: the cached decoder equals a recomputation from lists, alone, in a batch and resumed."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
+from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,6 +21,7 @@ from cpm_gen.engine.sequence import Request, Sequence
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import ConfigError
 from cpm_gen.networks.interface import Segment
+from cpm_gen.sampling.constraints import Indices
 from tests.random_networks import SMALL, load_runner, random_checkpoint
 
 SAMPLED = SamplingParams(temperature=0.9, top_k=20, repetition_penalty=1.2, frequency_penalty=0.1)
@@ -34,8 +38,12 @@ class Varying:
     salt: int = 0
     room: int = ROOM
 
-    def choose(self, tokens: Seq[int], length: int) -> Inserted:
-        mixed = sum((at + 1) * token for at, token in enumerate(tokens[max(0, length - 5) : length])) + self.salt
+    def choose(self, tokens: Seq[int], length: int, state: int | None) -> Inserted:
+        mixed = (
+            sum((at + 1) * token for at, token in enumerate(tokens[max(0, length - 5) : length]))
+            + self.salt
+            + (state or 0)
+        )
         before, note = mixed % 6, mixed % 4
         return Inserted(
             tuple((mixed + n) % 120 for n in range(before)),
@@ -43,6 +51,38 @@ class Varying:
             max(0, length - mixed % 11),
             (str(mixed),),
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Steering:
+    """Allows other tokens after every history, and all of them now and then."""
+
+    reason: Literal["story"] = "story"
+
+    def begin(self) -> int:
+        return 1
+
+    def advance(self, state: int, token: int) -> int:
+        return (state * 31 + token) % 1009
+
+    def allowed(self, state: int) -> Indices | None:
+        return None if state % 3 == 0 else np.arange(state % 7, 120, 2)
+
+    def bias(self, state: int, allowed: Indices) -> None:
+        return None
+
+    def finished(self, state: int) -> bool:
+        return False
+
+
+def states(request: Request, tokens: list[int]) -> int | None:
+    """The constraint's state after a history."""
+    constraint = request.constraint
+    return (
+        None
+        if constraint is None
+        else functools.reduce(constraint.advance, tokens[len(request.prompt) :], constraint.begin())
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +101,12 @@ def contexts(request: Request, tokens: list[int]) -> Iterator[list[int]]:
     start = 0
     while prompt - start > window.limit:
         start = moved(window, tokens[:prompt], start, request.ends)
-    shown = insertions.choose(tokens[:prompt], prompt)
+    shown = insertions.choose(tokens[:prompt], prompt, states(request, tokens[:prompt]))
     for length in range(prompt, len(tokens)):
         if length - start > window.limit:
             decided = max(prompt, start + window.limit - window.hop // 4)
             assert decided < length
-            shown = insertions.choose(tokens[:decided], decided)
+            shown = insertions.choose(tokens[:decided], decided, states(request, tokens[:decided]))
             start = moved(window, tokens[:length], start, request.ends)
         tail = tokens[start:length]
         place = max(0, shown.at - start)
@@ -87,13 +127,14 @@ def run(runner: ModelRunner, requests: list[Request], spare: int = 2, budget: in
 
 
 requests = st.builds(
-    lambda prompt, hop, sentence, salt, seed: Request(
+    lambda prompt, hop, sentence, salt, seed, steered: Request(
         tuple(prompt),
         Window(LIMIT, hop, "sentence" if sentence else "token"),
         ENDS if sentence else None,
         SAMPLED,
         seed,
         max_new_tokens=2 * LIMIT + 9,
+        constraint=Steering() if steered else None,
         insertions=Varying(salt),
     ),
     st.lists(st.integers(0, 119), min_size=1, max_size=2 * LIMIT),
@@ -101,6 +142,7 @@ requests = st.builds(
     st.booleans(),
     st.integers(0, 1000),
     st.integers(0, 1000),
+    st.booleans(),
 )
 
 

@@ -67,7 +67,10 @@ def kills(start, database: Path, count: int) -> None:
 
 def test_a_killed_work_with_a_story_keeps_its_ids(start, tmp_path: Path):
     story = "[前提]\n林冲被高俅陷害。\n[笔记 深1]\n风雪很大。\n[设定: 山]\n山上有人。\n[设定: 水, 江]\n水在城东。\n"
-    body = {"story": story, "style": "novel", "seed": 4, "n": 1, "temperature": 0.9, "max_new_tokens": 1500}
+    story += (
+        "[第一回 风雪] 600-700字\n林冲到草料场。\n[第二回 上山] 600-700字\n林冲上山。\n[第三回] 500-700字\n林冲下山。\n"
+    )
+    body = {"story": story, "style": "novel", "seed": 4, "n": 1, "temperature": 0.9}
     body["window"] = {"hop": 100, "boundary": "sentence"}
     server = serve(start, tmp_path / "works.db", "--keep-alive", "300")
     with server.client() as client:
@@ -80,6 +83,7 @@ def test_a_killed_work_with_a_story_keeps_its_ids(start, tmp_path: Path):
     with server.client() as client:
         done = settled(client, id)
         assert done["choices"][0]["window_slides"] > 5
+        assert done["choices"][0]["finish_reason"] == "story"
         assert written(done) == undisturbed(client, **body)
 
 

@@ -62,3 +62,56 @@ def test_a_story_that_cannot_be_used_is_refused(client: httpx.Client, path, chan
     assert refused.status_code == 422
     assert message in error(refused)["message"]
     assert error(refused)["field"] == field
+
+
+OUTLINE = STORY + "[第一回 风雪] 60-80字\n林冲到草料场。\n[第二回 上山] 50-70字\n林冲上山。\n"
+
+
+@pytest.mark.parametrize("prompt", [None, "", "江上有月，"])
+def test_an_outline_ends_the_text_and_needs_no_prompt(client: httpx.Client, prompt) -> None:
+    body = {k: v for k, v in BODY.items() if k != "prompt"} | {"story": OUTLINE, "max_new_tokens": 5}
+    body |= {} if prompt is None else {"prompt": prompt}
+    choice = client.post("/generate", json=body).json()["choices"][0]
+    assert choice["finish_reason"] == "story"
+    assert choice["text"].lstrip("\n").startswith("第一回 风雪\n")
+    assert "\n第二回 上山\n" in choice["text"]
+    assert choice["story"]["in_sight"][:2] == ["前提", "笔记"]
+    work = client.post("/works", json=body).json()
+    list(events(client.get(f"/works/{work['id']}/events")))
+    found = client.get(f"/works/{work['id']}").json()
+    assert (found["choices"][0]["text"], found["choices"][0]["finish_reason"]) == (choice["text"], "story")
+    refused = client.post(f"/works/{work['id']}/continue", json={"max_new_tokens": 5})
+    assert refused.status_code == 409
+    assert "with an outline is complete" in error(refused)["message"]
+
+
+@pytest.mark.parametrize(
+    ("address", "body"),
+    [
+        ("/v1/completions", {}),
+        ("/v1/completions", {"prompt": "江上有月，", "logprobs": 1}),
+        ("/completion", {}),
+        ("/api/v1/generate", {}),
+    ],
+)
+def test_other_programs_endpoints_take_an_outline(client: httpx.Client, address, body) -> None:
+    answer = client.post(address, json={"story": OUTLINE, "style": "novel", "seed": 4} | body)
+    assert answer.status_code == 200, answer.text
+    text = json.dumps(answer.json(), ensure_ascii=False)
+    assert "第二回 上山\\n" in text
+    assert "<eod>" not in text
+
+
+def test_an_outline_that_cannot_be_written_is_refused(client: httpx.Client) -> None:
+    cases = [
+        ({"stop": ["。"]}, "an outline of chapters ends the text by itself"),
+        ({"form": "五绝"}, "a form and an outline of chapters both end the text"),
+        ({"story": "[第一回] 90000-100000字\n"}, "its chapters may have 100,203 tokens; the most here is"),
+        ({"story": "[第一回 𠮷] 9-10字\n"}, "the vocabulary has no piece for 𠮷"),
+        ({"story": "[第一回] 10-9字\n"}, "story, line 1, column 1: 第一回 has from 10 to 9 characters"),
+    ]
+    for change, message in cases:
+        refused = client.post("/generate", json={"story": OUTLINE, "style": "novel"} | change)
+        assert refused.status_code == 422, change
+        assert message in error(refused)["message"]
+        assert error(refused)["field"] in ("story", "form")

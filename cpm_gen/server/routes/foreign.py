@@ -14,6 +14,7 @@ from cpm_gen.serving.generation_spec import GenerationSpec
 from cpm_gen.serving.results import EndReason
 from cpm_gen.serving.service import Service
 from cpm_gen.text.prompt_styles import detokenizer
+from cpm_gen.text.stories.requested import has_outline
 from cpm_gen.text.tokenizer import Detokenizer
 
 
@@ -40,20 +41,20 @@ def foreign_spec(
 
 
 def short_reason(reason: EndReason | None) -> Literal["stop", "length"] | None:
-    """Why a text ended, in other servers' words; None before its end. Its end token, a stop string and a form's end are a "stop"."""
-    return None if reason is None else "stop" if reason in ("stop", "form") else "length"
+    """Why a text ended, in other servers' words; None before its end. Its end token, a stop string, a form and an outline "stop" it."""
+    return None if reason is None else "stop" if reason in ("stop", "form", "story") else "length"
 
 
 def token_text(service: Service, body: ForeignText) -> Callable[[int], str]:
     """The function from a token to its text by itself in the body's style. Ids that only pad the vocabulary have no text."""
     tokenizer = service.engine.require().vocabulary.tokenizer
-    alone = detokenizer(body.style, tokenizer).alone
+    alone = detokenizer(body.style, tokenizer, chapters=has_outline(body.story)).alone
     return lambda token: alone(token) if token < tokenizer.size else ""
 
 
 def reader(service: Service, body: ForeignText) -> Detokenizer:
     """A decoder of a text in the body's style."""
-    return detokenizer(body.style, service.engine.require().vocabulary.tokenizer)
+    return service.engine.require().vocabulary.detokenizer(body.style, chapters=has_outline(body.story))
 
 
 def shown_in(text: str, likelihoods: Iterable[Likelihood], decoder: Detokenizer) -> list[Likelihood]:

@@ -11,6 +11,7 @@ from pydantic import Field, create_model
 from cpm_gen.config.fields import declared
 from cpm_gen.config.options import Decoder, SamplingParams, StopString, StopStrings, StyleName, TextOptions
 from cpm_gen.server.schemas.generate import Body, WindowBody, read_group, setting, settings
+from cpm_gen.server.schemas.prompts import begun
 
 ModelName = Annotated[
     Annotated[str, Field(max_length=1024)] | None, Field(description="left out: the one that is here")
@@ -68,10 +69,8 @@ class _Foreign(Body):
         """As the library takes it; null is the default."""
         own = {"stop": self.stops, "stop_at_eod": self.ends_at_eod(), "ignore_eos": self.ignores_end()}
         given = read_group(TextOptions, vars(self) | own)
-        begun = any(vars(self).get(name) for name in ("prompt", "memory", "messages"))
-        if given.form is not None and not begun:
-            given = dataclasses.replace(given, unconditional=True)
-        return dataclasses.replace(given, max_new_tokens=max(1, self.tokens))
+        begins = any(vars(self).get(name) for name in ("prompt", "memory", "messages"))
+        return dataclasses.replace(begun(given, begins), max_new_tokens=max(1, self.tokens))
 
 
 if TYPE_CHECKING:  # what create_model makes, for the type checker
@@ -85,6 +84,7 @@ if TYPE_CHECKING:  # what create_model makes, for the type checker
         ignore_eos: bool | None
         unconditional: bool
         form: str | None
+        story: str | None
 else:
     _FIELDS = settings(SamplingParams, TextOptions, without=("max_new_tokens", "stop", "rank")) | {
         "stop_at_eod": setting(

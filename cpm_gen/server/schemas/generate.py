@@ -22,6 +22,7 @@ from cpm_gen.server.schemas.compatible import (
     check_known,
     check_text,
 )
+from cpm_gen.server.schemas.prompts import begun, check_prompt
 from cpm_gen.server.schemas.stories import SightAnswer, sight_field
 from cpm_gen.serving.results import EndReason
 
@@ -116,14 +117,6 @@ def read_group(group: type[T], values: Mapping[str, Any]) -> T:
     return group(**{name: values[name] for name in declared(group) if values.get(name) is not None})
 
 
-def check_prompt(prompt: object, unconditional: bool, form: str | None = None) -> None:
-    """Raise a mistake for a body with neither a prompt nor ``unconditional``, or with both. A form needs no prompt."""
-    if prompt is None and form is None and not unconditional:
-        raise mistake("prompt", "is missing")
-    if prompt is not None and unconditional:
-        raise mistake("prompt", "is given beside unconditional, which writes without one; leave one of them out")
-
-
 if TYPE_CHECKING:  # what create_model makes, for the type checker
 
     class _Window(Body):
@@ -138,6 +131,7 @@ if TYPE_CHECKING:  # what create_model makes, for the type checker
         candidates: int
         unconditional: bool
         form: str | None
+        story: str | None
 
     NewTokens = int
 else:
@@ -157,7 +151,7 @@ class TextBody(_Text):
     """What to write."""
 
     prompt: Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=256)] | None = Field(
-        None, description="a text to continue, or several; left out only with unconditional or a form"
+        None, description="a text to continue, or several; left out only with unconditional, a form or an outline"
     )
     decoder: Decoder | None = Field(None, description="left out: the service's")
     window: WindowBody | None = None
@@ -167,7 +161,7 @@ class TextBody(_Text):
 
     @model_validator(mode="after")
     def _with_prompt(self) -> Self:
-        check_prompt(self.prompt, self.unconditional, self.form)
+        check_prompt(self.prompt, self.unconditional, self.form, self.story)
         return self
 
     @property
@@ -182,7 +176,7 @@ class TextBody(_Text):
     def options(self, max_new_tokens: int | None) -> TextOptions:
         """As the library takes it."""
         text = dataclasses.replace(read_group(TextOptions, vars(self)), max_new_tokens=max_new_tokens)
-        return dataclasses.replace(text, unconditional=True) if text.form is not None and not self.prompt else text
+        return begun(text, self.prompt)
 
 
 class GenerateBody(TextBody):

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cpm_gen.server.schemas.foreign import SingleText
-from cpm_gen.server.schemas.generate import Body, Prompt, check_prompt
+from cpm_gen.server.schemas.generate import Body, Prompt
+from cpm_gen.server.schemas.prompts import check_prompt
 
 _BEST = 5  # tokens at each place for ``logprobs: true``, as KoboldCpp has it
 
@@ -25,7 +26,7 @@ class KoboldBody(SingleText):
         },
     )
 
-    prompt: Prompt = Field("", description="a text to continue; left out only with unconditional or a form")
+    prompt: Prompt = Field("", description="a text to continue; left out only with unconditional, a form or an outline")
     memory: Prompt = Field("", description="text before the prompt that always stays in the window")
     genkey: GenKey = Field("", description="the client's name for this text, for /check and /abort")
     logprobs: bool | Annotated[int, Field(ge=0, le=20)] = Field(
@@ -36,7 +37,7 @@ class KoboldBody(SingleText):
 
     @model_validator(mode="after")
     def _with_prompt(self) -> Self:
-        check_prompt(self.memory + self.prompt or None, self.unconditional, self.form)
+        check_prompt(self.memory + self.prompt or None, self.unconditional, self.form, self.story)
         return self
 
     @property

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cpm_gen.server.schemas.compatible import DEFAULTS
 from cpm_gen.server.schemas.foreign import ModelName, SingleText
-from cpm_gen.server.schemas.generate import Prompt, check_prompt
+from cpm_gen.server.schemas.generate import Prompt
 from cpm_gen.server.schemas.openai import Ids
+from cpm_gen.server.schemas.prompts import check_prompt
 
 
 class LlamaBody(SingleText):
@@ -24,7 +25,7 @@ class LlamaBody(SingleText):
     defaults: ClassVar[Mapping[str, int]] = {**DEFAULTS, "max_tokens": -1}
 
     prompt: Prompt | Ids = Field(
-        "", description="a text to continue, or its token ids; left out only with unconditional or a form"
+        "", description="a text to continue, or its token ids; left out only with unconditional, a form or an outline"
     )
     model: ModelName = None
     max_tokens: int | None = Field(
@@ -36,7 +37,7 @@ class LlamaBody(SingleText):
 
     @model_validator(mode="after")
     def _with_prompt(self) -> Self:
-        check_prompt(self.prompt or None, self.unconditional, self.form)
+        check_prompt(self.prompt or None, self.unconditional, self.form, self.story)
         return self
 
     def bans_eod(self) -> bool:

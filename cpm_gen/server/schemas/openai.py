@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model,
 
 from cpm_gen.config.options import SamplingParams, TextOptions, TokenId
 from cpm_gen.server.schemas.foreign import ForeignText, ModelName
-from cpm_gen.server.schemas.generate import Body, Prompt, Usage, check_prompt, setting
+from cpm_gen.server.schemas.generate import Body, Prompt, Usage, setting
+from cpm_gen.server.schemas.prompts import check_prompt
 
 Ids = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 
@@ -63,7 +64,7 @@ class CompletionBody(_Completion):
         | Ids
         | Annotated[list[Ids], Field(min_length=1, max_length=256)]
         | None
-    ) = Field(None, description="left out only with unconditional or a form")
+    ) = Field(None, description="left out only with unconditional, a form or an outline")
     logprobs: int | None = Field(
         None, ge=0, le=20, description="log-probabilities of this many best tokens at each place"
     )
@@ -73,7 +74,7 @@ class CompletionBody(_Completion):
 
     @model_validator(mode="after")
     def _with_prompt(self) -> Self:
-        check_prompt(self.prompt, self.unconditional, self.form)
+        check_prompt(self.prompt, self.unconditional, self.form, self.story)
         return self
 
     def prompts(self) -> list[str | list[int]]:

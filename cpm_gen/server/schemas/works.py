@@ -79,7 +79,7 @@ class WorkChoice(BaseModel):
     token_ids: list[int] | None = Field(
         description="where asked for, all tokens written, those of a stop string included"
     )
-    finish_reason: Literal["length", "stop", "form"] | None = Field(description="null: not finished")
+    finish_reason: Literal["length", "stop", "form", "story"] | None = Field(description="null: not finished")
     window_slides: int
     window: WindowPlace
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Literal
 
 import numpy as np
 
@@ -35,6 +36,8 @@ class FormMasks:
     bigrams: of the vocabulary, for the lookahead; None: every token counts the same. program: in place of the form's own. Raises
     FormError for a form that the vocabulary cannot fill.
     """
+
+    reason: Literal["form"] = "form"
 
     def __init__(
         self, form: Form, lexicon: Lexicon, bigrams: Bigrams | None = None, program: Program | None = None

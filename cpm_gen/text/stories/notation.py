@@ -15,8 +15,11 @@
     青松寨在山上，寨主姓王。
     [设定 序2 常在: 草料场]
     草料场在城东十五里。
+    [第一回 风雪山神庙] 2000-2600字
+    林冲到草料场，夜里大雪压倒了草厅。
 
-A line that begins with ``[`` is a heading. Lines with ``扫描`` and ``预算`` stand before the first heading.
+A line that begins with ``[`` is a heading. Lines with ``扫描`` and ``预算`` stand before the first heading. A
+heading with a length behind it is a chapter; the line under it is its plot.
 """
 
 from __future__ import annotations
@@ -27,10 +30,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from cpm_gen.config.text_files import unix_lines
-from cpm_gen.text.stories.story import MOST_CHARS, MOST_NUMBER, SECTIONS, SEPARATORS, Lore, Story, StoryError
+from cpm_gen.text.stories.story import MOST_CHARS, MOST_NUMBER, SECTIONS, SEPARATORS, Chapter, Lore, Story, StoryError
 
 _SETTINGS = {"扫描": "scan", "预算": "budget"}
 _HEADINGS = "[前提], [记忆], [人物], [笔记 深3] or [设定: 青松寨, 山寨]"
+_EXAMPLE = "[第一回 风雪山神庙] 2000-2600字"
+_CHAPTER = re.compile(r"\[([^\[\]]*)\]\s*([0-9]{1,6})(?:\s*[-–—～~至]\s*([0-9]{1,6}))?\s*字")
 _NUMBER = re.compile(r"[0-9]{1,6}")
 
 
@@ -40,13 +45,14 @@ def _wrong(line: int, column: int, message: str) -> StoryError:
 
 @dataclass
 class _Section:
-    """A heading with its options and keys, and the lines under it."""
+    """A heading with its options and keys, and the lines under it. lengths: of a chapter, whose title is the word."""
 
     line: int
     word: str
     options: dict[str, int]
     keys: tuple[str, ...]
     text: str = ""
+    lengths: tuple[int, int] | None = None
 
 
 def parse(text: str) -> Story:
@@ -57,10 +63,14 @@ def parse(text: str) -> Story:
     first = next((n for n, line in enumerate(lines) if line.startswith("[")), len(lines))
     found: dict[str, Any] = dict(_settings(lines[:first]))
     lore: list[Lore] = []
+    outline: list[Chapter] = []
     for section in _sections(lines, first):
-        if not section.text:
+        if not section.text and section.lengths is None:
             raise _wrong(section.line, 1, f"{section.word} is empty; write prose under it, or leave the heading out")
         try:
+            if section.lengths is not None:
+                outline.append(Chapter(section.word, *section.lengths, section.text))
+                continue
             if section.word == "设定":
                 options = section.options
                 lore.append(Lore(section.keys, section.text, options.get("序", 0), "常在" in options))
@@ -74,7 +84,7 @@ def parse(text: str) -> Story:
         if "深" in section.options:
             found["depth"] = section.options["深"]
     try:
-        return Story(**found, lore=tuple(lore))
+        return Story(**found, lore=tuple(lore), outline=tuple(outline))
     except StoryError as error:
         raise _wrong(1, 1, str(error)) from None
 
@@ -110,13 +120,25 @@ def _sections(lines: list[str], first: int) -> Iterator[_Section]:
 
 def _heading(line: str, number: int) -> _Section:
     stripped = line.rstrip()
-    if not stripped.endswith("]"):
+    if chapter := _CHAPTER.fullmatch(stripped):
+        least = int(chapter[2])
+        return _Section(number, chapter[1].strip(), {}, (), lengths=(least, int(chapter[3] or least)))
+    head, bracket, rest = stripped.partition("]")
+    if bracket and rest:
+        raise _wrong(
+            number, len(head) + 2, f"{rest.strip()[:20]}: behind ] may stand the length of a chapter: {_EXAMPLE}"
+        )
+    if not bracket:
         raise _wrong(number, len(stripped) + 1, f"a line that begins with [ is a heading and ends with ]: {_HEADINGS}")
     head, colon, keys = stripped[1:-1].replace("：", ":", 1).partition(":")
     words = [(found.start() + 2, found[0]) for found in re.finditer(r"\S+", head)]
     column, word = words[0] if words else (2, "")
     if word not in (*SECTIONS, "设定"):
-        raise _wrong(number, column, f"there is no heading {word[:20] or 'without a word'}; there are {_HEADINGS}")
+        raise _wrong(
+            number,
+            column,
+            f"there is no heading {word[:20] or 'without a word'}; there are {_HEADINGS}, and chapters: {_EXAMPLE}",
+        )
     allowed = {"笔记": ("深",), "设定": ("序", "常在")}.get(word, ())
     options: dict[str, int] = {}
     for place, option in words[1:]:

@@ -9,7 +9,8 @@ from cpm_gen.errors import InputError
 SECTIONS = {"前提": "premise", "记忆": "memory", "人物": "characters", "笔记": "note"}  # headings of the fixed parts
 MOST_CHARS = 100_000
 MOST_LORE = 1_000
-MOST_NUMBER = 100_000  # of scan, budget, depth and order
+MOST_CHAPTERS = 1_000
+MOST_NUMBER = 100_000  # of scan, budget, depth, order and the characters of a chapter
 SEPARATORS = ",，、"  # between keys
 
 
@@ -49,12 +50,40 @@ class Lore:
 
 
 @dataclass(frozen=True)
+class Chapter:
+    """A chapter of an outline: its title is written as its heading; its plot is in sight while it is written.
+
+    least, most: it may end from ``least`` characters on, and ends at the first sentence's end from ``most`` on. White space and the
+    heading do not count.
+    """
+
+    title: str
+    least: int
+    most: int
+    plot: str = ""
+
+    def __post_init__(self) -> None:
+        """Check title, lengths and plot; raises StoryError."""
+        title = self.title
+        if not title or title != title.strip() or len(title) > 100 or set(title) & {*"[]\n\r"} or "<eod>" in title:
+            raise StoryError(f"the title of a chapter is 1 to 100 characters without brackets, not {title[:20]!r}")
+        _check_number("字", self.least)
+        _check_number("字", self.most)
+        if not 1 <= self.least <= self.most:
+            raise StoryError(
+                f"{title} has from {self.least} to {self.most} characters; the first number is at least 1 and at most the second"
+            )
+        _check_text(title, self.plot)
+
+
+@dataclass(frozen=True)
 class Story:
     """What the windows of a text show beside the text itself.
 
     premise, memory, characters: prose before the text, in this order; lore follows them. note: prose inside the text, ``depth``
     sentences before its end when the window moves. scan: keys of lore are looked for in this many of the last tokens. budget: most
     tokens of lore; None: as many as half a window has room for.
+    outline: the chapters, in order; the text ends after the last one.
     """
 
     premise: str = ""
@@ -65,6 +94,7 @@ class Story:
     lore: tuple[Lore, ...] = ()
     scan: int = 200
     budget: int | None = None
+    outline: tuple[Chapter, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the parts; raises StoryError."""
@@ -74,10 +104,12 @@ class Story:
             _check_number(word, number)
         if not self.note and self.depth != Story.depth:
             raise StoryError("a depth belongs to a note; write the note")
-        if not any((self.premise, self.memory, self.characters, self.note, self.lore)):
+        if not any((self.premise, self.memory, self.characters, self.note, self.lore, self.outline)):
             raise StoryError("the story is empty; begin with a heading such as [前提] and prose under it")
         if len(self.lore) > MOST_LORE:
             raise StoryError(f"{len(self.lore):,} pieces of lore; the most is {MOST_LORE:,}")
+        if len(self.outline) > MOST_CHAPTERS:
+            raise StoryError(f"{len(self.outline):,} chapters; the most is {MOST_CHAPTERS:,}")
 
     @staticmethod
     def parse(text: str) -> Story:
@@ -102,6 +134,9 @@ class Story:
             order = f" 序{lore.order}" if lore.order else ""
             constant = " 常在" if lore.constant else ""
             parts.append(f"[设定{order}{constant}: {', '.join(lore.keys)}]\n{lore.text}\n")
+        for chapter in self.outline:
+            plot = f"{chapter.plot}\n" if chapter.plot else ""
+            parts.append(f"[{chapter.title}] {chapter.least}-{chapter.most}字\n{plot}")
         return "\n".join(parts)
 
 

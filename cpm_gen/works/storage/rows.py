@@ -157,9 +157,9 @@ class _Columns:
         return "paused"
 
     def finish_reason(self, name: str, value: object) -> str | None:
-        if value is None or value in ("length", "stop", "form"):
+        if value is None or value in ("length", "stop", "form", "story"):
             return value
-        self.refuse(name, "must be length, stop or form")
+        self.refuse(name, "must be length, stop, form or story")
         return None
 
     def ids(self, name: str, value: object) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpm_gen.text.stories.story import Lore, Story, StoryError
+from cpm_gen.text.stories.story import Chapter, Lore, Story, StoryError
 
 EXAMPLE = """扫描: 300
 预算：150
@@ -24,6 +24,12 @@ EXAMPLE = """扫描: 300
 青松寨在山上。
 [设定 序2 常在：草料场、草场]
 草料场在城东。
+[第一回 风雪山神庙] 2000-2600字
+林冲到草料场。
+
+夜里大雪。
+[第二回] 800 ～ 900 字
+[第三回]700字
 """
 
 
@@ -39,6 +45,11 @@ def test_a_story_is_read():
         ),
         scan=300,
         budget=150,
+        outline=(
+            Chapter("第一回 风雪山神庙", 2000, 2600, "林冲到草料场。\n\n夜里大雪。"),
+            Chapter("第二回", 800, 900),
+            Chapter("第三回", 700, 700),
+        ),
     )
     assert Story.parse(EXAMPLE.replace("\n", "\r\n")) == Story.parse(EXAMPLE)
 
@@ -51,6 +62,9 @@ prose = (
 keys = st.lists(
     st.text("林冲ab 草", min_size=1, max_size=5).map(str.strip).filter(bool), min_size=1, max_size=3, unique=True
 )
+titles = st.text("第一回 风雪:：a前提", min_size=1, max_size=9).map(str.strip).filter(bool)
+lengths = st.tuples(st.integers(1, 1000), st.integers(0, 1000))
+chapters = st.builds(lambda title, length, plot: Chapter(title, length[0], sum(length), plot), titles, lengths, prose)
 stories = st.builds(
     Story,
     premise=prose.filter(bool),
@@ -63,6 +77,7 @@ stories = st.builds(
     ).map(tuple),
     scan=st.integers(0, 100_000),
     budget=st.none() | st.integers(0, 1000),
+    outline=st.lists(chapters, max_size=3).map(tuple),
 )
 
 
@@ -90,6 +105,15 @@ def test_a_story_reads_back_from_its_notation(story):
         ("[前提: 甲]\n甲", r"line 1, column 4: 前提 has no keys"),
         ("[设定 常在: 甲]\n", r"line 1, column 1: 设定 is empty"),
         ("[]\n甲", r"line 1, column 2: there is no heading without a word"),
+        (
+            "[第一回]\n甲",
+            r"line 1, column 2: there is no heading 第一回; there are .*, and chapters: \[第一回 风雪山神庙\] 2000-2600字",
+        ),
+        ("[第一回] 很长\n甲", r"line 1, column 6: 很长: behind \] may stand the length of a chapter"),
+        ("[第一回] 20-10字", r"line 1, column 1: 第一回 has from 20 to 10 characters; the first number is at least 1"),
+        ("[第一回] 0字", r"line 1, column 1: 第一回 has from 0 to 0 characters"),
+        ("[第一回] 100001字", r"line 1, column 1: 字 must be from 0 to 100,000, not 100001"),
+        ("[] 5字", r"line 1, column 1: the title of a chapter is 1 to 100 characters"),
     ],
 )
 def test_a_mistake_is_named_with_its_place(text, message):
@@ -98,7 +122,7 @@ def test_a_mistake_is_named_with_its_place(text, message):
 
 
 @settings(max_examples=500, deadline=None)
-@given(st.text("[]:：,，、 \n\t深序常在笔记设定前提0123林a\x00\ud800\u2028") | st.text())
+@given(st.text("[]:：,，、 \n\t深序常在笔记设定前提0123-字林a\x00\ud800\u2028") | st.text())
 def test_any_text_is_a_story_or_a_story_error(text):
     try:
         story = Story.parse(text)
@@ -107,7 +131,9 @@ def test_any_text_is_a_story_or_a_story_error(text):
     assert Story.parse(str(story)) == story
 
 
-@pytest.mark.parametrize("part", ["[", "]", "[设定: a]\n甲\n", ",", "[设定: " + "a," * 100, " ", "\n", "扫描: 1\n"])
+@pytest.mark.parametrize(
+    "part", ["[", "]", "[设定: a]\n甲\n", ",", "[设定: " + "a," * 100, " ", "\n", "扫描: 1\n", "[a] 5字\n", "[1", "]1"]
+)
 def test_a_long_text_is_read_quickly(part):
     began = time.process_time()
     with contextlib.suppress(StoryError):

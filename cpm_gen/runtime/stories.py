@@ -1,0 +1,62 @@
+"""The stories of the texts of a loaded model, encoded for its vocabulary."""
+
+from __future__ import annotations
+
+import functools
+
+from cpm_gen.config.options import LyricLines, StyleName, TextOptions
+from cpm_gen.engine.window import Window
+from cpm_gen.errors import ConfigError
+from cpm_gen.runtime.story_insertions import StoryInsertions
+from cpm_gen.runtime.vocabulary import ModelVocabulary
+from cpm_gen.text.stories.chapters import Chapters, Characters
+from cpm_gen.text.stories.requested import requested_story
+from cpm_gen.text.stories.story import Chapter, Story
+
+_KEPT = 16  # stories
+
+
+class Stories:
+    """What stories mean to the texts. Safe to use from any thread.
+
+    lines: how the lines of lyrics are encoded. rows: of the network's vocabulary.
+    """
+
+    def __init__(self, vocabulary: ModelVocabulary, lines: LyricLines, rows: int) -> None:
+        self._vocabulary = vocabulary
+        self._lines = lines
+        self._rows = rows
+        self._insertions = functools.lru_cache(_KEPT)(self._encode)
+        self._chapters = functools.lru_cache(_KEPT)(self._outline)
+
+    def insertions(self, text: TextOptions, window: Window) -> StoryInsertions | None:
+        """What the windows show of the text's story; None without one.
+
+        Raises StoryError, and ConfigError beside kept tokens and for settings that do not go with the story.
+        """
+        story = requested_story(text)
+        if story is None:
+            return None
+        if window.keep:
+            raise ConfigError(
+                f"a story takes the place of window_keep, which is {window.keep}; set it to 0, or leave story out"
+            )
+        return self._insertions(story, text.style, window.limit)
+
+    def chapters(self, text: TextOptions, *, begins: bool) -> Chapters | None:
+        """The constraint of the story's outline; None without one. begins: no text stands before the first heading.
+
+        Raises StoryError, and ConfigError for settings that do not go with the outline.
+        """
+        story = requested_story(text)
+        return self._chapters(story.outline, text.style, begins) if story and story.outline else None
+
+    def _encode(self, story: Story, style: StyleName, limit: int) -> StoryInsertions:
+        return StoryInsertions(story, self._vocabulary.tokenizer, style, self._lines, limit)
+
+    def _outline(self, outline: tuple[Chapter, ...], style: StyleName, begins: bool) -> Chapters:
+        return Chapters(outline, self._vocabulary.tokenizer, style, self._characters, begins=begins)
+
+    @functools.cached_property
+    def _characters(self) -> Characters:
+        return Characters(self._vocabulary.tokenizer, self._rows)
