@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 from cpm_gen.config.options import LyricLines, StyleName, TextOptions
 from cpm_gen.engine.window import Window
@@ -43,19 +44,25 @@ class Stories:
             )
         return self._insertions(story, text.style, window.limit)
 
-    def chapters(self, text: TextOptions, *, begins: bool) -> Chapters | None:
-        """The constraint of the story's outline; None without one. begins: no text stands before the first heading.
+    def chapters(self, text: TextOptions, prompt: Sequence[int]) -> Chapters | None:
+        """The constraint of the story's outline after the token ids of a prompt; None without one.
 
         Raises StoryError, and ConfigError for settings that do not go with the outline.
         """
         story = requested_story(text)
-        return self._chapters(story.outline, text.style, begins) if story and story.outline else None
+        if story is None or not story.outline:
+            return None
+        chapters = self._chapters(story.outline, text.style)
+        if [*prompt] == [self._vocabulary.tokenizer.start]:
+            return chapters
+        reader = self._vocabulary.detokenizer(text.style, chapters=True)
+        return chapters.after("".join([*map(reader.push, prompt), reader.flush()]))
 
     def _encode(self, story: Story, style: StyleName, limit: int) -> StoryInsertions:
         return StoryInsertions(story, self._vocabulary.tokenizer, style, self._lines, limit)
 
-    def _outline(self, outline: tuple[Chapter, ...], style: StyleName, begins: bool) -> Chapters:
-        return Chapters(outline, self._vocabulary.tokenizer, style, self._characters, begins=begins)
+    def _outline(self, outline: tuple[Chapter, ...], style: StyleName) -> Chapters:
+        return Chapters(outline, self._vocabulary.tokenizer, style, self._characters)
 
     @functools.cached_property
     def _characters(self) -> Characters:

@@ -123,7 +123,7 @@ class TextEngine:
     ) -> list[Request]:
         """``text.n`` checked requests for each prompt of token ids. Safe to call from any thread.
 
-        window, end_token: replace the model's; constraint: in place of what ends the text by itself; the rest as in :class:`Request`.
+        window, end_token: replace the model's; constraint: in place of that of a form or an outline; the rest as in :class:`Request`.
         Raises InputError for ids outside the vocabulary, StoryError, and ConfigError for a window longer than the network's
         positions and for more candidates than the batch.
         """
@@ -143,7 +143,7 @@ class TextEngine:
         sampling = dataclasses.replace(sampling, banned_ids=(*sampling.banned_ids, *never))
         self.check_candidates(text.candidates)
         sentences = self.vocabulary.sentences(text.style) if text.candidates > 1 else None
-        form, start = constraint or self.vocabulary.form(text, sampling.banned_ids), self.vocabulary.reader.start
+        form = constraint or self.vocabulary.form(text, sampling.banned_ids)
         alone = form is not None or has_outline(text.story)
         if alone:  # a token that ends lines does not end it
             stop_ids = frozenset()
@@ -159,7 +159,7 @@ class TextEngine:
                 stop_ids=stop_ids,
                 recompute=recompute,
                 logprobs=logprobs,
-                constraint=self.stories.chapters(text, begins=[*prompt[:2]] == [start]) if form is None else form,
+                constraint=self.stories.chapters(text, prompt) if form is None else form,
                 insertions=insertions,
                 candidates=text.candidates,
                 sentences=sentences,

@@ -244,7 +244,8 @@ class Service:
         window = self.window(llm, spec)
 
         def read() -> StoryInsertions | None:
-            llm.stories.chapters(spec.text, begins=spec.text.unconditional)
+            for ids in prompts:
+                llm.stories.chapters(spec.text, ids)
             return llm.stories.insertions(spec.text, window)
 
         try:

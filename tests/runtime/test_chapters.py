@@ -165,3 +165,19 @@ def test_what_an_outline_does_not_go_with_is_refused(llm):
         llm.generate(story=Story(outline=(Chapter("第一回 𠮷", 10, 20),)))
     with pytest.raises(StoryError, match=r"the longest plot of the story have [0-9]+ tokens; a window of 90 has room"):
         llm.generate(story=Story(outline=(Chapter("一", 10, 20, "雪" * 100),)))
+
+
+def test_a_text_that_holds_chapters_goes_on_in_the_last_of_them(llm):
+    settings = {"story": STORY, "style": "novel", "seed": 3, "temperature": 0.9, "top_k": 50}
+    body = "江上有月。" * 9
+    text = llm.generate(f"引子。\n第一回 风雪山神庙\n{body}", **settings)
+    first, rest = text.text.split("第二回 雪夜上山\n")
+    assert 90 <= characters(body + first) < 120 + PATIENCE
+    assert "第一回" not in first
+    assert rest.count("第三回\n") == 1
+    complete = llm.generate(
+        f"第一回 风雪山神庙\n{body}第二回 雪夜上山\n{body}\n第二回 雪夜上山\n{body * 2}", **settings
+    )
+    assert complete.text.startswith("\n第三回\n")
+    with pytest.raises(StoryError, match="the text holds all chapters of the outline; add one"):
+        llm.generate(f"第三回\n{body * 2}", **settings)

@@ -6,6 +6,7 @@ from its greatest length on with the next sentence. After the last chapter the t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -64,7 +65,7 @@ class Characters:
 class Chapters:
     """An outline over a vocabulary. Safe to use for several texts at once.
 
-    begins: nothing stands before the first heading. Raises StoryError for a title that the vocabulary cannot write.
+    A text begins with the first heading; see :meth:`after` for others. Raises StoryError for a title that the vocabulary cannot write.
     """
 
     reason: Literal["story"] = "story"
@@ -75,8 +76,6 @@ class Chapters:
         tokenizer: TextTokenizer,
         style: StyleName,
         characters: Characters,
-        *,
-        begins: bool,
     ) -> None:
         self._outline = tuple(outline)
         self._characters = characters
@@ -86,12 +85,36 @@ class Chapters:
         before = newline if self._end is None else [self._end]
         self._headings = [[*before, *_encode(c.title, tokenizer), *newline] for c in self._outline]
         self._separator = len(before)
-        self._begin = Place(given=self._separator if begins else 0)
+        self._begin = Place(given=self._separator)
+        self._titles = {
+            title: at for at, c in enumerate(self._outline) for title in (c.title, tokenizer.written(c.title))
+        }
         self._given = {i: np.array([i], dtype=np.intp) for heading in self._headings for i in heading}
         rows = np.arange(characters.rows, dtype=np.intp)
         self._unfinished = None if self._end is None else rows[rows != self._end]
         self._sentence_ends = tokenizer.boundary_ids("sentence") or frozenset()
         self._closing = rows[np.isin(rows, [*self._sentence_ends])]
+        closes = (tokenizer.surface(i).strip() for i in self._sentence_ends)
+        self._closes = tuple({text for text in closes if text})
+
+    def after(self, text: str) -> Chapters:
+        """The chapters of a text that begins with ``text``, which may hold some of them: it goes on in the last one whose heading it holds.
+
+        Raises StoryError if that one is complete and there is no further one.
+        """
+        lines = text.split("\n")
+        last = next((at for at in range(len(lines) - 1, -1, -1) if lines[at].strip() in self._titles), None)
+        place = Place()
+        if last is not None:
+            at, body = self._titles[lines[last].strip()], "\n".join(lines[last + 1 :])
+            place = Place(at, len(self._headings[at]), _visible(body))
+            if place.chars >= self._outline[at].most and body.rstrip().endswith(self._closes):
+                place = Place(at + 1)
+        if self.finished(place):
+            raise StoryError("the text holds all chapters of the outline; add one, or leave the outline out")
+        found = copy.copy(self)
+        found._begin = place
+        return found
 
     def begin(self) -> Place:
         """The place before the first token."""

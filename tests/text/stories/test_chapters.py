@@ -37,7 +37,7 @@ def test_any_allowed_tokens_end_with_the_last_chapter(tmp_path: Path, make):
     rows = tokenizer.size + 3
     for seed in range(20):
         chance = random.Random(seed)
-        chapters = Chapters(outline, tokenizer, "novel", Characters(tokenizer, rows), begins=True)
+        chapters = Chapters(outline, tokenizer, "novel", Characters(tokenizer, rows))
         place, ids = chapters.begin(), []
         while not chapters.finished(place):
             allowed = chapters.allowed(place)
@@ -51,9 +51,7 @@ def test_any_allowed_tokens_end_with_the_last_chapter(tmp_path: Path, make):
 
 def test_tokens_that_are_not_allowed_are_refused(tmp_path: Path):
     tokenizer = open_tokenizer(byte_level(tmp_path / "vocabulary"))
-    chapters = Chapters(
-        (Chapter("明月", 10, 20),), tokenizer, "novel", Characters(tokenizer, tokenizer.size), begins=True
-    )
+    chapters = Chapters((Chapter("明月", 10, 20),), tokenizer, "novel", Characters(tokenizer, tokenizer.size))
     place = chapters.begin()
     with pytest.raises(InputError, match="is not the next one of the heading 明月"):
         chapters.advance(place, tokenizer.end)
