@@ -63,7 +63,8 @@ def choose(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _changed(task: Task, args: argparse.Namespace) -> Task:
-    changes = {name: getattr(args, name) for name in ("score", "candidates") if getattr(args, name) is not None}
+    given = {"score": args.score, "candidates": args.labels_each}
+    changes = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(task, **changes)
 
 

@@ -106,6 +106,7 @@ def choose_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--candidates",
+        dest="labels_each",  # "candidates" is a setting of texts
         metavar="N",
         type=int,
         help="labels a record is tried with, the right one among them; 0: all (default: the task's)",

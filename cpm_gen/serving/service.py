@@ -256,6 +256,11 @@ class Service:
         for at, ids in enumerate(prompts):
             self._check_length(spec, at, len(ids), window.limit - insertions.room)
 
+    async def fit_form(self, llm: TextEngine, spec: GenerationSpec) -> None:
+        """Check that the model's vocabulary can fill the spec's form, if there is one; raises FormError."""
+        if spec.text.form is not None:
+            await asyncio.to_thread(llm.requests, [llm.vocabulary.start_ids()], spec.sampling, spec.text)
+
     def _check_length(self, spec: GenerationSpec, at: int, tokens: int, limit: int) -> None:
         if tokens > limit and not spec.truncate:
             raise invalid(

@@ -71,6 +71,7 @@ class WorkManager:
         self.scheduler.check_candidates(spec.candidates)
         prompts = await service.encode(llm, generation)
         await service.fit_story(llm, generation, prompts)
+        await service.fit_form(llm, generation)
         now = time.time()
         work = StoredWork(
             id="work-" + secrets.token_hex(8),

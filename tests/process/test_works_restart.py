@@ -65,6 +65,7 @@ def kills(start, database: Path, count: int) -> None:
                     assert whole[index] == (text, tokens)
 
 
+@pytest.mark.slow
 def test_a_killed_work_with_a_story_keeps_its_ids(start, tmp_path: Path):
     story = "[前提]\n林冲被高俅陷害。\n[笔记 深1]\n风雪很大。\n[设定: 山]\n山上有人。\n[设定: 水, 江]\n水在城东。\n"
     story += (

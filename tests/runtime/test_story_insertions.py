@@ -77,7 +77,9 @@ def test_a_story_takes_at_most_half_of_the_window(llm):
         chosen(llm, dataclasses.replace(STORY, budget=2), "他")
 
 
-@pytest.mark.parametrize("style", ["novel", "lyric", "plain"])
+@pytest.mark.parametrize(
+    "style", ["novel", pytest.param("lyric", marks=pytest.mark.slow), pytest.param("plain", marks=pytest.mark.slow)]
+)
 def test_texts_are_the_same_recomputed_together_and_resumed(llm, style):
     text = TextOptions(style=style, max_new_tokens=260, seed=4, n=2, story=str(STORY))
     requests = llm.engine.requests([llm.encode("江上有月，", style), llm.encode("他", style)], SAMPLING, text)

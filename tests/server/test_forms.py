@@ -173,3 +173,11 @@ def test_the_pattern_in_parts_names_sections_and_what_may_be_left_out(client: ht
     assert (first["slots"], first["end"], second["slots"], second["least"]) == ("⊙⊙", "+", "⊙" * 6, 4)
     assert lines[1]["parts"][0]["slots"] == "风⊙⊙⊙"
     assert [line["parts"][-1]["label"] for line in lines] == ["a", "a", "b", "b", "a", "a"]
+
+
+@pytest.mark.parametrize("path", ["/generate", "/works"])
+def test_a_form_that_the_vocabulary_cannot_fill_is_refused_before_anything_is_written(client, path):
+    body = {"style": "lyric", "unconditional": True, "form": "7a\n7a", "include": ["龘"], "max_new_tokens": 40}
+    response = client.post(path, json=body)
+    assert response.status_code == 422
+    assert "必含 龘: the vocabulary has no token for 龘" in response.json()["error"]["message"]
