@@ -148,3 +148,25 @@ def test_the_drawer_fits_a_phone(served: Server, open_desk: Callable[..., Desk])
         assert box
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 375
+
+
+def test_the_chapters_of_an_outline_are_written_from_nothing(desk: Desk) -> None:
+    outline = "[第一回 风雪] 20-40字\n林冲夜宿山神庙。\n\n[第二回 上山] 20-40字\n林冲上山。"
+    desk.page.click("#story")
+    desk.page.locator("#story-drawer [name=note]").fill("风雪很大。")
+    desk.page.locator("#story-drawer [name=depth]").fill("0")
+    desk.page.locator("#story-drawer [name=outline]").fill(outline)
+    desk.press("Escape")
+    desk.press("Control+Enter")
+    desk.await_state("finished")
+    assert desk.work()["parameters"]["story"] == f"[笔记 深0]\n风雪很大。\n\n{outline}\n"
+    lines = desk.text.split("\n")
+    assert "第一回 风雪" in lines
+    assert "第二回 上山" in lines[lines.index("第一回 风雪") + 1 :]
+    expect(desk.page.locator("#facts")).to_contain_text("在眼前：笔记、第")
+    desk.page.click("#story")
+    expect(desk.page.locator("#story-drawer [name=outline]")).to_have_value(outline)
+    desk.press("Escape")
+    desk.press("Control+Enter")
+    expect(desk.page.locator("#notice")).to_contain_text("“故事”不合要求")
+    assert len(desk.works()) == 1

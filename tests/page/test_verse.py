@@ -271,7 +271,7 @@ def test_a_form_that_the_model_cannot_fill_is_told(desk: Desk) -> None:
     choose(desk, "5\n「龘」4\n")
     desk.press("Control+Enter")
     expect(desk.page.locator("#notice")).to_contain_text("no token for 龘")
-    desk.await_state("paused")
+    desk.await_state("idle")
 
 
 def test_the_service_is_away_while_a_verse_is_checked(desk: Desk) -> None:

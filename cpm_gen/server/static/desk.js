@@ -96,6 +96,11 @@ export class Desk {
     return Boolean(this.document.form || this.document.story);
   }
 
+  // A form and the chapters of an outline need no word to begin with, and are complete at their end.
+  get endsItself() {
+    return Boolean(this.document.form || this.document.story?.outline.trim());
+  }
+
   // The form, the locked lines or the story were changed: not an edit of the text.
   plan(changes) {
     Object.assign(this.document, changes);

@@ -178,7 +178,7 @@ function begun(write) {
   settings.complain(null);
   dismiss();
   editor.settle();
-  if (verse.form || desk.text.string.trim()) write();
+  if (desk.endsItself || desk.text.string.trim()) write();
   else notices.offer("empty", "write_free", write);
 }
 

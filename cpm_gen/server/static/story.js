@@ -18,7 +18,7 @@ export function notationOf(story) {
   const found = [];
   for (const [name, heading] of Object.entries(PARTS)) {
     const text = prose(story[name]);
-    const depth = name === "note" && Number(story.depth) > 0 ? ` 深${Number(story.depth)}` : "";
+    const depth = name === "note" && /^\d+$/.test(story.depth) ? ` 深${Number(story.depth)}` : "";  // 0: right before the end
     if (text) found.push(`[${heading}${depth}]\n${text}\n`);
   }
   for (const { keys, text, order, constant } of story.lore) {

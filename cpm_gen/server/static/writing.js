@@ -66,8 +66,8 @@ export class Writing {
     if (this.active) return;
     this.editor.settle();
     const asked = desk.asked();
-    const { work, document: { form } } = desk;
-    const goesOn = desk.inStep && dice === null && work.asked === key(asked, work) && !(form && work.state === "finished");
+    const { work } = desk;
+    const goesOn = desk.inStep && dice === null && work.asked === key(asked, work) && !(desk.endsItself && work.state === "finished");
     const line = (this.line = new AbortController());
     this.editor.lock(true);
     this.setState("connecting");
