@@ -124,6 +124,7 @@ def test_a_rank_that_cannot_start_is_an_error_with_its_reason(monkeypatch: pytes
         cpm_gen.load(tensor_parallel=2)
 
 
+@pytest.mark.slow
 def test_python_gets_the_error_when_a_rank_dies_and_can_load_again(tmp_path: Path) -> None:
     folder = random_checkpoint(tmp_path)
     llm = cpm_gen.load(folder, tensor_parallel=2)

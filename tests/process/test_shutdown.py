@@ -92,6 +92,7 @@ def test_what_does_not_finish_in_time_is_cut_short_with_an_error(start):
     assert "Traceback" not in server.log, server.log
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once_and_the_ranks_with_it(start):
     server = start("--tensor-parallel", "2", "--drain-timeout", "100")
     children = server.all_children()

@@ -88,7 +88,7 @@ def test_texts_are_the_same_recomputed_together_and_resumed(llm, style):
     for request, (ids, slides, sights) in zip(requests, together, strict=True):
         assert slides > 2
         assert run(llm, [request], text) == [(ids, slides, sights)]
-        for cut in (1, 140, 259):
+        for cut in (140,) if style == "novel" else (1, 140, 259):  # more of them in the slow tests
             resumed = dataclasses.replace(request, written=ids[:cut])
             assert run(llm, [resumed], text) == [(ids[cut:], slides, sights[cut:])]
     ids, slides, sights = together[-1]

@@ -92,7 +92,10 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize(
+    "text",
+    [pytest.param(text, id=name, marks=[pytest.mark.slow] * (name == "spaces")) for name, text in HOSTILE.items()],
+)
 def test_hostile_text_gets_an_answer_or_a_refusal(client, text):
     for path, body in (
         ("/generate", BODY | {"prompt": text, "truncate_prompt": True}),

@@ -158,6 +158,7 @@ def test_a_work_is_written_for_the_request_that_created_it(talkative):
     assert {e["message"].split(".")[0]: e["request_id"] for e in lines}[other] != CALLER["X-Request-Id"]
 
 
+@pytest.mark.slow
 def test_the_level_leaves_out_the_lines_of_requests(start):
     server = start("--log-level", "warning")
     with server.client() as client:

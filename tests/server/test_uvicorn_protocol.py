@@ -279,6 +279,7 @@ def test_who_does_not_read_does_not_keep_the_service_from_ending(start):
     assert "without completing" not in server.log
 
 
+@pytest.mark.slow
 def test_a_slow_reader_who_reads_gets_all(strict):
     answer = b""
     with connect(strict, ASK * 3 + ASK[:-2] + b"Connection: close\r\n\r\n", small=True) as connection:

@@ -63,6 +63,7 @@ def test_events_join_to_the_text_and_say_where_they_are(client: httpx.Client):
     assert summary["choices"] == [{"index": 0, "finish_reason": "length", "window_slides": window["slides"]}]
 
 
+@pytest.mark.slow
 def test_a_lost_line_goes_on_exactly_where_it_ended(client: httpx.Client):
     work = create(client, max_new_tokens=1500, n=2)
     got, last = [], None
@@ -248,6 +249,7 @@ def test_works_take_turns_and_leave_room_for_others(start):
             assert undisturbed(client, max_new_tokens=len(ids), seed=n) == [(text, ids)]
 
 
+@pytest.mark.slow
 def test_limits_are_settings(start):
     server = start("--max-works", "2", "--max-work-tokens", "100")
     with server.client() as client:

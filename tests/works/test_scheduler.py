@@ -146,6 +146,7 @@ def test_a_text_being_prepared_is_not_written_when_the_database_fails(tmp_path: 
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_a_database_that_another_process_took_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     async def run() -> None:
         async with managing(tmp_path / "works.db") as (works, store, _):
