@@ -10,6 +10,8 @@ import logging
 from typing import Literal
 
 from cpm_gen.errors import ConfigError, CpmGenError, InputError
+from cpm_gen.text.forms.errors import FormError
+from cpm_gen.text.stories.story import StoryError
 
 log = logging.getLogger("cpm_gen.serving")
 
@@ -77,8 +79,13 @@ def unavailable(code: str, message: str, retry_after: int = 5) -> ServiceError:
 def from_library(error: CpmGenError, field: str | None = None) -> ServiceError:
     """Convert an error of the library.
 
-    A mistake in the request keeps its message and gets ``field``. Any other error is logged, and its text is not shown to the client.
+    A mistake in the request keeps its message and gets ``field``; one in a form or a story names its own. Any other error is logged, and
+    its text is not shown to the client.
     """
+    if isinstance(error, FormError):
+        return invalid(str(error), error.what, "bad_form")
+    if isinstance(error, StoryError):
+        return invalid(str(error), "story", "bad_story")
     if isinstance(error, (ConfigError, InputError)):
         return invalid(str(error), field)
     log.error("%s: %s", type(error).__name__, error)

@@ -11,12 +11,11 @@ from cpm_gen.config.options import SamplingParams, TextOptions
 from cpm_gen.errors import CpmGenError
 from cpm_gen.runtime.rewrite import ROUNDS, Reader, RewritePlan, Rewrites, plan_rewrite
 from cpm_gen.serving.api_keys import ApiKey
-from cpm_gen.serving.errors import from_library, invalid
+from cpm_gen.serving.errors import from_library
 from cpm_gen.serving.generation_spec import GenerationSpec, check_chars, check_form
 from cpm_gen.serving.results import TextUpdate, TokenUsage
 from cpm_gen.serving.scoring import score_reserved
 from cpm_gen.serving.service import Service, before
-from cpm_gen.text.forms.errors import FormError
 from cpm_gen.text.rewriting import Cut, trimmed
 
 
@@ -53,8 +52,6 @@ async def rewrite(service: Service, spec: RewriteSpec, key: ApiKey | None = None
             plan = await asyncio.to_thread(
                 plan_rewrite, engine, spec.text, spec.start, spec.end, spec.sampling, spec.options
             )
-        except FormError as error:
-            raise invalid(str(error), error.what, "bad_form") from None
         except CpmGenError as error:
             raise from_library(error, "text") from None
         cuts: dict[str, Cut] = {}

@@ -10,11 +10,10 @@ from cpm_gen.config.options import TextOptions
 from cpm_gen.errors import CpmGenError
 from cpm_gen.runtime.rhymes import RHYMES, Rhymes, plan_rhymes
 from cpm_gen.serving.api_keys import ApiKey
-from cpm_gen.serving.errors import from_library, invalid
+from cpm_gen.serving.errors import from_library
 from cpm_gen.serving.generation_spec import check_chars, check_form
 from cpm_gen.serving.scoring import score_reserved
 from cpm_gen.serving.service import Service, before
-from cpm_gen.text.forms.errors import FormError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +39,6 @@ async def rhymes(service: Service, spec: RhymeSpec, key: ApiKey | None = None) -
             async with before(service.deadline()):
                 try:
                     plan = await asyncio.to_thread(plan_rhymes, engine, spec.text, spec.line, spec.options, spec.prompt)
-                except FormError as error:
-                    raise invalid(str(error), error.what, "bad_form") from None
                 except CpmGenError as error:
                     raise from_library(error, "line") from None
                 logprobs = await score_reserved(service, plan.token_ids, "text", plan.place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,6 +42,21 @@ class LiveText:
         if chunk.finish_reason != "cancelled":
             text.finish_reason = chunk.finish_reason
         self.failures = 0
+
+    def written(self, pieces: Sequence[TextPiece], vocabulary: int) -> array[int]:
+        """The stored tokens, of which ``pieces`` are all; raises UnreadableWork where some are missing or not in the vocabulary."""
+        current, tokens, chars = self.current, array("q"), 0
+        for piece in pieces:
+            if (piece.token, piece.char) != (len(tokens), chars):
+                break
+            tokens.extend(piece.token_ids)
+            chars += len(piece.text)
+        field = f"texts.{current.place}"
+        if (len(tokens), chars) != (current.tokens, current.chars):
+            raise UnreadableWork(f"the stored text {current.place} is incomplete after {len(tokens)} tokens", field)
+        if tokens and max(tokens) >= vocabulary:
+            raise UnreadableWork(f"token ids are from 0 to {vocabulary - 1}, not {max(tokens)}", field)
+        return tokens
 
     def committed(self, text: StoredText, count: int) -> None:
         """The database has this state, with the first ``count`` uncommitted pieces."""

@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import logging
 import time
-from array import array
 
 from cpm_gen.errors import ConfigError, InputError, TokenizerError
 from cpm_gen.serving.errors import ServiceError, invalid, unavailable
@@ -144,9 +143,8 @@ class WorkScheduler:
 
     async def _flush(self, retry: bool = False) -> None:
         async with self._flushing:
-            if not (
-                self._persisting or retry
-            ):  # callers that queued behind a failed commit do not wait for another timeout
+            # callers that queued behind a failed commit do not wait for another timeout
+            if not (self._persisting or retry):
                 raise unavailable("storage_failed", "the works' database does not answer")
             dirty, self._dirty = self._dirty, set()
             changes, saved = [], []
@@ -266,7 +264,7 @@ class WorkScheduler:
         llm, spec, current = self._service.require(), live.spec, text.current
         if spec is None:
             raise live.problem or UnreadableWork("the work cannot be read")
-        written = _written(text, pieces, llm.size.vocabulary)
+        written = text.written(pieces, llm.size.vocabulary)
         try:
             options, window = spec.text(current.max_tokens), spec.window_of(llm.window.limit)
             recompute = spec.decoder == "recompute"
@@ -312,22 +310,6 @@ class WorkScheduler:
     def _cancel_jobs(self) -> None:
         for text in self._writing:
             self._cancel(text)
-
-
-def _written(text: LiveText, pieces: list[TextPiece], vocabulary: int) -> array[int]:
-    """The stored tokens of a text; raises UnreadableWork where pieces are missing or a token is not in the vocabulary."""
-    current, tokens, chars = text.current, array("q"), 0
-    for piece in pieces:
-        if (piece.token, piece.char) != (len(tokens), chars):
-            break
-        tokens.extend(piece.token_ids)
-        chars += len(piece.text)
-    field = f"texts.{current.place}"
-    if (len(tokens), chars) != (current.tokens, current.chars):
-        raise UnreadableWork(f"the stored text {current.place} is incomplete after {len(tokens)} tokens", field)
-    if tokens and max(tokens) >= vocabulary:
-        raise UnreadableWork(f"token ids are from 0 to {vocabulary - 1}, not {max(tokens)}", field)
-    return tokens
 
 
 def _candidates(live: LiveWork) -> int:

@@ -44,7 +44,7 @@ def read(path: Path) -> Any:
 
 
 def rezip(path: Path, change: Callable[[bytes], bytes], record: str = "data.pkl", method: int = 0) -> None:
-    """Write the zip file at ``path`` anew, sums and all, with one record changed."""
+    """Replace the zip file at ``path`` by one with a record changed and right checksums."""
     with zipfile.ZipFile(path) as old:
         records = {info.filename: old.read(info) for info in old.infolist()}
     with zipfile.ZipFile(path, "w", method) as new:

@@ -1,4 +1,4 @@
-"""Texts with candidates for each sentence, against a plain reference that computes every context anew and shares no state."""
+"""Texts with candidates for each sentence, against a plain reference that runs the whole context for every token and shares no state."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -59,6 +59,17 @@ def write(runner: ModelRunner, requests: Sequence[Request], scheduler: Scheduler
     if isinstance(engine.scheduler, CachedScheduler):
         assert sorted(engine.scheduler.free_slots) == list(range(24)), "a slot was lost"
     return texts
+
+
+def sentences(runner: ModelRunner, wanted: Request) -> tuple[Text, list[int]]:
+    """A text written alone, and its number of tokens after each sentence."""
+    engine = Engine(runner, CachedScheduler(4, 8, 40), batch=4)
+    text = engine.add(wanted)
+    ends = []
+    while engine.busy:
+        if engine.step():
+            ends.append(text.step)
+    return text, ends
 
 
 def reference(runner: ModelRunner, wanted: Request) -> list[int]:
@@ -129,12 +140,7 @@ def test_texts_are_the_same_alone_together_and_recomputed(runner: ModelRunner, w
 @pytest.mark.parametrize("params", [SAMPLED, DRY], ids=["sampled", "dry"])
 def test_a_text_resumes_at_every_sentence(runner: ModelRunner, params: SamplingParams) -> None:
     wanted = request(params=params, window=Window(15, 4, "sentence"))
-    engine = Engine(runner, CachedScheduler(4, 8, 40), batch=4)
-    text = engine.add(wanted)
-    cuts = []
-    while engine.busy:
-        if engine.step():
-            cuts.append(text.step)
+    text, cuts = sentences(runner, wanted)
     assert len(cuts) > 3
     for cut in cuts[:-1]:
         [resumed] = write(runner, [dataclasses.replace(wanted, written=tuple(text.new_tokens[:cut]))])
@@ -196,12 +202,7 @@ def test_a_text_leaves_in_the_middle_of_a_sentence_and_frees_its_slots(runner: M
 
 def test_a_sentence_without_an_end_is_cut_at_its_bound(runner: ModelRunner) -> None:
     endless = request(sentences=Sentences(SENTENCES.read, frozenset()), max_new_tokens=2 * SENTENCE_TOKENS + 5)
-    engine = Engine(runner, CachedScheduler(4, 8, 40), batch=4)
-    text = engine.add(endless)
-    steps = []
-    while engine.busy:
-        if engine.step():
-            steps.append(text.step)
+    _, steps = sentences(runner, endless)
     assert steps == [SENTENCE_TOKENS, 2 * SENTENCE_TOKENS, 2 * SENTENCE_TOKENS + 5]
 
 

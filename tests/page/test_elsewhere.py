@@ -113,7 +113,7 @@ def test_going_on_is_asked_for_once_though_the_answer_was_lost(desk: Desk) -> No
     assert desk.works()[0]["tokens"] == 40
 
 
-def test_a_work_deleted_elsewhere_while_it_rested_is_written_anew(desk: Desk, served: Server) -> None:
+def test_a_work_deleted_elsewhere_while_it_rested_is_written_as_a_new_one(desk: Desk, served: Server) -> None:
     id, text = finished(desk), desk.text
     with served.client() as client:
         client.delete(f"/works/{id}")

@@ -52,6 +52,13 @@ def checked(server: Server, form: str, text: str) -> list[dict[str, Any]]:
         return list(answer.json()["faults"])
 
 
+def write_good(desk: Desk) -> None:
+    """Type a verse that keeps to its form."""
+    choose(desk, "五绝 仄起")
+    desk.type(GOOD)
+    await_said(desk, "合律")
+
+
 def test_a_form_is_found_by_its_name_and_written_without_a_word(desk: Desk, served: Server) -> None:
     desk.press("Alt+t")
     desk.page.locator("#form-search").fill("七绝")
@@ -162,9 +169,7 @@ def test_faults_are_underlined_while_a_person_types(desk: Desk) -> None:
 
 
 def test_a_text_that_leaves_its_form_and_comes_back(desk: Desk) -> None:
-    choose(desk, "五绝 仄起")
-    desk.type(GOOD)
-    await_said(desk, "合律")
+    write_good(desk)
     desk.type("\n多出的一行")
     await_said(desk, "体式有 2 行，这里有 3 行")
     desk.press("Control+z")
@@ -196,9 +201,7 @@ def test_an_input_method_is_not_disturbed(desk: Desk) -> None:
 
 
 def test_the_pattern_stands_below_the_letters(desk: Desk) -> None:
-    choose(desk, "五绝 仄起")
-    desk.type(GOOD)
-    await_said(desk, "合律")
+    write_good(desk)
     expect(desk.page.locator("#slots i.free")).to_have_count(0)
     places = desk.page.evaluate(
         """() => { const node = document.getElementById('text').firstChild, range = document.createRange(), out = [];
@@ -249,9 +252,7 @@ def test_locks_move_with_their_lines(desk: Desk) -> None:
 
 
 def test_the_menu_of_a_line_is_walked_with_keys_and_closed(desk: Desk) -> None:
-    choose(desk, "五绝 仄起")
-    desk.type(GOOD)
-    await_said(desk, "合律")
+    write_good(desk)
     menu = desk.page.locator("#line-menu")
     desk.page.locator("#handles button").first.click()
     expect(menu).to_be_visible()
@@ -374,9 +375,7 @@ def offered(desk: Desk) -> list[str]:
 
 
 def test_a_line_is_written_in_other_ways_that_keep_to_the_form(desk: Desk, served: Server) -> None:
-    choose(desk, "五绝 仄起")
-    desk.type(GOOD)
-    await_said(desk, "合律")
+    write_good(desk)
     open_menu(desk, 2, "ways")
     expect(desk.page.locator("#choices-title")).to_have_text("换一句")
     ways = offered(desk)
@@ -391,9 +390,7 @@ def test_a_line_is_written_in_other_ways_that_keep_to_the_form(desk: Desk, serve
 
 
 def test_a_rhyme_word_is_put_at_the_lines_end(desk: Desk, served: Server) -> None:
-    choose(desk, "五绝 仄起")
-    desk.type(GOOD)
-    await_said(desk, "合律")
+    write_good(desk)
     open_menu(desk, 2, "rhymes")
     words = offered(desk)
     assert len(words) > 8
@@ -404,9 +401,7 @@ def test_a_rhyme_word_is_put_at_the_lines_end(desk: Desk, served: Server) -> Non
 
 
 def test_rhymes_that_the_service_refuses_are_told(desk: Desk) -> None:
-    choose(desk, "五绝 仄起")
-    desk.type(GOOD)
-    await_said(desk, "合律")
+    write_good(desk)
     body = {"error": {"code": "internal", "message": "as the test wants it", "field": None}}
     answer: dict[str, Any] = {"status": 500, "content_type": "application/json", "body": json.dumps(body)}
     desk.route("**/forms/rhymes", lambda route: route.fulfill(**answer), times=1)
@@ -418,9 +413,7 @@ def test_rhymes_that_the_service_refuses_are_told(desk: Desk) -> None:
 
 
 def test_a_locked_line_stays_when_the_rest_is_written_again(desk: Desk, served: Server) -> None:
-    choose(desk, "五绝 仄起")
-    desk.type(GOOD)
-    await_said(desk, "合律")
+    write_good(desk)
     open_menu(desk, 2, "lock")
     expect(desk.page.locator("#handles button").nth(1)).to_have_attribute("aria-label", re.compile("已锁定"))
     desk.press("Alt+r")

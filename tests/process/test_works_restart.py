@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.engine import make_url
@@ -65,6 +66,22 @@ def kills(start, database: Path, count: int) -> None:
                     assert whole[index] == (text, tokens)
 
 
+def killed(start, database: Path, body: dict[str, Any], after: int) -> dict[str, Any]:
+    """A work whose service was killed after some events, once the next one has finished it: as if it had not been."""
+    server = serve(start, database, "--keep-alive", "300")
+    with server.client() as client:
+        id = create(client, **body)["id"]
+        begun = list(itertools.islice(follow(client, id), after))
+        server.signal(signal.SIGKILL)
+        server.wait()
+    assert begun
+    server = serve(start, database, "--keep-alive", "300")
+    with server.client() as client:
+        done = settled(client, id)
+        assert written(done) == undisturbed(client, **body)
+    return done
+
+
 @pytest.mark.slow
 def test_a_killed_work_with_a_story_keeps_its_ids(start, tmp_path: Path):
     story = "[前提]\n林冲被高俅陷害。\n[笔记 深1]\n风雪很大。\n[设定: 山]\n山上有人。\n[设定: 水, 江]\n水在城东。\n"
@@ -73,36 +90,16 @@ def test_a_killed_work_with_a_story_keeps_its_ids(start, tmp_path: Path):
     )
     body = {"story": story, "style": "novel", "seed": 4, "n": 1, "temperature": 0.9}
     body["window"] = {"hop": 100, "boundary": "sentence"}
-    server = serve(start, tmp_path / "works.db", "--keep-alive", "300")
-    with server.client() as client:
-        id = create(client, **body)["id"]
-        begun = list(itertools.islice(follow(client, id), 700))
-        server.signal(signal.SIGKILL)
-        server.wait()
-    assert begun
-    server = serve(start, tmp_path / "works.db", "--keep-alive", "300")
-    with server.client() as client:
-        done = settled(client, id)
-        assert done["choices"][0]["window_slides"] > 5
-        assert done["choices"][0]["finish_reason"] == "story"
-        assert written(done) == undisturbed(client, **body)
+    done = killed(start, tmp_path / "works.db", body, after=700)
+    assert done["choices"][0]["window_slides"] > 5
+    assert done["choices"][0]["finish_reason"] == "story"
 
 
 @pytest.mark.slow
 def test_a_killed_work_keeps_to_its_form_and_its_ids(start, tmp_path: Path):
     body = {"form": "七排 60", "style": "lyric", "seed": 4, "n": 1, "temperature": 0.9, "top_k": 50}
-    server = serve(start, tmp_path / "works.db", "--keep-alive", "300")
-    with server.client() as client:
-        id = create(client, **body)["id"]
-        begun = list(itertools.islice(follow(client, id), 60))
-        server.signal(signal.SIGKILL)
-        server.wait()
-    assert begun
-    server = serve(start, tmp_path / "works.db", "--keep-alive", "300")
-    with server.client() as client:
-        done = settled(client, id)
-        assert done["choices"][0]["finish_reason"] == "form"
-        assert written(done) == undisturbed(client, **body)
+    done = killed(start, tmp_path / "works.db", body, after=60)
+    assert done["choices"][0]["finish_reason"] == "form"
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-from collections import deque
 
 import pytest
 
@@ -13,6 +12,7 @@ from cpm_gen.engine.sequence import Sequence
 from cpm_gen.errors import ConfigError, InputError
 from cpm_gen.text.stories.chapters import PATIENCE
 from cpm_gen.text.stories.story import StoryError
+from tests.runtime.texts import chunks_of
 
 OUTLINE = (
     Chapter("第一回 风雪山神庙", 90, 120, "林冲到草料场。"),
@@ -95,14 +95,8 @@ def requests(llm, prompts, **options):
 
 def run(llm, requests, text):
     """The ids, the parts in sight at each token, and where the window began."""
-    ready: deque[cpm_gen.Chunk] = deque()
-    streams = llm.engine.begin(requests, text, ready)
-    while not all(s.done for s in streams):
-        llm.engine.step()
-    llm.engine.end(streams)
     found = []
-    for place in range(len(requests)):
-        chunks = [c for c in ready if c.place == place]
+    for chunks in chunks_of(llm, requests, text):
         assert chunks[-1].finish_reason == "story"
         shown = [(c.in_sight, c.window_start) for c in chunks]
         found.append((tuple(i for c in chunks for i in c.token_ids), shown))

@@ -1,7 +1,6 @@
 """Texts with a story: what is in sight, and the same tokens cached, recomputed, together and resumed."""
 
 import dataclasses
-from collections import deque
 
 import pytest
 
@@ -12,6 +11,7 @@ from cpm_gen.engine.window import Window
 from cpm_gen.errors import ConfigError
 from cpm_gen.runtime.story_insertions import StoryInsertions
 from cpm_gen.text.stories.story import StoryError
+from tests.runtime.texts import chunks_of
 
 STORY = Story(
     premise="林冲被高俅陷害。",
@@ -96,16 +96,10 @@ def test_texts_are_the_same_recomputed_together_and_resumed(llm, style):
 
 
 def run(llm, requests, text):
-    ready: deque[cpm_gen.Chunk] = deque()
-    streams = llm.engine.begin(requests, text, ready)
-    while not all(s.done for s in streams):
-        llm.engine.step()
-    llm.engine.end(streams)
-    found = []
-    for place in range(len(requests)):
-        chunks = [c for c in ready if c.place == place]
-        found.append((tuple(i for c in chunks for i in c.token_ids), chunks[-1].slides, [c.in_sight for c in chunks]))
-    return found
+    return [
+        (tuple(i for c in chunks for i in c.token_ids), chunks[-1].slides, [c.in_sight for c in chunks])
+        for chunks in chunks_of(llm, requests, text)
+    ]
 
 
 def test_a_story_changes_the_text_and_is_reported(llm):

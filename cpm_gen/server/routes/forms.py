@@ -12,7 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from cpm_gen.config.options import FORM_SETTINGS, FormText, TextOptions
 from cpm_gen.runtime.rhymes import RHYMES
 from cpm_gen.server.authentication import authorised
-from cpm_gen.server.schemas.generate import Body, Prompt, read_group, refusals, setting
+from cpm_gen.server.schemas.generate import (
+    Body,
+    Prompt,
+    read_group,
+    setting,
+)
+from cpm_gen.server.schemas.refusals import (
+    refusals,
+)
 from cpm_gen.server.sse import unless_disconnected
 from cpm_gen.serving.api_keys import ApiKey
 from cpm_gen.serving.generation_spec import read_form

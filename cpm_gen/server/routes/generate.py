@@ -23,6 +23,8 @@ from cpm_gen.server.schemas.generate import (
     TimingAnswer,
     Usage,
     WindowBody,
+)
+from cpm_gen.server.schemas.refusals import (
     refusals,
 )
 from cpm_gen.server.schemas.stories import sight_body

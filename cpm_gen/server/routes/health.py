@@ -9,7 +9,9 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 
 from cpm_gen.server.authentication import authorised
-from cpm_gen.server.schemas.generate import refusals
+from cpm_gen.server.schemas.refusals import (
+    refusals,
+)
 from cpm_gen.serving.metrics import CONTENT_TYPE
 from cpm_gen.serving.service import Service
 

@@ -22,7 +22,6 @@ from cpm_gen.server.routes.foreign import (
     token_probabilities,
     token_text,
 )
-from cpm_gen.server.schemas.generate import refusals
 from cpm_gen.server.schemas.kobold import (
     AbortAnswer,
     CountAnswer,
@@ -36,6 +35,9 @@ from cpm_gen.server.schemas.kobold import (
     KoboldVersion,
     ResultAnswer,
     ValueAnswer,
+)
+from cpm_gen.server.schemas.refusals import (
+    refusals,
 )
 from cpm_gen.server.sse import EVENT, KEEP_ALIVE, EventStream, event, unless_disconnected
 from cpm_gen.serving.api_keys import ApiKey

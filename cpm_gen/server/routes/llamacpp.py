@@ -22,8 +22,10 @@ from cpm_gen.server.routes.foreign import (
     token_probabilities,
     token_text,
 )
-from cpm_gen.server.schemas.generate import refusals
 from cpm_gen.server.schemas.llamacpp import LlamaAnswer, LlamaBody, LlamaDefaults, LlamaProps, LlamaTimings
+from cpm_gen.server.schemas.refusals import (
+    refusals,
+)
 from cpm_gen.server.sse import EVENT, KEEP_ALIVE, EventStream, event, unless_disconnected
 from cpm_gen.serving.api_keys import ApiKey
 from cpm_gen.serving.errors import ServiceError

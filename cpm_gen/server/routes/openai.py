@@ -15,7 +15,6 @@ from cpm_gen.server.authentication import authorised
 from cpm_gen.server.routes.foreign import check_model, foreign_spec, reader, short_reason, token_text
 from cpm_gen.server.routes.generate import usage_body
 from cpm_gen.server.routes.openai_logprobs import CompletionPiece, CompletionText, prompt_pieces
-from cpm_gen.server.schemas.generate import refusals
 from cpm_gen.server.schemas.openai import (
     ChatAnswer,
     ChatBody,
@@ -26,6 +25,9 @@ from cpm_gen.server.schemas.openai import (
     ModelLimits,
     ModelList,
     OpenAIError,
+)
+from cpm_gen.server.schemas.refusals import (
+    refusals,
 )
 from cpm_gen.server.sse import EVENT, KEEP_ALIVE, EventStream, event, unless_disconnected
 from cpm_gen.serving.api_keys import ApiKey

@@ -7,7 +7,9 @@ from fastapi import APIRouter, Depends, Request
 from cpm_gen.runtime.rewrite import Candidate
 from cpm_gen.server.authentication import authorised
 from cpm_gen.server.routes.generate import usage_body
-from cpm_gen.server.schemas.generate import refusals
+from cpm_gen.server.schemas.refusals import (
+    refusals,
+)
 from cpm_gen.server.schemas.rewrite import CandidateAnswer, RewriteAnswer, RewriteBody
 from cpm_gen.server.sse import unless_disconnected
 from cpm_gen.serving import rewriting

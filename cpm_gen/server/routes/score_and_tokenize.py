@@ -7,7 +7,9 @@ from typing import TypeVar
 from fastapi import APIRouter, Depends, Request
 
 from cpm_gen.server.authentication import authorised
-from cpm_gen.server.schemas.generate import refusals
+from cpm_gen.server.schemas.refusals import (
+    refusals,
+)
 from cpm_gen.server.schemas.score_and_tokenize import (
     DetokenizeAnswer,
     DetokenizeBody,

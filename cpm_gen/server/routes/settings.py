@@ -11,7 +11,12 @@ from pydantic.fields import FieldInfo
 from cpm_gen.config.fields import alternatives, bounds, choices, declared, item_type
 from cpm_gen.config.files import read_yaml, shipped
 from cpm_gen.config.options import ModelOptions, SamplingParams, TextOptions
-from cpm_gen.server.schemas.generate import GenerateBody, refusals
+from cpm_gen.server.schemas.generate import (
+    GenerateBody,
+)
+from cpm_gen.server.schemas.refusals import (
+    refusals,
+)
 
 _PRESETS = ("lyric", "novel")
 _WINDOW = ("hop", "boundary", "keep")

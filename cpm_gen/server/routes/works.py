@@ -11,7 +11,9 @@ from fastapi.responses import Response
 from cpm_gen.server.authentication import authorised
 from cpm_gen.server.routes.generate import generation_spec, usage_body
 from cpm_gen.server.routes.work_events import rendered
-from cpm_gen.server.schemas.generate import refusals
+from cpm_gen.server.schemas.refusals import (
+    refusals,
+)
 from cpm_gen.server.schemas.stories import sight_body
 from cpm_gen.server.schemas.works import (
     STREAM_EXAMPLE,

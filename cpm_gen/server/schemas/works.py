@@ -6,7 +6,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from cpm_gen.server.schemas.generate import Body, ErrorDetail, NewTokens, TextBody, Usage
+from cpm_gen.server.schemas.generate import (
+    Body,
+    NewTokens,
+    TextBody,
+    Usage,
+)
+from cpm_gen.server.schemas.refusals import (
+    ErrorDetail,
+)
 from cpm_gen.server.schemas.stories import SightAnswer, sight_field
 
 _METADATA = 2**15  # characters of keys and values together

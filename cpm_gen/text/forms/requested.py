@@ -14,7 +14,9 @@ from cpm_gen.text.forms.line_reader import is_han
 from cpm_gen.text.forms.named import is_name, named
 from cpm_gen.text.forms.notation import parse, with_heads
 
-_NOTATION = re.compile(r"[\n:：\[\]「」0-9a-z+○●⊙]|^[平仄中]+$")
+_NOTATION = re.compile(
+    r"[\n:：\[\]「」+○●⊙]|^\s*[0-9平仄中]"
+)  # a name has none of these, though perhaps a number: 浣溪沙2
 
 
 def read_form(text: str) -> Form:

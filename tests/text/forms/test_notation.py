@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from cpm_gen.text.forms.errors import FormError
 from cpm_gen.text.forms.named import ALIASES, named, names
 from cpm_gen.text.forms.notation import parse
+from cpm_gen.text.forms.requested import read_form
 from tests.text.forms.random_forms import forms
 
 SONG = """韵: 通韵, a=江阳
@@ -181,3 +182,9 @@ def test_other_names_of_a_form_have_the_length_of_their_poems():
 )
 def test_a_tune_that_changes_its_rhyme_has_the_lengths_of_its_poems(name, lengths):
     assert "".join(str(len(p.slots)) for line in named(name).lines() for p in line.parts) == lengths
+
+
+@pytest.mark.parametrize(("text", "says"), [("浣溪沙2", "did you mean 浣溪沙"), ("五绝x", "did you mean 五绝")])
+def test_a_name_with_a_slip_is_no_notation(text: str, says: str) -> None:
+    with pytest.raises(FormError, match=f"there is no form {text}; {says}"):
+        read_form(text)
