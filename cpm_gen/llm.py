@@ -22,7 +22,7 @@ from cpm_gen.config.resolve import generation_options, model_options
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import ConfigError, InputError
 from cpm_gen.networks.native import library
-from cpm_gen.outputs import Chunk, Completion, best_first
+from cpm_gen.outputs import Chunk, Completion, by_logprob
 from cpm_gen.runtime.rewrite import SAMPLES, Rewrites, plan_rewrite, rewrite, rewrite_options
 from cpm_gen.runtime.rhymes import RHYMES, Rhymes, plan_rhymes, rhyme_options, rhymes
 from cpm_gen.runtime.text_engine import TextEngine
@@ -94,10 +94,10 @@ class LLM:
         for chunk in self._stream(prompts, {**options, "n": n}):
             if chunk.completion:
                 done[chunk.prompt, chunk.index] = chunk.completion
-        texts = [done[key] for key in sorted(done)]
-        if options.get("rank"):
-            return [c for at in range(0, len(texts), n) for c in best_first(texts[at : at + n])]
-        return texts
+        ranked = bool(options.get("rank"))
+        return [
+            done[key] for key in sorted(done, key=lambda key: (key[0], by_logprob(done[key]) if ranked else 0, key))
+        ]
 
     def stream(self, prompt: str | None = None, **options: Any) -> Iterator[Chunk]:
         """Write one text, a chunk for each token, or with candidates for each sentence. Closing the iterator ends the generation."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cpm_gen.engine.sequence import FinishReason
@@ -95,6 +94,6 @@ class Chunk:
     sentences: tuple[Sentence, ...] = ()
 
 
-def best_first(completions: Iterable[Completion]) -> list[Completion]:
-    """The samples of a prompt by their log-probability a character, equal ones in their order; those without one come last."""
-    return sorted(completions, key=lambda c: math.inf if c.logprob is None else -c.logprob)
+def by_logprob(completion: Completion) -> float:
+    """Sorts the samples of a prompt best first by their log-probability a character; those without one come last."""
+    return math.inf if completion.logprob is None else -completion.logprob

@@ -23,7 +23,7 @@ from cpm_gen.cli.text_input import read_file
 from cpm_gen.config.options import ModelOptions, check_lengths
 from cpm_gen.config.resolve import Settings
 from cpm_gen.errors import ConfigError, InputError
-from cpm_gen.outputs import Chunk, Completion, best_first
+from cpm_gen.outputs import Chunk, Completion, by_logprob
 from cpm_gen.parallel.launchers import launched
 from cpm_gen.runtime.hints import prompt_remarks
 from cpm_gen.text.forms.requested import requested_form
@@ -190,7 +190,7 @@ def write(
     most = None if options.max_new_tokens is None else options.max_new_tokens * options.n
     if ends_itself(options.form, options.story):
         most = None
-    meter = Meter(most, llm.vocabulary.visible(prompt, llm.window))
+    meter = Meter(most, llm.vocabulary.visible(prompt, llm.window_beside(options)))
     with Interrupt() as interrupt:
         chunks = llm.run([prompt], settings.sampling, options, stop=lambda: interrupt.asked)
         first = next(chunks)  # before the file is opened: what cannot begin overwrites nothing
@@ -270,7 +270,7 @@ class Samples:
 
     def _show_best_first(self, out: TextIO) -> None:
         self._ranked = False
-        for place, completion in enumerate(best_first(c for c in self._done if c is not None), 1):
+        for place, completion in enumerate(sorted((c for c in self._done if c is not None), key=by_logprob), 1):
             if self._json:
                 out.write(to_json(completion) + "\n")
                 continue

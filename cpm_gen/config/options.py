@@ -235,3 +235,12 @@ def check_lengths(sampling: SamplingParams, text: TextOptions) -> None:
     least, most = sampling.min_new_tokens, text.max_new_tokens
     if most is not None and least > most:
         raise ConfigError(f"min_new_tokens must be at most max_new_tokens, which is {most}, not {least}")
+
+
+def check_candidates(text: TextOptions, batch: int) -> None:
+    """Check that a text's candidates for a sentence fit the batch of the model; raises ConfigError."""
+    if text.candidates > batch:
+        raise ConfigError(
+            f"candidates must be at most {batch}, the batch that the model was loaded with, not {text.candidates}; "
+            f"load it with batch {text.candidates} or more"
+        )

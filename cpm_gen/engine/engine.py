@@ -160,7 +160,7 @@ class Engine:
         if scored:
             sequences, rows, tokens = zip(*scored, strict=True)
             for sequence, logprob in zip(sequences, logprobs_of(logits, rows, tokens), strict=True):
-                sequence.logprob += logprob
+                sequence.logprobs.append(logprob)
 
     def _release(self, sequence: Sequence) -> None:
         release_rows(sequence, self.scheduler)

@@ -88,7 +88,7 @@ class Sequence:
     candidate: the number of this candidate for a sentence; None: a text. rows: the candidates for the text's next sentence, while they are
         written. choice: the sentence that was appended last, and the other candidates.
     beaten: this candidate cannot be the best any more. own_score: of a candidate that reached its end.
-    logprob: of this run's tokens, or of a candidate's; 0 where the request does not need it.
+    logprobs: of each of this run's tokens, or of a candidate's; empty where the request does not need them.
     """
 
     request: Request
@@ -107,7 +107,7 @@ class Sequence:
     candidate: int | None = None
     rows: list[Sequence] = field(default_factory=list)
     choice: Choice | None = None
-    logprob: float = 0.0
+    logprobs: array[float] = field(default_factory=lambda: array("d"))
     beaten: bool = False
     own_score: float | None = None
     _matches: SuffixMatches | None = field(default=None, init=False)
@@ -157,6 +157,11 @@ class Sequence:
     def step(self) -> int:
         """Number of generated tokens: the counter of the next random draw."""
         return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def logprob(self) -> float:
+        """The sum of :attr:`logprobs`."""
+        return sum(self.logprobs)
 
     def context(self) -> array[int]:
         """The tokens that the network sees."""
@@ -244,7 +249,7 @@ class Sequence:
         other.tokens = self.tokens[:]
         other._matches = None if self._matches is None else self._matches.copy()
         other.likelihoods, other.rows, other.choice = [], [], None
-        other.candidate, other.logprob, other.beaten, other.own_score = candidate, 0.0, False, None
+        other.candidate, other.logprobs, other.beaten, other.own_score = candidate, array("d"), False, None
         return other
 
     def adopt(self, row: Sequence) -> None:
@@ -254,12 +259,13 @@ class Sequence:
         self._matches, self.form = row._matches, row.form
         self.finish_reason = row.finish_reason
         self.likelihoods += row.likelihoods
-        self.logprob += row.logprob
+        self.logprobs.extend(row.logprobs)
 
     def cut(self, step: int) -> None:
         """End at a stop string: drop the tokens of the last sentence after the first ``step`` generated ones."""
         surplus = self.step - step
         del self.tokens[len(self.tokens) - surplus :]
+        del self.logprobs[len(self.logprobs) - surplus :]
         if self.request.logprobs is not None:
             del self.likelihoods[len(self.likelihoods) - surplus :]
         self.finish_reason = "stop"

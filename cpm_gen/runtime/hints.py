@@ -35,10 +35,12 @@ def prompt_remarks(engine: TextEngine, prompt: str, token_ids: Sequence[int], te
     token_ids: of the prompt.
     """
     found = []
-    if len(token_ids) > engine.window.limit:
+    window = engine.window_beside(text)
+    if len(token_ids) > window.limit:
+        beside = " beside the story" * (text.story is not None)
         found.append(
-            f"the prompt has {len(token_ids):,} tokens; the network sees {engine.vocabulary.visible(token_ids, engine.window):,} of them "
-            f"(its window holds {engine.window.limit:,})"
+            f"the prompt has {len(token_ids):,} tokens; the network sees {engine.vocabulary.visible(token_ids, window):,} of them "
+            f"(its window holds {window.limit:,}{beside})"
         )
     # in the other styles <eod> divides the prompt
     shown = prompt if text.style == "plain" else prompt.replace("<eod>", "\n")

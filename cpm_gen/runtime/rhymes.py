@@ -13,12 +13,13 @@ from cpm_gen.config.arguments import whole_number
 from cpm_gen.config.options import FORM_SETTINGS, TextOptions
 from cpm_gen.config.resolve import generation_options
 from cpm_gen.errors import ConfigError, InputError
-from cpm_gen.runtime.surroundings import encode_left
+from cpm_gen.runtime.surroundings import encode_left, encode_part
 from cpm_gen.runtime.text_engine import TextEngine
 from cpm_gen.sampling.logprobs import TopCollector
 from cpm_gen.text.forms.passage import line_end
 from cpm_gen.text.forms.passage_masks import PassageMasks
 from cpm_gen.text.forms.requested import requested_form
+from cpm_gen.text.prompt_styles import line_end as line_end_ids
 from cpm_gen.text.tokenizer import checked_text
 
 if TYPE_CHECKING:
@@ -103,11 +104,14 @@ def plan_rhymes(engine: TextEngine, text: str, line: int, options: TextOptions, 
     passage = line_end(form, checked_text(text), whole_number(line, "line"))
     masks = engine.vocabulary.passage(passage, options.style, ())
     ids, texts = zip(*masks.words(masks.allowed(masks.begin())), strict=True)
-    room = engine.window.limit
-    before = engine.vocabulary.encode(prompt, options.style) if prompt else []
-    written = text[: passage.start]
-    own = encode_left(engine, written, options.style, room) if written or not before else []
-    left = [*before, *own][-room:]
+    room, style, written = engine.window.limit, options.style, text[: passage.start]
+    if not prompt:
+        left = encode_left(engine, written, style, room)
+    else:  # the prompt is a text of its own, before this one
+        own = encode_part(engine, written, style)
+        if style == "lyric":
+            own = [*line_end_ids(style, engine.vocabulary.tokenizer), *own]
+        left = [*encode_left(engine, prompt.rstrip("\n"), style, max(1, room - len(own))), *own][-room:]
     return RhymePlan((*left, ids[0]), LastPlace(ids=ids), texts, masks)
 
 

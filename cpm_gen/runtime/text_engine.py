@@ -18,7 +18,7 @@ from types import TracebackType
 from cpm_gen.config.arguments import token_ids as check_ids
 from cpm_gen.config.logit_bias import biases
 from cpm_gen.config.model_sizes import ModelSize, NetworkVariant
-from cpm_gen.config.options import ModelOptions, SamplingParams, TextOptions
+from cpm_gen.config.options import ModelOptions, SamplingParams, TextOptions, check_candidates
 from cpm_gen.engine.engine import Engine
 from cpm_gen.engine.scheduler import CachedScheduler, RecomputeScheduler
 from cpm_gen.engine.sequence import Request
@@ -134,19 +134,20 @@ class TextEngine:
         check_ids(list(biases(sampling.logit_bias)), most)
         if window is not None and window.limit > self.size.positions:
             raise ConfigError(f"window limit must be at most {self.size.positions}, the network's positions")
-        window = window or self.window
-        insertions = self.stories.insertions(text, window)
-        window = window if insertions is None else window.within(insertions.room)
+        check_candidates(text, self.options.batch)
+        insertions = self.stories.insertions(text, window or self.window)
+        window = self.window_beside(text, window)
         ends = self.vocabulary.ends(window)
         stop_ids, never = self.vocabulary.bounds(text, end_token)
         seed = secrets.randbits(63) if text.seed is None else text.seed
         sampling = dataclasses.replace(sampling, banned_ids=(*sampling.banned_ids, *never))
-        self.check_candidates(text.candidates)
-        sentences = self.vocabulary.sentences(text.style) if text.candidates > 1 else None
+        outline = has_outline(text.story)
+        sentences = self.vocabulary.sentences(text.style, chapters=outline) if text.candidates > 1 else None
         form = constraint or self.vocabulary.form(text, sampling.banned_ids)
-        alone = form is not None or has_outline(text.story)
+        alone = form is not None or outline
         if alone:  # a token that ends lines does not end it
             stop_ids = frozenset()
+        fulfilled = [self.stories.chapters(text, prompt) if form is None else form for prompt in prompts]
         return [
             Request(
                 prompt=tuple(prompt),
@@ -159,25 +160,22 @@ class TextEngine:
                 stop_ids=stop_ids,
                 recompute=recompute,
                 logprobs=logprobs,
-                constraint=self.stories.chapters(text, prompt) if form is None else form,
+                constraint=what,
                 insertions=insertions,
                 candidates=text.candidates,
                 sentences=sentences,
                 complete=complete,
                 scored=text.rank,
             )
-            for prompt in prompts
+            for prompt, what in zip(prompts, fulfilled, strict=True)
             for index in range(text.n)
         ]
 
-    def check_candidates(self, candidates: int) -> None:
-        """Raise ConfigError for more candidates for a sentence than the model's batch has places. Safe to call from any thread."""
-        batch = self.options.batch
-        if candidates > batch:
-            raise ConfigError(
-                f"candidates must be at most {batch}, the batch that the model was loaded with, not {candidates}; "
-                f"load it with batch {candidates} or more"
-            )
+    def window_beside(self, text: TextOptions, window: Window | None = None) -> Window:
+        """The window over a text with these options, beside what it shows of a story. window: replaces the model's."""
+        window = window or self.window
+        insertions = self.stories.insertions(text, window)
+        return window if insertions is None else window.within(insertions.room)
 
     def begin(
         self, requests: Sequence[Request], text: TextOptions, ready: deque[Chunk], shown: int | None = None

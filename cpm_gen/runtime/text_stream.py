@@ -72,7 +72,7 @@ class TextStream:
         now = time.monotonic()
         self.first = self.first or now
         tokens = tuple(generation.tokens[len(generation.request.prompt) + self._taken :])
-        text = ""
+        text, choice = "", generation.choice
         for token in tokens:
             self._taken += 1
             if self._taken == generation.step and generation.finish_reason == "stop":
@@ -84,10 +84,10 @@ class TextStream:
             tokens = tokens[: len(tokens) - (generation.step - self._taken)]
             if self._taken < generation.step:
                 generation.cut(self._taken)
-            if generation.finish_reason is None:
-                self.engine.cancel(generation, "stop")
+                choice = None  # the text does not have the sentence as it was chosen
+            self.engine.cancel(generation, "stop")
         reason = "stop" if self.scanner.found else generation.finish_reason
-        self._put(text, tokens, reason, now, generation.choice)
+        self._put(text, tokens, reason, now, choice)
 
     def _read(self, token: int, step: int) -> str:
         """The text that is certain after the token generated at ``step``."""
@@ -157,7 +157,8 @@ class TextStream:
             in_sight=generation.inserted.shown,
             left_out=generation.inserted.left_out,
             timing=Timing(None if first is None else first - self.began, rate),
-            logprob=mean_logprob(generation.logprob, whole) if scored else None,
+            # the stop string's tokens count, and so do its characters
+            logprob=mean_logprob(generation.logprob, whole + (self.scanner.found or "")) if scored else None,
         )
 
 

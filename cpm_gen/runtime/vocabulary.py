@@ -112,13 +112,13 @@ class ModelVocabulary:
         """A new incremental detokenizer for a text in a style. chapters: see :func:`~cpm_gen.text.prompt_styles.detokenizer`."""
         return detokenizer(style, self.reader, chapters=chapters)
 
-    def sentences(self, style: StyleName) -> Sentences:
+    def sentences(self, style: StyleName, *, chapters: bool = False) -> Sentences:
         """How candidates for a sentence are read and where they end; raises TokenizerError where there is no tokenizer."""
         ends = self.tokenizer.boundary_ids("sentence") or frozenset()
-        return Sentences(functools.partial(self._read, style), ends)
+        return Sentences(functools.partial(self._read, style, chapters), ends)
 
-    def _read(self, style: StyleName, ids: Sequence[int]) -> str:
-        detokenizer = self.detokenizer(style)
+    def _read(self, style: StyleName, chapters: bool, ids: Sequence[int]) -> str:
+        detokenizer = self.detokenizer(style, chapters=chapters)
         return "".join([detokenizer.push(i) for i in ids]) + detokenizer.flush()
 
     def stops_at_end(self, text: TextOptions) -> bool:

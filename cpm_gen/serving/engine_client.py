@@ -42,9 +42,12 @@ class EngineClient:
         stuck_after: float,
         restart: bool,
     ) -> None:
-        """``load`` gets the function to call when a rank dies, as :class:`TextEngine` takes it."""
+        """``load`` gets the function to call when a rank dies, as :class:`TextEngine` takes it.
+
+        capacity: most places of texts that wait or run.
+        """
         self._metrics = metrics
-        self._capacity = batch + queue
+        self.capacity = batch + queue
         self._batch = batch
         self._stuck_after = stuck_after
         self._thread = EngineThread(load, metrics, self, restart=restart)
@@ -93,9 +96,13 @@ class EngineClient:
         """Number of jobs and scorings that have not ended."""
         return len(self._jobs) + len(self._scorings)
 
+    def needs_more_than(self, places: int) -> bool:
+        """Whether a request that has not ended takes more than ``places`` places of the batch for one text."""
+        return any(r.candidates > places for job in self._jobs if job.shown is None for r in job.requests)
+
     def reserve(self, places: int) -> None:
         """Reserve places, one for each candidate of a sample. Raises ServiceError (rate_limited) if the queue is full."""
-        if self.reserved + places > self._capacity:
+        if self.reserved + places > self.capacity:
             wait = min(60, 1 + self.reserved // self._batch)
             raise rate_limited("queue_full", "too many texts wait already; try again later", retry_after=wait)
         self.reserved += places

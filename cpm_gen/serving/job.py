@@ -88,7 +88,8 @@ class Job:
             if chunk.token_ids:
                 metrics.generated_tokens.inc(len(chunk.token_ids))
                 if at in self.last_token:
-                    metrics.between_tokens.observe(now - self.last_token[at])
+                    # candidates come by sentence: the time of each of its tokens
+                    metrics.between_tokens.observe((now - self.last_token[at]) / len(chunk.token_ids))
                 else:
                     metrics.first_token.observe(now - self.submitted)
                     admitted = self.writers[at].generation.admitted or now

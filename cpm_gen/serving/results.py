@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cpm_gen.outputs import Chunk, Completion, Sentence, best_first
+from cpm_gen.outputs import Chunk, Completion, Sentence, by_logprob
 from cpm_gen.sampling.logprobs import Likelihood, perplexity
 from cpm_gen.serving.errors import unavailable
 from cpm_gen.serving.job import Job
@@ -202,12 +202,7 @@ def _ordered(job: Job, done: Mapping[int, Completion]) -> list[tuple[int, Comple
     texts = sorted(done.items())
     if not job.text.rank:
         return texts
-    places = {id(completion): at for at, completion in texts}
-    found = []
-    for first in range(0, job.samples, job.text.n):
-        samples = best_first(c for at, c in texts if first <= at < first + job.text.n)
-        found += [(places[id(c)], c) for c in samples]
-    return found
+    return sorted(texts, key=lambda text: (text[0] // job.text.n, by_logprob(text[1])))
 
 
 def finish_reason(job: Job, completion: Completion) -> EndReason:

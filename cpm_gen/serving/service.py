@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 from cpm_gen.config.logit_bias import biases
-from cpm_gen.config.options import ModelOptions
+from cpm_gen.config.options import ModelOptions, check_candidates
 from cpm_gen.config.serve_options import ServeOptions
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import ConfigError, CpmGenError, InputError
@@ -249,17 +249,23 @@ class Service:
             return llm.stories.insertions(spec.text, window)
 
         try:
-            insertions = await asyncio.to_thread(read)
+            async with before(self.deadline()):
+                insertions = await asyncio.to_thread(read)
         except (ConfigError, InputError) as error:
-            raise invalid(str(error), "story", "bad_story") from None
+            raise from_library(error, "story") from None
         assert insertions is not None
         for at, ids in enumerate(prompts):
             self._check_length(spec, at, len(ids), window.limit - insertions.room)
 
-    async def fit_form(self, llm: TextEngine, spec: GenerationSpec) -> None:
-        """Check that the model's vocabulary can fill the spec's form, if there is one; raises FormError."""
-        if spec.text.form is not None:
-            await asyncio.to_thread(llm.requests, [llm.vocabulary.start_ids()], spec.sampling, spec.text)
+    async def fit_form(self, llm: TextEngine, spec: GenerationSpec, prompts: Sequence[Sequence[int]]) -> None:
+        """Check that the model's vocabulary can fill the spec's form, if there is one; raises ServiceError."""
+        if spec.text.form is None:
+            return
+        try:
+            async with before(self.deadline()):
+                await asyncio.to_thread(llm.requests, prompts[:1], spec.sampling, spec.text)
+        except (ConfigError, InputError) as error:
+            raise from_library(error, "form") from None
 
     def _check_length(self, spec: GenerationSpec, at: int, tokens: int, limit: int) -> None:
         if tokens > limit and not spec.truncate:
@@ -291,9 +297,16 @@ class Service:
         check_ids(tuple(biases(spec.sampling.logit_bias)), llm.size.vocabulary, "logit_bias")
         check_form(spec.text, max_tokens)
         try:
-            llm.check_candidates(spec.text.candidates)
+            check_candidates(spec.text, llm.options.batch)
         except CpmGenError as error:
             raise invalid(str(error), "candidates", "too_many_candidates") from None
+        if spec.samples <= self.engine.capacity < spec.places:
+            raise invalid(
+                f"{spec.samples} texts with {spec.text.candidates} candidates each take {spec.places:,} places; "
+                f"the queue has {self.engine.capacity:,}; ask for fewer",
+                "candidates",
+                "too_many_candidates",
+            )
         if spec.decoder == "cached" and llm.options.decoder != "cached":
             raise invalid("this service runs without a cache; leave decoder out", "decoder")
 

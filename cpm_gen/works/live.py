@@ -86,6 +86,11 @@ class LiveWork:
             self.problem = error
 
     @property
+    def candidates(self) -> int:
+        """How many places of the batch each of its texts takes."""
+        return 1 if self.spec is None else self.spec.candidates
+
+    @property
     def id(self) -> str:
         """The id of the work."""
         return self.work.id

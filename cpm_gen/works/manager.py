@@ -71,7 +71,7 @@ class WorkManager:
         self.scheduler.check_candidates(spec.candidates)
         prompts = await service.encode(llm, generation)
         await service.fit_story(llm, generation, prompts)
-        await service.fit_form(llm, generation)
+        await service.fit_form(llm, generation, prompts)
         now = time.time()
         work = StoredWork(
             id="work-" + secrets.token_hex(8),

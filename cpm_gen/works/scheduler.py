@@ -41,6 +41,7 @@ class WorkScheduler:
         self._database = database
         places = service.options.work_places
         self._places = max(1, service.batch // 2) if places is None else min(places, service.batch)
+        self._others = service.batch - self._places  # places that works never take
         self._waiting: dict[LiveText, LiveWork] = {}  # each text at most once
         self._writing: dict[LiveText, asyncio.Task[None]] = {}
         self._taken: dict[LiveText, int] = {}  # places of each text that is being written
@@ -172,6 +173,7 @@ class WorkScheduler:
         """Commit at intervals; after a failure, check the database until it answers."""
         while True:
             await asyncio.sleep(_COMMIT_INTERVAL if self._persisting else _RETRY_INTERVAL)
+            self._fill_places()  # places that a large request has left
             if self._dirty or not self._persisting:
                 with contextlib.suppress(ServiceError):
                     if not self._persisting:
@@ -198,15 +200,20 @@ class WorkScheduler:
         ):
             text = next(iter(self._waiting))
             live = self._waiting.pop(text)
-            self._taken[text] = _candidates(live)
+            self._taken[text] = live.candidates
             self._writing[text] = asyncio.create_task(self._write(live, text))
         self._service.metrics.works_writing.set(len(self._writing))
         self._service.metrics.works_waiting.set(len(self._waiting))
 
     def _has_room(self) -> bool:
-        """Whether the text that waits longest has room. One with more candidates than there are places is written alone."""
+        """Whether the text that waits longest has room. One with more candidates than there are places is written alone.
+
+        A request with more candidates than works leave places has priority, as long as it waits or runs.
+        """
+        if self._service.engine.needs_more_than(self._others):
+            return False
         taken = sum(self._taken.values())
-        return not taken or taken + _candidates(next(iter(self._waiting.values()))) <= self._places
+        return not taken or taken + next(iter(self._waiting.values())).candidates <= self._places
 
     async def _write(self, live: LiveWork, text: LiveText) -> None:
         """Write a text until it is finished, its turn is over, or something stops it."""
@@ -254,7 +261,8 @@ class WorkScheduler:
                     self.mark_changed(live)
                 # a sentence that is interrupted would begin again, so a turn ends between two
                 between = bool(chunks) or job.places == 1
-                if between and self._waiting and time.monotonic() - began > self._service.options.work_turn:
+                over = self._waiting and time.monotonic() - began > self._service.options.work_turn
+                if between and (over or engine.needs_more_than(self._others)):
                     self._cancel(text)
         finally:
             engine.cancel(job)
@@ -310,8 +318,3 @@ class WorkScheduler:
     def _cancel_jobs(self) -> None:
         for text in self._writing:
             self._cancel(text)
-
-
-def _candidates(live: LiveWork) -> int:
-    """How many places of the batch a text of a work takes."""
-    return 1 if live.spec is None else live.spec.candidates

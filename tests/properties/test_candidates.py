@@ -199,3 +199,23 @@ def test_candidates_that_do_not_fit_are_refused_before_anything_is_written():
             with pytest.raises(ConfigError, match="candidates"):
                 llm.generate("春", candidates=wrong)
         assert llm.generate("春", candidates=4, max_new_tokens=3).token_ids
+
+
+def test_a_text_that_stops_inside_a_sentence_leaves_the_batch_and_others_write_on(llm):
+    prompt, settings = (
+        "春江潮水连海平，",
+        {"n": 3, "seed": 5, "candidates": 2, "max_new_tokens": 60, "rank": True, **SETTINGS},
+    )
+    plain = {c.index: c for c in llm.generate_many([prompt], **settings)}
+    first = plain[0].text
+    stop = next(
+        first[at : at + 2] for at in range(4, 40) if all(first[at : at + 2] not in plain[i].text for i in (1, 2))
+    )
+    stopped = {c.index: c for c in llm.generate_many([prompt], stop=[stop], **settings)}
+    assert stopped[0].text == first[: first.index(stop)]
+    assert [stopped[i].token_ids for i in (1, 2)] == [plain[i].token_ids for i in (1, 2)]
+    ids = stopped[0].token_ids
+    scores = llm.score([*llm.encode(prompt), *ids])[-len(ids) :]
+    assert stopped[0].logprob == pytest.approx(
+        mean_logprob(sum(s or 0.0 for s in scores), first[: first.index(stop)] + stop), abs=2e-3
+    )

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 import cpm_gen
-from tests.service_process import Server, error, stream
+from tests.service_process import Server, error, stream, until
 from tests.works_client import create, follow, settled
 
 BODY: dict[str, Any] = {"style": "lyric", "seed": 5, "temperature": 0.95, "top_k": 50, "top_p": 0.95, "candidates": 4}
@@ -105,5 +105,19 @@ def test_texts_wait_for_places_and_all_are_written(start) -> None:
         texts = [c["text"] for c in client.post("/generate", json=body | {"n": 3}).json()["choices"]]
         assert len(set(texts)) == 3
         refused = client.post("/generate", json=body | {"n": 7})
-        assert (refused.status_code, error(refused)["code"]) == (429, "queue_full")
+        # more places than the queue has: no time to try again would help
+        assert (refused.status_code, error(refused)["code"]) == (422, "too_many_candidates")
         assert client.post("/generate", json=body).json()["choices"][0]["text"] == texts[0]
+
+
+def test_works_make_room_for_a_request_with_more_candidates_than_they_leave_places(start) -> None:
+    server = start("--batch", "4", "--work-places", "2")
+    with server.client() as client:
+        work = client.post("/works", json={"prompt": "话说", "max_new_tokens": None, "seed": 1}).json()["id"]
+        other = client.post("/works", json={"prompt": "从前", "max_new_tokens": None, "seed": 2}).json()["id"]
+        until(lambda: server.metric("cpm_works_writing") == 2)
+        answer = client.post("/generate", json={"prompt": "从前", "candidates": 4, "max_new_tokens": 20, "timeout": 60})
+        assert answer.json()["choices"][0]["finish_reason"] == "length"
+        until(lambda: server.metric("cpm_works_writing") == 2)
+        for id in (work, other):
+            client.delete(f"/works/{id}")

@@ -252,7 +252,7 @@ class Choice(BaseModel):
 class ScoredChoice(Choice):
     """One text of a request with rank or candidates."""
 
-    logprob: float | None = Field(description="mean log-probability a character")
+    logprob: float = Field(description="mean log-probability a character")
 
 
 class GenerateAnswer(BaseModel):
