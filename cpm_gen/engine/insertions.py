@@ -1,9 +1,8 @@
 """Tokens that a window shows beside those of the history, such as a novel's premise: see :class:`Inserted`.
 
-What is inserted changes only when the window moves. It is a pure function of a prefix of the history (and of the
-constraint's state after it), so that the cached and the
-recomputed context are equal, alone, in a batch and after a restart. The prefix ends a quarter of a hop before the window is full:
-the steps that are left encode the next window, as they do without insertions.
+What is inserted changes only when the window moves. It is a pure function of a prefix of the history and of the constraint's state after
+it, so that the cached and the recomputed context are equal, alone, in a batch and after a restart. The prefix ends a quarter of a hop
+before the window is full: the steps that are left encode the next window, as they do without insertions.
 """
 
 from __future__ import annotations
