@@ -80,6 +80,12 @@ def test_a_story_comes_with_its_work_to_another_browser(
     expect(other.page.locator("#story-drawer [name=depth]")).to_have_value("2")
     expect(other.page.locator("#lore [data-part=keys]").first).to_have_value("山, 寨")
     expect(other.page.locator("#lore [data-part=order]").first).to_have_value("2")
+    other.press("Escape")
+    work, before = other.works()[0]["id"], len(other.text)
+    other.press("Control+Enter")
+    other.await_length(before + 5)
+    other.await_state("finished")
+    assert [one["id"] for one in other.works()] == [work]
 
 
 def test_lore_is_removed_and_an_empty_story_is_none(desk: Desk) -> None:

@@ -1,6 +1,7 @@
 // The page: connects its parts.
 
 import { Api } from "./api.js";
+import { askedOf } from "./asked.js";
 import { Candidates } from "./candidates.js";
 import { Choices } from "./choices.js";
 import { Desk } from "./desk.js";
@@ -57,7 +58,7 @@ const drawer = new Drawer(find("drawer"), api, desk, {
     leave();
     if (parameters) {
       settings.adopt(parameters);
-      document.work.asked = JSON.stringify(settings.body());
+      document.work.asked = JSON.stringify(askedOf(settings, document));
     }
     desk.put(document);
     find("said").textContent = t("opened", { title: store.titleOf(desk.document) });
