@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from tests.page.conftest import Desk, Server
+from tests.page.conftest import Desk, Server, until
 from tests.page.test_looks import PHONE, overflow
 
 pytestmark = pytest.mark.browser
@@ -86,6 +86,34 @@ def test_a_story_comes_with_its_work_to_another_browser(
     other.await_length(before + 5)
     other.await_state("finished")
     assert [one["id"] for one in other.works()] == [work]
+
+
+def test_lines_before_the_first_heading_stay_there(desk: Desk) -> None:
+    head = "扫描: 100\n预算: 150\n\n"
+    made = desk.page.evaluate(
+        """async (text) => { const { notationOf, storyOf } = await import("/page/story.js");
+        const story = storyOf(text); return [story.outline, notationOf(story)] }""",
+        head + STORY,
+    )
+    assert made == ["", head + STORY]
+
+
+def test_the_drawer_keeps_the_lines_before_the_first_heading(desk: Desk, served: Server) -> None:
+    story = "扫描: 100\n\n[前提]\n林冲逃出东京。\n"
+    with served.client() as client:
+        body = {"prompt": "话说", "story": story, "max_new_tokens": 5, "style": "novel"}
+        assert client.post("/works", json=body).status_code == 201
+    desk.page.click("#works")
+    desk.page.locator("#list .work").click()
+    desk.await_state("finished")
+    desk.page.click("#story")
+    desk.page.locator("#story-drawer [name=premise]").fill("林冲上山。")
+    desk.press("Escape")
+    desk.length(5)
+    desk.press("Control+Enter")
+    until(lambda: "上山" in desk.work()["parameters"]["story"])
+    assert desk.work()["parameters"]["story"] == story.replace("逃出东京", "上山")
+    desk.await_state("finished")
 
 
 def test_lore_is_removed_and_an_empty_story_is_none(desk: Desk) -> None:

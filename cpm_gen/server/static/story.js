@@ -1,6 +1,7 @@
 // A story: what a novel keeps in sight. Its fields as the writer typed them, and the notation that the service takes.
 
-export const EMPTY = { premise: "", memory: "", characters: "", note: "", depth: "", lore: [], outline: "" };
+// `head`: the lines before the first heading, which have no field on the page: how far back lore is looked for, and its budget.
+export const EMPTY = { head: "", premise: "", memory: "", characters: "", note: "", depth: "", lore: [], outline: "" };
 export const PARTS = { premise: "前提", memory: "记忆", characters: "人物", note: "笔记" };
 
 const HEADING = /^\[\s*([^\s:：\]]+)([^:：\]]*)(?:[:：](.*))?\]\s*$/;
@@ -27,14 +28,15 @@ export function notationOf(story) {
     found.push(`[设定${Number(order) > 0 ? ` 序${Number(order)}` : ""}${constant ? " 常在" : ""}: ${words.join(", ")}]\n${content}\n`);
   }
   if (story.outline.trim()) found.push(`${story.outline.trim()}\n`);
+  if (found.length && story.head) found.unshift(`${story.head}\n`);
   return found.length ? found.join("\n") : null;
 }
 
-// The fields of a notation, such as that of a work. What has no field stands in the outline.
+// The fields of a notation, such as that of a work. Sections that have no field stand in the outline.
 export function storyOf(notation) {
   const story = { ...EMPTY, lore: [] };
   const rest = [];
-  let put = (line) => line.trim() && rest.push(line);
+  let put = (text) => (story.head += `${text}\n`);
   for (const line of notation.split("\n")) {
     const [, word, options, keys = ""] = HEADING.exec(line) ?? [];
     const name = Object.keys(PARTS).find((one) => PARTS[one] === word);
@@ -50,7 +52,7 @@ export function storyOf(notation) {
       put = (text) => rest.push(text);
     } else put(line);
   }
-  for (const name of Object.keys(PARTS)) story[name] = story[name].trim();
+  for (const name of ["head", ...Object.keys(PARTS)]) story[name] = story[name].trim();
   for (const lore of story.lore) lore.text = lore.text.trim();
   story.outline = rest.join("\n").trim();
   return story;

@@ -16,7 +16,8 @@ export class StoryDrawer {
   }
 
   open(story) {
-    const { lore, ...rest } = { ...EMPTY, ...story };
+    const { lore, head, ...rest } = { ...EMPTY, ...story };
+    this.head = head;
     for (const [name, value] of Object.entries(rest)) this.fields[name].value = value;
     this.lore.replaceChildren();
     for (const one of lore) this.add(one);
@@ -56,7 +57,7 @@ export class StoryDrawer {
   }
 
   take() {
-    const story = { lore: [] };
+    const story = { head: this.head, lore: [] };
     for (const name of [...Object.keys(PARTS), "depth", "outline"]) story[name] = this.fields[name].value;
     for (const item of this.lore.children) {
       const part = (name) => item.querySelector(`[data-part=${name}]`);
