@@ -1,5 +1,6 @@
 """Two tabs with one document: carets stay, and no words are lost in silence."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -72,3 +73,23 @@ def test_what_two_tabs_did_not_change_is_not_kept_twice(tabs: tuple[Desk, Desk])
     assert one.text == other.text
     drafts = "Object.keys(localStorage).filter(k => k.startsWith('cpm-gen:document:')).length"
     assert one.page.evaluate(drafts) == 1
+
+
+def test_a_locked_line_stays_locked_when_the_other_tab_adds_a_line_above(tabs: tuple[Desk, Desk]) -> None:
+    one, other = tabs
+    other.page.click("#forms")
+    other.page.locator("[name=by][value=own]").check()
+    other.page.locator("#form-picker [name=form]").fill("3\n3\n3\n3\n")
+    expect(other.page.locator("#form-pattern li")).to_have_count(4)
+    other.page.click("#form-use")
+    other.type("\n丁戊己\n庚辛壬")
+    other.page.locator("#handles button").nth(1).click()
+    other.page.locator("#line-menu [data-act=lock]").click()
+    expect(one.page.locator("#handles .locked")).to_have_count(1)
+    other.page.locator("#text").focus()
+    other.press("Control+Home")
+    other.page.keyboard.insert_text("子丑寅\n")
+    for tab in (other, one):
+        expect(tab.page.locator("#handles button")).to_have_count(4)
+        expect(tab.page.locator("#handles button").nth(2)).to_have_class(re.compile("locked"))
+        expect(tab.page.locator("#handles .locked")).to_have_count(1)

@@ -70,9 +70,9 @@ export class Desk {
     const same = ["id", "event", "state"].every((name) => work?.[name] === mine.work?.[name]) && text.string === mine.text.string && title === mine.title;
     const lost = base !== mine.revision && !this.inStep && mine.text.string.trim() && !text.string.startsWith(mine.text.string);
     if (lost) store.draft(mine.revision, { ...mine, string: mine.text.string, marks: mine.text.marks() });
+    if (!same) this.on.renewed();
     Object.assign(mine, { revision, saved, title, form, locks, story });
     if (same) return this.on.changed();
-    this.on.renewed();
     mine.work = work;
     this.history.renew(text, work && work.shown !== null ? work.run : null);
     this.range = null;

@@ -13,7 +13,7 @@ const find = (id) => document.getElementById(id);
 export class VerseDesk {
   // on: chosen(form)
   constructor(api, desk, editor, choices, books, on) {
-    Object.assign(this, { api, desk, editor, choices, at: 0, id: null, seen: [], was: false });
+    Object.assign(this, { api, desk, editor, choices, at: 0, locks: null, seen: [], was: false });
     this.check = new FormCheck(api, () => this.show());
     this.pattern = new Pattern(find("slots"), find("handles"), editor, { menu: (n, handle) => this.open(n, handle) });
     this.menu = new LineMenu(find("line-menu"), {
@@ -40,16 +40,17 @@ export class VerseDesk {
 
   // The text, the form or the language changed.
   changed() {
-    const { document: { id, form, locks }, text, history } = this.desk;
+    const { document, text, history } = this.desk;
+    const { form, locks } = document;
     if (!form && !this.was) return; // prose, which may be long
     this.was = Boolean(form);
     const texts = this.lines.map((line) => line.text);
-    if (id === this.id && locks.length) {
+    if (locks === this.locks && locks.length) { // others came with their text: of another document, or from another tab
       const now = moved(locks, this.seen, texts);
-      if (now.some((n, k) => n !== locks[k])) Object.assign(this.desk.document, { locks: now });
+      if (now.some((n, k) => n !== locks[k])) document.locks = now;
     }
-    Object.assign(this, { id, seen: texts });
-    document.body.classList.toggle("verse", Boolean(form));
+    Object.assign(this, { locks: document.locks, seen: texts });
+    window.document.body.classList.toggle("verse", Boolean(form));
     if (!history.held) this.check.look(form, text.string); // not what an input method has so far
     this.show();
   }
