@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.page.conftest import Desk, Server, until
 from tests.page.test_editor import compose
@@ -442,6 +442,41 @@ def test_a_verse_that_is_begun_is_written_to_its_end(desk: Desk, served: Server)
     assert desk.text.startswith("朝辞白帝彩云间，千里江陵一日还。\n两岸猿声")
     assert [f for f in checked(served, "七绝 平起入韵", desk.text) if f["column"] > 4] == []
     assert len(desk.text.strip().split("\n")) == 2
+
+
+def test_a_verse_that_is_shortened_is_written_on_while_its_check_is_on_the_way(desk: Desk) -> None:
+    choose(desk, "五绝 仄起")
+    desk.type(GOOD)
+    await_said(desk, "合律")
+    held: list[Route] = []
+    desk.route("**/forms/check", lambda route: held.append(route), times=1)
+    for _ in range(3):
+        desk.press("Backspace")
+    until(lambda: desk.page.wait_for_timeout(50) or held)
+    desk.press("Control+Enter")
+    desk.page.wait_for_timeout(500)
+    assert desk.works() == []
+    held[0].continue_()
+    desk.await_length(len(GOOD))
+    desk.await_state("finished")
+    assert desk.text.startswith(GOOD[:-3])
+
+
+def test_a_verse_that_was_left_is_not_written(desk: Desk) -> None:
+    choose(desk, "五绝 仄起")
+    desk.type(GOOD)
+    await_said(desk, "合律")
+    held: list[Route] = []
+    desk.route("**/forms/check", lambda route: held.append(route), times=1)
+    desk.press("Backspace")
+    desk.press("Control+Enter")
+    until(lambda: desk.page.wait_for_timeout(50) or held)
+    desk.press("Alt+n")
+    held[0].continue_()
+    desk.page.wait_for_timeout(700)
+    desk.await_state("idle")
+    assert desk.text == ""
+    assert desk.works() == []
 
 
 def test_a_line_that_leaves_the_form_is_not_kept(desk: Desk) -> None:

@@ -12,7 +12,7 @@ const MOST = 20_000; // characters of a text that the service checks
 export class FormCheck {
   // `changed` is called when there is something new to show.
   constructor(api, changed) {
-    Object.assign(this, { api, changed, lines: null, notation: "", refused: null, found: [], asked: null, of: null, unfinished: false, torn: false });
+    Object.assign(this, { api, changed, lines: null, notation: "", refused: null, found: [], asked: null, of: null, running: null, unfinished: false, torn: false });
   }
 
   // The form and the text of the open document.
@@ -32,14 +32,14 @@ export class FormCheck {
   }
 
   later(form, string, wait) {
-    this.due = () => this.ask(form, string);
+    this.due = () => (this.running = this.ask(form, string));
     this.timer = setTimeout(this.due, wait);
   }
 
-  // Ask now what is to be asked.
+  // Ask now what is to be asked, and wait for the answer.
   async settle() {
     clearTimeout(this.timer);
-    await this.due?.();
+    await (this.due ? this.due() : this.running);
   }
 
   async ask(form, string) {

@@ -184,7 +184,7 @@ function begun(write) {
 }
 
 const act = {
-  write: () => begun(async () => desk.writing.active || desk.writing.write(null, await verse.kept())),
+  write: () => begun(() => verse.prepare((kept) => desk.writing.write(null, kept))),
   stop: () => {
     if (candidates.open || choices.open) dismiss();
     else desk.writing.stop();
@@ -197,16 +197,17 @@ const act = {
     dismiss();
     desk.redo();
   },
-  retry: async () => {
+  retry: () => {
     dismiss();
     if (!verse.form) desk.retry();
-    else desk.writing.write(Math.floor(Math.random() * 2 ** 48), await verse.kept(true));
+    else verse.prepare((kept) => desk.writing.write(Math.floor(Math.random() * 2 ** 48), kept), true);
   },
-  three: () => begun(async () => {
+  three: () => begun(() => {
     desk.writing.abandon();
-    const kept = await verse.kept();
-    candidates.ask(desk.body(desk.asked(), kept));
-    state();
+    verse.prepare((kept) => {
+      candidates.ask(desk.body(desk.asked(), kept));
+      state();
+    });
   }),
   rewrite: () => {
     const [from, to] = editor.selection();

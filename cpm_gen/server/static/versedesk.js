@@ -96,10 +96,16 @@ export class VerseDesk {
     return Boolean(this.check.lines) && !this.missing && !this.check.torn;
   }
 
-  // What a request keeps: the locked lines; and all that is written, where something is missing and `fresh` does not say otherwise.
-  async kept(fresh = false) {
-    if (!this.form) return null;
+  // Call `write` with what a request keeps, unless another document is opened before the text is checked.
+  async prepare(write, fresh = false) {
+    const { document } = this.desk;
+    if (!this.form) return write(null);
     await this.check.settle();
+    if (document === this.desk.document) write(this.form && this.kept(fresh));
+  }
+
+  // The locked lines; and all that is written, where something is missing and `fresh` does not say otherwise.
+  kept(fresh) {
     const { locks } = this.desk.document;
     const { check, lines } = this;
     const torn = check.torn && lines.length > 0;
