@@ -479,6 +479,35 @@ def test_a_verse_that_was_left_is_not_written(desk: Desk) -> None:
     assert desk.works() == []
 
 
+def test_a_form_chosen_while_a_request_waits_leaves_the_prose(desk: Desk) -> None:
+    desk.type("话说山上")
+    desk.length(10)
+    desk.page.click("#forms")
+    desk.page.locator("#form-search").fill("五绝")
+    expect(desk.page.locator("#form-pattern li").first).to_be_visible()
+    held: list[Route] = []
+    desk.route("**/works", lambda route: held.append(route), times=1)
+    desk.page.evaluate("document.getElementById('write').click()")  # the picker is still open
+    until(lambda: desk.page.wait_for_timeout(50) or held)
+    desk.page.click("#form-use")
+    expect(desk.page.locator("#forms")).to_be_disabled()
+    expect(desk.page.locator("#verse-form")).to_be_disabled()
+    held[0].continue_()
+    desk.await_length(5)
+    desk.await_state("finished")
+    assert desk.text.startswith("话说山上")
+    expect(desk.page.locator("#forms")).to_be_enabled()
+
+
+def test_candidates_of_prose_are_dismissed_where_a_form_is_chosen(desk: Desk) -> None:
+    desk.type("话说山上")
+    desk.page.click("#three")
+    expect(desk.page.locator(".card")).to_have_count(3)
+    choose(desk, "五绝 仄起")
+    expect(desk.page.locator("#candidates")).to_be_hidden()
+    assert desk.text == "话说山上"
+
+
 def test_a_line_that_leaves_the_form_is_not_kept(desk: Desk) -> None:
     choose(desk, "五绝 仄起")
     wrong = "白日依山尽，黄河入海河。"

@@ -201,7 +201,7 @@ export class Desk {
 
   // One of the candidates becomes a run; a verse takes the place of the text.
   adopt(string, style) {
-    this.clear();
+    if (this.document.form) this.clear();
     this.history.begin();
     this.history.grow(MODEL, store.glueOf(this.text.string, style === "lyric") + string);
     this.restore();
@@ -212,7 +212,7 @@ export class Desk {
 
   // A verse is written in the place of the text.
   clear() {
-    if (!this.document.form || !this.text.length) return;
+    if (!this.text.length) return;
     this.former = linesOf(this.text.string).map(({ at, text }) => [text, this.text.slice(at, at + text.length)]);
     this.history.edit(0, this.text.length, "");
     this.editor.renew("");

@@ -85,7 +85,10 @@ const choices = new Choices(find("choices"), {
   ended: () => editor.mark("place", []),
 });
 const verse = new VerseDesk(api, desk, editor, choices, offer.settings.find(({ name }) => name === "rhyme_book")?.choices ?? [], {
-  chosen: (form) => form && settings.values.style === "novel" && settings.choose("lyric"), // prose has other settings
+  chosen: (form) => {
+    dismiss(); // they keep to the form before
+    if (form && settings.values.style === "novel") settings.choose("lyric"); // prose has other settings
+  },
 });
 const story = new StoryDrawer(find("story-drawer"), find("story"), (fields) => desk.plan({ story: fields }));
 
@@ -150,6 +153,7 @@ function state() {
   find("write").hidden = active;
   find("stop").hidden = !active;
   find("stop").disabled = name === "stopping";
+  for (const id of ["forms", "verse-form"]) find(id).disabled = active;
   find("three").setAttribute("aria-pressed", String(candidates.open));
   put("status", t(name === "finished" && verse.form ? "state.whole" : `state.${name}`));
   selected();

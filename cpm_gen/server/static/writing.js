@@ -117,7 +117,7 @@ export class Writing {
     const body = { ...desk.body(asked, kept), metadata };
     if (dice !== null) body.seed = dice;
     const work = await make(this.api, body, signal, () => this.setState("lost"));
-    desk.clear();
+    if (form) desk.clear();
     const run = text.length;
     desk.history.begin();
     const glue = glueOf(text.string, lyric);
