@@ -204,3 +204,20 @@ def test_the_chapters_of_an_outline_are_written_from_nothing(desk: Desk) -> None
     desk.press("Control+Enter")
     expect(desk.page.locator("#notice")).to_contain_text("“故事”不合要求")
     assert len(desk.works()) == 1
+
+
+def test_three_ways_are_short_with_an_outline(desk: Desk) -> None:
+    desk.page.click("#story")
+    desk.page.locator("#story-drawer [name=note]").fill("风雪很大。")
+    desk.page.locator("#story-drawer [name=outline]").fill("[第一回 风雪] 200-400字\n林冲夜宿山神庙。")
+    desk.press("Escape")
+    desk.page.click("#three")
+    expect(desk.page.locator("#notice")).to_contain_text("先写几个字")
+    desk.type("话说山上")
+    desk.length(10)
+    with desk.page.expect_request("**/generate") as asked:
+        desk.page.click("#three")
+    assert asked.value.post_data_json["story"] == "[笔记]\n风雪很大。\n"
+    expect(desk.page.locator(".card")).to_have_count(3)
+    expect(desk.page.locator(".card.writing")).to_have_count(0)
+    assert all(0 < len(card) < 60 for card in desk.page.locator(".card").all_inner_texts())

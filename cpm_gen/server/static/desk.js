@@ -37,6 +37,12 @@ export class Desk {
     return bodyOf(asked, this.document, kept);
   }
 
+  // The request of a few words. An outline would write all of its chapters, so it is left out.
+  sample(kept) {
+    const { story } = this.document;
+    return this.body(askedOf(this.settings, { ...this.document, story: story && { ...story, outline: "" } }), kept);
+  }
+
   // The text was not edited since its work wrote.
   get inStep() {
     return Boolean(this.work) && this.work.shown === this.text.string;

@@ -177,13 +177,13 @@ function leave() {
   notices.clear();
 }
 
-// Do it, unless the model would begin without a word: then ask first.
-function begun(write) {
+// Do it, unless the model would begin without a word: then ask first. `needless`: it needs none.
+function begun(write, needless = desk.endsItself) {
   notices.clear();
   settings.complain(null);
   dismiss();
   editor.settle();
-  if (desk.endsItself || desk.text.string.trim()) write();
+  if (needless || desk.text.string.trim()) write();
   else notices.offer("empty", "write_free", write);
 }
 
@@ -209,10 +209,10 @@ const act = {
   three: () => begun(() => {
     desk.writing.abandon();
     verse.prepare((kept) => {
-      candidates.ask(desk.body(desk.asked(), kept));
+      candidates.ask(desk.sample(kept));
       state();
     });
-  }),
+  }, Boolean(verse.form)),
   rewrite: () => {
     const [from, to] = editor.selection();
     if (from < to && !desk.writing.active) verse.passage([from, to]);
