@@ -32,6 +32,7 @@ export class Choices {
     const line = (this.line = new AbortController());
     this.round = round;
     this.found = [];
+    this.error = null;
     this.list.replaceChildren();
     this.more.disabled = true;
     this.section.setAttribute("aria-busy", "true");
@@ -47,7 +48,6 @@ export class Choices {
     this.section.removeAttribute("aria-busy");
     this.more.disabled = false;
     this.words();
-    this.error = null;
     this.list.replaceChildren(...this.found.map((choice, n) => this.item(choice, n)));
   }
 

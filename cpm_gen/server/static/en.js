@@ -76,7 +76,6 @@ export const en = {
   "field.dry_base": "DRY penalty's growth per token",
   "field.dry_allowed_length": "Tokens that DRY lets repeat",
   "field.seed": "Seed (empty: drawn)",
-  "field.candidates": "Candidates for each sentence (1: no choice)",
   "field.window.hop": "Window moves by, tokens (empty: its own)",
   "field.window.keep": "First tokens always in sight (empty: its own)",
   "field.window.boundary": "Window begins",

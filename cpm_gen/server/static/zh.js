@@ -76,7 +76,6 @@ export const zh = {
   "field.dry_base": "DRY 惩罚随长度增长的底数",
   "field.dry_allowed_length": "DRY 容许重复的词元",
   "field.seed": "种子（空：随机）",
-  "field.candidates": "每句写几个候选（1：不选）",
   "field.window.hop": "视窗每次移动的词元（空：默认）",
   "field.window.keep": "开头始终可见的词元（空：默认）",
   "field.window.boundary": "视窗起于",
