@@ -152,6 +152,27 @@ def test_a_story_that_is_refused_is_told_in_the_drawer(desk: Desk) -> None:
     expect(desk.page.locator("#story-wrong")).to_be_empty()
 
 
+def test_a_complaint_of_the_service_leaves_with_its_text_and_with_the_next_write(desk: Desk) -> None:
+    desk.page.click("#story")
+    desk.page.locator("#story-drawer [name=premise]").fill("林冲逃出东京。" * 40)
+    desk.press("Escape")
+    desk.type("话说")
+    desk.length(10)
+    wrong = desk.page.locator("#story-wrong")
+    desk.press("Control+Enter")
+    expect(wrong).to_contain_text("room for")
+    desk.press("Alt+n")
+    expect(wrong).to_be_empty()
+    desk.page.click("#works")
+    desk.page.locator("#list .work").click()
+    desk.press("Control+Enter")
+    expect(wrong).to_contain_text("room for")
+    desk.route("**/works", lambda route: route.abort(), times=1)
+    desk.press("Control+Enter")
+    expect(wrong).to_be_empty()
+    desk.press("Escape")
+
+
 def test_what_has_no_room_is_told(desk: Desk) -> None:
     fill(desk)
     window: dict[str, Any] = {"index": 0, "start": 0, "text_start": 0, "slides": 0}
@@ -193,6 +214,7 @@ def test_the_chapters_of_an_outline_are_written_from_nothing(desk: Desk) -> None
     desk.press("Escape")
     desk.press("Control+Enter")
     desk.await_state("finished")
+    expect(desk.page.locator("#status")).to_have_text("写完了")
     assert desk.work()["parameters"]["story"] == f"[笔记 深0]\n风雪很大。\n\n{outline}\n"
     lines = desk.text.split("\n")
     assert "第一回 风雪" in lines

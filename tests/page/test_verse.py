@@ -406,7 +406,12 @@ def test_rhymes_that_the_service_refuses_are_told(desk: Desk) -> None:
     answer: dict[str, Any] = {"status": 500, "content_type": "application/json", "body": json.dumps(body)}
     desk.route("**/forms/rhymes", lambda route: route.fulfill(**answer), times=1)
     open_menu(desk, 1, "rhymes")
-    expect(desk.page.locator("#choices-said")).to_contain_text("服务拒绝了请求（500）")
+    said = desk.page.locator("#choices-said")
+    expect(said).to_contain_text("服务拒绝了请求（500）")
+    desk.page.click("#menu-button")
+    desk.page.click("#language")
+    expect(said).to_contain_text("(500)")
+    expect(said).to_have_class("wrong")
     desk.press("Escape")
     expect(desk.page.locator("#choices")).to_be_hidden()
     assert desk.text == GOOD
@@ -477,6 +482,32 @@ def test_a_verse_that_was_left_is_not_written(desk: Desk) -> None:
     desk.await_state("idle")
     assert desk.text == ""
     assert desk.works() == []
+
+
+def test_a_verse_is_retried_while_it_is_written(desk: Desk) -> None:
+    choose(desk, "念奴娇 1")
+    desk.press("Control+Enter")
+    desk.await_length(3)
+    first = desk.work()["id"]
+    desk.press("Alt+r")
+    until(lambda: desk.page.wait_for_timeout(50) or [work["id"] for work in desk.works()] not in ([], [first]))
+    desk.await_state("finished")
+    assert [work["id"] for work in desk.works()] != [first]
+    await_said(desk, "合律")
+
+
+def test_notices_go_where_a_verse_is_retried(desk: Desk) -> None:
+    choose(desk, "五绝 仄起")
+    desk.type(GOOD.replace("流", "河"))
+    await_said(desk, "处不合")
+    open_menu(desk, 1, "lock")
+    desk.press("Control+Enter")
+    expect(desk.page.locator("#notice")).to_contain_text("保留的行第 1 行")
+    open_menu(desk, 1, "lock")
+    desk.press("Alt+r")
+    desk.page.wait_for_function("t => !document.getElementById('text').textContent.startsWith(t)", arg="白日依山尽")
+    expect(desk.page.locator("#notice")).to_be_empty()
+    desk.await_state("finished")
 
 
 def test_a_form_chosen_while_a_request_waits_leaves_the_prose(desk: Desk) -> None:

@@ -155,7 +155,7 @@ function state() {
   find("stop").disabled = name === "stopping";
   for (const id of ["forms", "verse-form"]) find(id).disabled = active;
   find("three").setAttribute("aria-pressed", String(candidates.open));
-  put("status", t(name === "finished" && verse.form ? "state.whole" : `state.${name}`));
+  put("status", t(name === "finished" && desk.endsItself ? "state.whole" : `state.${name}`));
   selected();
   changed();
 }
@@ -171,17 +171,17 @@ function dismiss() {
   choices.dismiss();
 }
 
-// Pending requests for the open document do not apply to another one.
+// What was asked and refused for the open document does not apply to another one, or to what is asked next.
 function leave() {
   dismiss();
   notices.clear();
+  settings.complain(null);
+  story.complain("");
 }
 
 // Do it, unless the model would begin without a word: then ask first. `needless`: it needs none.
 function begun(write, needless = desk.endsItself) {
-  notices.clear();
-  settings.complain(null);
-  dismiss();
+  leave();
   editor.settle();
   if (needless || desk.text.string.trim()) write();
   else notices.offer("empty", "write_free", write);
@@ -202,9 +202,10 @@ const act = {
     desk.redo();
   },
   retry: () => {
-    dismiss();
-    if (!verse.form) desk.retry();
-    else verse.prepare((kept) => desk.writing.write(Math.floor(Math.random() * 2 ** 48), kept), true);
+    leave();
+    if (!verse.form) return desk.retry();
+    desk.writing.abandon();
+    verse.prepare((kept) => desk.writing.write(Math.floor(Math.random() * 2 ** 48), kept), true);
   },
   three: () => begun(() => {
     desk.writing.abandon();
