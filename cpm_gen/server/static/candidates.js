@@ -2,32 +2,29 @@
 
 import { events, Lost, Refusal } from "./api.js";
 import { say, t } from "./language.js";
+import { Offering } from "./offering.js";
 import { shown, withBreaks } from "./text.js";
 
 const COUNT = 3;
 const LENGTH = 120; // tokens
 
-export class Candidates {
+export class Candidates extends Offering {
   // on: chosen(string, style, n), refused(error), ended()
   constructor(section, api, on) {
-    Object.assign(this, { section, api, on, line: null, texts: [] });
+    super(section, on);
+    Object.assign(this, { api, texts: [] });
     this.cards = section.querySelector(".cards");
     section.querySelector("#dismiss").addEventListener("click", () => this.dismiss());
   }
 
-  get open() {
-    return !this.section.hidden;
-  }
-
-  // `request`: that of Write.
+  // The request: that of Desk.sample().
   async ask({ max_new_tokens: length, ...rest }) {
     this.dismiss();
     this.style = rest.style;
-    const line = (this.line = new AbortController());
+    const line = this.begin();
     this.texts = Array(COUNT).fill("");
     this.cards.replaceChildren(...this.texts.map((_, n) => this.card(n)));
     this.section.hidden = false;
-    this.section.setAttribute("aria-busy", "true");
     const tokens = Math.min(length ?? LENGTH, LENGTH);
     const body = { ...rest, n: COUNT, stream: true, max_new_tokens: tokens };
     if (body.seed !== undefined) body.seed += 1; // so that it differs from what Write writes
@@ -35,7 +32,7 @@ export class Candidates {
       const response = await this.api.open("POST", "/generate", body, { signal: line.signal });
       let done = false;
       for await (const { name, data } of events(response)) {
-        if (this.line !== line) return;
+        if (this.stale(line)) return;
         if (name === "token") this.add(data);
         else if (name === "error") throw new Refusal(503, data.error, null);
         else if (name === "done") done = true;
@@ -43,7 +40,7 @@ export class Candidates {
       if (!done) throw new Lost("the stream broke off");
       this.section.removeAttribute("aria-busy");
     } catch (error) {
-      if (this.line !== line || error.name === "AbortError") return;
+      if (this.stale(line, error)) return;
       if (this.texts.every((text) => !text)) this.dismiss();
       this.on.refused(error);
     }
@@ -80,13 +77,4 @@ export class Candidates {
     this.dismiss();
     this.on.chosen(text, style, n + 1);
   }
-
-  dismiss() {
-    if (!this.open) return;
-    this.line?.abort();
-    this.line = null;
-    this.section.hidden = true;
-    this.on.ended();
-  }
 }
-

@@ -2,19 +2,17 @@
 
 import { number, t } from "./language.js";
 import { wordsFor } from "./notices.js";
+import { Offering } from "./offering.js";
 
-export class Choices {
+export class Choices extends Offering {
   // on: opened(), ended()
   constructor(section, on) {
-    Object.assign(this, { section, on, line: null, found: [], round: 0 });
+    super(section, on);
+    Object.assign(this, { found: [], round: 0 });
     const find = (name) => section.querySelector(`#choices-${name}`);
     [this.title, this.said, this.list, this.more] = ["title", "said", "list", "again"].map(find);
     this.more.addEventListener("click", () => this.ask(this.round + 1));
     find("dismiss").addEventListener("click", () => this.dismiss());
-  }
-
-  get open() {
-    return !this.section.hidden;
   }
 
   // `source.ask(round, signal)` resolves to [{text, score, note}]; `source.take(choice)` puts one in its place.
@@ -28,21 +26,19 @@ export class Choices {
   }
 
   async ask(round) {
-    this.line?.abort();
-    const line = (this.line = new AbortController());
+    const line = this.begin();
     this.round = round;
     this.found = [];
     this.error = null;
     this.list.replaceChildren();
     this.more.disabled = true;
-    this.section.setAttribute("aria-busy", "true");
     this.words();
     try {
       const found = await this.source.ask(round, line.signal);
-      if (this.line !== line) return;
+      if (this.stale(line)) return;
       this.found = found;
     } catch (error) {
-      if (this.line !== line || error.name === "AbortError") return;
+      if (this.stale(line, error)) return;
       this.error = error;
     }
     this.section.removeAttribute("aria-busy");
@@ -88,13 +84,5 @@ export class Choices {
     this.dismiss();
     source.take(choice);
     return true;
-  }
-
-  dismiss() {
-    if (!this.open) return;
-    this.line?.abort();
-    this.line = null;
-    this.section.hidden = true;
-    this.on.ended();
   }
 }

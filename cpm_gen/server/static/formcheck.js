@@ -2,7 +2,7 @@
 
 import { Refusal } from "./api.js";
 import { t } from "./language.js";
-import { shown } from "./text.js";
+import { shown, unitsOf } from "./text.js";
 import { fieldsOf, linesOf } from "./verse.js";
 
 const PAUSE = 300; // ms without a change after which the text is checked
@@ -90,10 +90,9 @@ function placed(fault, string) {
   const { line, column, kind, found } = fault;
   const text = string.split("\n")[line - 1] ?? "";
   if (!column) return { ...fault, text, from: 0, to: kind === "missing" ? 0 : text.length };
-  const letters = [...text];
-  const from = letters.slice(0, column - 1).join("").length;
+  const from = unitsOf(text, 0, column - 1);
   const width = kind === "length" ? Number(found) : ["unwanted", "again"].includes(kind) ? [...found].length : 1;
-  const to = letters.slice(0, column - 1 + Math.max(width, 1)).join("").length;
+  const to = unitsOf(text, from, Math.max(width, 1));
   return from < text.length ? { ...fault, text, from, to } : { ...fault, text, from: Math.max(from - 1, 0), to: from };
 }
 

@@ -1,7 +1,7 @@
 // Other ways to write a part of the text, and words that rhyme: what is asked of the service, and where the answers belong.
 
 import { number, t } from "./language.js";
-import { letterAt, shown } from "./text.js";
+import { letterAt, shown, unitsOf } from "./text.js";
 import { fieldsOf } from "./verse.js";
 
 const LEFT = 8_000; // characters before the passage that are sent; a window holds about a thousand tokens
@@ -31,8 +31,7 @@ export function waysOf(api, asked, { form, text }, [from, to], take) {
     ask: async (round, signal) => {
       const body = { ...settingsOf(asked, round), text: part, start, end, n: WAYS };
       const answer = await api.json("POST", "/rewrite", body, { signal });
-      const letters = [...part];
-      const place = [answer.start, answer.end].map((at) => begin + letters.slice(0, at).join("").length);
+      const place = [answer.start, answer.end].map((at) => begin + unitsOf(part, 0, at));
       return answer.candidates.map(({ text: words, own, right }) => {
         const score = right === null ? t("score_own", { own: decimal(own) }) : t("score", { own: decimal(own), right: decimal(right) });
         return { text: words, place, score, note: t("score_means") };
