@@ -224,7 +224,7 @@ export class Desk {
     this.editor.renew("");
   }
 
-  // Lines of a verse that stayed, or were begun, are whose they were.
+  // Lines of a verse that stayed, or were begun, keep their author.
   restore() {
     for (const [n, { at, text }] of linesOf(this.text.string).entries()) {
       const [old, spans] = this.former[n] ?? [];

@@ -127,7 +127,7 @@ export const en = {
   "error.timeout": "Time was up; the service is busy.",
   "error.too_many_works": "The service holds too many works: delete some under “Works”.",
   "error.unreadable_work": "This work cannot be written: {message}. Its text is still here.",
-  "error.wrong_state": "The work’s state has changed meanwhile; try again.",
+  "error.wrong_state": "The work’s state has changed; try again.",
   "error.not_found": "The service does not have this work any more. The text is still here; Write makes a new work of it.",
   "error.body_too_large": "The text is larger than the service takes.",
   "error.prompt_too_long": "The text is longer than the service takes.",
