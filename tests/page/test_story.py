@@ -226,6 +226,12 @@ def test_the_chapters_of_an_outline_are_written_from_nothing(desk: Desk) -> None
     desk.press("Control+Enter")
     expect(desk.page.locator("#notice")).to_contain_text("“故事”不合要求")
     assert len(desk.works()) == 1
+    desk.page.click("#story")
+    desk.page.locator("#story-drawer [name=outline]").fill(f"{outline}\n\n[第三回 下山] 20-40字\n林冲下山。")
+    desk.press("Escape")
+    desk.press("Control+Enter")
+    expect(desk.page.locator("#text")).to_contain_text("第三回 下山")
+    desk.await_state("finished")
 
 
 def test_three_ways_are_short_with_an_outline(desk: Desk) -> None:
