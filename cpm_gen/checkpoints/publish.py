@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cpm_gen.checkpoints.checkpoint import Checkpoint, verify_replicas
@@ -33,12 +33,19 @@ def check_source(checkpoint: Checkpoint, *targets: Path, force: bool) -> None:
         raise CheckpointError(
             f"{checkpoint.folder}: an ONNX file holds no weights that can be converted; take the checkpoint that it was made from"
         )
-    read = {checkpoint.folder.resolve(), *(path.resolve() for path in checkpoint.files)}
     for target in targets:
-        if any(target.resolve() in (path, *path.parents) for path in read):
+        check_target(target, (checkpoint.folder, *checkpoint.files), force=force)
+
+
+def check_target(target: Path, sources: Iterable[Path], *, force: bool) -> None:
+    """Check a target that is written from ``sources``; raises InputError if it exists (unless ``force``) or holds one of them."""
+    at = Path(os.path.realpath(target))
+    for source in sources:
+        read = Path(os.path.realpath(source))
+        if at in (read, *read.parents):
             raise InputError(f"{target}: source and target are the same folder, or the target holds the source")
-        if os.path.lexists(target) and not force:
-            raise InputError(f"{target}: exists already; remove it, or give --force to replace it")
+    if os.path.lexists(target) and not force:
+        raise InputError(f"{target}: exists already; remove it, or give --force to replace it")
 
 
 def verify_source(checkpoint: Checkpoint, checksums: Sequence[Checksum] = ()) -> None:

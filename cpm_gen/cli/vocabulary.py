@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
-from cpm_gen.checkpoints.publish import new_folder
+from cpm_gen.checkpoints.publish import check_target, new_folder
 from cpm_gen.cli.progress import Status
 from cpm_gen.errors import InputError
 from cpm_gen.evaluation.documents import read_documents
@@ -19,10 +18,9 @@ _SAMPLE = 200_000  # characters that the report encodes
 
 
 def vocabulary(args: argparse.Namespace) -> int:
-    """Run the command. Raises InputError for texts that cannot be read or give no vocabulary, and for a target that exists."""
+    """Run the command. Raises InputError for texts that cannot be read or give no vocabulary, and for a target that exists or holds one."""
     target = Path(args.output)
-    if os.path.lexists(target) and not args.force:
-        raise InputError(f"{target}: exists already; remove it, or give --force to replace it")
+    check_target(target, map(Path, args.texts), force=args.force)
     if not target.absolute().parent.is_dir():
         raise InputError(f"{target}: there is no folder {target.absolute().parent}")
     texts = [document.text for name in args.texts for document in read_documents(name)]

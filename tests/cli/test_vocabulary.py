@@ -61,3 +61,17 @@ def test_a_target_without_a_folder_is_told_before_the_work(run: Run, tmp_path: P
     status, _, err = run("vocabulary", str(tmp_path / "a.txt"), "--output", str(tmp_path / "no" / "made"))
     assert status == 2
     assert "there is no folder" in err
+
+
+@pytest.mark.parametrize(("texts", "target"), [("texts", "texts"), ("texts/a.txt", "texts"), ("texts", "link")])
+def test_a_target_that_holds_the_texts_is_refused_and_they_stay(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: str, target: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text(TEXT, encoding="utf-8")
+    (tmp_path / "link").symlink_to("texts")
+    status, out, err = run("vocabulary", texts, "--output", target, "--pieces", "520", "--force")
+    said = f"{target}: source and target are the same folder, or the target holds the source"
+    assert (status, out, err) == (2, "", f"cpm-gen: {said}\n")
+    assert (tmp_path / "texts" / "a.txt").read_text(encoding="utf-8") == TEXT
