@@ -24,27 +24,22 @@ if TYPE_CHECKING:
 
 
 def _write(args: argparse.Namespace) -> int:
-    from cpm_gen.cli import text_input, write
+    from cpm_gen.cli import write
     from cpm_gen.config.options import check_lengths
-    from cpm_gen.text.stories.requested import ends_itself
 
     resolved = settings(args)
     output = None if args.output == "-" else args.output  # standard output
     if write.follows(resolved):
         return 0
-    resolved = write.with_form_file(resolved, args)
-    resolved = write.without_prompt(write.with_story(resolved), args)
+    resolved = write.with_story(write.with_form_file(resolved, args))
     check_lengths(resolved.sampling, resolved.text)
-    text = None if resolved.text.unconditional else text_input.prompt(args)
-    if resolved.text.unconditional:
-        if not ends_itself(resolved.text.form, resolved.text.story):
-            text_input.refuse_prompt(args)
-    elif text is None and (args.output is not None or args.json or not sys.stdout.isatty()):
+    resolved, text = write.with_prompt(resolved, args)
+    interactive = text is None and not resolved.text.unconditional
+    if interactive and (args.output is not None or args.json or not sys.stdout.isatty()):
         raise InputError("no prompt: give it as an argument, with --prompt, --prompt-file or on standard input")
     if text is not None and not text.strip():
         raise InputError("the prompt is empty; give the words that the text should begin with")
     write.check_output(output)
-    interactive = text is None and not resolved.text.unconditional
     with write.open_model(resolved, several=interactive) as llm:
         if not interactive:
             return write.write(llm, text, resolved, as_json=args.json, output=output, profiled=args.profile)

@@ -30,6 +30,14 @@ def prompt(args: argparse.Namespace) -> str | None:
     return None
 
 
+def prompt_or_nothing(args: argparse.Namespace) -> str | None:
+    """:func:`prompt` of a text that needs none: an empty argument and a pipe without text are none, too."""
+    if args.words == "" and len(given(args)) == 1:
+        return None
+    text = prompt(args)
+    return text if given(args) or (text and text.strip()) else None
+
+
 def file_text(name: str, what: str = "FILE") -> str:
     """:func:`read_file` without its final newline."""
     return _without_final_newline(read_file(name, what))

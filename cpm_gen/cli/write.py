@@ -17,9 +17,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
+from cpm_gen.cli import text_input
 from cpm_gen.cli.form import read_form_file
 from cpm_gen.cli.progress import Meter, Status, profile, signals
-from cpm_gen.cli.text_input import read_file
 from cpm_gen.config.options import ModelOptions, check_lengths
 from cpm_gen.config.resolve import Settings
 from cpm_gen.errors import ConfigError, InputError
@@ -50,18 +50,25 @@ def with_story(settings: Settings) -> Settings:
     if story is None:
         return settings
     if "\n" not in story and not story.startswith("["):
-        story = read_file(story, "--story") or " "
+        story = text_input.read_file(story, "--story") or " "
     text = dataclasses.replace(settings.text, story=story)
     requested_story(text)
     return dataclasses.replace(settings, text=text)
 
 
-def without_prompt(settings: Settings, args: argparse.Namespace) -> Settings:
-    """The settings, unconditional where a form or an outline needs no prompt and none is given."""
+def with_prompt(settings: Settings, args: argparse.Namespace) -> tuple[Settings, str | None]:
+    """The settings and the prompt; unconditional where a form or an outline needs no prompt and none is given.
+
+    None: there is no prompt. Raises ConfigError for one beside ``unconditional``.
+    """
     text = settings.text
-    if not ends_itself(text.form, text.story) or any((args.words, args.prompt, args.prompt_file)):
-        return settings
-    return dataclasses.replace(settings, text=dataclasses.replace(text, unconditional=True))
+    if text.unconditional:
+        text_input.refuse_prompt(args)
+        return settings, None
+    if not ends_itself(text.form, text.story):
+        return settings, text_input.prompt(args)
+    given = text_input.prompt_or_nothing(args)
+    return dataclasses.replace(settings, text=dataclasses.replace(text, unconditional=given is None)), given
 
 
 def follows(settings: Settings) -> bool:

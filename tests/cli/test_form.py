@@ -41,7 +41,7 @@ def test_a_text_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["form", "learn"], "cpm-gen: give texts to learn from, or --from-model; one of them"),
         (["form", "learn", "nowhere.txt", "--output", "x"], "cpm-gen: nowhere.txt: No such file"),
         (["form", "learn", "nowhere.txt", "--output", "no/x"], "cpm-gen: no/x: there is no folder no"),
-        (["lyric", "--form", "五绝", "--form-bigrams", "nowhere.xz"], "cpm-gen: nowhere.xz: No such file"),
+        (["lyric", "", "--form", "五绝", "--form-bigrams", "nowhere.xz"], "cpm-gen: nowhere.xz: No such file"),
         (["form", "show", ""], "cpm-gen: the form is empty"),
         (["form", "rhymes", "五绝", "nowhere.txt", "--line", "1"], "cpm-gen: nowhere.txt: No such file"),
         (["form", "rhymes", "五觉", "-", "--line", "1"], "cpm-gen: form: there is no form 五觉"),

@@ -1,11 +1,15 @@
 """``--story``: a file of a story, from every door of the command line."""
 
+import io
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from cpm_gen.cli.main import main
+from tests.cli.conftest import Run
 
 STORY = "[前提]\n林冲被高俅陷害。\n[设定: 江]\n江在城东。\n"
 WORDS = ("novel", "江上，", "--max-new-tokens", "5", "--seed", "1", "--json")
@@ -64,7 +68,8 @@ def test_a_folder_and_an_empty_name_are_no_story(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_an_outline_needs_no_prompt_and_ends_the_text(tmp_path, capsys):
+def test_an_outline_needs_no_prompt_and_ends_the_text(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
     path = tmp_path / "story.txt"
     path.write_text(STORY + "[第一回 风雪] 30-40字\n林冲到草料场。\n[第二回] 20字\n", encoding="utf-8")
     assert main(("novel", "--story", str(path), "--seed", "1", "--max-new-tokens", "3")) == 0
@@ -75,3 +80,59 @@ def test_an_outline_needs_no_prompt_and_ends_the_text(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["finish_reason"] == "story"
     assert main(("novel", "江上，", "--story", str(path), "--stop", "。")) == 2
     assert "an outline of chapters ends the text by itself; leave stop out" in capsys.readouterr().err
+
+
+OUTLINE = STORY + "[第一回 风雪] 10字\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "as_if"),
+    [
+        ((), "话说", ("话说",)),
+        (("--prompt-file", "-"), "话说\n", ("话说",)),
+        ((), " \n", ("",)),
+        (("",), "话说", ("",)),  # an argument goes before a pipe, as in all commands
+    ],
+)
+def test_what_is_piped_is_the_prompt_before_an_outline(run: Run, tmp_path: Path, words, stdin, as_if):
+    (tmp_path / "outline.txt").write_text(OUTLINE, encoding="utf-8")
+    flags = ("--story", str(tmp_path / "outline.txt"), "--seed", "1")
+    status, out, _ = run("novel", *words, *flags, stdin=stdin.encode())
+    assert status == 0
+    assert out == run("novel", *as_if, *flags)[1]
+    assert run("novel", "话说", *flags)[1] != run("novel", "", *flags)[1]
+
+
+@pytest.mark.parametrize("begins", [("--story", "outline.txt"), ("--form", "五绝")])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--unconditional", "从前"), "--unconditional writes without a prompt; leave the prompt out, or the flag"),
+        (("--unconditional", "--prompt", "从前"), "--unconditional writes without a prompt"),
+        (("--prompt", ""), "the prompt is empty"),
+        (("--prompt-file", os.devnull), "the prompt is empty"),
+        ((" ",), "the prompt is empty"),
+        (("", "--prompt", "从前"), "give the prompt once"),
+    ],
+)
+def test_a_prompt_is_not_dropped_where_none_is_needed(run: Run, tmp_path: Path, monkeypatch, begins, words, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outline.txt").write_text(OUTLINE, encoding="utf-8")
+    status, out, err = run("novel", *words, *begins)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+
+
+def test_a_terminal_is_not_waited_for_where_no_prompt_is_needed(run: Run, monkeypatch):
+    class Terminal(io.TextIOWrapper):
+        def isatty(self) -> bool:
+            return True
+
+        @property
+        def buffer(self) -> io.BytesIO:
+            raise AssertionError("the terminal is read")
+
+    piped = run("lyric", "--form", "五绝", "--seed", "1")
+    assert piped[0] == 0
+    monkeypatch.setattr(io, "TextIOWrapper", Terminal)  # what ``run`` makes standard input of
+    assert run("lyric", "--form", "五绝", "--seed", "1")[:2] == piped[:2]
