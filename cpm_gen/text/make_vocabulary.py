@@ -26,6 +26,9 @@ LEAST, MOST = 256, 100_000  # pieces
 NAMES_FILE = "vocab.json"
 
 _SPECIALS = {0: "<unk>", 1: "<s>", 2: "</s>", 3: "▃", 4: "<sep>", 5: "<pad>", 6: "<mask>", 7: "<eod>", 8: "▁", 10: "▂"}
+_MARKS = str.maketrans(
+    dict.fromkeys("▁▂▃")
+)  # the text's own ones: they read as white space, and are no pieces to learn
 _LINES = 400_000  # of the texts, drawn at random, that the pieces are learned from
 _BYTES = 16_384  # of a line; longer ones are left out by SentencePiece
 _COVERAGE = 0.99975  # of all characters get a piece; the others are <unk>
@@ -59,7 +62,7 @@ def make_vocabulary(texts: Iterable[str], folder: Path, pieces: int) -> None:
     if not LEAST <= pieces <= MOST:
         raise ConfigError(f"pieces must be from {LEAST} to {MOST:,}, not {pieces:,}")
     proto = _protobuf()
-    lines = sorted({line.strip() for text in texts for line in text.splitlines()} - {""})
+    lines = sorted({line.translate(_MARKS).strip() for text in texts for line in text.splitlines()} - {""})
     if not lines:
         raise InputError("the texts are empty; give files that hold text")
     random.Random(0).shuffle(lines)

@@ -57,6 +57,12 @@ def test_the_same_texts_give_the_same_file_without_paths(made: Path, tmp_path: P
     assert b"corpus" not in content
 
 
+def test_texts_may_hold_the_characters_of_special_pieces(made: Path, tmp_path: Path) -> None:
+    marked = [f"{'▁▂▃'[at % 3]}{line[:2]}▁{line[2:5]}▂▃{line[5:]}" for at, line in enumerate(LINES)]
+    make_vocabulary([*marked, "▂▃\n"], tmp_path, 520)
+    assert (tmp_path / VOCABULARY_FILE).read_bytes() == (made / VOCABULARY_FILE).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("texts", "pieces", "error", "says"),
     [
