@@ -85,6 +85,7 @@ class Chapters:
         before = newline if self._end is None else [self._end]
         self._headings = [[*before, *_encode(c.title, tokenizer), *newline] for c in self._outline]
         self._separator = len(before)
+        self._newline = len(newline)
         self._begin = Place(given=self._separator)
         self._titles = {
             title: at for at, c in enumerate(self._outline) for title in (c.title, tokenizer.written(c.title))
@@ -107,7 +108,9 @@ class Chapters:
         place = Place()
         if last is not None:
             at, body = self._titles[lines[last].strip()], "\n".join(lines[last + 1 :])
-            place = Place(at, len(self._headings[at]), _visible(body))
+            # a text may end with the heading's last character; its line end is written then
+            given = len(self._headings[at]) - (self._newline if last == len(lines) - 1 else 0)
+            place = Place(at, given, _visible(body))
             if place.chars >= self._outline[at].most and body.rstrip().endswith(self._closes):
                 place = Place(at + 1)
         if self.finished(place):

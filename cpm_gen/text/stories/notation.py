@@ -64,11 +64,14 @@ def parse(text: str) -> Story:
     found: dict[str, Any] = dict(_settings(lines[:first]))
     lore: list[Lore] = []
     outline: list[Chapter] = []
+    titles: dict[str, int] = {}  # the line of each chapter
     for section in _sections(lines, first):
         if not section.text and section.lengths is None:
             raise _wrong(section.line, 1, f"{section.word} is empty; write prose under it, or leave the heading out")
         try:
             if section.lengths is not None:
+                if (first := titles.setdefault(section.word, section.line)) != section.line:
+                    raise StoryError(f"{section.word} is the title of line {first}, too; give each chapter its own")
                 outline.append(Chapter(section.word, *section.lengths, section.text))
                 continue
             if section.word == "设定":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from cpm_gen.errors import InputError
@@ -110,6 +111,10 @@ class Story:
             raise StoryError(f"{len(self.lore):,} pieces of lore; the most is {MOST_LORE:,}")
         if len(self.outline) > MOST_CHAPTERS:
             raise StoryError(f"{len(self.outline):,} chapters; the most is {MOST_CHAPTERS:,}")
+        titles = Counter(chapter.title for chapter in self.outline)
+        for title, count in titles.items():
+            if count > 1:  # a text that goes on is placed by its last heading
+                raise StoryError(f"{count} chapters have the title {title}; give each a title of its own")
 
     @staticmethod
     def parse(text: str) -> Story:

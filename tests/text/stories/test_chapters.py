@@ -7,6 +7,7 @@ import pytest
 
 from cpm_gen.errors import InputError
 from cpm_gen.text.find_tokenizer import open_tokenizer
+from cpm_gen.text.prompt_styles import detokenizer, encode_prompt, line_end
 from cpm_gen.text.stories.chapters import Chapters, Characters, Place
 from cpm_gen.text.stories.story import Chapter
 from tests.text.vocabularies import bert, byte_level
@@ -59,3 +60,24 @@ def test_tokens_that_are_not_allowed_are_refused(tmp_path: Path):
         place = chapters.advance(place, token)
     with pytest.raises(InputError, match="ends 明月 before its 10 characters"):
         chapters.advance(place, tokenizer.end)
+
+
+@pytest.mark.parametrize(
+    ("make", "style"),  # BERT's plain prompts have no lines
+    [(bert, "novel"), (bert, "lyric"), (byte_level, "novel"), (byte_level, "lyric"), (byte_level, "plain")],
+)
+def test_a_heading_at_the_end_of_a_prompt_gets_its_line_end_once(tmp_path: Path, make, style):
+    tokenizer = open_tokenizer(make(tmp_path / "vocabulary"))
+    outline = (Chapter("明月", 10, 20), Chapter("故乡", 5, 5))
+    chapters = Chapters(outline, tokenizer, style, Characters(tokenizer, tokenizer.size))
+    newline = line_end(style, tokenizer)
+    for prompt in ("明月", "明月\n", "明月\n\n", "明月\n举头", "明月\n举头望明月，低头思故乡。\n故乡"):
+        ids = encode_prompt(style, prompt, tokenizer)
+        reader = detokenizer(style, tokenizer, chapters=True)
+        text = "".join([*map(reader.push, ids), reader.flush()])
+        place, written = chapters.after(text).begin(), []
+        while (allowed := chapters.allowed(place)) is not None and len(allowed) == 1:
+            written.append(int(allowed[0]))
+            place = chapters.advance(place, written[-1])
+        ended = text.rstrip(" ").endswith("\n") or "举头" in text.split("\n")[-1]
+        assert written == ([] if ended else newline), (prompt, text)

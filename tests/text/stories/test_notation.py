@@ -77,8 +77,13 @@ stories = st.builds(
     ).map(tuple),
     scan=st.integers(0, 100_000),
     budget=st.none() | st.integers(0, 1000),
-    outline=st.lists(chapters, max_size=3).map(tuple),
+    outline=st.lists(chapters, max_size=3, unique_by=lambda chapter: chapter.title).map(tuple),
 )
+
+
+def test_two_chapters_of_one_title_are_refused():
+    with pytest.raises(StoryError, match="2 chapters have the title 第一回; give each a title of its own"):
+        Story(outline=(Chapter("第一回", 10, 20), Chapter("第二回", 10, 20), Chapter("第一回", 30, 40)))
 
 
 @settings(max_examples=200, deadline=None)
@@ -98,6 +103,7 @@ def test_a_story_reads_back_from_its_notation(story):
         ("[前提\n甲", r"line 1, column 4: a line that begins with \[ is a heading and ends with \]"),
         ("[前提]\n\n[人物]\n甲", r"line 1, column 1: 前提 is empty; write prose under it"),
         ("[前提]\n甲\n[前提]\n乙", r"line 3, column 2: 前提 is given twice"),
+        ("[一] 9字\n[二] 9字\n甲\n[一] 8字", r"line 4, column 1: 一 is the title of line 1, too"),
         ("[前提 深3]\n甲", r"line 1, column 5: 深3: behind 前提 may stand nothing"),
         ("[笔记 深三]\n甲", r"line 1, column 5: 深 takes a whole number"),
         ("[设定]\n甲", r"line 1, column 4: 设定 needs keys: \[设定: 青松寨, 山寨\]"),
