@@ -29,7 +29,8 @@ def _write(args: argparse.Namespace) -> int:
 
     resolved = settings(args)
     output = None if args.output == "-" else args.output  # standard output
-    if write.follows(resolved):
+    candidates = resolved.text.candidates
+    if write.follows(resolved, candidates):
         return 0
     resolved = write.with_story(write.with_form_file(resolved, args))
     check_lengths(resolved.sampling, resolved.text)
@@ -40,7 +41,7 @@ def _write(args: argparse.Namespace) -> int:
     if text is not None and not text.strip():
         raise InputError("the prompt is empty; give the words that the text should begin with")
     write.check_output(output)
-    with write.open_model(resolved, several=interactive) as llm:
+    with write.open_model(resolved, candidates, several=interactive) as llm:
         if not interactive:
             return write.write(llm, text, resolved, as_json=args.json, output=output, profiled=args.profile)
         from cpm_gen.cli.interactive import interact

@@ -71,8 +71,11 @@ def with_prompt(settings: Settings, args: argparse.Namespace) -> tuple[Settings,
     return dataclasses.replace(settings, text=dataclasses.replace(text, unconditional=given is None)), given
 
 
-def follows(settings: Settings) -> bool:
-    """On a rank other than 0 of an external launcher: execute rank 0's plans until it ends, then return True."""
+def follows(settings: Settings, candidates: int = 1) -> bool:
+    """On a rank other than 0 of an external launcher: execute rank 0's plans until it ends, then return True.
+
+    candidates: as for :func:`open_model`.
+    """
     launch = launched()
     if launch is None or launch.rank == 0:
         return False
@@ -83,17 +86,17 @@ def follows(settings: Settings) -> bool:
         signal.signal(number, signal.SIG_DFL)
     from cpm_gen.runtime.text_engine import TextEngine
 
-    with TextEngine.load(_model_options(settings)) as llm:
+    with TextEngine.load(_model_options(settings, candidates)) as llm:
         llm.follow()
     return True
 
 
-def _model_options(settings: Settings, *, several: bool = False) -> ModelOptions:
+def _model_options(settings: Settings, candidates: int, *, several: bool = False) -> ModelOptions:
     """The model's settings with as large a batch as the samples and candidates use: slots take memory.
 
     several: further texts follow, which may have more. Raises ConfigError for candidates that do not fit the batch that was asked for.
     """
-    batch, candidates = settings.model.batch, settings.text.candidates
+    batch = settings.model.batch
     if "batch" in settings.sources and candidates > batch:
         raise ConfigError(
             f"{candidates} candidates need a batch of at least {candidates}, not {batch}; leave batch out"
@@ -102,12 +105,14 @@ def _model_options(settings: Settings, *, several: bool = False) -> ModelOptions
     return dataclasses.replace(settings.model, batch=max(candidates, used))
 
 
-def open_model(settings: Settings, *, several: bool = False) -> TextEngine:
+def open_model(settings: Settings, candidates: int = 1, *, several: bool = False) -> TextEngine:
     """Load the model, with a status line on a terminal. If a rank dies, this process ends even if it hangs in a collective.
 
+    candidates: places of the batch that each sample takes; the setting counts only where a command writes with it.
     several: further texts follow, whose settings may change.
     """
-    options = _model_options(settings, several=several and launched() is None)  # the ranks of a launcher load alike
+    several = several and launched() is None  # the ranks of a launcher load alike
+    options = _model_options(settings, candidates, several=several)
     with Status(beside_text=False) as status:
         status.show("loading …", force=True)
         from cpm_gen.runtime.text_engine import TextEngine

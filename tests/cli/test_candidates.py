@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cpm_gen.cli.main import main
+from tests.cli.conftest import Run
 
 LINE = ["lyric", "", "--form", "五绝", "--seed", "5"]
 
@@ -63,3 +64,20 @@ def test_samples_come_best_first_with_rank(capsys: pytest.CaptureFixture[str]) -
         for place, (score, t) in enumerate(zip(scores, ranked, strict=True), 1)
     ]
     assert places == sorted(places)
+
+
+def test_candidates_of_shared_settings_change_no_command_without_them(run: Run, poems: str, tmp_path: Path) -> None:
+    (tmp_path / "verse.txt").write_text("白日依山尽，黄河入海流。\n欲穷千里目，更上一层楼。\n", encoding="utf-8")
+    (tmp_path / "shared.yaml").write_text("candidates: 8\nbatch: 2\n", encoding="utf-8")
+    verse = str(tmp_path / "verse.txt")
+    for words in (
+        ("score", "床前明月光"),
+        ("rewrite", verse, "--find", "更上一层楼。", "--seed", "1", "--n", "2"),
+        ("form", "rhymes", "五绝", verse, "--line", "2", "-n", "3"),
+        ("eval", "--data", poems, "--window-limit", "64", "--window-hop", "32"),
+        ("form", "learn", "--from-model", "--tokens", "60", "--output", str(tmp_path / "table.xz")),
+    ):
+        status, _, err = run(*words, "--config", str(tmp_path / "shared.yaml"))
+        assert status == 0, (words, err)
+    status, _, err = run(*LINE, "--config", str(tmp_path / "shared.yaml"))
+    assert (status, err) == (2, "cpm-gen: 8 candidates need a batch of at least 8, not 2; leave batch out\n")
