@@ -52,6 +52,11 @@ def form_flags(parser: argparse.ArgumentParser) -> None:
     rhymes.add_argument("--line", metavar="N", type=int, required=True, help="line of the text, from 1 on")
     rhymes.add_argument("-n", "--n", metavar="N", type=int, default=20, dest="count", help="words (default: 20)")
     rhymes.add_argument("--prompt", metavar="TEXT", help="what stands before the text")
+    section = rhymes.add_argument_group("form")
+    for name in FORM_SETTINGS[1:]:
+        section.add_argument(f"--{name.replace('_', '-')}", **setting_flag(name, FIELDS[name]))
+    style = {"help": f"{FIELDS['style'].description} (default: lyric)"}
+    section.add_argument("--style", **setting_flag("style", FIELDS["style"]) | style)
     learn = actions.add_parser(
         "learn", help="make the table of bigrams that lines in a form look ahead by", allow_abbrev=False
     )

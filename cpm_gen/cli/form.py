@@ -23,14 +23,14 @@ def read_form_file(name: str) -> str:
     return text
 
 
-def given_form(name: str) -> Form:
-    """A form by name, in notation, or from a file."""
+def form_text(name: str) -> str:
+    """The name or the notation of a form that is given by name, in notation, or as a file."""
     path = Path(name) if name and "\n" not in name and len(name) < 256 else None
     if path is not None and path.is_file():
-        return read_form(read_file(name, "FORM"))
+        return read_file(name, "FORM")
     if not name.strip():
         raise InputError("the form is empty; give a name such as 七绝, or a file")
-    return read_form(name)
+    return name
 
 
 def form(args: argparse.Namespace) -> int:
@@ -38,7 +38,7 @@ def form(args: argparse.Namespace) -> int:
     if args.action == "list":
         return _list(as_json=args.json)
     if args.action == "show":
-        return _show(given_form(args.form), as_json=args.json)
+        return _show(read_form(form_text(args.form)), as_json=args.json)
     if args.action == "learn":
         from cpm_gen.cli.form_learn import learn
 
@@ -46,8 +46,8 @@ def form(args: argparse.Namespace) -> int:
     if args.action == "rhymes":
         from cpm_gen.cli.form_rhymes import rhymes
 
-        return rhymes(args, given_form(args.form))
-    faults = checks.check(given_form(args.form), read_file(args.file, "FILE"))
+        return rhymes(args, form_text(args.form))
+    faults = checks.check(read_form(form_text(args.form)), read_file(args.file, "FILE"))
     if args.json:
         sys.stdout.write(json.dumps({"faults": [vars(f) for f in faults]}, ensure_ascii=False) + "\n")
     else:

@@ -11,21 +11,22 @@ from cpm_gen.cli.main import settings
 from cpm_gen.cli.text_input import read_file
 from cpm_gen.cli.write import follows, open_model
 from cpm_gen.config.arguments import whole_number
-from cpm_gen.config.options import TextOptions
 from cpm_gen.errors import ConfigError
 from cpm_gen.runtime.rhymes import plan_rhymes
 from cpm_gen.runtime.rhymes import rhymes as run
-from cpm_gen.text.forms.form import Form
+from cpm_gen.text.forms.requested import requested_form
 
 
-def rhymes(args: argparse.Namespace, form: Form) -> int:
-    """Print the words of one line of a file, best first."""
-    resolved = settings(args)
+def rhymes(args: argparse.Namespace, form: str) -> int:
+    """Print the words of one line of a file, best first. form: a name or the notation."""
+    resolved = settings(argparse.Namespace(**{**vars(args), "form": form}))
+    style = resolved.text.style if "style" in resolved.sources else "lyric"
+    options = dataclasses.replace(resolved.text, style=style, stop=(), keep_lines=())
+    requested_form(options)
     whole_number(args.count, "-n", 1, ConfigError)
     text = read_file(args.file, "FILE")
     if follows(resolved):
         return 0
-    options = TextOptions(style="lyric", form=str(form))
     with open_model(resolved) as engine:
         found = run(engine, plan_rhymes(engine, text, args.line, options, args.prompt), args.count)
     if args.json:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from cpm_gen.cli.main import main
+from cpm_gen.text.forms.check import check
+from cpm_gen.text.forms.named import named
 
 GOOD = "白日依山尽，黄河入海流。\n欲穷千里目，更上一层楼。\n"
 
@@ -82,6 +84,45 @@ def test_the_words_that_may_end_a_line(tmp_path: Path, capsys: pytest.CaptureFix
     assert (len(table), found["groups"]) == (5, ["尤"])
     (tmp_path / "good.txt").write_text("一" + GOOD, encoding="utf-8")
     assert main([*words, "--prompt", "登高"]) == 0  # another line that breaks the form
+    other = [line.split() for line in capsys.readouterr().out.splitlines()]
+    likeliest = [float(logprob) for logprob, _ in other]
+    assert (len(other), likeliest) == (5, sorted(likeliest, reverse=True))
+    assert other != table  # what stands before has changed
+    pattern = named("五绝")
+    for _, word in other:  # each ends the line without a fault that it does not have now
+        faults = check(pattern, "一" + GOOD.replace("楼", word))
+        assert not [f for f in faults if f.line == 2], word
+
+
+def test_rhyme_words_keep_to_the_settings_of_the_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "good.txt").write_text(GOOD, encoding="utf-8")
+    words = ["form", "rhymes", "五绝", str(tmp_path / "good.txt"), "--line", "2", "-n", "8"]
+
+    def found(*flags: str) -> tuple[list[str], list[str], list[float]]:
+        assert main([*words, "--json", *flags]) == 0
+        shown = json.loads(capsys.readouterr().out)
+        entries = shown["words"]
+        return [w["text"] for w in entries], shown["groups"], [round(w["logprob"], 4) for w in entries]
+
+    plain, _, likely = found()
+    assert found("--rhyme-book", "十三辙")[1] == ["油求"]
+    without, _, _ = found("--exclude", plain[0])
+    assert without[:7] == plain[1:]
+    assert found("--style", "lyric") == (plain, ["尤"], likely)
+    assert found("--style", "plain")[2] != likely
+    (tmp_path / "shared.yaml").write_text(f"exclude: [{plain[0]}]\nstop: [。]\nkeep_lines: [春]\n", encoding="utf-8")
+    assert found("--config", str(tmp_path / "shared.yaml"))[0] == without
+    assert main([*words, "--acrostic", "春眠"]) == 0
+    assert main([*words, "--acrostic", "春眠不觉晓"]) == 2
+    assert "acrostic" in capsys.readouterr().err
+
+
+def test_an_error_of_a_form_in_a_file_names_its_own_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "form.txt").write_text("# 两句\n\n中中中中平a\n中中中中仄a*\n", encoding="utf-8")
+    (tmp_path / "good.txt").write_text(GOOD, encoding="utf-8")
+    words = ["form", "rhymes", str(tmp_path / "form.txt"), str(tmp_path / "good.txt"), "--line", "2"]
+    assert main(words) == 2
+    assert capsys.readouterr().err.startswith('cpm-gen: form, line 4, column 5: "a*" wants the rhyme word in 仄')
 
 
 def test_a_poem_needs_no_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
