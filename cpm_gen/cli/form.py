@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from cpm_gen.cli.text_input import read_file
+from cpm_gen.config.text_files import read_file
 from cpm_gen.errors import InputError
 from cpm_gen.text.forms import check as checks
 from cpm_gen.text.forms.form import Form

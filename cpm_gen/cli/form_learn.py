@@ -15,10 +15,10 @@ from cpm_gen.checkpoints.locate import model_folder
 from cpm_gen.checkpoints.publish import new_files
 from cpm_gen.cli.main import settings
 from cpm_gen.cli.progress import Status
-from cpm_gen.cli.text_input import read_file
 from cpm_gen.cli.write import Interrupt, open_model
 from cpm_gen.config.options import SamplingParams, TextOptions
 from cpm_gen.config.resolve import Settings
+from cpm_gen.config.text_files import read_file
 from cpm_gen.errors import ConfigError, InputError
 from cpm_gen.outputs import Chunk
 from cpm_gen.text.find_tokenizer import find_tokenizer

@@ -8,9 +8,9 @@ import json
 import sys
 
 from cpm_gen.cli.main import settings
-from cpm_gen.cli.text_input import read_file
 from cpm_gen.cli.write import follows, open_model
 from cpm_gen.config.arguments import whole_number
+from cpm_gen.config.text_files import read_file
 from cpm_gen.errors import ConfigError
 from cpm_gen.runtime.rhymes import plan_rhymes
 from cpm_gen.runtime.rhymes import rhymes as run

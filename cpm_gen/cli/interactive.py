@@ -11,13 +11,13 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
-from cpm_gen.cli.write import with_story, write
-from cpm_gen.config.resolve import Settings, convert
+from cpm_gen.cli.write import write
+from cpm_gen.config.resolve import Settings, read_words
 from cpm_gen.config.user_folders import user_folder
 from cpm_gen.errors import ConfigError, CpmGenError, RankError
 from cpm_gen.runtime.text_engine import TextEngine
 from cpm_gen.text.forms.requested import requested_form
-from cpm_gen.text.stories.requested import ends_itself
+from cpm_gen.text.stories.requested import ends_itself, requested_story
 
 HELP = """Type the beginning of a text and press Enter; Alt+Enter (Esc, then Enter) begins a new line.
 Ctrl-C ends the text being written, Ctrl-D or /quit ends the session.
@@ -25,6 +25,7 @@ Ctrl-C ends the text being written, Ctrl-D or /quit ends the session.
   /set temperature 0.8    change one
   /set unconditional true write without a prompt: Enter alone begins each text
   /set form 浣溪沙        write in a form; Enter alone begins from nothing
+  /set story outline.txt  keep a story in sight; keep_lines takes a file, too
   /set candidates 8       write each sentence eight times and keep the best
   /help                   this text
   /quit                   end
@@ -110,8 +111,9 @@ def _set(settings: Settings, words: list[str]) -> Settings:
         raise ConfigError(f"{words[0]!r} cannot be changed here; /set lists what can")
     if len(words) == 1:
         raise ConfigError(f"give a value: /set {words[0]} VALUE")
-    value = convert(words[0], words[1], "/set")
+    value = read_words(words[0], words[1], "/set")
     group = names[words[0]]
     changed = dataclasses.replace(settings, **{group: dataclasses.replace(groups[group], **{words[0]: value})})
     requested_form(changed.text)
-    return with_story(changed)
+    requested_story(changed.text)
+    return changed

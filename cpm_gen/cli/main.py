@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 def _write(args: argparse.Namespace) -> int:
     from cpm_gen.cli import write
     from cpm_gen.config.options import check_lengths
+    from cpm_gen.text.stories.requested import requested_story
 
     resolved = settings(args)
     output = None if args.output == "-" else args.output  # standard output
     candidates = resolved.text.candidates
     if write.follows(resolved, candidates):
         return 0
-    resolved = write.with_story(write.with_form_file(resolved, args))
+    resolved = write.with_form_file(resolved, args)
+    requested_story(resolved.text)
     check_lengths(resolved.sampling, resolved.text)
     resolved, text = write.with_prompt(resolved, args)
     interactive = text is None and not resolved.text.unconditional
@@ -159,8 +161,6 @@ def settings(args: argparse.Namespace) -> Settings:
     """Settings of a command: its preset, --config files, environment, flags."""
     from pathlib import Path
 
-    from cpm_gen.cli import text_input
-    from cpm_gen.config.fields import from_file
     from cpm_gen.config.files import shipped
     from cpm_gen.config.resolve import FIELDS, resolve
 
@@ -172,9 +172,6 @@ def settings(args: argparse.Namespace) -> Settings:
         files.append(shipped(f"{name}.yaml") if plain else Path(name))
     flags = {k: v for k, v in vars(args).items() if k in FIELDS}
     flags = {k: tuple(v) if isinstance(v, list) else v for k, v in flags.items()}
-    for name in flags:
-        if from_file(FIELDS[name]):
-            flags[name] = text_input.file_text(flags[name], f"--{name.replace('_', '-')}")
     return resolve(files=files, environment=os.environ, flags=flags)
 
 

@@ -8,9 +8,9 @@ import json
 import re
 import sys
 
-from cpm_gen.cli import text_input
 from cpm_gen.cli.write import follows, open_model, with_form_file
 from cpm_gen.config.resolve import Settings
+from cpm_gen.config.text_files import file_text
 from cpm_gen.errors import ConfigError, InputError
 from cpm_gen.runtime.rewrite import NOT_OPTIONS, SAMPLES, Candidate, Rewrites, plan_rewrite
 from cpm_gen.runtime.rewrite import rewrite as run
@@ -28,7 +28,7 @@ def rewrite(args: argparse.Namespace, settings: Settings) -> int:
         if settings.sources.get(name, "").startswith("--"):
             raise ConfigError(f"--{name.replace('_', '-')} is not for a rewrite; leave it out")
     settings = with_form_file(settings, args)
-    text = text_input.file_text(args.file)
+    text = file_text(args.file)
     start, end = _selection(args, text)
     with open_model(settings) as engine:
         plan = plan_rewrite(engine, text, start, end, settings.sampling, settings.text)

@@ -1,14 +1,13 @@
-"""Read the command line's texts. A byte order mark and one final newline of a file or a pipe are not part of them; CRLF is LF, as CR is."""
+"""Read the command line's prompts: from an argument, a flag, a file or standard input."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from pathlib import Path
 
-from cpm_gen.config.text_files import decode_text
-from cpm_gen.errors import ConfigError, InputError
+from cpm_gen.config.text_files import decode_text, file_text
+from cpm_gen.errors import ConfigError
 
 
 def given(args: argparse.Namespace) -> list[str]:
@@ -38,30 +37,7 @@ def prompt_or_nothing(args: argparse.Namespace) -> str | None:
     return text if given(args) or (text and text.strip()) else None
 
 
-def file_text(name: str, what: str = "FILE") -> str:
-    """:func:`read_file` without its final newline."""
-    return _without_final_newline(read_file(name, what))
-
-
-def read_file(name: str, what: str) -> str:
-    """A UTF-8 text file, or standard input for ``-``. what: the argument or flag, for errors. Raises InputError."""
-    if not name:
-        raise InputError(f"{what}: the file's name is empty")
-    try:
-        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-    except IsADirectoryError:
-        raise InputError(f"{name}: is a folder; {what} takes a text file") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise InputError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
-    return decode_text(content, "standard input" if name == "-" else name)
-
-
 def refuse_prompt(args: argparse.Namespace) -> None:
     """Raise ConfigError if a prompt is given beside --unconditional. Standard input is not read."""
     if given(args):
         raise ConfigError("--unconditional writes without a prompt; leave the prompt out, or the flag")
-
-
-def _without_final_newline(text: str) -> str:
-    """Editors and ``echo`` end a file with a newline that is not meant; a second one is."""
-    return text.removesuffix("\n")

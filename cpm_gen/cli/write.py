@@ -27,7 +27,7 @@ from cpm_gen.outputs import Chunk, Completion, by_logprob
 from cpm_gen.parallel.launchers import launched
 from cpm_gen.runtime.hints import prompt_remarks
 from cpm_gen.text.forms.requested import requested_form
-from cpm_gen.text.stories.requested import ends_itself, requested_story
+from cpm_gen.text.stories.requested import ends_itself
 
 if TYPE_CHECKING:  # imports torch, which takes seconds: only once there is something to write
     from cpm_gen.runtime.text_engine import TextEngine
@@ -41,18 +41,6 @@ def with_form_file(settings: Settings, args: argparse.Namespace) -> Settings:
             raise ConfigError("give the form once: with --form or with --form-file")
         text = dataclasses.replace(text, form=read_form_file(args.form_file))
     requested_form(text)
-    return dataclasses.replace(settings, text=text)
-
-
-def with_story(settings: Settings) -> Settings:
-    """The settings with the story of a file in the place of the file's name, checked."""
-    story = settings.text.story
-    if story is None:
-        return settings
-    if "\n" not in story and not story.startswith("["):
-        story = text_input.read_file(story, "--story") or " "
-    text = dataclasses.replace(settings.text, story=story)
-    requested_story(text)
     return dataclasses.replace(settings, text=text)
 
 

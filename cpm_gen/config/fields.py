@@ -24,7 +24,10 @@ class Pairs:
 
 @dataclass(frozen=True)
 class FileFlag:
-    """Metadata of a field: the flag names a file, whose text is the value."""
+    """Metadata of a field: words of one line (of a flag, a variable, a file of settings or the session) name a file with the value.
+
+    Words of several lines are the value, as a list of YAML is. Python and REST give the value itself.
+    """
 
 
 def declared(group: type[Any]) -> dict[str, FieldInfo]:
@@ -65,7 +68,7 @@ def takes_pairs(field: FieldInfo) -> bool:
 
 
 def from_file(field: FieldInfo) -> bool:
-    """Whether the field's flag names a file."""
+    """Whether words of the field name a file; see :class:`FileFlag`."""
     return any(isinstance(m, FileFlag) for m in field.metadata)
 
 

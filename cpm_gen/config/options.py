@@ -220,10 +220,10 @@ class TextOptions:
     exclude: Words = Field(
         default=(), description="a word that the form's text does not hold; may be given several times"
     )
-    story: StoryText | None = Field(
+    story: Annotated[StoryText | None, FileFlag()] = Field(
         default=None,
         description="what stays in sight however long the text grows: premise, characters, note, lore, and chapters, which end it "
-        "whatever max_new_tokens; in the notation of docs/novels.md; on the command line and in files of settings, a file of it",
+        "whatever max_new_tokens; in the notation of docs/novels.md",
     )
     keep_lines: Annotated[KeptLines, FileFlag()] = Field(
         default=(), description="lines of the form's text that stay, one for each line; null or an empty one is written"

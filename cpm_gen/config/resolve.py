@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 from pydantic.fields import FieldInfo
 
 from cpm_gen.config.explain import unknown_setting
-from cpm_gen.config.fields import declared
+from cpm_gen.config.fields import declared, from_file
 from cpm_gen.config.files import read_yaml
 from cpm_gen.config.model_sizes import parse_size
 from cpm_gen.config.options import ModelOptions, SamplingParams, TextOptions, check_lengths
 from cpm_gen.config.serve_options import ServeOptions
+from cpm_gen.config.text_files import file_text
 from cpm_gen.config.words import from_words
 from cpm_gen.errors import ConfigError
 
@@ -65,20 +66,30 @@ def convert(name: str, value: Any, where: str) -> Any:
         raise ConfigError(f"{where}: {error}") from None
 
 
+def read_words(name: str, value: Any, where: str) -> Any:
+    """:func:`convert` for words that a person writes: of a field marked with FileFlag, one line names a file. Raises InputError for it."""
+    if from_file(FIELDS[name]) and isinstance(value, str) and "\n" not in value:
+        what = where if where.startswith("--") else f"{where}: {name}"
+        value = (
+            file_text(value, what) or "\n"
+        )  # so that what is missing in an empty file is said as in one with a blank line
+    return convert(name, value, where)
+
+
 def resolve(
     *,
     files: Iterable[Path] = (),
     environment: Mapping[str, str] | None = None,
     flags: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """Merge the layers into Settings; raises ConfigError on an unknown key or a value that does not fit."""
+    """Merge the layers into Settings; raises ConfigError on an unknown key or a value that does not fit, InputError for a file."""
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
 
     def put(name: str, value: Any, where: str, source: str) -> None:
         if name not in FIELDS:
             raise ConfigError(f"{where}: {unknown_setting(name, FIELDS, listed=False)}")
-        values[name] = convert(name, value, where)
+        values[name] = read_words(name, value, where)
         sources[name] = source
 
     for path in files:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import sys
 from pathlib import Path
 
 from cpm_gen.errors import CpmGenError, InputError
@@ -22,6 +23,24 @@ def decode_text(content: bytes, where: str, error: type[CpmGenError] = InputErro
         return unix_lines(content.decode("utf-8").removeprefix("\ufeff"))
     except UnicodeDecodeError as wrong:
         raise error(f"{where}: not UTF-8 at byte {wrong.start}; save it as UTF-8") from None
+
+
+def file_text(name: str, what: str = "FILE") -> str:
+    """:func:`read_file` without its final newline, which editors and ``echo`` write and no text means; a second one is meant."""
+    return read_file(name, what).removesuffix("\n")
+
+
+def read_file(name: str, what: str) -> str:
+    """A UTF-8 text file, or standard input for ``-``. what: the argument or flag, for errors. Raises InputError."""
+    if not name:
+        raise InputError(f"{what}: the file's name is empty")
+    try:
+        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except IsADirectoryError:
+        raise InputError(f"{name}: is a folder; {what} takes a text file") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise InputError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
+    return decode_text(content, "standard input" if name == "-" else name)
 
 
 def unix_lines(text: str) -> str:

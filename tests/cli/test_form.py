@@ -66,6 +66,9 @@ def test_lines_of_a_file_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "settings.yaml").write_text("keep_lines: [null, 欲穷千里目，更上一层楼。]\n", encoding="utf-8")
     assert main([*words[:-1], "--config", str(tmp_path / "settings.yaml")]) == 0
     assert capsys.readouterr().out.splitlines() == lines
+    (tmp_path / "settings.yaml").write_text(f"keep_lines: {tmp_path / 'kept.txt'}\n", encoding="utf-8")
+    assert main([*words[:-1], "--config", str(tmp_path / "settings.yaml")]) == 0
+    assert capsys.readouterr().out.splitlines() == lines
     (tmp_path / "kept.txt").write_text(GOOD.replace("流", "天"), encoding="utf-8")
     assert main([*words, str(tmp_path / "kept.txt")]) == 2
     assert capsys.readouterr().err == "cpm-gen: keep_lines, line 2, column 11: 楼 does not rhyme with 天 in 平水韵\n"

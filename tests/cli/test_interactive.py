@@ -56,6 +56,34 @@ def test_a_session_writes_in_a_form(terminal) -> None:
     assert child.exitstatus == 0
 
 
+def test_a_session_takes_files_of_kept_lines_and_stories(terminal, tmp_path: Path) -> None:
+    (tmp_path / "kept.txt").write_text("白日依山尽，黄河入海流。\n", encoding="utf-8")
+    (tmp_path / "outline.txt").write_text("[第一回 风雪] 10字\n林冲到草料场。\n", encoding="utf-8")
+    child = terminal("lyric", "--seed", "1")
+    child.expect("›")
+    child.send("/set form 五绝\r")
+    child.expect("›")
+    child.send("/set keep_lines nowhere.txt\r")
+    child.expect("nowhere.txt: No such file or directory")
+    child.send(f"/set keep_lines {tmp_path / 'kept.txt'}\r")
+    child.expect("›")
+    child.send("\r")
+    child.expect("seed 1")
+    assert "白日依山尽，黄河入海流。" in re.sub("[^\u4e00-\u9fff，。]", "", ANSI.sub("", child.before))
+    child.send("/quit\r")
+    child.expect(pexpect.EOF)
+
+    child = terminal("novel", "--seed", "1", "--max-new-tokens", "3")
+    child.expect("›")
+    child.send(f"/set story {tmp_path / 'outline.txt'}\r")
+    child.expect("›")
+    child.send("\r")
+    child.expect("seed 1")
+    assert "第一回风雪" in re.sub("[^\u4e00-\u9fff，。]", "", ANSI.sub("", child.before))
+    child.send("/quit\r")
+    child.expect(pexpect.EOF)
+
+
 def test_a_session_writes_is_interrupted_remembers_and_quits(terminal, tmp_path: Path) -> None:
     child = terminal("lyric", "--max-new-tokens", "15", "--seed", "1")
     child.expect("/quit ends")

@@ -34,7 +34,7 @@ def test_a_story_is_a_file_of_the_flag_of_settings_and_of_the_environment(story,
     settings.write_text(f"story: {story}\n", encoding="utf-8")
     notation = tmp_path / "notation.yaml"
     notation.write_text("story: |\n" + "".join(f"  {line}\n" for line in STORY.splitlines()), encoding="utf-8")
-    for words in (("--config", str(settings)), ("--config", str(notation))):
+    for words in (("--config", str(settings)), ("--config", str(notation)), ("--story", STORY)):
         assert written(capsys, *words)["token_ids"] == by_flag["token_ids"]
     monkeypatch.setenv("CPM_GEN_STORY", str(story))
     assert written(capsys)["token_ids"] == by_flag["token_ids"]
@@ -63,7 +63,10 @@ def test_a_story_that_cannot_be_used_is_one_line(tmp_path, capsys, content, mess
 
 
 def test_a_folder_and_an_empty_name_are_no_story(tmp_path, capsys):
-    for name, message in ((str(tmp_path), "is a folder; --story takes a text file"), ("", "must not be empty")):
+    for name, message in (
+        (str(tmp_path), "is a folder; --story takes a text file"),
+        ("", "--story: the file's name is empty"),
+    ):
         assert main((*WORDS, "--story", name)) == 2
         assert message in capsys.readouterr().err
 
@@ -101,6 +104,22 @@ def test_what_is_piped_is_the_prompt_before_an_outline(run: Run, tmp_path: Path,
     assert status == 0
     assert out == run("novel", *as_if, *flags)[1]
     assert run("novel", "话说", *flags)[1] != run("novel", "", *flags)[1]
+
+
+def test_the_name_of_a_file_may_begin_as_a_notation_does(tmp_path, capsys, monkeypatch, story):
+    monkeypatch.chdir(tmp_path)
+    story.rename(tmp_path / "[draft].txt")
+    assert written(capsys, "--story", "[draft].txt")["in_sight"] == ["前提", "设定: 江"]
+
+
+def test_a_file_that_settings_name_and_that_is_missing_is_one_line(tmp_path, capsys, monkeypatch):
+    (tmp_path / "settings.yaml").write_text("keep_lines: nowhere.txt\n", encoding="utf-8")
+    assert main((*WORDS, "--config", str(tmp_path / "settings.yaml"))) == 2
+    assert capsys.readouterr().err == "cpm-gen: nowhere.txt: No such file or directory\n"
+    monkeypatch.setenv("CPM_GEN_STORY", str(tmp_path))
+    assert main(WORDS) == 2
+    said = f"{tmp_path}: is a folder; environment variable CPM_GEN_STORY: story takes a text file"
+    assert capsys.readouterr().err == f"cpm-gen: {said}\n"
 
 
 @pytest.mark.parametrize("begins", [("--story", "outline.txt"), ("--form", "五绝")])

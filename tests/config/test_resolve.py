@@ -1,12 +1,13 @@
 """Settings: every layer, every kind of value, and what the errors say."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
 
 from cpm_gen.checkpoints import tensor_table
-from cpm_gen.config.fields import alternatives, choices, takes_pairs
+from cpm_gen.config.fields import alternatives, choices, from_file, takes_pairs
 from cpm_gen.config.files import shipped
 from cpm_gen.config.model_sizes import KNOWN_SIZES, known_heads, read_size
 from cpm_gen.config.options import ModelOptions, SamplingParams, TextOptions
@@ -80,7 +81,20 @@ def word_for(name: str) -> str:
     kinds = alternatives(FIELDS[name].annotation)
     if takes_pairs(FIELDS[name]):
         return "1:1"
+    if from_file(FIELDS[name]):
+        return os.devnull
     return "true" if bool in kinds else "1"
+
+
+def test_a_word_for_a_file_is_its_text_in_every_layer(tmp_path):
+    (tmp_path / "story.txt").write_text("[前提]\n甲\n\n", encoding="utf-8")
+    words = {"story": str(tmp_path / "story.txt"), "keep_lines": str(tmp_path / "story.txt")}
+    file = write(tmp_path, "".join(f"{name}: {word}\n" for name, word in words.items()))
+    variables = {f"CPM_GEN_{name.upper()}": word for name, word in words.items()}
+    for settings in (resolve(files=[file]), resolve(environment=variables), resolve(flags=words)):
+        assert (settings.text.story, settings.text.keep_lines) == ("[前提]\n甲\n", ("[前提]\n甲\n",))
+    text = resolve(files=[write(tmp_path, "story: |\n  [前提]\n  甲\nkeep_lines: [甲]\n")]).text
+    assert (text.story, text.keep_lines) == ("[前提]\n甲\n", ("甲",))
 
 
 def test_the_place_of_reference_data_is_no_setting():
