@@ -19,6 +19,7 @@ _WIDE = str.maketrans({",": "，", "!": "！", "?": "？", ";": "；", ":": "：
 FaultKind = Literal[
     "length", "sign", "end", "again", "given", "tone", "twice", "no_rhyme", "rhyme", "rhyme_twice", "lines", "missing", "unwanted"
 ]  # fmt: skip
+RHYME_FAULTS: frozenset[FaultKind] = frozenset({"no_rhyme", "rhyme", "rhyme_twice"})
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,10 @@ def with_kept(form: Form, given: Sequence[str | None]) -> Form:
     kept = dataclasses.replace(form, sections=keeper.sections(), required=required)
     groups = dict(form.groups)
     order = rhyme_book(form.book).groups
+    segments = with_given_groups(kept, form_segments(kept))
     for label, known in examined.groups.items():
         # a given character may have any tone, and other groups with it
-        own = [s.given_groups for s in with_given_groups(kept, form_segments(kept)) if s.label == label]
+        own = [s.given_groups for s in segments if s.label == label]
         if len(known) == 1 or frozenset(order).intersection(*filter(None, own)) != known:
             groups.setdefault(label, next(group for group in order if group in known))
     return dataclasses.replace(kept, groups=tuple(groups.items()))

@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -35,7 +35,7 @@ SETTINGS = ("体", "词牌", "韵", "藏头", "必含", "禁用", "重字", "读
 _SETTING = re.compile(r"\s*([\w]+)\s*[:：]\s*(.*?)\s*$", re.DOTALL)
 _SECTION = re.compile(r"\s*\[([^\[\]]{1,40})\]\s*(.*?)\s*$", re.DOTALL)
 _LIKE = re.compile(r"同\s*([^,，\s]+)\s*((?:[,，]\s*[a-z]\s*=\s*\S+?\s*)*)$")
-_SPLIT = re.compile(r"[,，、;；\s]+")
+_WORD = re.compile(r"[^,，、;；\s]+")
 
 
 @dataclass
@@ -46,7 +46,7 @@ class _Draft:
     name: str = ""
     named_at: int = 0
     lines: list[Line] = field(default_factory=list)
-    heads: tuple[str, int, int] | None = None
+    heads: tuple[str, int, list[int]] | None = None
     form: Form = field(default_factory=lambda: Form(()))
     template: Form | None = None
     seen: dict[str, int] = field(default_factory=dict)
@@ -117,11 +117,12 @@ def _finish(draft: _Draft) -> Form:
     return form
 
 
-def with_heads(form: Form, heads: str, at: int = 0, column: int = 1, what: str = "form") -> Form:
+def with_heads(form: Form, heads: str, at: int = 0, columns: Sequence[int] = (), what: str = "form") -> Form:
     """The form with ``heads`` as first characters (藏头): of its lines if these are as many, otherwise of its clauses in order.
 
-    at, column, what: where they stand, for errors. Raises FormError.
+    at, columns, what: where they stand, for errors; no columns: one after the other from 1 on. Raises FormError.
     """
+    columns = columns or range(1, len(heads) + 1)
     kept = [line for s in form.sections if s.repeats is None for line in s.lines]
     clauses = [_clauses(line) for line in kept]
     if len(heads) == len(kept):
@@ -131,10 +132,10 @@ def with_heads(form: Form, heads: str, at: int = 0, column: int = 1, what: str =
         raise FormError(
             f"藏头 has {len(heads)} characters, the form only {room} clauses; shorten it or add lines",
             at,
-            column + room,
+            columns[room],
             what,
         )
-    rest = ((head, (at, column + i, what)) for i, head in enumerate(heads))
+    rest = ((head, (at, column, what)) for head, column in zip(heads, columns, strict=True))
     places = iter(clauses)
     sections = []
     for section in form.sections:
@@ -235,10 +236,15 @@ def _setting(draft: _Draft, word: str, value: str, at: int, column: int) -> None
             groups.append((label, group))
         form = dataclasses.replace(form, groups=tuple(groups))
     elif word == "藏头":
-        draft.heads = ("".join(_words(value, word, at)), at, column)
+        runs = _words(value, word, at)
+        columns = [column + begin + i for run, begin in runs for i in range(len(run))]
+        draft.heads = ("".join(run for run, _ in runs), at, columns)
     elif word in ("必含", "禁用"):
-        words = tuple(dict.fromkeys(_words(value, word, at)))
-        places = tuple((w, (at, column + value.index(w), "form")) for w in words)
+        first: dict[str, int] = {}
+        for w, begin in _words(value, word, at):
+            first.setdefault(w, begin)
+        words = tuple(first)
+        places = tuple((w, (at, column + begin, "form")) for w, begin in first.items())
         form = (
             dataclasses.replace(form, required=words, required_at=places)
             if word == "必含"
@@ -267,13 +273,14 @@ def _choice(word: str, value: str, choices: dict[str, bool], at: int) -> bool:
     return choices[value]
 
 
-def _words(value: str, word: str, at: int) -> list[str]:
-    words = [w for w in _SPLIT.split(value) if w]
-    for w in words:
+def _words(value: str, word: str, at: int) -> list[tuple[str, int]]:
+    """The words of a setting's value, and where each begins in it."""
+    found = [(m[0], m.start()) for m in _WORD.finditer(value)]
+    for w, _ in found:
         if not all(map(is_han, w)):
             raise FormError(f"{word} takes Chinese characters, not {w[:20]}", at)
         if len(w) > MOST_PART:
             raise FormError(f"{word}: {w[:10]}… has {len(w)} characters; the most are {MOST_PART}", at)
-    if not words:
+    if not found:
         raise FormError(f"{word} takes Chinese characters", at)
-    return words
+    return found

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cpm_gen.errors import InputError
-from cpm_gen.text.forms.check import Examined, examine
+from cpm_gen.text.forms.check import RHYME_FAULTS, Examined, examine
 from cpm_gen.text.forms.form import Form
 from cpm_gen.text.forms.line_reader import is_han
 from cpm_gen.text.forms.passage_slots import Chosen, open_segments
@@ -171,7 +171,7 @@ def _passage(placed: PlacedText, chosen: list[Chosen], start: int, end: int, *, 
         notes=tuple(
             f"line {f.line}, column {f.column}: {f.message}"
             for f in placed.examined.faults
-            if (f.line, f.column) in disagree and "rhyme" in f.message
+            if (f.line, f.column) in disagree and f.kind in RHYME_FAULTS
         ),
         faults=_faults(placed.examined, text, start, end)[0],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 
 from cpm_gen.config.options import FORM_SETTINGS, TextOptions
@@ -14,6 +15,7 @@ from cpm_gen.text.forms.line_reader import is_han
 from cpm_gen.text.forms.named import is_name, named
 from cpm_gen.text.forms.notation import parse, with_heads
 
+_SETTINGS = (*FORM_SETTINGS, "keep_lines", "stop")  # what the form depends on
 _NOTATION = re.compile(
     r"[\n:：\[\]「」+○●⊙]|^\s*[0-9平仄中]"
 )  # a name has none of these, though perhaps a number: 浣溪沙2
@@ -29,7 +31,12 @@ def read_form(text: str) -> Form:
 
 def requested_form(options: TextOptions) -> Form | None:
     """The form of a text with these options; None: free. Raises FormError, and ConfigError for settings that do not go together."""
-    changes = [name for name in (*FORM_SETTINGS[1:], "keep_lines") if getattr(options, name)]
+    return _read(TextOptions(**{name: getattr(options, name) for name in _SETTINGS}))
+
+
+@functools.lru_cache(16)  # it is asked for when a request is checked, planned and written
+def _read(options: TextOptions) -> Form | None:
+    changes = [name for name in _SETTINGS[1:-1] if getattr(options, name)]
     if options.form is None:
         for name in changes:
             raise ConfigError(f"{name} belongs to a form; give form, too")

@@ -115,3 +115,23 @@ def test_what_the_vocabulary_or_another_line_does_not_allow_is_named():
         with_kept(parse("「明」1\n叠2"), [None, "江上"])
     with pytest.raises(ConfigError, match="keep_lines belongs to a form; give form, too"):
         requested_form(TextOptions(keep_lines=("春",)))
+
+
+def test_a_form_is_read_once_for_the_settings_that_it_has() -> None:
+    asked = TextOptions(form="5，5。\n5，5。", include=("春",), keep_lines=(None, POEM[1]))
+    form = requested_form(asked)
+    assert requested_form(dataclasses.replace(asked, n=3, seed=5, style="lyric")) is form
+    changes = {
+        "form": "5，5。\n5，5。\n5",
+        "rhyme_book": "十三辙",
+        "acrostic": "春",
+        "exclude": ("秋",),
+        "keep_lines": (POEM[0],),
+    }
+    for name, value in changes.items():
+        assert requested_form(dataclasses.replace(asked, **{name: value})) != form, name
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="leave stop out"):
+            requested_form(dataclasses.replace(asked, stop=("。",)))
+        with pytest.raises(FormError, match="there is no form 五觉"):
+            requested_form(dataclasses.replace(asked, form="五觉"))

@@ -88,6 +88,7 @@ def test_every_named_form_reads_back():
         ("韵: 通韵, a=江洋\n7a\n7a", "form, line 1: 中华通韵 has no rhyme group 江洋"),
         ("体: 五觉", "form, line 1: there is no form 五觉; did you mean 五绝"),
         ("5a\n5a\n藏头: 一二三", "form, line 3, column 7: 藏头 has 3 characters, the form only 2 clauses"),
+        ("5a\n5a\n藏头: 一，二 三", "form, line 3, column 9: 藏头 has 3 characters, the form only 2 clauses"),
         ("藏投: 一\n5", "form, line 1: 藏投 is no setting"),
         ("[副歌] 重复", "form, line 1: [副歌] 重复 repeats a section that is not above it"),
         ("", "form: it has no lines"),
@@ -99,6 +100,13 @@ def test_what_is_wrong_is_said_with_its_place(text, message):
     with pytest.raises(FormError) as caught:
         parse(text)
     assert str(caught.value).startswith(message)
+
+
+def test_words_and_heads_stand_where_they_are_written():
+    form = parse("5\n5\n必含：春风, 风、春风\n藏头: 一，二")
+    assert form.required_at == (("春风", (3, 4, "form")), ("风", (3, 8, "form")))
+    heads = [line.parts[0].slots[0] for line in form.lines()]
+    assert [(head.given, head.place) for head in heads] == [("一", (4, 5, "form")), ("二", (4, 7, "form"))]
 
 
 WORDS = ["体: 五绝", "词牌: ", "韵: 通韵", "藏头: ", "必含: ", "[副歌]", "4-6"]
