@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -165,10 +166,7 @@ def _varieties(
     if not written:
         return ()
 
-    def decode(ids: Sequence[int]) -> str:  # as a person reads it: the token of a line's end is a newline
-        reader = engine.vocabulary.detokenizer(style)
-        return "".join(map(reader.push, ids)) + reader.flush()
-
+    decode = functools.partial(engine.vocabulary.decode, style=style)
     bound = human_bound([decode(ids) for ids in written["human"]])
     found = []
     for name, texts in written.items():

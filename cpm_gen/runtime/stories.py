@@ -20,12 +20,11 @@ _KEPT = 16  # stories
 class Stories:
     """What stories mean to the texts. Safe to use from any thread.
 
-    lines: how the lines of lyrics are encoded. rows: of the network's vocabulary.
+    lines: not used, the vocabulary knows it. rows: of the network's vocabulary.
     """
 
     def __init__(self, vocabulary: ModelVocabulary, lines: LyricLines, rows: int) -> None:
         self._vocabulary = vocabulary
-        self._lines = lines
         self._rows = rows
         self._insertions = functools.lru_cache(_KEPT)(self._encode)
         self._chapters = functools.lru_cache(_KEPT)(self._outline)
@@ -55,11 +54,10 @@ class Stories:
         chapters = self._chapters(story.outline, text.style)
         if [*prompt] == [self._vocabulary.tokenizer.start]:
             return chapters
-        reader = self._vocabulary.detokenizer(text.style, chapters=True)
-        return chapters.after("".join([*map(reader.push, prompt), reader.flush()]))
+        return chapters.after(self._vocabulary.decode(prompt, text.style, chapters=True))
 
     def _encode(self, story: Story, style: StyleName, limit: int) -> StoryInsertions:
-        return StoryInsertions(story, self._vocabulary.tokenizer, style, self._lines, limit)
+        return StoryInsertions(story, self._vocabulary, style, limit)
 
     def _outline(self, outline: tuple[Chapter, ...], style: StyleName) -> Chapters:
         return Chapters(outline, self._vocabulary.tokenizer, style, self._characters)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cpm_gen.config.options import LyricLines, StyleName
+from cpm_gen.config.options import StyleName
 from cpm_gen.engine.insertions import Inserted
-from cpm_gen.text.prompt_styles import detokenizer, encode_prompt, line_end
+from cpm_gen.runtime.vocabulary import ModelVocabulary
+from cpm_gen.text.prompt_styles import line_end
 from cpm_gen.text.stories.chapters import Place
 from cpm_gen.text.stories.story import SECTIONS, Story, StoryError
-from cpm_gen.text.tokenizer import TextTokenizer
 
 
 class StoryInsertions:
@@ -19,16 +19,17 @@ class StoryInsertions:
     limit: most tokens in a window; a story takes at most half of them. Raises StoryError where it does not fit.
     """
 
-    def __init__(self, story: Story, tokenizer: TextTokenizer, style: StyleName, lines: LyricLines, limit: int) -> None:
+    def __init__(self, story: Story, vocabulary: ModelVocabulary, style: StyleName, limit: int) -> None:
         self._story = story
-        self._tokenizer = tokenizer
+        self._vocabulary = vocabulary
         self._style = style
+        tokenizer = vocabulary.tokenizer
         self._ends = tokenizer.boundary_ids("sentence") or frozenset()
-        parts = {name: _encode(getattr(story, name), tokenizer, style, lines) for name in SECTIONS.values()}
+        parts = {name: _encode(getattr(story, name), vocabulary, style) for name in SECTIONS.values()}
         self._note = tuple(parts.pop("note"))
         self._before = tuple(i for ids in parts.values() for i in ids)
         self._fixed = tuple(heading for heading, name in SECTIONS.items() if getattr(story, name))
-        self._plots = [tuple(_encode(chapter.plot, tokenizer, style, lines)) for chapter in story.outline]
+        self._plots = [tuple(_encode(chapter.plot, vocabulary, style)) for chapter in story.outline]
         plot = max(map(len, self._plots), default=0)
         half, fixed = limit // 2, len(self._before) + len(self._note) + plot
         if fixed > half:
@@ -38,7 +39,7 @@ class StoryInsertions:
                 + ("" if plot else ", or make lore of them")
             )
         most = half - fixed if story.budget is None else min(story.budget, half - fixed)
-        self._lore = [tuple(_encode(lore.text, tokenizer, style, lines)) for lore in story.lore]
+        self._lore = [tuple(_encode(lore.text, vocabulary, style)) for lore in story.lore]
         for lore, ids in zip(story.lore, self._lore, strict=True):
             if len(ids) > most:
                 raise StoryError(
@@ -86,8 +87,7 @@ class StoryInsertions:
         """The text in which keys are looked for."""
         if not self._lore:
             return ""
-        reader = detokenizer(self._style, self._tokenizer)
-        return "".join([reader.push(i) for i in tokens[max(0, length - self._story.scan) : length]]) + reader.flush()
+        return self._vocabulary.decode(tokens[max(0, length - self._story.scan) : length], self._style)
 
     def _note_place(self, tokens: Sequence[int], length: int) -> int:
         """The beginning of a sentence, ``depth`` sentences before the end."""
@@ -103,11 +103,12 @@ class StoryInsertions:
         return begin
 
 
-def _encode(text: str, tokenizer: TextTokenizer, style: StyleName, lines: LyricLines) -> list[int]:
+def _encode(text: str, vocabulary: ModelVocabulary, style: StyleName) -> list[int]:
     """Token ids of a part: whole lines."""
     if not text:
         return []
-    ids = encode_prompt("lyric" if style == "lyric" else "novel", text, tokenizer, lines)
+    tokenizer = vocabulary.tokenizer
+    ids = vocabulary.encode(text, "lyric" if style == "lyric" else "novel")
     if tokenizer.opens_prompts and ids[0] == tokenizer.start:  # the prompt begins with it
         del ids[0]
     if style != "lyric":

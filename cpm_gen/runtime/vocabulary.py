@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cpm_gen.config.options import StyleName, TextOptions
@@ -112,14 +112,15 @@ class ModelVocabulary:
         """A new incremental detokenizer for a text in a style. chapters: see :func:`~cpm_gen.text.prompt_styles.detokenizer`."""
         return detokenizer(style, self.reader, chapters=chapters)
 
+    def decode(self, ids: Iterable[int], style: StyleName, *, chapters: bool = False) -> str:
+        """The text of token ids in a style, as a person reads it. chapters: as for :meth:`detokenizer`."""
+        detokenizer = self.detokenizer(style, chapters=chapters)
+        return "".join(map(detokenizer.push, ids)) + detokenizer.flush()
+
     def sentences(self, style: StyleName, *, chapters: bool = False) -> Sentences:
         """How candidates for a sentence are read and where they end; raises TokenizerError where there is no tokenizer."""
         ends = self.tokenizer.boundary_ids("sentence") or frozenset()
-        return Sentences(functools.partial(self._read, style, chapters), ends)
-
-    def _read(self, style: StyleName, chapters: bool, ids: Sequence[int]) -> str:
-        detokenizer = self.detokenizer(style, chapters=chapters)
-        return "".join([detokenizer.push(i) for i in ids]) + detokenizer.flush()
+        return Sentences(functools.partial(self.decode, style=style, chapters=chapters), ends)
 
     def stops_at_end(self, text: TextOptions) -> bool:
         """Whether the end token ends a text with these options."""

@@ -36,7 +36,7 @@ def llm():
 
 def chosen(llm, story: Story, text: str, limit: int = 120):
     ids = llm.encode(text, "novel")
-    return StoryInsertions(story, llm.tokenizer, "novel", "newline", limit).choose(ids, len(ids), None)
+    return StoryInsertions(story, llm.engine.vocabulary, "novel", limit).choose(ids, len(ids), None)
 
 
 def test_lore_is_in_sight_while_a_key_is_mentioned(llm):
@@ -54,6 +54,18 @@ def test_what_has_no_room_is_left_out_from_the_lowest_order_up(llm):
     inserted = chosen(llm, tight, "山水月")
     assert inserted.shown[3:] == ("设定: 月", "设定: 水")
     assert inserted.left_out == ("设定: 山",)
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_names_of_special_pieces_are_read_as_in_prompts(special):
+    story = Story(premise="林冲<sep>教头", note="<mask>雪", lore=(Lore(("江",), "江<sep>", constant=True),))
+    with cpm_gen.load(special_pieces=special) as llm:
+        inserted = chosen(llm, story, "他走了。")
+        sep, mask = (llm.tokenizer.specials[name] for name in ("<sep>", "<mask>"))
+        assert (inserted.before.count(sep), inserted.note.count(mask)) == ((2, 1) if special else (0, 0))
+        assert [*inserted.before] == [
+            i for part in ("林冲<sep>教头", "江<sep>") for i in (*llm.encode(part, "novel"), *llm.encode("甲\n")[-1:])
+        ]
 
 
 def test_constant_lore_needs_no_key(llm):
