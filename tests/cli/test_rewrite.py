@@ -90,9 +90,14 @@ def test_a_line_is_rewritten_in_a_form(run: Run, tmp_path: Path) -> None:
     assert run(*words, "--form-file", str(tmp_path / "form.txt"))[1] == found
     status, _, notes = run(*words, "--form", "五绝", "--form-file", str(tmp_path / "form.txt"))
     assert (status, notes) == (2, "cpm-gen: give the form once: with --form or with --form-file\n")
-    (tmp_path / "poem.txt").write_text(VERSE.replace("流", "天"), encoding="utf-8")
-    status, found, notes = run(*words[:3], "欲穷千里目，更上一层楼。", *words[4:], "--form", "五绝")
+    verse, line = VERSE.replace("流", "天"), "欲穷千里目，更上一层楼。"
+    (tmp_path / "poem.txt").write_text(verse, encoding="utf-8")
+    status, found, _ = run(*words[:3], line, *words[4:], "--form", "五绝")
     assert status == 0
+    assert [(f.line, f.column, f.kind) for f in check(named("五绝"), verse)] == [(2, 11, "rhyme")]
+    texts = [c["text"] for c in json.loads(found)["candidates"]]
+    assert len(texts) == 2
+    assert all(check(named("五绝"), verse.replace(line[:-1], text)) == [] for text in texts)  # they rhyme with 天
 
 
 def test_another_line_that_does_not_rhyme_is_noted(run: Run, tmp_path: Path) -> None:

@@ -445,7 +445,11 @@ def test_a_verse_that_is_begun_is_written_to_its_end(desk: Desk, served: Server)
     desk.press("Control+Enter")
     desk.await_state("finished")
     assert desk.text.startswith("朝辞白帝彩云间，千里江陵一日还。\n两岸猿声")
-    assert [f for f in checked(served, "七绝 平起入韵", desk.text) if f["column"] > 4] == []
+    faults = checked(served, "七绝 平起入韵", desk.text)
+    own = [
+        f for f in faults if not (f["kind"] == "tone" and f["line"] == 2 and f["column"] <= 4)
+    ]  # not of what was typed
+    assert own == []
     assert len(desk.text.strip().split("\n")) == 2
 
 

@@ -74,7 +74,7 @@ def killed(start, database: Path, body: dict[str, Any], after: int) -> dict[str,
         begun = list(itertools.islice(follow(client, id), after))
         server.signal(signal.SIGKILL)
         server.wait()
-    assert begun
+    assert len(begun) == after
     server = serve(start, database, "--keep-alive", "300")
     with server.client() as client:
         done = settled(client, id)
