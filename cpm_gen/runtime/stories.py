@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
-from cpm_gen.config.options import LyricLines, StyleName, TextOptions
+from cpm_gen.config.options import StyleName, TextOptions
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import ConfigError
 from cpm_gen.runtime.story_insertions import StoryInsertions
@@ -23,7 +23,7 @@ class Stories:
     lines: not used, the vocabulary knows it. rows: of the network's vocabulary.
     """
 
-    def __init__(self, vocabulary: ModelVocabulary, lines: LyricLines, rows: int) -> None:
+    def __init__(self, vocabulary: ModelVocabulary, rows: int) -> None:
         self._vocabulary = vocabulary
         self._rows = rows
         self._insertions = functools.lru_cache(_KEPT)(self._encode)

@@ -54,7 +54,7 @@ class TextEngine:
         self.variant: NetworkVariant = plan.checkpoint.variant
         self.window: Window = plan.window
         self.vocabulary = vocabulary
-        self.stories = Stories(vocabulary, plan.options.lyric_lines, plan.size.vocabulary)
+        self.stories = Stories(vocabulary, plan.size.vocabulary)
         trained = window_hint(plan.checkpoint.folder, plan.size.positions, plan.options)
         self.notes = [*plan.notes, *trained, *vocabulary.hints()]
         batch = plan.options.batch

@@ -20,12 +20,12 @@ from cpm_gen.config.logit_bias import biases
 from cpm_gen.config.options import ModelOptions, check_candidates
 from cpm_gen.config.serve_options import ServeOptions
 from cpm_gen.engine.window import Window
-from cpm_gen.errors import ConfigError, CpmGenError, InputError
-from cpm_gen.runtime.story_insertions import StoryInsertions
+from cpm_gen.errors import CpmGenError
 from cpm_gen.runtime.text_engine import TextEngine
 from cpm_gen.serving.api_keys import ApiKey, ApiKeys
 from cpm_gen.serving.engine_client import EngineClient
 from cpm_gen.serving.errors import from_library, invalid, unavailable
+from cpm_gen.serving.fitting import check_prompt_length, fit
 from cpm_gen.serving.generation_spec import (
     GenerationSpec,
     check_form,
@@ -196,7 +196,7 @@ class Service:
         text = seeded(spec.text)
         prompts = await self.encode(llm, spec)
         window = self.window(llm, spec)
-        await self.fit_story(llm, spec, prompts)
+        await self.fit(llm, spec, prompts)
 
         def build() -> Job:
             requests = llm.requests(
@@ -234,47 +234,16 @@ class Service:
         else:
             ids = list(prompt)
         check_ids(ids, llm.size.vocabulary, field)
-        self._check_length(spec, at, len(ids), limit)
+        check_prompt_length(spec, at, len(ids), limit)
         return ids
 
-    async def fit_story(self, llm: TextEngine, spec: GenerationSpec, prompts: Sequence[Sequence[int]]) -> None:
-        """Check that a window has room for the spec's story, if there is one, and for the prompts beside it; raises ServiceError."""
-        if spec.text.story is None:
-            return
-        window = self.window(llm, spec)
-
-        def read() -> StoryInsertions | None:
-            for ids in prompts:
-                llm.stories.chapters(spec.text, ids)
-            return llm.stories.insertions(spec.text, window)
-
-        try:
+    async def fit(
+        self, llm: TextEngine, spec: GenerationSpec, prompts: Sequence[Sequence[int]], *, form: bool = False
+    ) -> None:
+        """Check a spec against the window and the vocabulary, see :func:`cpm_gen.serving.fitting.fit`; raises ServiceError."""
+        if spec.text.story is not None or (form and spec.text.form is not None):
             async with before(self.deadline()):
-                insertions = await asyncio.to_thread(read)
-        except (ConfigError, InputError) as error:
-            raise from_library(error, "story") from None
-        assert insertions is not None
-        for at, ids in enumerate(prompts):
-            self._check_length(spec, at, len(ids), window.limit - insertions.room)
-
-    async def fit_form(self, llm: TextEngine, spec: GenerationSpec, prompts: Sequence[Sequence[int]]) -> None:
-        """Check that the model's vocabulary can fill the spec's form, if there is one; raises ServiceError."""
-        if spec.text.form is None:
-            return
-        try:
-            async with before(self.deadline()):
-                await asyncio.to_thread(llm.requests, prompts[:1], spec.sampling, spec.text)
-        except (ConfigError, InputError) as error:
-            raise from_library(error, "form") from None
-
-    def _check_length(self, spec: GenerationSpec, at: int, tokens: int, limit: int) -> None:
-        if tokens > limit and not spec.truncate:
-            raise invalid(
-                f"the prompt has {tokens:,} tokens and the network sees {limit:,}; shorten it, or say "
-                "truncate_prompt to have its beginning left out of sight",
-                spec.field(at),
-                "prompt_too_long",
-            )
+                await asyncio.to_thread(fit, llm, spec, prompts, self.window(llm, spec), form=form)
 
     def _start_ids(self, llm: TextEngine) -> list[int]:
         try:

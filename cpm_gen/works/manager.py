@@ -70,8 +70,7 @@ class WorkManager:
         service.check(generation, service.options.max_work_tokens or None)
         self.scheduler.check_candidates(spec.candidates)
         prompts = await service.encode(llm, generation)
-        await service.fit_story(llm, generation, prompts)
-        await service.fit_form(llm, generation, prompts)
+        await service.fit(llm, generation, prompts, form=True)
         now = time.time()
         work = StoredWork(
             id="work-" + secrets.token_hex(8),
