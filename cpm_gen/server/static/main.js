@@ -10,10 +10,10 @@ import { Drawer } from "./drawer.js";
 import { EdgeLine } from "./edge.js";
 import { Editor } from "./editor.js";
 import { download } from "./exports.js";
+import { Facts, put } from "./facts.js";
 import * as fontsize from "./fontsize.js";
 import { read } from "./imports.js";
-import { number, speak, switchLanguage, t } from "./language.js";
-import { letters } from "./lengths.js";
+import { speak, switchLanguage, t } from "./language.js";
 import { Notices } from "./notices.js";
 import { Personal } from "./personal.js";
 import { offered, Settings } from "./settings.js";
@@ -25,11 +25,7 @@ import * as theme from "./theme.js";
 import { FREE } from "./verse.js";
 import { VerseDesk } from "./versedesk.js";
 
-const LONG = 20_000; // characters that are not counted at every key
-
 const find = (id) => document.getElementById(id);
-let count = { string: "", letters: 0 };
-let recount = null;
 
 const api = new Api(askKey);
 const notices = new Notices(find("notice"));
@@ -53,6 +49,7 @@ const desk = new Desk(api, editor, settings, {
   renewed: dismiss,
   said: (name) => notices.tell(name),
 });
+const facts = new Facts(find("facts"), find("drawn"), desk);
 const drawer = new Drawer(find("drawer"), api, desk, {
   open: (document, parameters) => {
     leave();
@@ -96,7 +93,7 @@ new ResizeObserver(() => candidates.open && editor.toEnd()).observe(find("candid
 
 function changed() {
   const { text, history, work, range } = desk;
-  put("rename", store.titleOf(desk.document) || t("untitled"));
+  put(find("rename"), store.titleOf(desk.document) || t("untitled"));
   find("undo").disabled = !history.canUndo;
   find("redo").disabled = !history.canRedo;
   find("retry").disabled = desk.document.form ? !text.string.trim() : !history.lastRun;
@@ -104,39 +101,7 @@ function changed() {
   verse.changed();
   for (const name of ["export", "export_md", "export_epub", "print"]) find(name).disabled = !text.length;
   edge.put(range ? range[1] : null);
-  facts(text, work);
-}
-
-// An unchanged text is not laid out again.
-function put(id, words) {
-  if (find(id).textContent !== words) find(id).textContent = words;
-}
-
-// The length in letters. That of a long text follows a moment after the keys.
-function counted(string) {
-  if (count.string === string) return count.letters;
-  if (string.length < LONG) count = { string, letters: letters(string) };
-  else recount ??= setTimeout(() => {
-    recount = null;
-    count = { string: desk.text.string, letters: letters(desk.text.string) };
-    facts(desk.text, desk.work);
-  }, 400);
-  return count.letters;
-}
-
-function facts(text, work) {
-  const rate = desk.writing.active ? desk.writing.rate.perSecond : null;
-  const said = [];
-  if (rate) said.push(t("rate", { n: number(Math.round(rate)) }));
-  said.push(t("characters", { n: number(counted(text.string)) }));
-  if (work && desk.inStep) {
-    const sight = work.window?.story;
-    if (sight) said.push(t("sight", { names: sight.in_sight.join(t("sight_between")) || t("sight_nothing") }));
-    if (work.slides) said.push(t("slides", { n: number(work.slides) }));
-    said.push(t("written", { n: number(work.tokens) }));
-  }
-  put("facts", said.join(" · "));
-  put("drawn", work ? t("drawn", { seed: work.seed }) : "");
+  facts.show();
 }
 
 // While words are selected, they can be rewritten.
@@ -155,7 +120,7 @@ function state() {
   find("stop").disabled = name === "stopping";
   for (const id of ["forms", "verse-form"]) find(id).disabled = active;
   find("three").setAttribute("aria-pressed", String(candidates.open));
-  put("status", t(name === "finished" && desk.endsItself ? "state.whole" : `state.${name}`));
+  put(find("status"), t(name === "finished" && desk.endsItself ? "state.whole" : `state.${name}`));
   selected();
   changed();
 }
@@ -318,7 +283,7 @@ function fit() {
 }
 visualViewport.addEventListener("resize", fit);
 fit();
-setInterval(() => desk.writing.active && facts(desk.text, desk.work), 500);
+setInterval(() => desk.writing.active && facts.show(), 500);
 theme.apply();
 fontsize.apply();
 desk.put(store.current() || store.blank());
