@@ -25,6 +25,7 @@ def test_children_have_the_default_actions_for_signals() -> None:
     assert run.stdout.split() == ["default_int_handler", "SIG_DFL"]
 
 
+@pytest.mark.slow
 @posix
 def test_ctrl_c_tests_pass_in_the_background_and_under_nohup() -> None:
     program = (

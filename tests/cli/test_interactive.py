@@ -56,6 +56,7 @@ def test_a_session_writes_in_a_form(terminal) -> None:
     assert child.exitstatus == 0
 
 
+@pytest.mark.slow
 def test_a_session_takes_files_of_kept_lines_and_stories(terminal, tmp_path: Path) -> None:
     (tmp_path / "kept.txt").write_text("白日依山尽，黄河入海流。\n", encoding="utf-8")
     (tmp_path / "outline.txt").write_text("[第一回 风雪] 10字\n林冲到草料场。\n", encoding="utf-8")

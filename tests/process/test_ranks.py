@@ -149,6 +149,7 @@ def expected_ids() -> list[int]:
 GREEDY = ["generate", "话说", "--style", "novel", "--temperature", "0", "--max-new-tokens", "12", "--json"]
 
 
+@pytest.mark.slow
 def test_torchrun_runs_the_same_program() -> None:
     run = subprocess.run(
         [

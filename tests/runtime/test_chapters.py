@@ -103,7 +103,7 @@ def run(llm, requests, text):
     return found
 
 
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 11])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 41])
 def test_texts_are_the_same_recomputed_together_and_resumed(llm, every):
     prompts = [llm.encode(p, "novel") for p in ("江上有月，", "他走了。")] + [llm.engine.vocabulary.start_ids()] * 2
     eight, text = requests(llm, prompts, n=2)
