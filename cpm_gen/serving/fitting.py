@@ -32,7 +32,7 @@ def fit(
 
 
 def check_prompt_length(spec: GenerationSpec, at: int, tokens: int, limit: int) -> None:
-    """Check that the network sees the whole prompt number ``at``, or that the spec leaves its beginning out of sight; raises ServiceError."""
+    """Check that the network sees all of prompt ``at``, or that the spec leaves its beginning out; raises ServiceError."""
     if tokens > limit and not spec.truncate:
         raise invalid(
             f"the prompt has {tokens:,} tokens and the network sees {limit:,}; shorten it, or say "
