@@ -75,7 +75,9 @@ def violations(llm: cpm_gen.LLM, forms: list[str], seeds: int, what: str) -> lis
 
 
 def nats(llm: cpm_gen.LLM, poems: int, candidates: int, known: set[str]) -> list[Row]:
-    """Log-probability of the texts under the free model, over their characters and signs without line ends.
+    """Log-probability of the texts under the free model: a character, a character without line ends, and a token.
+
+    The first counts signs and line ends as characters, too, as the goals do.
 
     known: lines of seven characters of the training text; how many of the texts' are among them.
     """
@@ -84,20 +86,27 @@ def nats(llm: cpm_gen.LLM, poems: int, candidates: int, known: set[str]) -> list
     what = "one candidate" if candidates == 1 else f"{candidates} candidates"
     sevens: list[str] = []
     for name in ("五绝", "七律", "浣溪沙"):
-        total = characters = tokens = 0.0
+        total = characters = ends = tokens = 0.0
         texts = _texts(llm, name, poems, seed=7, candidates=candidates)
         for completion in texts:
             scores = llm.score([*start, *completion.token_ids])[len(start) :]
             total += sum(s for s in scores if s is not None)
             tokens += len(completion.token_ids)
-            characters += len(completion.text.replace("\n", ""))
+            characters += len(completion.text)
+            ends += completion.text.count("\n")
             sevens += [line for line in HAN.findall(completion.text) if len(line) == 7]
         words = Counter(
             w for t in texts for line in HAN.findall(t.text) for w in {line[i : i + 2] for i in range(len(line) - 1)}
         )
         common = ", ".join(f"{w} {n}" for w, n in words.most_common(3))
-        value = f"{total / characters:.2f} ({total / tokens:.2f} a token)"
-        rows.append({"row": "nats a character", "detail": f"{name}, {poems} texts, {what}", "value": value})
+        value = f"{total / characters:.2f} ({total / (characters - ends):.2f}; {total / tokens:.2f})"
+        rows.append(
+            {
+                "row": "nats a character (without line ends; a token)",
+                "detail": f"{name}, {poems} texts, {what}",
+                "value": value,
+            }
+        )
         rows.append(
             {"row": "commonest pairs of characters", "detail": f"{name}, {poems} texts, {what}", "value": common}
         )

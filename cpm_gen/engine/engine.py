@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cpm_gen.engine.candidates import begin_sentence, end_sentence, growing, release_rows
+from cpm_gen.engine.candidates import begin_sentence, end_sentence, growing, meet, release_rows
 from cpm_gen.engine.model_runner import ModelRunner
 from cpm_gen.engine.scheduler import BESIDE, Scheduler
 from cpm_gen.engine.sequence import Request, Sequence
@@ -91,6 +91,7 @@ class Engine:
         """Run one step; returns the sequences that got a token, a sentence or a ``failure``. Some of them are finished now."""
         self._admit()
         try:
+            self._runner.copy_slots([copy for text in self._running for copy in meet(text, self.scheduler)])
             scheduled = self.scheduler.plan([row for text in self._running for row in growing(text)])
             if not scheduled:
                 return []

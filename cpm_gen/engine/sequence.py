@@ -87,6 +87,7 @@ class Sequence:
     failure: the error that ended it, if no next token could be chosen. form: the state of the request's constraint.
     candidate: the number of this candidate for a sentence; None: a text. rows: the candidates for the text's next sentence, while they are
         written. choice: the sentence that was appended last, and the other candidates.
+    meet: the rows wait for each other where this many characters of their line are left; None: not in this sentence, or they have met.
     beaten: this candidate cannot be the best any more. own_score: of a candidate that reached its end.
     logprobs: of each of this run's tokens, or of a candidate's; empty where the request does not need them.
     """
@@ -107,6 +108,7 @@ class Sequence:
     candidate: int | None = None
     rows: list[Sequence] = field(default_factory=list)
     choice: Choice | None = None
+    meet: int | None = None
     logprobs: array[float] = field(default_factory=lambda: array("d"))
     beaten: bool = False
     own_score: float | None = None
@@ -244,12 +246,15 @@ class Sequence:
         return self.request.window.limit + 1 - self._history_length(self.start)
 
     def fork(self, candidate: int) -> Sequence:
-        """A copy that grows by itself: a candidate for the next sentence."""
+        """A copy that grows by itself: a candidate for the next sentence, of a candidate another one that goes on from it."""
         other = copy.copy(self)
         other.tokens = self.tokens[:]
         other._matches = None if self._matches is None else self._matches.copy()
-        other.likelihoods, other.rows, other.choice = [], [], None
-        other.candidate, other.logprobs, other.beaten, other.own_score = candidate, array("d"), False, None
+        other.likelihoods, other.logprobs = (
+            ([], array("d")) if self.candidate is None else (self.likelihoods[:], self.logprobs[:])
+        )
+        other.rows, other.choice, other.beaten, other.own_score = [], None, False, None
+        other.candidate = candidate
         return other
 
     def adopt(self, row: Sequence) -> None:

@@ -40,8 +40,8 @@ class Constraint(Protocol):
     def line_ends(self, state: Any) -> bool:
         """Whether a line is complete and the next one has not begun: candidates are compared there."""
 
-    def line_length(self, state: Any) -> int | None:
-        """Characters and signs of the line that begins at a state, line ends left out; None if that depends on what is written."""
+    def line_left(self, state: Any) -> int | None:
+        """Characters and signs that are left of the line at a state, line ends left out; None if that depends on what is written."""
 
     def finished(self, state: Any) -> bool:
         """Whether the text is complete, so that no token follows."""

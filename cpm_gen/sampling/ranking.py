@@ -5,17 +5,21 @@ the same few words win everywhere. The mean of a short sentence says little, so 
 of one length keep their order. Scores are rounded before they are compared: their last digits may depend on what else is computed
 at the time.
 
+In the middle of a line of fixed length, candidates that are behind go on from those that are ahead (:func:`parents`).
+
 Each token makes a candidate less likely. So of lines of one length, one that is behind a complete one before its end cannot be the
 best any more, and need not be written to its end (:func:`own_score`).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 SAMENESS = 0.7  # nats a character that a sentence loses if all of its characters stand in earlier lines
+BEHIND = 0.5  # share of the candidates that go on from others in the middle of a line
 PRIOR = 8.0  # characters of the mean of all candidates that are added to each
 DIGITS = 3  # of a score
 EARLIER = 256  # tokens before a sentence that count as earlier lines
@@ -95,6 +99,34 @@ def score(texts: Sequence[str], logprobs: Sequence[float], earlier: str) -> list
         round(own_score(logprob, count, shared(text, earlier)) + round(PRIOR * mean / (count + PRIOR), DIGITS), DIGITS)
         for text, logprob, count in zip(texts, logprobs, counts, strict=True)
     ]
+
+
+def parents(
+    sentences: Sentences,
+    tokens: Sequence[Sequence[int]],
+    logprobs: Sequence[float],
+    left: Sequence[int],
+    earlier: Sequence[int],
+) -> list[int]:
+    """The number of the candidate that each goes on from in the middle of a line: those behind from those ahead, the others and 0 from
+    themselves.
+
+    A candidate's place is by its score at the line's end if the characters that are left are as likely as the mean of those that
+    all have. left: the number of these.
+    """
+    texts, before = [sentences.read(ids) for ids in tokens], sentences.read(earlier)
+    counts = [characters(text) for text in texts]
+    mean = math.fsum(logprobs) / max(1, sum(counts))
+    scores = [
+        own_score(logprob + rest * mean, count + rest, shared(text, before))
+        for text, logprob, count, rest in zip(texts, logprobs, counts, left, strict=True)
+    ]
+    order = sorted(range(len(texts)), key=lambda number: (-scores[number], number))
+    ahead = len(order) - int(BEHIND * len(order))
+    found = list(range(len(texts)))
+    for parent, number in zip(itertools.cycle(order[:ahead]), filter(None, order[ahead:]), strict=False):
+        found[number] = parent
+    return found
 
 
 def own_score(logprob: float, count: int, same: float) -> float:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cpm_gen.sampling.ranking import Sentences, choose_sentence, mean_logprob, own_score, score, shared
+from cpm_gen.sampling.ranking import Sentences, choose_sentence, mean_logprob, own_score, parents, score, shared
 from cpm_gen.sampling.sample import uniform
 
 HAN = st.text(st.sampled_from("明月几时有把酒问青天不知上宫阙"), min_size=1, max_size=20)
@@ -66,6 +66,29 @@ def test_a_line_that_is_behind_before_its_end_does_not_win_at_its_end(
     partial = [so_far if late else p for so_far, late, p in zip(far, behind, logprobs, strict=True)]
     again = choose_sentence(sentences, tokens, partial, list(map(ord, earlier)), [not late for late in behind])
     assert again.kept == kept
+
+
+@given(st.lists(st.tuples(HAN, LOGPROBS), min_size=1, max_size=16), st.data())
+def test_in_the_middle_of_a_line_at_most_half_go_on_from_others_and_these_from_themselves(
+    candidates: list[tuple[str, float]], data: st.DataObject
+) -> None:
+    sentences = Sentences(lambda ids: "".join(map(chr, ids)), frozenset())
+    texts, logprobs = zip(*candidates, strict=True)
+    left = [data.draw(st.integers(0, 9)) for _ in texts]
+    found = parents(sentences, [list(map(ord, t)) for t in texts], logprobs, left, [])
+    moved = [at for at, parent in enumerate(found) if parent != at]
+    assert found[0] == 0 and len(moved) <= len(found) // 2
+    assert all(found[parent] == parent for parent in found)
+
+
+def test_in_the_middle_of_a_line_the_likeliest_by_the_character_are_ahead() -> None:
+    sentences = Sentences(lambda ids: "".join(map(chr, ids)), frozenset())
+    tokens = [list(map(ord, text)) for text in ("明月", "几时", "有把酒", "问青天")]
+    logprobs, left = [-9.0, -4.0, -5.0, -9.5], [3, 3, 2, 2]
+    # the order is 2, 1, 3, 0, since what is left costs 2.75 a character; then 1, 3, 0, 2, since all of 2 stands before; then 2, 3, 0, 1
+    assert parents(sentences, tokens, logprobs, left, []) == [0, 1, 2, 2]
+    assert parents(sentences, tokens, logprobs, left, list(map(ord, "有把酒"))) == [0, 1, 1, 3]
+    assert parents(sentences, tokens, [-4.0] * 4, [0] * 4, []) == [0, 2, 2, 3]
 
 
 def test_a_few_characters_do_not_win_by_luck() -> None:

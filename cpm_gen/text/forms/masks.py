@@ -101,16 +101,17 @@ class FormMasks:
         begun = state.count > 0 or state.end >= 0 or state.zero
         return state.segment > 0 and not begun and bool(self._segments[state.segment - 1].ends)
 
-    def line_length(self, state: State) -> int | None:
-        """Characters and signs of the clause that begins at a state; None if they are not fixed."""
-        length = 0
-        for segment in self._segments[state.segment :]:
+    def line_left(self, state: State) -> int | None:
+        """Characters and signs that are left of the clause at a state; None if they are not fixed."""
+        left = -state.count
+        for number, segment in enumerate(self._segments[state.segment :]):
             if segment.least != len(segment.slots) or segment.copies is not None:
                 return None
-            length += segment.least + sum(sign != LINE_END for sign in segment.ends)
+            signs = segment.ends if number or state.end < 0 else segment.ends[state.end :]
+            left += segment.least + sum(sign != LINE_END for sign in signs)
             if segment.ends:
                 break
-        return length
+        return left
 
     def advance(self, state: State, token: int) -> State:
         """The state after ``token``; raises InputError for a token that does not fit there."""

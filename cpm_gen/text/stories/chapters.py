@@ -144,7 +144,7 @@ class Chapters:
         """Whether the last token ended a sentence or a heading."""
         return place.ended
 
-    def line_length(self, place: Place) -> int | None:
+    def line_left(self, place: Place) -> int | None:
         """None: the length of a sentence depends on what is written."""
         return None
 
