@@ -12,7 +12,7 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 from cpm_gen.cli.write import write
-from cpm_gen.config.resolve import Settings, read_words
+from cpm_gen.config.resolve import FIELDS, Settings, read_words
 from cpm_gen.config.user_folders import user_folder
 from cpm_gen.errors import ConfigError, CpmGenError, RankError
 from cpm_gen.runtime.text_engine import TextEngine
@@ -26,6 +26,7 @@ Ctrl-C ends the text being written, Ctrl-D or /quit ends the session.
   /set unconditional true write without a prompt: Enter alone begins each text
   /set form 浣溪沙        write in a form; Enter alone begins from nothing
   /set story outline.txt  keep a story in sight; keep_lines takes a file, too
+  /set form none          without a form again; likewise story, acrostic, include and others that begin empty
   /set candidates 8       write each sentence eight times and keep the best
   /help                   this text
   /quit                   end
@@ -111,7 +112,8 @@ def _set(settings: Settings, words: list[str]) -> Settings:
         raise ConfigError(f"{words[0]!r} cannot be changed here; /set lists what can")
     if len(words) == 1:
         raise ConfigError(f"give a value: /set {words[0]} VALUE")
-    value = read_words(words[0], words[1], "/set")
+    default = FIELDS[words[0]].default
+    value = default if words[1] == "none" and default in (None, ()) else read_words(words[0], words[1], "/set")
     group = names[words[0]]
     changed = dataclasses.replace(settings, **{group: dataclasses.replace(groups[group], **{words[0]: value})})
     requested_form(changed.text)
