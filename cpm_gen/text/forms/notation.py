@@ -51,6 +51,7 @@ class _Draft:
     template: Form | None = None
     seen: dict[str, int] = field(default_factory=dict)
     labels: dict[str, list[int]] = field(default_factory=dict)  # the lines that use each label
+    characters: int = 0  # of the text
 
     def close(self) -> None:
         if self.lines:
@@ -58,6 +59,12 @@ class _Draft:
         elif self.name:
             raise FormError(f"the section [{self.name}] has no lines; write them below it", self.named_at)
         self.name, self.lines = "", []
+
+    def count(self, lines: Sequence[Line], at: int) -> None:
+        """Add lines to the text's length; a long form is refused before it is read to its end."""
+        self.characters += sum(part.most for line in lines for part in line.parts)
+        if self.characters > MOST_CHARACTERS:
+            raise FormError(f"the text has more than {MOST_CHARACTERS:,} characters here; shorten the form", at)
 
 
 def parse(text: str) -> Form:
@@ -79,6 +86,7 @@ def parse(text: str) -> Form:
         else:
             before = draft.lines or (draft.sections[-1].lines if draft.sections else ())
             draft.lines.append(read_line(line, at, before, draft.labels))
+            draft.count(draft.lines[-1:], at)
     draft.close()
     return _finish(draft)
 
@@ -105,8 +113,6 @@ def _finish(draft: _Draft) -> Form:
                 raise FormError(f'rhyme "{label}" is used once; give it a second line or drop it', lines[0])
     if draft.heads is not None:
         form = with_heads(form, *draft.heads)
-    if form.characters > MOST_CHARACTERS:
-        raise FormError(f"its text has up to {form.characters:,} characters; the most are {MOST_CHARACTERS:,}")
     labels = {p.label for line in form.lines() for p in line.parts}
     for label, group in form.groups:
         if label not in labels:
@@ -166,6 +172,7 @@ def _section(draft: _Draft, name: str, rest: str, at: int) -> None:
         if name not in known:
             raise FormError(f"[{name}] 重复 repeats a section that is not above it", at)
         draft.sections.append(Section(name, (), name))
+        draft.count(known[name].lines, at)
         return
     if name in known:
         raise FormError(f"the section [{name}] is there already; another name, or [{name}] 重复", at)
@@ -177,7 +184,9 @@ def _section(draft: _Draft, name: str, rest: str, at: int) -> None:
         raise FormError(f"after [{name}] stands nothing, 重复, or 同 and a section's name", at)
     if like[1] not in known:
         raise FormError(f"[{like[1]}] is not above; 同 takes a section that is", at)
-    draft.sections.append(Section(name, _relabelled(draft, known[like[1]].lines, like[2], at)))
+    lines = known[like[1]].lines
+    draft.count(lines, at)
+    draft.sections.append(Section(name, _relabelled(draft, lines, like[2], at)))
 
 
 def _relabelled(draft: _Draft, lines: tuple[Line, ...], changes: str, at: int) -> tuple[Line, ...]:
