@@ -44,6 +44,7 @@ def stories(names: Sequence[str], premise: str) -> dict[str, Story | None]:
         "premise": Story(premise=premise),
         "premise, characters": Story(premise=premise, characters=characters),
         "premise, memory, characters": Story(premise=premise, memory=memory, characters=characters),
+        "premise, characters, note at depth 0": Story(premise=premise, characters=characters, note=note, depth=0),
         "premise, note at depth 3": Story(premise=premise, note=note),
         "premise, note at depth 0": Story(premise=premise, note=note, depth=0),
         "all, note at depth 3": Story(premise=premise, memory=memory, characters=characters, note=note),
@@ -91,7 +92,7 @@ def main() -> int:
                 found.append({"names": names, "way": way, "mentions": counts})
                 last = sorted(count[-1] for count in counts)
                 quarters = " ".join(f"{n:5.1f}" for n in mean)
-                sys.stdout.write(f"  {way:28} {quarters}   last quarter, text by text: {last}\n")
+                sys.stdout.write(f"  {way:37} {quarters}   last quarter, text by text: {last}\n")
                 sys.stdout.flush()
                 if args.keep:
                     args.keep.mkdir(parents=True, exist_ok=True)

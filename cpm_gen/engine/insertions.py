@@ -10,33 +10,44 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+
+class Note(NamedTuple):
+    """Tokens that stand before the ``at``-th of a history."""
+
+    at: int
+    ids: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Inserted:
-    """What one window shows: ``before + tokens[start:at] + note + tokens[at:]``, where ``at`` is at least ``start``.
+    """What one window shows: ``before``, then its tokens of the history with the notes among them, each at its place.
 
+    notes: in the order of their places; one whose place is out of sight stands where the window begins.
     shown, left_out: names of what is in sight, and of what was to be but had no room. They are reported and change nothing.
     """
 
     before: tuple[int, ...] = ()
-    note: tuple[int, ...] = ()
-    at: int = 0
+    notes: tuple[Note, ...] = ()
     shown: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of inserted tokens."""
-        return len(self.before) + len(self.note)
+        return len(self.before) + sum(len(note.ids) for note in self.notes)
 
     def context(self, tokens: array[int], start: int, first: int = 0, count: int | None = None) -> list[int]:
         """Tokens ``first .. first + count`` of the context of a window at ``start``; all from ``first`` on by default."""
-        at = max(self.at, start)
-        parts = ((self.before, 0, None), (tokens, start, at), (self.note, 0, None), (tokens, at, None))
+        parts: list[tuple[Sequence[int], int, int]] = [(self.before, 0, len(self.before))]
+        for at, ids in self.notes:
+            end = max(start, min(at, len(tokens)))
+            parts += [(tokens, start, end), (ids, 0, len(ids))]
+            start = end
+        parts.append((tokens, start, len(tokens)))
         found: list[int] = []
         for part, begin, end in parts:
-            size = max(0, (len(part) if end is None else min(end, len(part))) - begin)
+            size = max(0, end - begin)
             left = size - first if count is None else min(size - first, count - len(found))
             if left > 0:
                 found.extend(part[begin + first : begin + first + left])

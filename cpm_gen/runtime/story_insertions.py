@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cpm_gen.config.options import StyleName
-from cpm_gen.engine.insertions import Inserted
+from cpm_gen.engine.insertions import Inserted, Note
 from cpm_gen.runtime.vocabulary import ModelVocabulary
 from cpm_gen.text.prompt_styles import line_end
 from cpm_gen.text.stories.chapters import Place
@@ -26,12 +26,14 @@ class StoryInsertions:
         tokenizer = vocabulary.tokenizer
         self._ends = tokenizer.boundary_ids("sentence") or frozenset()
         parts = {name: _encode(getattr(story, name), vocabulary, style) for name in SECTIONS.values()}
-        self._note = tuple(parts.pop("note"))
+        # inside the text, with their depth; of one depth the note is nearer to the text that follows
+        self._notes = [(0, tuple(parts.pop("characters"))), (story.depth, tuple(parts.pop("note")))]
+        inside = sum(len(ids) for _, ids in self._notes)
         self._before = tuple(i for ids in parts.values() for i in ids)
         self._fixed = tuple(heading for heading, name in SECTIONS.items() if getattr(story, name))
         self._plots = [tuple(_encode(chapter.plot, vocabulary, style)) for chapter in story.outline]
         plot = max(map(len, self._plots), default=0)
-        half, fixed = limit // 2, len(self._before) + len(self._note) + plot
+        half, fixed = limit // 2, len(self._before) + inside + plot
         if fixed > half:
             named = ", ".join((*self._fixed, *(["the longest plot"] if plot else [])))
             raise StoryError(
@@ -53,7 +55,7 @@ class StoryInsertions:
         self.room = fixed + min(most, sum(map(len, self._lore)))
 
     def choose(self, tokens: Sequence[int], length: int, state: Any) -> Inserted:
-        """The fixed parts, the lore whose keys the text before the move mentions, the plot of its chapter, and the note's place.
+        """The fixed parts, the lore whose keys the text before the move mentions, the plot of its chapter, and the notes' places.
 
         state: a :class:`~cpm_gen.text.stories.chapters.Place` where the story has an outline.
         """
@@ -71,8 +73,7 @@ class StoryInsertions:
         plot, title = self._plot(state) if self._plots else ((), ())
         return Inserted(
             before=(*self._before, *(i for at in shown for i in self._lore[at]), *plot),
-            note=self._note,
-            at=self._note_place(tokens, length),
+            notes=tuple(sorted(self._placed(tokens, length), key=lambda note: note.at)),
             shown=(*self._fixed, *(self._story.lore[at].name for at in shown), *title),
             left_out=tuple(self._story.lore[at].name for at in wanted if at not in ranked),
         )
@@ -89,17 +90,19 @@ class StoryInsertions:
             return ""
         return self._vocabulary.decode(tokens[max(0, length - self._story.scan) : length], self._style)
 
-    def _note_place(self, tokens: Sequence[int], length: int) -> int:
-        """The beginning of a sentence, ``depth`` sentences before the end."""
-        if not self._note:
-            return 0
-        left = self._story.depth
+    def _placed(self, tokens: Sequence[int], length: int) -> Iterator[Note]:
+        """The characters and the note, each at the beginning of a sentence, ``depth`` sentences before the end."""
+        for depth, ids in self._notes:
+            if ids:
+                yield Note(self._place(tokens, length, depth), ids)
+
+    def _place(self, tokens: Sequence[int], length: int, depth: int) -> int:
         begin = max(0, length - self._limit)  # what stands before it is out of sight
         for at in range(length, begin, -1):
             if tokens[at - 1] in self._ends:
-                if left == 0:
+                if depth == 0:
                     return at
-                left -= 1
+                depth -= 1
         return begin
 
 

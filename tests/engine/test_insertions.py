@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cpm_gen.config.options import SamplingParams
 from cpm_gen.engine.engine import Engine
-from cpm_gen.engine.insertions import Inserted
+from cpm_gen.engine.insertions import Inserted, Note
 from cpm_gen.engine.model_runner import ModelRunner
 from cpm_gen.engine.scheduler import CachedScheduler
 from cpm_gen.engine.sequence import Request, Sequence
@@ -44,11 +44,14 @@ class Varying:
             + self.salt
             + (state or 0)
         )
-        before, note = mixed % 6, mixed % 4
+        before = mixed % 6
         return Inserted(
             tuple((mixed + n) % 120 for n in range(before)),
-            tuple((mixed * 7 + n) % 120 for n in range(note)),
-            max(0, length - mixed % 11),
+            tuple(
+                Note(max(0, length - mixed % size), tuple((mixed * size + n) % 120 for n in range(note)))
+                for size, note in ((11, mixed % 3), (5, mixed % 2))
+                if note
+            )[:: 1 if mixed % 11 >= mixed % 5 else -1],
             (str(mixed),),
         )
 
@@ -109,8 +112,10 @@ def contexts(request: Request, tokens: list[int]) -> Iterator[list[int]]:
             shown = insertions.choose(tokens[:decided], decided, states(request, tokens[:decided]))
             start = moved(window, tokens[:length], start, request.ends)
         tail = tokens[start:length]
-        place = max(0, shown.at - start)
-        yield [*shown.before, *tail[:place], *shown.note, *tail[place:]]
+        for at, note in reversed(shown.notes):
+            place = max(0, at - start)
+            tail[place:place] = note
+        yield [*shown.before, *tail]
 
 
 def moved(window: Window, tokens: list[int], start: int, ends: frozenset[int] | None) -> int:

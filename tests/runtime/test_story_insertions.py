@@ -43,8 +43,8 @@ def test_lore_is_in_sight_while_a_key_is_mentioned(llm):
     inserted = chosen(llm, STORY, "江上有月，他走了。")
     assert inserted.shown == ("前提", "人物", "笔记", "设定: 月", "设定: 水")  # the highest order nearest to the text
     assert inserted.left_out == ()
-    assert llm.tokenizer.decode(inserted.before) == "林冲被高俅陷害。\n林冲是教头。\n月下无人。\n水在城东。\n"
-    assert llm.tokenizer.decode(inserted.note) == "风雪很大。\n"
+    assert llm.tokenizer.decode(inserted.before) == "林冲被高俅陷害。\n月下无人。\n水在城东。\n"
+    assert [llm.tokenizer.decode(note.ids) for note in inserted.notes] == ["风雪很大。\n", "林冲是教头。\n"]
     assert chosen(llm, STORY, "山" + "他走了。" * 20).shown == ("前提", "人物", "笔记")  # beyond the last 40 tokens
 
 
@@ -62,7 +62,7 @@ def test_names_of_special_pieces_are_read_as_in_prompts(special):
     with cpm_gen.load(special_pieces=special) as llm:
         inserted = chosen(llm, story, "他走了。")
         sep, mask = (llm.tokenizer.specials[name] for name in ("<sep>", "<mask>"))
-        assert (inserted.before.count(sep), inserted.note.count(mask)) == ((2, 1) if special else (0, 0))
+        assert (inserted.before.count(sep), inserted.notes[0].ids.count(mask)) == ((2, 1) if special else (0, 0))
         assert [*inserted.before] == [
             i for part in ("林冲<sep>教头", "江<sep>") for i in (*llm.encode(part, "novel"), *llm.encode("甲\n")[-1:])
         ]
@@ -76,8 +76,10 @@ def test_constant_lore_needs_no_key(llm):
 def test_the_note_stands_some_sentences_before_the_end(llm):
     for depth, place in ((0, "三句。"), (1, "二句。"), (2, "一句。"), (9, "")):
         text = "一句。二句。三句。四"
-        inserted = chosen(llm, dataclasses.replace(STORY, depth=depth), text)
-        assert llm.tokenizer.decode(llm.encode(text, "novel")[: inserted.at]).endswith(place)
+        note, characters = chosen(llm, dataclasses.replace(STORY, depth=depth), text).notes[:: 1 if depth else -1]
+        assert llm.tokenizer.decode(llm.encode(text, "novel")[: note.at]).endswith(place)
+        assert llm.tokenizer.decode(llm.encode(text, "novel")[: characters.at]).endswith("三句。")
+        assert llm.tokenizer.decode(note.ids) == "风雪很大。\n"
 
 
 def test_a_story_takes_at_most_half_of_the_window(llm):

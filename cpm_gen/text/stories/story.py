@@ -81,9 +81,9 @@ class Chapter:
 class Story:
     """What the windows of a text show beside the text itself.
 
-    premise, memory, characters: prose before the text, in this order; lore follows them. note: prose inside the text, ``depth``
-    sentences before its end when the window moves. scan: keys of lore are looked for in this many of the last tokens. budget: most
-    tokens of lore; None: as many as half a window has room for.
+    premise, memory: prose before the text, in this order; lore follows them. characters, note: prose inside the text; when the window
+    moves, the characters stand where its last sentence ends, the note ``depth`` sentences before. scan: keys of lore are looked for in
+    this many of the last tokens. budget: most tokens of lore; None: as many as half a window has room for.
     outline: the chapters, in order; the text ends after the last one.
     """
 
