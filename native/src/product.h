@@ -1,9 +1,10 @@
 // Tiles of a matrix times all rows, and the epilogue. Included inside the namespace of the instruction set, after gemm.h.
 
 // A tile is multiplied in pieces of some lines of inputs, each with all rows. Few rows are limited by memory: small pieces, so that
-// the next one is prefetched during this one. Many rows are limited by arithmetic: pieces of the L2 cache's size.
+// the next one is prefetched during this one, and both stay in the L1 cache beside the rows. Many rows are limited by arithmetic: pieces
+// of the L2 cache's size.
 constexpr long FEW_SUMS = 64;
-constexpr long FEW_LINES = 4;        // 16 KB
+constexpr long FEW_LINES = 1;        // 4 KB
 constexpr long MANY_LINES = 64;      // 256 KB
 constexpr long STREAM_AHEAD = 4096;  // prefetch distance in bytes for rows that use each weight once
 
