@@ -186,8 +186,10 @@ class Sequence:
         return self._matches
 
     def forbidden(self) -> frozenset[int]:
-        """Ids that must not come next: they would end the text before its minimum length."""
-        return self.request.stop_ids if self.step < self.request.params.min_new_tokens else frozenset()
+        """Ids that must not come next: they would end the text before its minimum length, or its constraint forbids them."""
+        request = self.request
+        stops = request.stop_ids if self.step < request.params.min_new_tokens else frozenset[int]()
+        return stops if request.constraint is None else stops | request.constraint.forbidden(self.form)
 
     def allowed(self) -> Indices | None:
         """Ids that the request's constraint allows next, ascending; None: any."""

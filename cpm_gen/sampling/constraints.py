@@ -34,6 +34,9 @@ class Constraint(Protocol):
     def allowed(self, state: Any) -> Indices | None:
         """The ids that may come next, ascending, at least one; None: any. Not for a finished state."""
 
+    def forbidden(self, state: Any) -> frozenset[int]:
+        """Ids that may not come next, besides those that are not allowed: few, where any other may. Not for a finished state."""
+
     def bias(self, state: Any, allowed: Indices) -> Floats32 | None:
         """What to add to the logits of the allowed ids, a function of the state alone; None: nothing."""
 

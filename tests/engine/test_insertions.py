@@ -65,6 +65,9 @@ class Steering:
     def begin(self) -> int:
         return 1
 
+    def forbidden(self, state: int) -> frozenset[int]:
+        return frozenset({state % 5, state % 120})
+
     def advance(self, state: int, token: int) -> int:
         return (state * 31 + token) % 1009
 

@@ -28,6 +28,7 @@ from cpm_gen.text.forms.slot_masks import NONE, Fitting, SlotMasks
 from cpm_gen.text.forms.state import RUN, Mask, State
 
 _NOTHING: list[Indices] = []
+_NO_IDS = frozenset[int]()
 
 
 class FormMasks:
@@ -209,6 +210,10 @@ class FormMasks:
             signs = self._lexicon.signs[segment.ends[0]]
             ids = np.insert(ids, ids.searchsorted(signs), signs)
         return ids
+
+    def forbidden(self, state: State) -> frozenset[int]:
+        """None: what may come is always listed."""
+        return _NO_IDS
 
     def bias(self, state: State, allowed: Indices) -> Floats32 | None:
         """How likely the line can be completed after each of the allowed ids (see :mod:`cpm_gen.text.forms.lookahead`)."""

@@ -22,6 +22,7 @@ from cpm_gen.text.tokenizer import TextTokenizer
 PATIENCE = 200  # characters above the greatest length; then only tokens that end a sentence are allowed
 _REPLACEMENT = "\ufffd"  # what a part of a character reads as
 _MOST_HELD = 16  # tokens of one character
+_NONE = frozenset[int]()
 
 
 class Place(NamedTuple):
@@ -92,7 +93,7 @@ class Chapters:
         }
         self._given = {i: np.array([i], dtype=np.intp) for heading in self._headings for i in heading}
         rows = np.arange(characters.rows, dtype=np.intp)
-        self._unfinished = None if self._end is None else rows[rows != self._end]
+        self._unfinished = frozenset[int]() if self._end is None else frozenset((self._end,))
         self._sentence_ends = tokenizer.boundary_ids("sentence") or frozenset()
         self._closing = rows[np.isin(rows, [*self._sentence_ends])]
         closes = (tokenizer.surface(i).strip() for i in self._sentence_ends)
@@ -132,9 +133,12 @@ class Chapters:
         chapter, heading = self._outline[place.chapter], self._headings[place.chapter]
         if place.given < len(heading):
             return self._given[heading[place.given]]
-        if place.chars < chapter.least:
-            return self._unfinished
         return self._closing if place.chars >= chapter.most + PATIENCE and len(self._closing) else None
+
+    def forbidden(self, place: Place) -> frozenset[int]:
+        """Below the least length, the token that ends the chapter."""
+        chapter, heading = self._outline[place.chapter], self._headings[place.chapter]
+        return self._unfinished if place.given >= len(heading) and place.chars < chapter.least else _NONE
 
     def bias(self, place: Place, allowed: Indices) -> Floats32 | None:
         """Nothing."""

@@ -42,7 +42,8 @@ def test_any_allowed_tokens_end_with_the_last_chapter(tmp_path: Path, make):
         place, ids = chapters.begin(), []
         while not chapters.finished(place):
             allowed = chapters.allowed(place)
-            token = int(chance.choice(range(tokenizer.size) if allowed is None else allowed[allowed < tokenizer.size]))
+            ids_left = range(tokenizer.size) if allowed is None else allowed[allowed < tokenizer.size].tolist()
+            token = chance.choice([i for i in ids_left if i not in chapters.forbidden(place)])
             ids.append(token)
             place = chapters.advance(place, token)
         text = tokenizer.decode(ids)
@@ -56,8 +57,11 @@ def test_tokens_that_are_not_allowed_are_refused(tmp_path: Path):
     place = chapters.begin()
     with pytest.raises(InputError, match="is not the next one of the heading 明月"):
         chapters.advance(place, tokenizer.end)
+    assert not chapters.forbidden(place)  # a heading is given as the allowed ids
     for token in tokenizer.encode("明月\n"):
         place = chapters.advance(place, token)
+    assert chapters.allowed(place) is None
+    assert chapters.forbidden(place) == {tokenizer.end}
     with pytest.raises(InputError, match="ends 明月 before its 10 characters"):
         chapters.advance(place, tokenizer.end)
 
