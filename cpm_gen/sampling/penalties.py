@@ -53,8 +53,10 @@ def edits(
     bans_any = params.no_repeat_ngram or params.banned_ids or forbidden
     if not (repeats or counts or dry or params.logit_bias or bans_any):
         return _NOTHING
-    seen = np.asarray(context if repeats or params.no_repeat_ngram else (), dtype=np.intp)
-    bans = _below(params.banned_ids, size), _below(tuple(forbidden), size)
+    seen = np.asarray(context, dtype=np.intp) if repeats or params.no_repeat_ngram else _NONE
+    bans = [_below(params.banned_ids, size)] if params.banned_ids else []
+    bans += [_below(tuple(forbidden), size)] if forbidden else []
+    bans += [ngram_bans(seen, params.no_repeat_ngram)] if params.no_repeat_ngram else []
     subtracted: list[tuple[Indices, Floats]] = []
     if params.logit_bias:
         subtracted.append(_biases(params.logit_bias, size))
@@ -68,7 +70,7 @@ def edits(
     return Edits(
         repeated=seen if repeats else seen[:0],
         subtracted=tuple(subtracted),
-        banned=np.concatenate([*bans, ngram_bans(seen, params.no_repeat_ngram)]),
+        banned=np.concatenate(bans) if len(bans) > 1 else bans[0] if bans else _NONE,
     )
 
 

@@ -41,15 +41,17 @@ FAILURES = {
     INFINITE: "no token can be chosen: the logits are NaN or infinite (if in float16, try bfloat16)",
 }
 _philox = np.random.Philox(0)  # one for all: a new one would first ask the system for a seed
-_unused: Any = _philox.state
+_state: Any = _philox.state
+_key, _counter = np.zeros(2, np.uint64), np.zeros(4, np.uint64)
+_state["state"] = {"key": _key, "counter": _counter}
 _lock = threading.Lock()
 
 
 def uniform(seed: int, sample: int, step: int, candidate: int = 0) -> float:
     """A number in [0, 1) with 53 random bits, a function of its arguments alone."""
-    state = {"key": np.array([seed, sample], np.uint64), "counter": np.array([step, candidate, 0, 0], np.uint64)}
     with _lock:
-        _philox.state = _unused | {"state": state}
+        _key[0], _key[1], _counter[0], _counter[1] = seed, sample, step, candidate
+        _philox.state = _state
         bits = _philox.random_raw()
     return float((int(bits) >> 11) * 2.0**-53)
 
@@ -169,15 +171,22 @@ def choose(probabilities: AnyFloats, u: float) -> int:
 
 def _invert(weights: AnyFloats, u: float) -> tuple[int, float]:
     """The token at ``u``, and how far ``u`` is from the edges of its share of the whole."""
+    if len(weights) <= BLOCK:
+        ends = weights.cumsum(dtype=np.float64)
+        return _crossed(ends, u * ends[-1], ends[-1])
     blocks = np.add.reduceat(weights, np.arange(0, len(weights), BLOCK)).cumsum(dtype=np.float64)
     goal = u * blocks[-1]
     # the first end above the goal; if rounding leaves none, the last that adds something
     block = int(min(blocks.searchsorted(goal, side="right"), blocks.searchsorted(blocks[-1])))
     goal -= blocks[block - 1] if block else 0.0
-    ends = weights[block * BLOCK : (block + 1) * BLOCK].cumsum(dtype=np.float64)
+    at, margin = _crossed(weights[block * BLOCK : (block + 1) * BLOCK].cumsum(dtype=np.float64), goal, blocks[-1])
+    return block * BLOCK + at, margin
+
+
+def _crossed(ends: Floats, goal: np.float64, total: np.float64) -> tuple[int, float]:
+    """The place of the first cumulative weight above ``goal``, and how far the goal is from the edges, as a share of ``total``."""
     at = int(min(ends.searchsorted(goal, side="right"), ends.searchsorted(ends[-1])))
-    margin = min(goal - (ends[at - 1] if at else 0.0), ends[at] - goal) / blocks[-1]
-    return block * BLOCK + at, float(margin)
+    return at, float(min(goal - (ends[at - 1] if at else 0.0), ends[at] - goal) / total)
 
 
 @dataclass(frozen=True)
