@@ -209,7 +209,7 @@ def cost(llm: cpm_gen.LLM, what: str) -> list[Row]:
                 masks.allowed(state)
                 first += (time.thread_time() - before) * (seed == 0) * 1e3
                 looked, ids = _best(masks.allowed, state)
-                taken, _ = _best(logits.__getitem__, ids)
+                taken, _ = _best(logits.take, ids)
                 moved, state = _best(masks.advance, state, int(draw.choice(ids)))
                 times.append(looked + taken + moved)
         mean, median = sum(times) / len(times), sorted(times)[len(times) // 2]

@@ -96,7 +96,7 @@ def penalised_among(logits: AnyFloats, todo: Edits, params: SamplingParams, ids:
     """What :func:`penalise` makes of the logits of ``ids``, at least one and ascending, in a new array."""
     if len(todo.repeated) or todo.subtracted:
         return _edited(logits, todo, params)[ids]
-    kept = logits[ids]
+    kept = logits.take(ids)  # in three quarters of the time of an index
     if len(todo.banned):
         at = ids.searchsorted(todo.banned)
         at[at == len(ids)] = 0
