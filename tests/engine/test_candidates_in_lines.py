@@ -46,6 +46,9 @@ class Lines:
     def line_ends(self, state: int) -> bool:
         return state > 0 and state % self.length == 0
 
+    def forbidden(self, state: int) -> frozenset[int]:
+        return frozenset()
+
     def line_left(self, state: int) -> int:
         return self.length - state % self.length
 
