@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from cpm_gen.config.options import SamplingParams
 from cpm_gen.engine.engine import Engine
@@ -72,6 +73,31 @@ def sentences(runner: ModelRunner, wanted: Request) -> tuple[Text, list[int]]:
     return text, ends
 
 
+def draw(
+    runner: ModelRunner, wanted: Request, tokens: list[int], candidate: int, allowed: NDArray[np.intp] | None = None
+) -> tuple[int, float]:
+    """The next token of a row with these tokens, the prompt's included, and its log-probability; nothing is kept between calls."""
+    written = tuple(tokens[len(wanted.prompt) :])
+    seen = Text(dataclasses.replace(wanted, written=written))
+    context = seen.context().tolist()
+    (logits,) = runner.next_logits([Segment(context)]).numpy()
+    token = sample(
+        logits,
+        wanted.params,
+        context=context,
+        written=seen.context_written(),
+        forbidden=(),
+        seed=wanted.seed,
+        sample_index=wanted.sample_index,
+        step=len(written),
+        candidate=candidate,
+        history=tokens,
+        allowed=allowed,
+    )
+    wide = logits.astype(np.float64)
+    return token, float(wide[token] - np.logaddexp.reduce(wide))
+
+
 def reference(runner: ModelRunner, wanted: Request) -> list[int]:
     """The generated ids, by a loop over sentences and candidates that knows no rows, slots or steps."""
     tokens = list(wanted.prompt + tuple(wanted.written))
@@ -81,23 +107,8 @@ def reference(runner: ModelRunner, wanted: Request) -> list[int]:
         for candidate in range(wanted.candidates):
             own, logprob = list(tokens), 0.0
             while len(own) < most:
-                seen = Text(dataclasses.replace(wanted, written=tuple(own[len(wanted.prompt) :])))
-                context = seen.context().tolist()
-                (logits,) = runner.next_logits([Segment(context)]).numpy()
-                token = sample(
-                    logits,
-                    wanted.params,
-                    context=context,
-                    written=seen.context_written(),
-                    forbidden=(),
-                    seed=wanted.seed,
-                    sample_index=wanted.sample_index,
-                    step=len(own) - len(wanted.prompt),
-                    candidate=candidate,
-                    history=own,
-                )
-                shifted = logits.astype(np.float64)
-                logprob += shifted[token] - np.logaddexp.reduce(shifted)
+                token, chance = draw(runner, wanted, own, candidate)
+                logprob += chance
                 own.append(token)
                 if token in ENDS or len(own) - len(tokens) == SENTENCE_TOKENS:
                     break

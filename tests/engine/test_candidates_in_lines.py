@@ -11,12 +11,9 @@ from cpm_gen.engine.engine import Engine
 from cpm_gen.engine.model_runner import ModelRunner
 from cpm_gen.engine.scheduler import CachedScheduler, RecomputeScheduler
 from cpm_gen.engine.sequence import Request
-from cpm_gen.engine.sequence import Sequence as Text
 from cpm_gen.engine.window import Window
-from cpm_gen.networks.interface import Segment
 from cpm_gen.sampling.ranking import EARLIER, PRIOR, SAMENESS, Sentences
-from cpm_gen.sampling.sample import sample
-from tests.engine.test_candidates import DRY, WINDOWS, request, runner, sentences, write
+from tests.engine.test_candidates import DRY, WINDOWS, draw, request, runner, sentences, write
 
 __all__ = ["runner"]  # the fixture
 
@@ -69,28 +66,12 @@ def lines(**changes: object) -> Request:
 def write_to(
     runner: ModelRunner, wanted: Request, row: list[int], logprob: float, candidate: int, least: int
 ) -> tuple[list[int], float]:
-    """A row of a line after it has at least so many characters, and its log-probability."""
+    """Write a row until its line has ``least`` characters; returns the row and its log-probability."""
     row, begin = list(row), sum(map(Lines.width, wanted.written))
     while sum(map(Lines.width, row[len(wanted.prompt) :])) - begin < least:
-        own = tuple(row[len(wanted.prompt) :])
-        seen = Text(dataclasses.replace(wanted, written=own))
-        context = seen.context().tolist()
-        (logits,) = runner.next_logits([Segment(context)]).numpy()
-        token = sample(
-            logits,
-            wanted.params,
-            context=context,
-            written=seen.context_written(),
-            forbidden=(),
-            seed=wanted.seed,
-            sample_index=wanted.sample_index,
-            step=len(own),
-            candidate=candidate,
-            history=row,
-            allowed=LINES.allowed(sum(map(Lines.width, own))),
-        )
-        shifted = logits.astype(np.float64)
-        logprob += shifted[token] - np.logaddexp.reduce(shifted)
+        state = sum(map(Lines.width, row[len(wanted.prompt) :]))
+        token, chance = draw(runner, wanted, row, candidate, LINES.allowed(state))
+        logprob += chance
         row.append(token)
     return row, logprob
 
