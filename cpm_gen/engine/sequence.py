@@ -12,7 +12,7 @@ from cpm_gen.config.options import SamplingParams
 from cpm_gen.engine.insertions import NOTHING, Inserted, Insertions
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import ConfigError, InputError, NumericsError
-from cpm_gen.sampling.constraints import Constraint, Floats32, Indices, state_after
+from cpm_gen.sampling.constraints import NO_IDS, Constraint, Floats32, Indices, state_after
 from cpm_gen.sampling.dry import SuffixMatches
 from cpm_gen.sampling.logprobs import Likelihood
 from cpm_gen.sampling.ranking import Choice, Sentences
@@ -188,7 +188,7 @@ class Sequence:
     def forbidden(self) -> frozenset[int]:
         """Ids that must not come next: they would end the text before its minimum length, or its constraint forbids them."""
         request = self.request
-        stops = request.stop_ids if self.step < request.params.min_new_tokens else frozenset[int]()
+        stops = request.stop_ids if self.step < request.params.min_new_tokens else NO_IDS
         return stops if request.constraint is None else stops | request.constraint.forbidden(self.form)
 
     def allowed(self) -> Indices | None:

@@ -20,7 +20,7 @@ _KEPT = 16  # stories
 class Stories:
     """What stories mean to the texts. Safe to use from any thread.
 
-    lines: not used, the vocabulary knows it. rows: of the network's vocabulary.
+    rows: of the network's vocabulary.
     """
 
     def __init__(self, vocabulary: ModelVocabulary, rows: int) -> None:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 Indices = NDArray[np.intp]
 Floats32 = NDArray[np.float32]
+
+NO_IDS: frozenset[int] = frozenset()
 Reason = Literal["form", "story"]  # why a constraint ended a text
 
 

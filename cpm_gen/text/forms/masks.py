@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from cpm_gen.errors import InputError
-from cpm_gen.sampling.constraints import Floats32, Indices
+from cpm_gen.sampling.constraints import NO_IDS, Floats32, Indices
 from cpm_gen.text.forms.bigrams import Bigrams
 from cpm_gen.text.forms.form import Form, Slot
 from cpm_gen.text.forms.lexicon import LINE_END, LONGEST, Lexicon
@@ -28,7 +28,6 @@ from cpm_gen.text.forms.slot_masks import NONE, Fitting, SlotMasks
 from cpm_gen.text.forms.state import RUN, Mask, State
 
 _NOTHING: list[Indices] = []
-_NO_IDS = frozenset[int]()
 
 
 class FormMasks:
@@ -213,7 +212,7 @@ class FormMasks:
 
     def forbidden(self, state: State) -> frozenset[int]:
         """None: what may come is always listed."""
-        return _NO_IDS
+        return NO_IDS
 
     def bias(self, state: State, allowed: Indices) -> Floats32 | None:
         """How likely the line can be completed after each of the allowed ids (see :mod:`cpm_gen.text.forms.lookahead`)."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from cpm_gen.config.options import StyleName
 from cpm_gen.errors import InputError
-from cpm_gen.sampling.constraints import Floats32, Indices
+from cpm_gen.sampling.constraints import NO_IDS, Floats32, Indices
 from cpm_gen.text.prompt_styles import line_end
 from cpm_gen.text.stories.story import Chapter, StoryError
 from cpm_gen.text.tokenizer import TextTokenizer
@@ -22,7 +22,6 @@ from cpm_gen.text.tokenizer import TextTokenizer
 PATIENCE = 200  # characters above the greatest length; then only tokens that end a sentence are allowed
 _REPLACEMENT = "\ufffd"  # what a part of a character reads as
 _MOST_HELD = 16  # tokens of one character
-_NONE = frozenset[int]()
 
 
 class Place(NamedTuple):
@@ -93,7 +92,7 @@ class Chapters:
         }
         self._given = {i: np.array([i], dtype=np.intp) for heading in self._headings for i in heading}
         rows = np.arange(characters.rows, dtype=np.intp)
-        self._unfinished = frozenset[int]() if self._end is None else frozenset((self._end,))
+        self._ends = NO_IDS if self._end is None else frozenset((self._end,))
         self._sentence_ends = tokenizer.boundary_ids("sentence") or frozenset()
         self._closing = rows[np.isin(rows, [*self._sentence_ends])]
         closes = (tokenizer.surface(i).strip() for i in self._sentence_ends)
@@ -138,7 +137,7 @@ class Chapters:
     def forbidden(self, place: Place) -> frozenset[int]:
         """Below the least length, the token that ends the chapter."""
         chapter, heading = self._outline[place.chapter], self._headings[place.chapter]
-        return self._unfinished if place.given >= len(heading) and place.chars < chapter.least else _NONE
+        return self._ends if place.given >= len(heading) and place.chars < chapter.least else NO_IDS
 
     def bias(self, place: Place, allowed: Indices) -> Floats32 | None:
         """Nothing."""
