@@ -242,6 +242,15 @@ def test_form_locks_and_lead_in_stay_after_a_reload(desk: Desk) -> None:
     assert desk.text == GOOD
 
 
+def test_the_menu_of_a_line_does_not_wait_for_the_next_frame(desk: Desk) -> None:
+    choose(desk, "五绝 仄起")
+    desk.page.evaluate("() => { window.requestAnimationFrame = () => 0 }")  # no frame comes
+    desk.type(GOOD)
+    await_said(desk, "合律")
+    desk.press("Alt+l")
+    expect(desk.page.locator("#line-menu [data-act=ways]")).to_be_focused(timeout=5_000)
+
+
 def test_locks_move_with_their_lines(desk: Desk) -> None:
     moved = desk.page.evaluate(
         """async () => { const { moved } = await import("/page/verse.js");

@@ -21,13 +21,16 @@ export class Pattern {
     this.shown = { string, lines, faults, locks };
     if (this.waiting) return;
     this.waiting = true;
-    requestAnimationFrame(() => {
-      this.waiting = false;
-      this.draw();
-    });
+    requestAnimationFrame(() => this.settle());
+  }
+
+  // Draw now what waits for the next frame.
+  settle() {
+    if (this.waiting) this.draw();
   }
 
   draw() {
+    this.waiting = false;
     const { string, lines, faults, locks } = this.shown ?? {};
     if (!lines) {
       this.marks.replaceChildren();

@@ -143,7 +143,9 @@ export class VerseDesk {
   }
 
   // The menu of line `n`; without a handle, of the line of the caret.
-  open(n = this.at, handle = find("handles").children[n]) {
+  open(n = this.at, handle = null) {
+    this.pattern.settle(); // a line just written has its handle from the next frame on
+    handle ??= find("handles").children[n];
     if (!handle || this.desk.writing.active) return;
     const line = this.check.lines?.[n];
     const rhymes = Boolean(line?.parts.at(-1)?.label);
