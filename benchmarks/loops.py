@@ -28,10 +28,10 @@ import cpm_gen
 from cpm_gen.config.files import shipped
 from cpm_gen.config.options import SamplingParams, TextOptions
 from cpm_gen.config.resolve import resolve
-from cpm_gen.evaluation.documents import read_documents
 from cpm_gen.evaluation.scorer import ModelScorer
 from cpm_gen.evaluation.variety import ends_low, human_bound, variety
 from cpm_gen.outputs import Chunk
+from cpm_gen.text.documents import read_documents
 from cpm_gen.text.tokenizer import Detokenizer
 
 PIECE = 3000  # tokens of a human text, and of the pieces within which 4-grams are compared

@@ -21,8 +21,8 @@ from typing import Any
 from models import save
 
 import cpm_gen
-from cpm_gen.evaluation.documents import read_documents
 from cpm_gen.runtime.rewrite import OWN_WEIGHT
+from cpm_gen.text.documents import read_documents
 
 LEFT, RIGHT = 300, 150  # least characters on each side of a sentence
 WEIGHTS = sorted({0.0, 0.05, OWN_WEIGHT, 0.2, 0.5, 1.0})

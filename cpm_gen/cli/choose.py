@@ -19,9 +19,9 @@ from cpm_gen.config.resolve import Settings
 from cpm_gen.errors import ConfigError, InputError
 from cpm_gen.evaluation.choose import Choice, accuracy
 from cpm_gen.evaluation.choose import choose as choices_of
-from cpm_gen.evaluation.documents import file_bytes
 from cpm_gen.evaluation.scorer import ModelScorer
 from cpm_gen.evaluation.tasks import Task, read_task
+from cpm_gen.text.documents import file_bytes
 
 
 def choose(args: argparse.Namespace, settings: Settings) -> int:

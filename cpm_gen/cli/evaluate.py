@@ -17,12 +17,12 @@ from cpm_gen.config.options import ModelOptions
 from cpm_gen.config.resolve import Settings
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import ConfigError
-from cpm_gen.evaluation.documents import Document, read_documents
 from cpm_gen.evaluation.perplexity import Difference, Evaluation, difference
 from cpm_gen.evaluation.perplexity import evaluate as score_documents
 from cpm_gen.evaluation.scorer import ModelScorer
 from cpm_gen.parallel.launchers import launched
 from cpm_gen.runtime.plan import Machine, plan_load
+from cpm_gen.text.documents import Document, read_documents
 from cpm_gen.text.find_tokenizer import NoVocabulary, find_tokenizer, fitting_tokenizer
 
 # chosen when such a file is exported, or by onnxruntime

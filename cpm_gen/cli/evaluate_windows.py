@@ -15,11 +15,11 @@ from cpm_gen.cli.tables import number, table, with_interval
 from cpm_gen.cli.write import Interrupt, check_output, follows, open_model
 from cpm_gen.config.resolve import Settings
 from cpm_gen.errors import ConfigError
-from cpm_gen.evaluation.documents import read_documents
 from cpm_gen.evaluation.measure_windows import WindowPlan, measure_windows
 from cpm_gen.evaluation.stale_cache import check_stale
 from cpm_gen.evaluation.window_report import EDGE, WindowReport, columns
 from cpm_gen.parallel.launchers import launched
+from cpm_gen.text.documents import read_documents
 
 
 def evaluate_windows(args: argparse.Namespace, settings: Settings) -> int:

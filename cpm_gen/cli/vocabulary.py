@@ -10,8 +10,8 @@ from pathlib import Path
 from cpm_gen.checkpoints.publish import check_target, new_folder
 from cpm_gen.cli.progress import Status
 from cpm_gen.errors import InputError
-from cpm_gen.evaluation.documents import read_documents
 from cpm_gen.text.cpm_tokenizer import Tokenizer
+from cpm_gen.text.documents import read_documents
 from cpm_gen.text.make_vocabulary import make_vocabulary
 
 _SAMPLE = 200_000  # characters that the report encodes

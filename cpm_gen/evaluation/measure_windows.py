@@ -11,13 +11,13 @@ import numpy as np
 
 from cpm_gen.config.options import SamplingParams, StyleName, TextOptions
 from cpm_gen.errors import ConfigError
-from cpm_gen.evaluation.documents import Document
 from cpm_gen.evaluation.scorer import ModelScorer
 from cpm_gen.evaluation.stale_cache import check_stale, score_stale, torch_network, write_stale
 from cpm_gen.evaluation.variety import Variety, human_bound, variety
 from cpm_gen.evaluation.window_report import BIN, WindowReport, columns, report_methods
 from cpm_gen.evaluation.windows import Method, Progress, Scores, long_texts, methods, score_windows, without_unknown
 from cpm_gen.runtime.text_engine import TextEngine
+from cpm_gen.text.documents import Document
 
 PROMPT = 32  # tokens of each text that the model continues
 

@@ -19,9 +19,9 @@ import numpy as np
 
 from cpm_gen.errors import InputError
 from cpm_gen.evaluation.confidence import LEVEL, Figure, Floats, Interval, bootstrap
-from cpm_gen.evaluation.documents import Document
 from cpm_gen.evaluation.scorer import Scorer
 from cpm_gen.sampling.logprobs import perplexity
+from cpm_gen.text.documents import Document
 
 Progress = Callable[[int, int], None]  # (characters done, tokens scored)
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import InputError
 from cpm_gen.evaluation.confidence import Floats
-from cpm_gen.evaluation.documents import Document
 from cpm_gen.evaluation.scorer import ModelScorer
+from cpm_gen.text.documents import Document
 
 HOPS = (1, 64, 128, 256, 512)
 

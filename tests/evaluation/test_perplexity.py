@@ -10,12 +10,12 @@ import torch
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import InputError
 from cpm_gen.evaluation.confidence import bootstrap
-from cpm_gen.evaluation.documents import Document
 from cpm_gen.evaluation.perplexity import difference, evaluate
 from cpm_gen.evaluation.scorer import ModelScorer
 from cpm_gen.networks.interface import Segment
 from cpm_gen.networks.torch.model import TorchModel
 from cpm_gen.runtime.text_engine import TextEngine
+from cpm_gen.text.documents import Document
 from tests.evaluation.conftest import TEXT
 
 

@@ -10,7 +10,6 @@ import torch
 from cpm_gen.config.options import SamplingParams, TextOptions
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import ConfigError, InputError
-from cpm_gen.evaluation.documents import Document
 from cpm_gen.evaluation.measure_windows import WindowPlan, measure_windows
 from cpm_gen.evaluation.scorer import ModelScorer
 from cpm_gen.evaluation.stale_cache import score_stale, write_stale
@@ -19,6 +18,7 @@ from cpm_gen.evaluation.window_report import columns, report_methods
 from cpm_gen.evaluation.windows import Method, Scores, long_texts, methods, score_windows
 from cpm_gen.networks.torch.model import TorchModel
 from cpm_gen.runtime.text_engine import TextEngine
+from cpm_gen.text.documents import Document
 from tests.evaluation.conftest import TEXT
 from tests.evaluation.test_perplexity import logprob
 

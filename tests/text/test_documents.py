@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cpm_gen.errors import InputError
-from cpm_gen.evaluation.documents import read_documents
+from cpm_gen.text.documents import read_documents
 
 
 def test_a_text_file_is_one_document_or_one_for_each_record(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The texts that a model is measured on.
+"""The texts that a model is measured on, or trained on, or that a vocabulary is learned from.
 
 A file whose name ends in ``.jsonl`` or ``.json`` holds JSON lines: an object a line, its ``text`` a document. Any other file is text: one
 document, or one for each record if blank lines separate records. A folder stands for the ``.txt``, ``.jsonl`` and ``.json`` files in it
