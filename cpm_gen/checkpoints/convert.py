@@ -8,6 +8,7 @@ vocabulary ends that does not divide.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -53,17 +54,21 @@ def convert(
     heads: int | None = None,
     force: bool = False,
     beside: Beside | None = None,
+    iteration: str | None = None,
     shard_bytes: int = huggingface_writer.SHARD_BYTES,
     progress: Progress = no_progress,
 ) -> Path:
     """Write the checkpoint in ``source`` to the folder ``target``, and return that.
 
-    degree: ranks that shards are for. dtype: to convert to; None: each tensor keeps its own. shard_bytes: most bytes of tensors in a
+    degree: ranks that shards are for. dtype: to convert to; None: each tensor keeps its own. iteration: name of the folder that
+    shards are in; None: the source's. shard_bytes: most bytes of tensors in a
     file of a Hugging Face folder. Raises CheckpointError for a damaged source, an impossible degree or heads that are not known,
     InputError if the target exists (unless ``force``), holds the source, or the disk is full.
     """
     opened = _open(source)
     checkpoint = opened.checkpoint
+    if iteration is not None:
+        checkpoint = dataclasses.replace(checkpoint, iteration=iteration)
     check_source(checkpoint, target, force=force)
     if to == "hf" and degree != 1:
         raise ConfigError("a Hugging Face folder holds whole tensors: leave the number of ranks out")

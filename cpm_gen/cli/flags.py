@@ -15,6 +15,7 @@ from cpm_gen.cli.setting_flags import (
     setting_flag,
     settings_flags,
 )
+from cpm_gen.config.finetune_options import FinetuneOptions
 from cpm_gen.config.options import FORM_SETTINGS, Dtype, ModelOptions, SamplingParams
 from cpm_gen.config.resolve import FIELDS
 
@@ -209,6 +210,35 @@ def vocabulary_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="report as one JSON object")
 
 
+def finetune_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``cpm-gen finetune``."""
+    parser.set_defaults(config=[])
+    parser.add_argument(
+        "--data",
+        metavar="PATH",
+        action="append",
+        help="texts to train on: a UTF-8 file, JSON lines with a text each, a folder of them, or a YAML file that lists several with "
+        "their shares; may be repeated",
+    )
+    parser.add_argument("--output", metavar="DIR", required=True, help="folder to write: checkpoints, then the model")
+    style = {"help": f"{FIELDS['style'].description} (default: lyric)"}
+    parser.add_argument("--style", **setting_flag("style", FIELDS["style"]) | style)
+    seed = {"help": "of the windows and the dropout (default: 0)"}
+    parser.add_argument("--seed", **setting_flag("seed", FIELDS["seed"]) | seed)
+    for name in ("model", "tokenizer", "heads", "start_token", "end_token"):
+        parser.add_argument(f"--{name.replace('_', '-')}", **setting_flag(name, FIELDS[name]))
+    parser.add_argument(
+        "--records",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="blank lines separate documents in files of text (default: in the lyric style)",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the run that --output holds")
+    parser.add_argument("--force", action="store_true", help="replace the target if it exists, with all its contents")
+    parser.add_argument("--json", action="store_true", help="at the end, report as one JSON object")
+    settings_flags(parser, (FinetuneOptions,))
+
+
 def serve_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of ``cpm-gen serve``."""
     parser.add_argument(
@@ -249,5 +279,6 @@ FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "eval": eval_flags,
     "eval-window": eval_window_flags,
     "choose": choose_flags,
+    "finetune": finetune_flags,
     "vocabulary": vocabulary_flags,
 }

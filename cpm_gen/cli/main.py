@@ -69,6 +69,12 @@ def _vocabulary(args: argparse.Namespace) -> int:
     return vocabulary(args)
 
 
+def _finetune(args: argparse.Namespace) -> int:
+    from cpm_gen.cli.finetune import finetune
+
+    return finetune(args)
+
+
 def _score(args: argparse.Namespace) -> int:
     from cpm_gen.cli.tools import score
 
@@ -152,6 +158,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {  # thei
     "eval": (_eval, "perplexity of a model on texts, with confidence; or of two models"),
     "eval-window": (_eval_window, "how well a model predicts and writes past its window"),
     "choose": (_choose, "zero-shot choice among labels by likelihood"),
+    "finetune": (_finetune, "train a model on your own texts, or a new one"),
     "vocabulary": (_vocabulary, "make a vocabulary from texts, in CPM's convention"),
 }
 _PRESETS = ("lyric", "novel")

@@ -98,6 +98,11 @@ class Remaining:
         self._status, self._what, self._whole = status, what, max(1, whole)
         self._began = time.monotonic()
 
+    def of(self, done: int, whole: int) -> None:
+        """Show that ``done`` of ``whole`` is done."""
+        self._whole = max(1, whole)
+        self.show(done)
+
     def show(self, done: int, tokens: int | None = None) -> None:
         """Show that ``done`` of the work is done, and with ``tokens`` the speed."""
         elapsed = max(time.monotonic() - self._began, 1e-6)

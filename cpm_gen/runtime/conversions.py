@@ -48,6 +48,7 @@ def convert_model(
     degree: int = 1,
     dtype: torch.dtype | None = None,
     force: bool = False,
+    iteration: str | None = None,
     progress: Progress = no_progress,
 ) -> list[str]:
     """Convert ``options.model``; see :func:`cpm_gen.checkpoints.convert.convert`. Returns what a person should know about the result."""
@@ -63,6 +64,7 @@ def convert_model(
         heads=options.heads,
         force=force,
         beside=beside,
+        iteration=iteration,
         progress=progress,
     )
     return notes

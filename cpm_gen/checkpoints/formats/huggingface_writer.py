@@ -54,7 +54,7 @@ def write_folder(
         size = sum(tensor.nbytes for tensor in tensors)
         index = {"metadata": {"total_size": size}, "weight_map": mapped}
         (work / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
-    config = _config(checkpoint, heads, dtype_of("word_embeddings.weight"), token_ids)
+    config = network_config(checkpoint, heads, dtype_of("word_embeddings.weight"), token_ids)
     (work / CONFIG).write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
@@ -88,10 +88,10 @@ def _divided(tensors: list[TensorToWrite], most: int) -> list[list[TensorToWrite
     return files
 
 
-def _config(
+def network_config(
     checkpoint: Checkpoint, heads: int, dtype: torch.dtype, token_ids: Mapping[str, int | None]
 ) -> dict[str, Any]:
-    """What the source's config.json says if it is transformers', with the network that was read."""
+    """The content of a config.json: what the source's says if it is transformers', with the network that was read."""
     found = read_config(checkpoint.folder) if checkpoint.folder.is_dir() else None
     content = found.content if found and "n_embd" in found.content else {}
     variant = checkpoint.variant

@@ -1,0 +1,65 @@
+"""What training needs of a device's memory, before it begins.
+
+The figures are estimates: weights, gradients and the optimizer's two moments in float32, and for each token of a step what the backward
+pass keeps of a layer (about 34 numbers for each of the hidden size, Korthikanti et al. 2022) and the logits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+
+from cpm_gen.config.finetune_options import FinetuneOptions
+from cpm_gen.errors import InputError
+
+_KEPT = 34  # numbers of a layer for each number of the hidden state
+_LOGITS = 12  # bytes a token and row of the vocabulary: logits, their softmax, their gradient
+_SHARE = 0.7  # of the memory that is free
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """micro_batch: windows that are computed at once. checkpointing: whether activations are computed twice."""
+
+    micro_batch: int
+    checkpointing: bool
+
+
+def plan_memory(
+    model: torch.nn.Module, options: FinetuneOptions, *, length: int, rows: int, device: torch.device, half: bool
+) -> MemoryPlan:
+    """How a step of ``rows`` windows is computed on a device. half: whether activations have 16 bits.
+
+    Raises InputError if weights, gradients and moments alone do not fit.
+    """
+    config: Any = model.config
+    every = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    free = free_bytes(device)
+    fixed = 4 * every + 12 * trained
+    if options.deepspeed is None and fixed > free:
+        raise InputError(
+            f"training needs about {fixed / 1e9:.1f} GB for weights, gradients and moments, {free / 1e9:.1f} GB are free; "
+            "try --lora 16, which trains few of the weights, a smaller model, or --deepspeed"
+        )
+    width = (2 if half else 4) * _KEPT * int(config.n_layer) * int(config.n_embd)
+    left = _SHARE * max(free - fixed, 0)
+    logits = _LOGITS * int(config.vocab_size)
+    checkpointing = options.gradient_checkpointing
+    if checkpointing is None:
+        checkpointing = length * (width + logits) > left
+    window = length * ((width // _KEPT if checkpointing else width) + logits)
+    micro = options.micro_batch or max(1, min(rows, int(left // window)))
+    while rows % micro:  # a step is some whole number of these
+        micro -= 1
+    return MemoryPlan(micro, checkpointing)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that are free on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)

@@ -1,0 +1,67 @@
+"""The optimizers of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from cpm_gen.config.finetune_options import FinetuneOptions
+
+_BETAS = (0.9, 0.95)
+_MUON_DECAY = 5.0  # times the weight decay of the others
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024, as in :class:`torch.optim.Muon`) for matrices, AdamW for the rest, as one optimizer."""
+
+    def __init__(self, muon: torch.optim.Optimizer, adamw: torch.optim.Optimizer) -> None:
+        self._both = (muon, adamw)
+        self.defaults: dict[str, Any] = {}
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The groups of both: those that a scheduler sets the learning rate in."""
+        return [group for one in self._both for group in one.param_groups]
+
+    @property
+    def state(self) -> dict[Any, Any]:  # type: ignore[override]
+        """What both keep for each parameter."""
+        return {parameter: kept for one in self._both for parameter, kept in one.state.items()}
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One step of both."""
+        for one in self._both:
+            one.step(closure)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for one in self._both:
+            one.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: one.state_dict() for name, one in zip(("muon", "adamw"), self._both, strict=True)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name, one in zip(("muon", "adamw"), self._both, strict=True):
+            one.load_state_dict(state_dict[name])
+
+
+def make_optimizer(model: nn.Module, options: FinetuneOptions, learning_rate: float) -> torch.optim.Optimizer:
+    """The optimizer of the trainable parameters; vectors have no weight decay."""
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    matrices = [p for name, p in trained if p.ndim == 2 and ".h." in name and options.optimizer == "muon"]
+    own = {id(p) for p in matrices}
+    others = [p for _, p in trained if id(p) not in own]
+    groups = [
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=_BETAS, fused=True)
+    if not matrices:
+        return adamw
+    decay = _MUON_DECAY * options.weight_decay
+    return MuonWithAdamW(
+        torch.optim.Muon(matrices, lr=learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"), adamw
+    )

@@ -1,0 +1,281 @@
+"""From settings to a run that is ready: the texts encoded, the network loaded, everything checked that costs no hours."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GPT2LMHeadModel
+
+from cpm_gen.checkpoints.checkpoint import Checkpoint
+from cpm_gen.checkpoints.locate import model_folder, open_checkpoint
+from cpm_gen.config.finetune_options import FinetuneOptions
+from cpm_gen.config.options import ModelOptions, StyleName
+from cpm_gen.errors import CheckpointError, ConfigError, InputError
+from cpm_gen.finetuning.cpm1 import Cpm1Examples
+from cpm_gen.finetuning.gpt2 import load_network, new_network, parse_size
+from cpm_gen.finetuning.memory import MemoryPlan, plan_memory
+from cpm_gen.finetuning.run_folder import RunFolder
+from cpm_gen.finetuning.samples import Sampler
+from cpm_gen.finetuning.schedule import Progress
+from cpm_gen.finetuning.texts import Reading, Source, Texts, encode_sources, find_sources
+from cpm_gen.finetuning.trainer import Setup
+from cpm_gen.finetuning.windows import RandomWindows, Windows, held_out_rows
+from cpm_gen.text.documents import read_documents
+from cpm_gen.text.find_tokenizer import find_tokenizer, fitting_tokenizer
+from cpm_gen.text.tokenizer import TextTokenizer
+
+_CPM_1_LENGTH = 1024
+_MEASURED = 60_000  # tokens of the held-out texts, of each source
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asks for. model: of ``model``, ``tokenizer`` and ``heads``. data: the paths of ``--data``.
+
+    records: whether blank lines separate documents; None: as the style has it.
+    """
+
+    model: ModelOptions
+    style: StyleName
+    data: tuple[str, ...]
+    records: bool | None
+    seed: int
+    options: FinetuneOptions
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``run.json``; paths are absolute, so that a run goes on from any folder."""
+        model = {
+            name: getattr(self.model, name) for name in ("model", "tokenizer", "heads", "start_token", "end_token")
+        }
+        for name in ("model", "tokenizer"):
+            if model[name] is not None and model[name] != "embedded":
+                model[name] = str(Path(str(model[name])).absolute())
+        options = dataclasses.asdict(self.options)
+        data = [str(Path(name).absolute()) for name in self.data]
+        return {
+            "model": model,
+            "style": self.style,
+            "data": data,
+            "records": self.records,
+            "seed": self.seed,
+            "options": options,
+        }
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> Request:
+        """What :meth:`to_json` gave."""
+        return Request(
+            ModelOptions(**content["model"]),
+            content["style"],
+            tuple(content["data"]),
+            content["records"],
+            content["seed"],
+            FinetuneOptions(**content["options"]),
+        )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready. checkpoint: of the model that it begins with; None: from nothing."""
+
+    request: Request
+    setup: Setup
+    texts: Texts
+    tokenizer: TextTokenizer
+    checkpoint: Checkpoint | None
+    notes: tuple[str, ...]
+
+
+def prepare(request: Request, folder: RunFolder, *, resume: bool, reading: Reading = lambda done, of: None) -> Prepared:
+    """Check, read and load. With ``resume``, ``folder`` holds a run that was begun, and ``request`` is its.
+
+    Raises ConfigError, InputError, TokenizerError or CheckpointError.
+    """
+    options = request.options
+    notes: list[str] = []
+    stored = folder.settings() if resume else None
+    use_cpu, device = _device(options.device)
+    half = _precision(stored["precision"] if stored else options.precision, device)
+    torch.set_num_threads(options.threads or os.cpu_count() or 1)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if stored and stored["ranks"] != world:
+        raise ConfigError(f"--resume: the run was begun with {stored['ranks']} ranks, this are {world}; start as many")
+    sources = find_sources(request.data, request.style, records=request.records)
+    tokenizer, checkpoint, size = _opened(request)
+    positions = size.positions if checkpoint is None else checkpoint.positions
+    length = _length(options, positions)
+    texts, windows = _windows(request, sources, tokenizer, length, positions, reading, notes)
+    if stored and stored["texts"] != texts.fingerprint:
+        raise InputError("--resume: the texts are not those that the run was begun with; begin anew with --force")
+    dropout = options.dropout or 0.0
+    if checkpoint is None:
+        model: Any = new_network(size, dropout, request.seed)
+    else:
+        model = load_network(checkpoint, request.model.heads, dropout)
+    hidden = int(model.config.n_embd)
+    if options.lora is not None:
+        model = with_adapters(model, options.lora, dropout, request.seed)
+    rows = _rows_of_rank(options.batch or 1, world)
+    if stored:
+        memory = MemoryPlan(stored["micro_batch"], stored["checkpointing"])
+    else:
+        memory = plan_memory(model, options, length=length, rows=rows, device=device, half=half is not None)
+    progress = _progress(options, windows)
+    resume_from = None
+    if stored:
+        newest = folder.newest()
+        for step in folder.drop_incomplete(newest[0] if newest else 0):
+            notes.append(f"the checkpoint of step {step:,} is not complete; it is passed over")
+        if newest is not None:
+            resume_from, progress.before = newest
+    elif int(os.environ.get("RANK", "0")) == 0:
+        folder.begin(
+            {
+                **request.to_json(),
+                "texts": texts.fingerprint,
+                "ranks": world,
+                "micro_batch": memory.micro_batch,
+                "checkpointing": memory.checkpointing,
+                "precision": "float32" if half is None else str(half).removeprefix("torch."),
+            }
+        )
+    prompt = options.sample or first_words(sources[0])
+    held = [row for s in texts.sources for row in held_out_rows(s.held, length, _MEASURED, texts.unk)]
+    setup = Setup(
+        model=model,
+        windows=windows,
+        held=held,
+        options=options,
+        learning_rate=options.learning_rate or _usual_learning_rate(options, hidden),
+        seed=request.seed,
+        folder=folder,
+        progress=progress,
+        memory=memory,
+        half=half,
+        use_cpu=use_cpu,
+        prompt=prompt,
+        sample=Sampler(tokenizer, request.style, prompt, request.seed),
+        resume_from=resume_from,
+    )
+    return Prepared(request, setup, texts, tokenizer, checkpoint, tuple(notes))
+
+
+def _opened(request: Request) -> tuple[TextTokenizer, Checkpoint | None, Any]:
+    """The tokenizer and the checkpoint, or for a new network its sizes."""
+    if request.options.from_nothing is not None:
+        if request.model.model not in (None, "embedded"):
+            raise ConfigError("--from-nothing and --model exclude each other; a new network begins with no model")
+        tokenizer = find_tokenizer(request.model)
+        return tokenizer, None, parse_size(request.options.from_nothing, tokenizer.size)
+    checkpoint = open_checkpoint(model_folder(request.model.model))
+    if checkpoint.is_onnx:
+        raise CheckpointError(
+            f"{checkpoint.folder}: an ONNX file cannot be trained; take the checkpoint that it was made from"
+        )
+    return fitting_tokenizer(request.model, checkpoint.vocabulary), checkpoint, None
+
+
+def _windows(
+    request: Request,
+    sources: Sequence[Source],
+    tokenizer: TextTokenizer,
+    length: int,
+    positions: int,
+    reading: Reading,
+    notes: list[str],
+) -> tuple[Texts, Windows]:
+    if request.options.recipe == "cpm1":
+        examples = Cpm1Examples(sources, tokenizer, length, request.seed)
+        if examples.long_lines:
+            notes.append(f"{examples.long_lines:,} lines have more than {length + 1:,} tokens and are cut there")
+        return examples.texts, examples
+    texts = encode_sources(sources, tokenizer, request.options.held_out, reading)
+    for source in texts.sources:
+        if source.unknown > 0.01 * (len(source.train) + len(source.held)):
+            share = source.unknown / (len(source.train) + len(source.held))
+            notes.append(
+                f"{source.source.path}: {share:.1%} of the tokens are characters that the vocabulary does not have; they are not "
+                "learned. A vocabulary of these texts (cpm-gen vocabulary) needs --from-nothing"
+            )
+    ends = tokenizer.boundary_ids("sentence") or frozenset()
+    return texts, RandomWindows(texts, ends, length, positions, request.seed)
+
+
+def with_adapters(model: GPT2LMHeadModel, rank: int, dropout: float, seed: int) -> Any:
+    """``model`` with low-rank adapters (Hu et al. 2021) on the matrices of its layers; only these are trained."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=dropout,
+        target_modules=["c_attn", "c_proj", "c_fc"],
+        fan_in_fan_out=True,  # transformers' Conv1D stores [inputs, outputs]
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def _length(options: FinetuneOptions, positions: int) -> int:
+    most = min(positions, _CPM_1_LENGTH) if options.recipe == "cpm1" else positions
+    if options.length is not None and options.length > positions:
+        raise ConfigError(f"--length must be at most {positions:,}, the network's positions, not {options.length:,}")
+    return options.length or most
+
+
+def _rows_of_rank(batch: int, world: int) -> int:
+    if batch % world:
+        raise ConfigError(f"--batch must be a multiple of {world}, the number of ranks, not {batch}")
+    return batch // world
+
+
+def _progress(options: FinetuneOptions, windows: Windows) -> Progress:
+    if options.minutes is not None:
+        return Progress(None, options.minutes * 60)
+    if options.steps is not None:
+        return Progress(options.steps)
+    assert options.epochs is not None
+    return Progress(max(1, round(options.epochs * windows.epoch_windows() / (options.batch or 1))))
+
+
+def _usual_learning_rate(options: FinetuneOptions, hidden: int) -> float:
+    if options.from_nothing is not None:
+        return (1.0 if options.optimizer == "muon" else 0.25) / hidden
+    return (0.4 if options.lora is not None else 0.08) / hidden
+
+
+def _device(name: str) -> tuple[bool, torch.device]:
+    """Whether the CPU is used, and the device."""
+    cuda = torch.cuda.is_available()
+    if name not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--device must be cpu, cuda or auto, not {name!r}; CUDA_VISIBLE_DEVICES chooses among GPUs")
+    if name == "cuda" and not cuda:
+        raise ConfigError("--device cuda: torch finds no GPU here; leave it out to train on the CPU")
+    use_cpu = name == "cpu" or not cuda
+    return use_cpu, torch.device("cpu") if use_cpu else torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def _precision(name: str, device: torch.device) -> torch.dtype | None:
+    """The 16-bit format of the computation; None: float32."""
+    if name == "auto":
+        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if fast else None
+    if name == "float16" and device.type == "cpu":
+        raise ConfigError("--precision float16 is for GPUs; on a CPU take bfloat16 or float32")
+    return None if name == "float32" else getattr(torch, name)
+
+
+def first_words(source: Source) -> str:
+    """The first line of a source, as the prompt of samples."""
+    for document in read_documents(source.path, records=source.records):
+        for line in document.text.split("\n"):
+            if line.strip():
+                return source.first_line or line.strip()[:12]
+    return "一"
