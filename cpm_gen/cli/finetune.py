@@ -23,13 +23,13 @@ from cpm_gen.config.finetune_options import NAMES, finetune_options
 from cpm_gen.config.options import ModelOptions
 from cpm_gen.config.resolve import resolve
 from cpm_gen.errors import ConfigError, InputError
+from cpm_gen.finetuning import check_packages
 
 if TYPE_CHECKING:  # imports transformers, which takes seconds
     from cpm_gen.finetuning.prepare import Prepared, Request
     from cpm_gen.finetuning.run_folder import RunFolder
     from cpm_gen.finetuning.trainer import Outcome, Step
 
-_EXTRA = "training needs further packages; in the checkout, pip install -c constraints.txt -e '.[train]'"
 _MODEL = ("model", "tokenizer", "heads", "start_token", "end_token")
 _FREE = ("to", "tensor_parallel", "output_dtype", "licence", "save_every")  # may change when a run goes on
 _SAMPLES = 3
@@ -39,12 +39,7 @@ _LAST = ("latest_checkpointed_iteration.txt", "config.json")  # what makes a fol
 
 def finetune(args: argparse.Namespace) -> int:
     """Run the command. Raises what :func:`cpm_gen.finetuning.prepare.prepare` raises, and InputError for a target that cannot be used."""
-    try:
-        import accelerate  # noqa: F401
-        import peft  # noqa: F401
-        import tensorboard  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(f"{_EXTRA} ({error.name} is missing)") from None
+    check_packages()
     from cpm_gen.finetuning.prepare import prepare
     from cpm_gen.finetuning.run_folder import RunFolder
 

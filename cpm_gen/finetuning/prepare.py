@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,7 +221,9 @@ def with_adapters(model: GPT2LMHeadModel, rank: int, dropout: float, seed: int) 
         fan_in_fan_out=True,  # transformers' Conv1D stores [inputs, outputs]
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft's, of what transformers renames
+        return get_peft_model(model, config)
 
 
 def _length(options: FinetuneOptions, positions: int) -> int:

@@ -90,8 +90,8 @@ class Texts:
         """SHA-256 of all ids: a run can only go on with the texts that it began with."""
         digest = hashlib.sha256()
         for source in self.sources:
-            digest.update(source.train.tobytes())
-            digest.update(source.held.tobytes())
+            for ids in (source.train, source.held):
+                digest.update(len(ids).to_bytes(8, "little") + ids.tobytes())
         return digest.hexdigest()
 
 

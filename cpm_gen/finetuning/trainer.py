@@ -8,7 +8,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -312,7 +311,7 @@ class _Flow(TrainerCallback):
 
 def run(setup: Setup, report: Report, stop: Callable[[], bool] = lambda: False) -> Outcome:
     """Train, and leave the network of ``setup`` with the weights of the best measurement, or the last where nothing was held out."""
-    with _quiet(setup.folder.path / "tensorboard"):
+    with _quiet(setup):
         trainer = WindowTrainer(setup, report, stop)
         at = None if setup.resume_from is None else str(setup.folder.checkpoint(setup.resume_from))
         trainer.train(resume_from_checkpoint=at)
@@ -336,10 +335,14 @@ def run(setup: Setup, report: Report, stop: Callable[[], bool] = lambda: False) 
 
 
 @contextlib.contextmanager
-def _quiet(tensorboard: Path) -> Iterator[None]:
-    """No messages of the libraries in between, and TensorBoard's files where they are expected."""
-    before = os.environ.get("TENSORBOARD_LOGGING_DIR"), transformers_logging.get_verbosity()
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(tensorboard)
+def _quiet(setup: Setup) -> Iterator[None]:
+    """Without messages of the libraries, and TensorBoard's files in the run's folder."""
+    variables = {"TENSORBOARD_LOGGING_DIR": str(setup.folder.path / "tensorboard")}
+    if setup.use_cpu:
+        variables["DS_ACCELERATOR"] = "cpu"  # where DeepSpeed is installed, it warns that it found no GPU
+    before = {name: os.environ.get(name) for name in variables}
+    verbosity = transformers_logging.get_verbosity()
+    os.environ.update(variables)
     transformers_logging.set_verbosity(logging.ERROR)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
@@ -347,8 +350,9 @@ def _quiet(tensorboard: Path) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        if before[0] is None:
-            del os.environ["TENSORBOARD_LOGGING_DIR"]
-        else:
-            os.environ["TENSORBOARD_LOGGING_DIR"] = before[0]
-        transformers_logging.set_verbosity(before[1])
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        transformers_logging.set_verbosity(verbosity)

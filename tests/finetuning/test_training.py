@@ -1,0 +1,281 @@
+"""Runs of the trainer: beside an independent network, repeated, killed, with adapters, over ranks."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import cpm_gen
+from cpm_gen.checkpoints.locate import open_checkpoint
+from cpm_gen.config.finetune_options import finetune_options
+from cpm_gen.config.options import ModelOptions
+from tests.cli.conftest import Run
+from tests.finetuning.independent_network import Network
+from tests.waiting import until
+
+pytest.importorskip("accelerate")
+BEGIN = Callable[..., subprocess.Popen[Any]]
+
+
+def request_for(model: Path, data: Path, **given: Any) -> Any:
+    from cpm_gen.finetuning.prepare import Request
+
+    options = finetune_options({"threads": 1, "precision": "float32", **given}, "lyric")
+    return Request(ModelOptions(model=str(model)), "lyric", (str(data),), None, 5, options)
+
+
+def trained(request: Any, folder: Path) -> tuple[Any, Any, list[Any]]:
+    """(what was prepared, how it ended, what was reported)."""
+    from cpm_gen.finetuning.prepare import prepare
+    from cpm_gen.finetuning.run_folder import RunFolder
+    from cpm_gen.finetuning.trainer import run
+
+    steps: list[Any] = []
+    prepared = prepare(request, RunFolder(folder), resume=False)
+    return prepared, run(prepared.setup, steps.append), steps
+
+
+def whole(folder: Path) -> dict[str, torch.Tensor]:
+    checkpoint = open_checkpoint(folder)
+    found = {}
+    for name in checkpoint.tensors:
+        found[name] = torch.empty(checkpoint.shape(name))
+        checkpoint.copy_slice(name, 0, 1, found[name])
+    return found
+
+
+def independent(model: Path) -> Network:
+    network = Network(layers=2, hidden=32, heads=4, vocabulary=400, positions=32)
+    network.load_state_dict(whole(model))
+    return network
+
+
+def test_losses_equal_those_of_an_independent_network(model: Path, songs: Path, tmp_path: Path) -> None:
+    request = request_for(model, songs, steps=20, batch=4, dropout=0.0, learning_rate=1e-3, warmup=0.1, clip=0.0)
+    prepared, outcome, steps = trained(request, tmp_path / "out")
+    network = independent(model)
+    matrices = [p for p in network.parameters() if p.ndim > 1]
+    vectors = [p for p in network.parameters() if p.ndim == 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}], betas=(0.9, 0.95)
+    )
+    expected = []
+    for step in range(20):
+        at = (step + 0.5) / 20
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * (at / 0.1 if at < 0.1 else (1 - at) / 0.9)
+        rows = [prepared.setup.windows.rows(step * 4 + n, step >= 17) for n in range(4)]
+        parts = [torch.cat([torch.from_numpy(getattr(r, n)) for r in rows]) for n in ("ids", "targets", "positions")]
+        loss = network(*parts)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        expected.append(loss.item())
+    assert [s.loss for s in steps if s.loss is not None] == pytest.approx(expected, rel=1e-4)
+    assert expected[-1] < expected[0]
+    held = [s.held_out for s in steps if s.held_out is not None]
+    assert outcome.before == held[0]
+    network.requires_grad_(False)
+    losses = [
+        float(network(*(torch.from_numpy(getattr(r, n)) for n in ("ids", "targets", "positions"))))
+        for r in prepared.setup.held
+    ]
+    counts = [int((r.targets != -100).sum()) for r in prepared.setup.held]
+    exact = sum(loss * n for loss, n in zip(losses, counts, strict=True)) / sum(counts)
+    assert held[-1] == pytest.approx(exact, rel=1e-4)
+
+
+def flags(model: Path, songs: Path, out: Path, *more: object) -> list[str]:
+    words = ["finetune", "--model", model, "--data", songs, "--output", out, "--threads", 1, "--json", *more]
+    return [str(word) for word in words]
+
+
+def test_a_run_gives_a_model_with_its_card(run: Run, model: Path, songs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    status, said, err = run(*flags(model, songs, out, "--steps", 10, "--tensor-parallel", 2, "--licence", "CC0-1.0"))
+    assert status == 0, err
+    report = json.loads(said)
+    assert (report["steps"], report["best_step"], report["tokens"]) == (10, 10, 10 * 8 * 32)
+    assert report["held_out_after"] < report["held_out_before"]
+    assert {p.name for p in out.iterdir()} == {
+        "10", "MODEL_CARD.md", "chinese_vocab.model", "vocab.json", "config.json", "latest_checkpointed_iteration.txt",
+        "loss.png", "tensorboard", "training.json", "training.jsonl",
+    }  # fmt: skip
+    assert open_checkpoint(out).degree == 2
+    assert open_checkpoint(out).dtype == torch.float32  # the model's
+    card = (out / "MODEL_CARD.md").read_text()
+    assert "CC0-1.0" in card and "| 20 | 1 |" in card and card.count("cpm-gen lyric") == 3
+    assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert "step 10: held-out loss" in err
+    with cpm_gen.load(out, threads=1) as llm:
+        ids = llm.encode("一", "plain")
+        assert len(llm.score([*ids, 20, 30])) == len(ids) + 2
+    again = run(*flags(model, songs, tmp_path / "again", "--steps", 10))
+    assert json.loads(again[1])["weights_sha256"] == report["weights_sha256"]
+    other = run(*flags(model, songs, tmp_path / "other", "--steps", 10, "--seed", 1))
+    assert json.loads(other[1])["weights_sha256"] != report["weights_sha256"]
+
+
+def test_adapters_merged_equal_adapters_applied(model: Path, songs: Path, tmp_path: Path) -> None:
+    request = request_for(model, songs, steps=15, lora=4, learning_rate=0.02, dropout=0.0)
+    prepared, outcome, _ = trained(request, tmp_path / "out")
+    assert outcome.after < outcome.before
+    adapted = prepared.setup.model.eval()
+    ids = torch.arange(10, 30)[None]
+    with torch.no_grad():
+        applied = adapted(input_ids=ids).logits
+        base = adapted.disable_adapter
+        with base():
+            before = adapted(input_ids=ids).logits
+        merged = adapted.merge_and_unload()(input_ids=ids).logits
+    assert (merged - applied).abs().max() < 1e-4
+    assert (before - applied).abs().max() > 0.01
+
+
+def test_a_hugging_face_folder_opens_in_transformers(run: Run, model: Path, songs: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    out = tmp_path / "out"
+    status, said, err = run(
+        *flags(model, songs, out, "--steps", 5, "--to", "hf", "--output-dtype", "float32", "--lora", 2)
+    )
+    assert status == 0, err
+    network = transformers.GPT2LMHeadModel.from_pretrained(out).eval()
+    from cpm_gen.finetuning.gpt2 import weights_hash
+
+    assert weights_hash(network) == json.loads(said)["weights_sha256"]
+    ids = torch.arange(10, 30)
+    with torch.no_grad():
+        logprobs = network(ids[None]).logits[0].log_softmax(-1)
+    with cpm_gen.load(out, threads=1) as llm:
+        scores = llm.score(ids.tolist())[1:]
+    assert scores == pytest.approx([float(logprobs[n, i]) for n, i in enumerate(ids[1:].tolist())], abs=1e-4)
+
+
+def test_a_run_ends_early_and_keeps_the_best_weights(model: Path, songs: Path, tmp_path: Path) -> None:
+    request = request_for(model, songs, steps=400, learning_rate=0.05, patience=3, dropout=0.0, batch=2)
+    prepared, outcome, steps = trained(request, tmp_path / "out")
+    held = {s.step: s.held_out for s in steps if s.held_out is not None}
+    assert outcome.early and outcome.steps < 400
+    assert outcome.best == min(held, key=held.__getitem__) < outcome.steps
+    state = prepared.setup.model.eval()
+    rows = prepared.setup.held
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for r in rows:
+            logits = state(input_ids=torch.from_numpy(r.ids), position_ids=torch.from_numpy(r.positions)).logits
+            targets = torch.from_numpy(r.targets)
+            total += float(torch.nn.functional.cross_entropy(logits[0], targets[0], reduction="sum", ignore_index=-100))
+            count += int((targets != -100).sum())
+    assert total / count == pytest.approx(held[outcome.best], rel=1e-4)
+
+
+def begun(begin: BEGIN, words: list[str], folder: Path, log: Path) -> subprocess.Popen[Any]:
+    with log.open("w") as err:
+        return begin([sys.executable, "-m", "cpm_gen", *words], stderr=err, stdout=subprocess.DEVNULL)
+
+
+def reached(folder: Path, step: int) -> bool:
+    path = folder / "training.jsonl"
+    return path.exists() and f'{{"step": {step}, "loss"' in path.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_goes_on_to_the_same_weights(
+    run: Run, begin: BEGIN, model: Path, songs: Path, tmp_path: Path, number: int
+) -> None:
+    words = ("--steps", 200, "--save-every", 10, "--dropout", 0.1, "--patience", 0)
+    status, said, err = run(*flags(model, songs, tmp_path / "whole", *words))
+    assert status == 0, err
+    out, log = tmp_path / "out", tmp_path / "log"
+    for step in (33, 95):
+        more = [*words] if step == 33 else ["--resume"]
+        process = begun(begin, flags(model, songs, out, *more), out, log)
+        until(lambda step=step: reached(out, step), patience=300)
+        process.send_signal(number)
+        assert process.wait(60) == (-9 if number == signal.SIGKILL else 130)
+        if number == signal.SIGINT:
+            assert "which is saved; cpm-gen finetune --resume --output" in log.read_text()
+        with pytest.raises(Exception, match="latest_checkpointed_iteration"):
+            open_checkpoint(out)  # a folder has a model when the run has ended
+        newest = max(out.glob("checkpoints/checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+        if step == 95 and number == signal.SIGKILL:  # a half-written one
+            path = newest / "optimizer.pt"
+            path.write_bytes(path.read_bytes()[:100])
+    status, again, err = run("finetune", "--resume", "--output", str(out), "--json")
+    assert status == 0, err
+    assert json.loads(again)["weights_sha256"] == json.loads(said)["weights_sha256"]
+    assert not (out / "checkpoints").exists()
+    status, _, err = run("finetune", "--resume", "--output", str(out))
+    assert (status, err.count("\n")) == (2, 1) and "no run to go on with" in err
+
+
+@pytest.mark.slow
+def test_two_ranks_train_as_one(model: Path, songs: Path, tmp_path: Path) -> None:
+    words = ("--steps", 12, "--dropout", 0, "--precision", "float32", "--learning-rate", 0.001)
+    one, two = tmp_path / "one", tmp_path / "two"
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "0",
+        "-m",
+        "cpm_gen",
+    ]
+    for out, begin in ((one, [sys.executable, "-m", "cpm_gen"]), (two, launch)):
+        done = subprocess.run([*begin, *flags(model, songs, out, *words)], capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        json.loads(done.stdout)  # of rank 0 alone
+    a, b = whole(one), whole(two)
+    assert max(float((a[n] - b[n]).abs().max()) for n in a) < 1e-4
+    start = whole(model)
+    assert max(float((a[n] - start[n]).abs().max()) for n in a) > 1e-3
+
+
+@pytest.mark.slow
+def test_the_clock_and_a_new_network(run: Run, vocabulary: Path, songs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    status, said, err = run(
+        "finetune", "--from-nothing", "2x32x4x32", "--tokenizer", str(vocabulary), "--data", str(songs),
+        "--output", str(out), "--minutes", "0.2", "--threads", "1", "--json", "--patience", "0",
+    )  # fmt: skip
+    assert status == 0, err
+    report = json.loads(said)
+    assert 11 < report["seconds"] < 30
+    assert report["optimizer"] == "muon" and report["based_on"] is None
+    assert report["held_out_after"] < report["held_out_before"] - 0.5
+    assert open_checkpoint(out).dtype == torch.float16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("style", ["lyric", "novel"])
+def test_the_recipe_of_cpm_1_runs(run: Run, model: Path, songs: Path, tmp_path: Path, style: str) -> None:
+    text = "\n\n".join(path.read_text().strip() for path in sorted(songs.iterdir()))
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    out = tmp_path / "out"
+    status, said, err = run(*flags(model, tmp_path / "a.txt", out, "--recipe", "cpm1", "--style", style, "--epochs", 2))
+    assert status == 0, err
+    report = json.loads(said)
+    assert (report["learning_rate"], report["precision"], report["recipe"]) == (1e-5, "float32", "cpm1")
+    assert report["data"][0]["held_out_documents"] == 2
+
+
+def test_settings_survive_a_restart() -> None:
+    from cpm_gen.finetuning.prepare import Request
+
+    options = finetune_options({"steps": "7", "lora": "4", "save_every": "2"}, "novel")
+    request = Request(ModelOptions(model="embedded", heads=8), "novel", ("/a", "/b"), True, 3, options)
+    assert Request.from_json(json.loads(json.dumps(request.to_json()))) == request
+    assert dataclasses.asdict(options)["epochs"] is None
+    assert os.fspath(Path("/a")) == request.data[0]
