@@ -16,6 +16,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,8 @@ def _encoded(
         (only,) = streams
         at = len(only) - int(len(only) * held_out)
         return Encoded(source, only[:at], only[at:], 1, 0, characters, unknown)
-    held = {n for n in range(len(streams)) if int((n + 1) * held_out) != int(n * held_out)}
+    share = Fraction(str(held_out))  # exact: 0.005 is one document in 200
+    held = {n for n in range(len(streams)) if int((n + 1) * share) != int(n * share)}
     if held_out and not held:
         held = {len(streams) - 1}
     order = np.random.default_rng(_SHUFFLE).permutation(len(streams))

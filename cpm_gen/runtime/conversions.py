@@ -24,6 +24,7 @@ from cpm_gen.text.find_tokenizer import (
     is_found,
     vocabulary_file,
 )
+from cpm_gen.text.forms import bigrams
 from cpm_gen.text.tokenizer import TextTokenizer
 
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -109,7 +110,7 @@ def vocabulary_files(options: ModelOptions) -> dict[str, Path]:
 
     Of a model without one, what its folder has of one.
     """
-    names: tuple[str, ...] = (*_SETTINGS, *_VOCABULARIES)
+    names: tuple[str, ...] = (*_SETTINGS, *_VOCABULARIES, bigrams.FILE)
     try:
         file = vocabulary_file(options)
     except NoVocabulary:
@@ -117,7 +118,7 @@ def vocabulary_files(options: ModelOptions) -> dict[str, Path]:
     else:
         folder, found = file.parent, found_as(file)
         if not is_found(file):  # another one lies there, which would be found first in the new folder
-            names = _SETTINGS
+            names = (*_SETTINGS, bigrams.FILE)
     return {name: folder / name for name in names if (folder / name).is_file()} | found
 
 

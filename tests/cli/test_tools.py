@@ -2,7 +2,6 @@
 
 import json
 import random
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,10 +51,9 @@ def test_the_gpu_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_training_makes_a_model_that_the_package_loads(tmp_path: Path) -> None:
+def test_the_recipe_of_the_embedded_model_makes_a_model(tmp_path: Path) -> None:
     pytest.importorskip("google.protobuf")
-    if shutil.which("g++") is None:
-        pytest.skip("torch.compile needs a C++ compiler")
+    pytest.importorskip("accelerate")
     # words of two characters, common and rare ones, in lines of four
     rng = random.Random(0)
     characters = [chr(0x4E00 + 7 * i) for i in range(240)]
@@ -65,27 +63,50 @@ def test_training_makes_a_model_that_the_package_loads(tmp_path: Path) -> None:
     def line() -> str:
         return "".join(rng.choices(words, weights, k=4)) + "。"
 
-    for style, records, length in (("lyric", 1500, 4), ("novel", 300, 30)):
-        (tmp_path / "text" / style).mkdir(parents=True)
-        name = "tangshi.txt" if style == "lyric" else "book.txt"
+    def write(name: str, records: int, length: int) -> None:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         text = "\n\n".join("\n".join(line() for _ in range(length)) for _ in range(records))
-        (tmp_path / "text" / style / name).write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
 
-    def run(*words: object) -> None:
+    for name, records, length in (
+        ("text/lyric/tangshi.txt", 1000, 4),
+        ("text/lyric/songci.txt", 500, 4),
+        ("text/novel/book.txt", 300, 30),
+        ("modern/verse-modern/a.txt", 30, 8),
+        ("modern/prose-modern/b.txt", 30, 20),
+        ("modern/prose-modern/c.txt", 30, 20),
+    ):
+        write(name, records, length)
+    rows = ["file\ttier", "verse-modern/a.txt\tA", "prose-modern/b.txt\tA-", "prose-modern/c.txt\tB"]
+    (tmp_path / "modern" / "manifest.tsv").write_text("\n".join(rows) + "\n")
+
+    def run(*words: object) -> str:
         done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, timeout=900, cwd=ROOT)
         assert done.returncode == 0, done.stderr
+        return done.stdout
 
-    run("-m", "cpm_gen", "vocabulary", tmp_path / "text", "--output", tmp_path / "vocab", "--pieces", 520)
-    run(
-        "training/train.py", tmp_path / "text", tmp_path / "vocab", tmp_path / "out", "--steps", 400,
-        "--layers", 1, "--hidden", 64, "--heads", 4, "--positions", 64, "--batch", 8,
+    mix = tmp_path / "mix"
+    run("training/mix.py", tmp_path / "text", mix, "--modern", tmp_path / "modern", "--tiers", "A,A-")
+    assert {p.name: [f.name for f in p.iterdir()] for p in mix.iterdir() if p.is_dir()} == {
+        "tang": ["tangshi.txt"], "ci": ["songci.txt"], "classical-prose": ["book.txt"], "modern-verse": ["a.txt"],
+        "modern-prose": ["b.txt"],
+    }  # fmt: skip
+    run("-m", "cpm_gen", "vocabulary", mix, "--output", tmp_path / "vocab", "--pieces", 520)
+    said = run(
+        "-m", "cpm_gen", "finetune", "--from-nothing", "1x64x4x64", "--tokenizer", tmp_path / "vocab", "--steps", 200,
+        "--data", mix / "mix.yaml", "--output", tmp_path / "model", "--held-out", "0.005", "--threads", 1, "--json",
     )  # fmt: skip
-    run("training/card.py", tmp_path / "out", tmp_path / "vocab", tmp_path / "package")
-    facts = json.loads((tmp_path / "package" / "training.json").read_text())
-    assert facts["steps"] == 400
+    report = json.loads(said)
+    assert [s["share"] for s in report["data"]] == pytest.approx([45 / 95, 15 / 95, 3 / 95, 16 / 95, 16 / 95], abs=1e-3)
+    held = {s["name"]: s["held_out_documents"] for s in report["data"]}
+    assert (held["tang"], held["ci"], held["classical-prose"]) == (5, 2, 1)
+    run("training/held_out.py", tmp_path / "text", tmp_path / "held")
+    counts = {p.stem: len(p.read_text().splitlines()) for p in (tmp_path / "held").iterdir()}
+    assert counts == {"tang": 5, "ci": 2, "prose": 1}
     import cpm_gen
 
-    with cpm_gen.load(tmp_path / "package") as llm:
+    with cpm_gen.load(tmp_path / "model") as llm:
         ids = llm.encode("".join(line() for _ in range(8)), "novel")
         scores = [p for p in llm.score(ids) if p is not None]
     assert sum(scores) / len(scores) > -4.5  # the uniform distribution gives -6.25

@@ -1,0 +1,124 @@
+"""``cpm-gen finetune``: what a person does wrong is one line, before anything is trained."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Run
+
+pytest.importorskip("accelerate")
+TEXT = ("床前明月光，\n疑是地上霜。\n举头望明月，\n低头思故乡。\n\n" * 200).strip()
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.txt").write_text(TEXT, encoding="utf-8")
+    return folder
+
+
+def words(data: object, out: object, *more: str) -> list[str]:
+    return ["finetune", "--data", str(data), "--output", str(out), "--steps", "1", "--threads", "1", *more]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({}, "a folder without .txt"),
+        ({"a.txt": b""}, "is empty"),
+        ({"a.txt": "春".encode("gbk")}, "not UTF-8"),
+        (
+            {"a.txt": "春\n".encode()},
+            "tokens to train on, but a window has 512 and one more; give more text, or --length 8",
+        ),
+        ({"a.jsonl": b'{"txt": 1}\n'}, 'needs "text", a string'),
+        ({"a.jsonl": b'{"text": " "}\n'}, "holds no text"),
+    ],
+)
+def test_texts_that_cannot_be_trained_on(run: Run, tmp_path: Path, content: dict[str, bytes], says: str) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name, data in content.items():
+        (folder / name).write_bytes(data)
+    status, out, err = run(*words(folder, tmp_path / "out"))
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert says in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--minutes", "1"), "--steps and --minutes exclude each other"),
+        (("--batch", "0"), "--batch: batch must be from 1 to 65536, not 0"),
+        (("--learning-rate", "x"), "--learning-rate: learning_rate must be a number"),
+        (("--schedule", "round"), "--schedule: schedule must be linear or cosine"),
+        (("--length", "4096"), "--length must be at most 512, the network's positions"),
+        (("--to", "hf", "--tensor-parallel", "2"), "--tensor-parallel is for shards"),
+        (("--lora", "4", "--optimizer", "muon"), "--lora is trained with adamw"),
+        (("--from-nothing", "1x32x4x64", "--lora", "4"), "leave it out with --from-nothing"),
+        (("--from-nothing", "1x32x5x64"), "5 heads do not divide the hidden size 32"),
+        (("--from-nothing", "12"), "'12' is no size; give LAYERSxHIDDENxHEADSxPOSITIONS"),
+        (("--from-nothing", "huge"), "no configuration named 'huge.yaml'"),
+        (("--from-nothing", "1x32x4x64", "--model", "/x"), "--from-nothing and --model exclude each other"),
+        (("--device", "tpu"), "--device must be cpu, cuda or auto, not 'tpu'"),
+        (("--device", "cuda"), "torch finds no GPU here"),
+        (("--precision", "float16"), "--precision float16 is for GPUs"),
+        (("--model", "/no/such"), "/no/such: no such folder"),
+        (("--tokenizer", "/no/such"), "/no/such"),
+        (("--style", "poem"), "style"),
+        (("--resume",), "no run to go on with there; leave --resume out"),
+        (("--data", "/no/such"), "/no/such: No such file or directory"),
+    ],
+)
+def test_settings_that_do_not_go_together(
+    run: Run, texts: Path, tmp_path: Path, more: tuple[str, ...], says: str
+) -> None:
+    status, out, err = run(*words(texts, tmp_path / "out", *more))
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert says in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_targets_that_cannot_be_written(run: Run, texts: Path, tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "a").write_text("mine")
+    for out, says in (
+        (full, "exists already; remove it, or give --force"),
+        (texts, "source and target are the same folder"),
+        (tmp_path, "the target holds the source"),
+        (tmp_path / "no" / "such", "there is no folder"),
+        ("", "the folder to write"),
+    ):
+        status, said, err = run(*words(texts, out, *(["--force"] if out in (texts, tmp_path) else [])))
+        assert (status, said, err.count("\n")) == (2, "", 1), err
+        assert says in err
+    assert (full / "a").read_text() == "mine"
+    assert (texts / "a.txt").exists()
+
+
+def test_a_vocabulary_of_another_size_is_refused(run: Run, texts: Path, tmp_path: Path) -> None:
+    from tests.text.vocabularies import bert
+
+    other = bert(tmp_path / "other")
+    status, _, err = run(*words(texts, tmp_path / "out", "--tokenizer", str(other)))
+    assert (status, err.count("\n")) == (2, 1)
+    assert "they do not belong together" in err
+
+
+def test_data_is_asked_for(run: Run, tmp_path: Path) -> None:
+    status, _, err = run("finetune", "--output", str(tmp_path / "out"))
+    assert (status, err.count("\n")) == (2, 1)
+    assert "--data is missing: the file or folder of texts to train on" in err
+
+
+def test_a_missing_package_is_named(run: Run, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name == "peft" else real(name))
+    status, _, err = run(*words(texts, tmp_path / "out"))
+    assert (status, err.count("\n")) == (2, 1)
+    assert "training needs peft; in the checkout, pip install" in err
