@@ -1,7 +1,8 @@
 """Record works.db and expected.json with the code that stored works as HTTP bodies (commit 1eaf9c8).
 
-Run it with the Python of a checkout of that commit: ``python record.py OUTPUT_FOLDER``. The service is ended while works are half
-written; a copy of the database is then finished by the same code, and its texts are what every later version has to write.
+Write the model with today's code (``python -m tests.tiny_model tiny``), then run this with the Python of a checkout of that commit:
+``python record.py tiny OUTPUT_FOLDER``. The service is ended while works are half written; a copy of the database is then finished by
+the same code, and its texts are what every later version has to write.
 """
 
 import json
@@ -69,12 +70,13 @@ DEFAULTS = {
     "stop_at_eod": True,
     "min_new_tokens": 5,
     "min_p": 0.02,
+    "seed": 14,
     "metadata": {"title": "defaults"},
 }
 
 
 class Service:
-    def __init__(self, database: Path) -> None:
+    def __init__(self, model: Path, database: Path) -> None:
         flags = [
             "--port",
             "0",
@@ -86,6 +88,8 @@ class Service:
             "1",
             "--database",
             str(database),
+            "--model",
+            str(model),
         ]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cpm_gen", "serve", *flags],
@@ -113,8 +117,8 @@ def written(work: dict) -> list[int]:
     return [len(c["token_ids"]) for c in work["choices"]]
 
 
-def attempt(folder: Path) -> bool:
-    service = Service(folder / "works.db")
+def attempt(model: Path, folder: Path) -> bool:
+    service = Service(model, folder / "works.db")
     finished = service.create(FINISHED)
     while service.look(finished)["state"] != "finished":
         time.sleep(0.02)
@@ -142,11 +146,11 @@ def attempt(folder: Path) -> bool:
     )  # fmt: skip
 
 
-def main(output: Path) -> None:
+def main(model: Path, output: Path) -> None:
     for _ in range(40):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            if not attempt(folder):
+            if not attempt(model, folder):
                 continue
             with sqlite3.connect(folder / "works.db") as database:
                 database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -157,7 +161,7 @@ def main(output: Path) -> None:
             database.close()
             output.mkdir(exist_ok=True)
             shutil.copy(folder / "works.db", output / "works.db")
-            service = Service(folder / "works.db")
+            service = Service(model, folder / "works.db")
             expected = {}
             for head in service.client.get("/works").json()["works"]:
                 if head["state"] == "paused":
@@ -179,4 +183,4 @@ def main(output: Path) -> None:
     raise SystemExit("no attempt caught every work half written")
 
 
-main(Path(sys.argv[1]))
+main(Path(sys.argv[1]).absolute(), Path(sys.argv[2]))
