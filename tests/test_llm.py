@@ -11,6 +11,7 @@ import pytest
 import cpm_gen
 from cpm_gen.checkpoints.locate import EMBEDDED
 from cpm_gen.llm import LLM
+from tests.embedded import LIMIT, POSITIONS, VOCABULARY
 from tests.random_networks import random_checkpoint
 
 LINE = "明月几时有，把酒问青天。"
@@ -150,7 +151,7 @@ def test_one_text_that_cannot_go_on_takes_nothing_from_another(llm: LLM) -> None
     stream = llm.stream("春江", **options)
     text = next(stream).text
     with pytest.raises(cpm_gen.NumericsError, match="banned"):
-        llm.generate("月", banned_ids=range(8000))
+        llm.generate("月", banned_ids=range(VOCABULARY))
     assert text + "".join(c.text for c in stream) == alone.text
     assert not llm.engine.token_engine.busy
 
@@ -218,7 +219,7 @@ def test_scores_are_logarithms_of_probabilities(llm: LLM) -> None:
     scores = llm.score(ids)
     assert scores[0] is None
     assert all(s <= 0 for s in scores[1:])
-    total = sum(math.exp(llm.score([*ids[:3], token])[-1]) for token in range(0, 8000, 100))
+    total = sum(math.exp(llm.score([*ids[:3], token])[-1]) for token in range(0, VOCABULARY, 100))
     assert 0 < total < 1
     assert llm.score([]) == []
     assert llm.score([5]) == [None]
@@ -241,8 +242,8 @@ def test_scores_are_logarithms_of_probabilities(llm: LLM) -> None:
         (lambda m: m.generate(b"x"), cpm_gen.InputError, "must be text"),
         (lambda m: m.generate_many("春江"), cpm_gen.InputError, "list of texts"),
         (lambda m: m.generate("春", n=2), cpm_gen.ConfigError, "generate_many"),
-        (lambda m: m.generate("春", banned_ids=[9999]), cpm_gen.InputError, "9999"),
-        (lambda m: m.score([8000]), cpm_gen.InputError, "8000"),
+        (lambda m: m.generate("春", banned_ids=[VOCABULARY]), cpm_gen.InputError, str(VOCABULARY)),
+        (lambda m: m.score([VOCABULARY]), cpm_gen.InputError, str(VOCABULARY)),
         (lambda m: m.score([1.5]), cpm_gen.InputError, "1.5"),
     ],
 )
@@ -257,10 +258,10 @@ def test_mistakes_are_named(llm: LLM, call, error: type[Exception], says: str) -
     [
         ({"heads": 7}, "7 heads"),
         ({"window_hop": 0}, "hop"),
-        ({"window_hop": 512}, "hop"),
-        ({"window_limit": 513}, "limit"),
-        ({"window_keep": 511}, "keep"),
-        ({"tensor_parallel": 3}, "possible: 1, 2, 4, 8"),
+        ({"window_hop": LIMIT + 1}, "hop"),
+        ({"window_limit": POSITIONS + 1}, "limit"),
+        ({"window_keep": LIMIT}, "keep"),
+        ({"tensor_parallel": 7}, "possible: 1, 2"),
         ({"tensor_parallel": 0}, "possible"),
         ({"device": "toaster"}, "toaster"),
         ({"device": "cuda:99"}, "GPU"),
@@ -323,7 +324,7 @@ def test_padded_rows_of_the_vocabulary_are_never_written(tmp_path: Path) -> None
         shutil.copy(EMBEDDED / name, tmp_path)
     with cpm_gen.load(tmp_path) as padded:
         completion = padded.generate(LINE, max_new_tokens=30, seed=1)
-    assert max(completion.token_ids) < 8000
+    assert max(completion.token_ids) < VOCABULARY
 
 
 def test_public_names_are_these() -> None:

@@ -12,6 +12,7 @@ from cpm_gen.cli import evaluate_windows as commands
 from cpm_gen.config.resolve import Settings
 from cpm_gen.runtime.text_engine import TextEngine
 from tests.cli.conftest import FLAGS, Run
+from tests.embedded import LIMIT, POSITIONS
 
 ROOT = Path(__file__).parents[2]
 OCNLI = str(ROOT / "examples" / "choose" / "ocnli.jsonl")
@@ -167,8 +168,8 @@ def test_an_interrupted_choice_reports_what_is_done(run: Run, monkeypatch: pytes
         (["eval-window", "--data", "/nonexistent"], "No such file"),
         (["eval-window", "--data", "POEMS", "--length", "0"], "length must be at least 1"),
         (["eval-window", "--data", "POEMS", "--generate", "-1"], "generate must be at least 0"),
-        (["eval-window", "--data", "POEMS", "--hop", "600"], "hop must be from 1 to 511"),
-        (["eval-window", "--data", "POEMS"], "the window moves first after 512"),
+        (["eval-window", "--data", "POEMS", "--hop", str(POSITIONS)], f"hop must be from 1 to {LIMIT}"),
+        (["eval-window", "--data", "POEMS"], f"the window moves first after {POSITIONS:,}"),
         (["eval-window", "--data", "POEMS", "--json", "/nonexistent/x"], "no folder"),
         (["eval-window", "--data", "POEMS", "--json", "/"], "--json takes a file"),
         (["eval-window", "--data", "POEMS", "--plot", ""], "--plot: the file's name is empty"),
@@ -181,7 +182,7 @@ def test_an_interrupted_choice_reports_what_is_done(run: Run, monkeypatch: pytes
         (["choose", "ocnli", "--data", "POEMS"], "line 1: not JSON"),
         (["choose", "tnews", "--data", OCNLI], "line 1: label 'entailment' is none of the labels"),
         (["choose", "ocnli", "--data", OCNLI, "--candidates", "9"], "candidates must be"),
-        (["choose", "ocnli", "--data", OCNLI, "--length", "513"], "--length must be at most 512"),
+        (["choose", "ocnli", "--data", OCNLI, "--length", str(POSITIONS + 1)], f"--length must be at most {POSITIONS}"),
         (["choose", "ocnli", "--data", OCNLI, "--length", "20"], "length must be above 20"),
     ],
     ids=str,

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from cpm_gen.checkpoints.locate import EMBEDDED
 from cpm_gen.cli.main import main
+from cpm_gen.text.cpm_tokenizer import Tokenizer
 from cpm_gen.text.forms.check import check
 from cpm_gen.text.forms.named import named
+from cpm_gen.text.prompt_styles import encode_prompt
 
 GOOD = "白日依山尽，黄河入海流。\n欲穷千里目，更上一层楼。\n"
 
@@ -143,7 +146,8 @@ def test_a_table_is_learned_from_texts_or_the_model_and_used(
     (tmp_path / "empty.txt").write_text("", encoding="utf-8")
     table, poem = str(tmp_path / "table.xz"), ["lyric", "", "--form", "五绝", "--seed", "3"]
     assert main(["form", "learn", str(tmp_path), "--output", table]) == 0
-    assert "pairs of 75 tokens" in capsys.readouterr().err
+    read = 3 * len(encode_prompt("lyric", GOOD, Tokenizer(EMBEDDED)))
+    assert f"pairs of {read} tokens" in capsys.readouterr().err
     assert main([*poem, "--form-bigrams", table]) == 0
     learned = capsys.readouterr().out
     assert main([*poem, "--form-bigrams", "none"]) == 0

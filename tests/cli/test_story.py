@@ -10,6 +10,7 @@ import pytest
 
 from cpm_gen.cli.main import main
 from tests.cli.conftest import Run
+from tests.embedded import LIMIT, POSITIONS
 
 STORY = "[前提]\n林冲被高俅陷害。\n[设定: 江]\n江在城东。\n"
 WORDS = ("novel", "江上，", "--max-new-tokens", "5", "--seed", "1", "--json")
@@ -48,7 +49,7 @@ def test_a_story_is_a_file_of_the_flag_of_settings_and_of_the_environment(story,
         (b"", "story, line 1, column 1: the story is empty; begin with a heading such as [前提]"),
         ("[前題]\n甲\n".encode(), "story, line 1, column 2: there is no heading 前題"),
         (b"\xff\xfa", "not UTF-8 at byte 0"),
-        ("[前提]\n".encode() + "雪".encode() * 600, "tokens; a window of 511 has room for 255"),
+        ("[前提]\n".encode() + "雪".encode() * POSITIONS, f"tokens; a window of {LIMIT:,} has room for {LIMIT // 2}"),
     ],
 )
 def test_a_story_that_cannot_be_used_is_one_line(tmp_path, capsys, content, message):

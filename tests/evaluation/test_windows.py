@@ -19,6 +19,7 @@ from cpm_gen.evaluation.windows import Method, Scores, long_texts, methods, scor
 from cpm_gen.networks.torch.model import TorchModel
 from cpm_gen.runtime.text_engine import TextEngine
 from cpm_gen.text.documents import Document
+from tests.embedded import VOCABULARY
 from tests.evaluation.conftest import TEXT
 from tests.evaluation.test_perplexity import logprob
 
@@ -119,7 +120,7 @@ def test_writing_with_the_stale_cache_follows_its_own_scores(
         assert scores is not None
         # no token beats the chosen one; banned <unk> would
         for t in range(len(request.prompt), len(whole)):
-            rival = [*whole[:t], whole[t] + 1 if whole[t] + 1 < 8000 else 1]
+            rival = [*whole[:t], whole[t] + 1 if whole[t] + 1 < VOCABULARY else 1]
             other = score_stale(network, [rival], LIMIT)
             assert other is not None
             assert scores[0][t - 1] >= other[0][-1]

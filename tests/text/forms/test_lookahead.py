@@ -19,6 +19,7 @@ from cpm_gen.text.forms.masks import FormMasks
 from cpm_gen.text.forms.named import named
 from cpm_gen.text.forms.notation import parse
 from cpm_gen.text.tokenizer import TextTokenizer
+from tests.embedded import VOCABULARY
 from tests.text.vocabularies import SPECIALS, bert
 
 PIECES = [*SPECIALS, *"床明月光霜乡望头眠晓鸟少，。", "明月", "故乡", "举头望"]
@@ -134,7 +135,7 @@ def test_a_table_that_does_not_belong_to_the_vocabulary_is_refused_by_name(tmp_p
     shipped = model_folder(None) / bigrams.FILE
     with pytest.raises(
         InputError,
-        match=r"form_bigrams.xz: bigrams of another vocabulary \(CPM, 8000 tokens\) than .*cpm-gen form learn",
+        match=rf"form_bigrams.xz: bigrams of another vocabulary \(CPM, {VOCABULARY} tokens\) than .*cpm-gen form learn",
     ):
         bigrams.load(shipped, tokenizer, tokenizer.size)
     content = lzma.decompress(shipped.read_bytes())
