@@ -22,6 +22,7 @@ from tests.processes import with_death_signal
 from tests.waiting import PATIENCE, until
 
 ORIGIN = "https://page.example"
+WINDOW = 511  # tokens in the shared server's window, whatever the embedded model's positions
 
 
 class Server:
@@ -193,7 +194,9 @@ def start() -> Iterator[Callable[..., Server]]:
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """A server with smaller limits than the defaults. Tests share it, so none may change what it stores or serves."""
-    with serving("--max-body", "1000000", "--max-prompt-chars", "150000", "--keep-alive", "0.3") as server:
+    with serving(
+        "--max-body", "1000000", "--max-prompt-chars", "150000", "--keep-alive", "0.3", "--window-limit", str(WINDOW)
+    ) as server:  # fmt: skip
         yield server
 
 

@@ -1,4 +1,7 @@
-"""The embedded model is what its card says, and knows both styles."""
+"""The embedded model is what its card says, and knows both styles.
+
+The bounds leave room for another edition. Tests elsewhere run the embedded model, too, but state nothing that depends on its weights.
+"""
 
 import dataclasses
 import json
@@ -14,6 +17,7 @@ from cpm_gen.checkpoints.locate import EMBEDDED, open_checkpoint
 from cpm_gen.config.files import shipped
 from cpm_gen.config.resolve import resolve
 from cpm_gen.llm import LLM
+from tests.embedded import LIMIT
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +26,11 @@ def llm() -> Iterator[LLM]:
         yield llm
 
 
-def test_it_is_small_half_precision_and_cut_as_cpm_is() -> None:
+def test_it_is_small_and_stored_in_at_most_16_bits() -> None:
     size = sum(p.stat().st_size for p in EMBEDDED.rglob("*") if p.is_file())
     assert size < 30_000_000
     checkpoint = open_checkpoint(EMBEDDED)
-    assert str(checkpoint.dtype) == "torch.float16"
+    assert checkpoint.dtype.itemsize <= 2
     assert checkpoint.notes == []
 
 
@@ -84,7 +88,8 @@ def test_a_lyric_is_lines_and_a_novel_is_sentences(llm: LLM) -> None:
 
 
 def test_it_writes_far_past_its_window_without_falling_into_a_loop(llm: LLM) -> None:
-    text = llm.generate("话说", style="novel", max_new_tokens=1500, seed=2, temperature=0.95, top_k=50, top_p=0.95).text
+    settings = {"seed": 2, "temperature": 0.95, "top_k": 50, "top_p": 0.95}
+    text = llm.generate("话说", style="novel", max_new_tokens=LIMIT + 1000, **settings).text
     late = text[-400:]
     assert len({late[i : i + 4] for i in range(len(late) - 3)}) > 0.6 * len(late)
 

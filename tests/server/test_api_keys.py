@@ -16,6 +16,7 @@ import pytest
 from cpm_gen.errors import ConfigError
 from cpm_gen.serving.api_keys import VARIABLE, ApiKey, ApiKeys, make_key
 from cpm_gen.serving.errors import ServiceError
+from tests.embedded import VOCABULARY
 from tests.service_process import PATIENCE, Server, error, until
 from tests.works_client import create, follow
 
@@ -194,7 +195,7 @@ def test_whatever_takes_its_time_is_one_of_a_keys_streams(guarded, keys):
         assert client.post(f"/works/{work}/pause").status_code == 200  # stopping is always possible
         following.close()
         until(lambda: client.post("/tokenize", json={"text": "从前"}).status_code == 200)
-        assert client.post("/score", json={"token_ids": [8000]}).status_code == 422
+        assert client.post("/score", json={"token_ids": [VOCABULARY]}).status_code == 422
         create(client, max_new_tokens=1)  # each of them was left again
         next(follow(client, work))
 

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 import cpm_gen
-from tests.service_process import Server, error, stream, until
+from tests.service_process import WINDOW, Server, error, stream, until
 from tests.works_client import create, follow, settled
 
 BODY: dict[str, Any] = {"style": "lyric", "seed": 5, "temperature": 0.95, "top_k": 50, "top_p": 0.95, "candidates": 4}
@@ -14,7 +14,7 @@ BODY: dict[str, Any] = {"style": "lyric", "seed": 5, "temperature": 0.95, "top_k
 
 @pytest.fixture(scope="module")
 def llm():
-    with cpm_gen.load() as llm:
+    with cpm_gen.load(window_limit=WINDOW) as llm:
         yield llm
 
 

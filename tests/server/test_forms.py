@@ -8,7 +8,7 @@ import pytest
 import cpm_gen
 from cpm_gen.text.forms.check import check
 from cpm_gen.text.forms.named import named
-from tests.service_process import error
+from tests.service_process import WINDOW, error
 
 GOOD = "白日依山尽，黄河入海流。\n欲穷千里目，更上一层楼。"
 
@@ -132,7 +132,7 @@ def test_lines_that_are_kept_stay_in_texts_and_works(client: httpx.Client) -> No
 
 def test_the_words_that_may_end_a_line(client: httpx.Client) -> None:
     body = {"form": "五绝", "text": GOOD, "line": 2}
-    with cpm_gen.load() as llm:
+    with cpm_gen.load(window_limit=WINDOW) as llm:
         expected = llm.rhymes(GOOD, 2, form="五绝")
     answer = client.post("/forms/rhymes", json=body).json()
     assert [w["text"] for w in answer["words"]] == [w.text for w in expected.words]

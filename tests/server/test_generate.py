@@ -5,14 +5,14 @@ import itertools
 import pytest
 
 import cpm_gen
-from tests.service_process import error, idle, stream, until
+from tests.service_process import WINDOW, error, idle, stream, until
 
 PROMPT = "春江潮水连海平，"
 
 
 @pytest.fixture(scope="module")
 def llm():
-    with cpm_gen.load() as llm:
+    with cpm_gen.load(window_limit=WINDOW) as llm:
         yield llm
 
 
@@ -51,7 +51,7 @@ def test_prompts_and_samples_are_counted_through(client, llm):
 
 
 def test_a_stream_joins_to_the_whole(client):
-    body = {"prompt": PROMPT, "style": "lyric", "max_new_tokens": 30, "seed": 2, "n": 3, "stop": ["。\n"]}
+    body = {"prompt": PROMPT, "style": "lyric", "max_new_tokens": 60, "seed": 2, "n": 3, "stop": ["。\n"]}
     whole = post(client, **body)
     happened = stream(client, **body)
     *pieces, (last, done) = happened
@@ -89,7 +89,7 @@ def test_a_window_of_ones_own_moves_and_tells_where_to(client, llm):
     body = {"prompt": PROMPT, "style": "lyric", "max_new_tokens": 700, "seed": 4, "window": window}
     happened = stream(client, **body)
     moves = [data for name, data in happened if name == "window"]
-    with cpm_gen.load(window_hop=100, window_boundary="sentence", window_keep=8) as other:
+    with cpm_gen.load(window_limit=WINDOW, window_hop=100, window_boundary="sentence", window_keep=8) as other:
         chunks = list(other.stream(PROMPT, style="lyric", max_new_tokens=700, seed=4))
     text = "".join(chunk.text for chunk in chunks)
     assert "".join(data["text"] for name, data in happened if name == "token") == text
@@ -111,7 +111,7 @@ def test_the_recomputing_decoder_writes_the_same(client):
 
 
 def test_a_long_prompt_is_refused_or_cut_as_the_caller_says(client, llm):
-    prompt = PROMPT * 100
+    prompt = PROMPT * (WINDOW // 4)
     refused = client.post("/generate", json={"prompt": prompt, "max_new_tokens": 5})
     assert refused.status_code == 422
     assert error(refused)["code"] == "prompt_too_long"
@@ -181,8 +181,8 @@ def test_a_silent_stream_is_kept_alive(single):
         ({"style": "poem"}, "style"),
         ({"decoder": "fast"}, "decoder"),
         ({"window": {"hop": 0}}, "window.hop"),
-        ({"window": {"hop": 512}}, "window.hop"),
-        ({"window": {"keep": 511}}, "window.keep"),
+        ({"window": {"hop": WINDOW + 1}}, "window.hop"),
+        ({"window": {"keep": WINDOW}}, "window.keep"),
         ({"window": {"boundary": "page"}}, "window.boundary"),
         ({"window": {"size": 5}}, "window.size"),
         ({"banned_ids": [-1]}, "banned_ids.0"),

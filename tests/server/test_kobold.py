@@ -9,8 +9,9 @@ import pytest
 
 import cpm_gen
 from cpm_gen.server.app import create_app
+from tests.embedded import ended, seed_of
 from tests.server.test_conversations import lites_events
-from tests.service_process import idle, until
+from tests.service_process import WINDOW, idle, until
 from tests.works.manager import managing
 
 PROMPT = "春江潮水连海平，"
@@ -19,7 +20,7 @@ ENDLESS = {"prompt": PROMPT, "max_length": 10_000, "use_default_badwordsids": Tr
 
 @pytest.fixture(scope="module")
 def llm():
-    with cpm_gen.load() as llm:
+    with cpm_gen.load(window_limit=WINDOW) as llm:
         yield llm
 
 
@@ -35,10 +36,10 @@ def detail(response):
 
 
 def test_a_text_is_what_the_library_writes(client, llm):
-    expected = llm.generate(
-        PROMPT, max_new_tokens=12, seed=1, repetition_penalty=1.1, min_p=0.05, top_k=40, stop_at_eod=True
-    )
-    result = generate(client, rep_pen=1.1, min_p=0.05, top_k=40, typical=1, tfs=1.0, mirostat=0)
+    options = {"max_new_tokens": 12, "repetition_penalty": 1.1, "min_p": 0.05, "top_k": 40, "stop_at_eod": True}
+    seed = seed_of(llm, PROMPT, ended, **options)
+    expected = llm.generate(PROMPT, seed=seed, **options)
+    result = generate(client, sampler_seed=seed, rep_pen=1.1, min_p=0.05, top_k=40, typical=1, tfs=1.0, mirostat=0)
     assert result["text"] == expected.text
     assert result["finish_reason"] == "stop"
     assert result["completion_tokens"] == len(expected.token_ids)
@@ -67,10 +68,10 @@ def test_the_end_of_a_document_can_be_banned_or_passed_over(client, llm):
 def test_the_memory_is_text_before_the_prompt_that_stays_in_the_window(client, llm):
     memory = "古诗一首："
     kept = len(llm.tokenizer.encode(memory))
-    body = {"prompt": PROMPT * 100, "max_length": 12, "sampler_seed": 1}
+    body = {"prompt": PROMPT * (WINDOW // 4), "max_length": 12, "sampler_seed": 1}
     result = generate(client, memory=memory, **body)
-    with cpm_gen.load(window_keep=kept) as keeps:
-        expected = keeps.generate(memory + PROMPT * 100, max_new_tokens=12, seed=1, stop_at_eod=True)
+    with cpm_gen.load(window_limit=WINDOW, window_keep=kept) as keeps:
+        expected = keeps.generate(memory + PROMPT * (WINDOW // 4), max_new_tokens=12, seed=1, stop_at_eod=True)
     assert result["text"] == expected.text
     assert result["text"] != generate(client, **body)["text"]
 
@@ -97,10 +98,10 @@ def test_a_text_with_a_memory_is_tokenized_once(tmp_path, monkeypatch):
 
 
 def test_a_memory_takes_at_most_half_of_the_window(client):
-    memory = PROMPT * 80
-    result = generate(client, memory=memory, prompt=PROMPT * 100)
-    with cpm_gen.load(window_keep=511 // 2) as keeps:
-        expected = keeps.generate(memory + PROMPT * 100, max_new_tokens=12, seed=1, stop_at_eod=True)
+    memory = PROMPT * (WINDOW // 8)
+    result = generate(client, memory=memory, prompt=PROMPT * (WINDOW // 4))
+    with cpm_gen.load(window_limit=WINDOW, window_keep=WINDOW // 2) as keeps:
+        expected = keeps.generate(memory + PROMPT * (WINDOW // 4), max_new_tokens=12, seed=1, stop_at_eod=True)
     assert result["text"] == expected.text
 
 
@@ -193,7 +194,7 @@ def test_the_model_and_its_window(client):
         return client.get("/api" + path).json()
 
     assert get("/v1/model") == {"result": "cpm-embedded"}
-    assert get("/v1/config/max_context_length") == get("/extra/true_max_context_length") == {"value": 511}
+    assert get("/v1/config/max_context_length") == get("/extra/true_max_context_length") == {"value": WINDOW}
     assert get("/v1/config/max_length") == {"value": 16_384}
     assert get("/v1/info/version")["result"] == "1.2.5"
     version = get("/extra/version")

@@ -1,19 +1,18 @@
 """/completion and /props: llama.cpp's interface."""
 
-import json
-
 import pytest
 
 import cpm_gen
+from tests.embedded import ended, seed_of
 from tests.server.test_conversations import data_lines
-from tests.service_process import error, idle, until
+from tests.service_process import WINDOW, error, idle, until
 
 PROMPT = "春江潮水连海平，"
 
 
 @pytest.fixture(scope="module")
 def llm():
-    with cpm_gen.load() as llm:
+    with cpm_gen.load(window_limit=WINDOW) as llm:
         yield llm
 
 
@@ -24,15 +23,18 @@ def complete(client, **body):
 
 
 def test_a_text_is_what_the_library_writes(client, llm):
-    expected = llm.generate(PROMPT, max_new_tokens=12, seed=1, repetition_penalty=1.1, top_k=40, stop_at_eod=True)
-    answer = complete(client, repeat_penalty=1.1, top_k=40, typical_p=1, tfs_z=1, mirostat=0, cache_prompt=True)
+    options = {"max_new_tokens": 12, "repetition_penalty": 1.1, "top_k": 40, "stop_at_eod": True}
+    seed = seed_of(llm, PROMPT, ended, **options)
+    expected = llm.generate(PROMPT, seed=seed, **options)
+    body = {"seed": seed, "repeat_penalty": 1.1, "top_k": 40}
+    answer = complete(client, **body, typical_p=1, tfs_z=1, mirostat=0, cache_prompt=True)
     assert answer["content"] == expected.text
     assert answer["tokens"] == list(expected.token_ids)
     assert (answer["stop"], answer["stop_type"], answer["truncated"]) == (True, "eos", False)
     assert answer["tokens_predicted"] == len(expected.token_ids)
     assert answer["tokens_evaluated"] == len(expected.prompt_token_ids)
     assert answer["generation_settings"]["n_predict"] == 12
-    assert complete(client, prompt=llm.encode(PROMPT), repeat_penalty=1.1, top_k=40)["content"] == expected.text
+    assert complete(client, **body, prompt=llm.encode(PROMPT))["content"] == expected.text
 
 
 def test_a_stream_joins_to_the_whole_and_says_that_it_ended(client):
@@ -47,9 +49,9 @@ def test_a_stream_joins_to_the_whole_and_says_that_it_ended(client):
 
 
 def test_without_a_length_the_text_ends_where_it_ends(client, llm):
-    expected = llm.generate(PROMPT, max_new_tokens=500, seed=1, stop_at_eod=True)
-    assert len(expected.token_ids) < 500
-    assert complete(client, n_predict=-1)["content"] == expected.text
+    seed = seed_of(llm, PROMPT, ended, max_new_tokens=500, stop_at_eod=True)
+    expected = llm.generate(PROMPT, max_new_tokens=500, seed=seed, stop_at_eod=True)
+    assert complete(client, n_predict=-1, seed=seed)["content"] == expected.text
 
 
 def test_a_stop_string_and_the_length_are_told_apart(client):
@@ -61,17 +63,20 @@ def test_a_stop_string_and_the_length_are_told_apart(client):
 
 
 def test_a_prompt_longer_than_the_window_is_shown_in_part(client, llm):
-    answer = complete(client, prompt=PROMPT * 100)
+    answer = complete(client, prompt=PROMPT * (WINDOW // 4))
     assert answer["truncated"]
-    assert answer["content"] == llm.generate(PROMPT * 100, max_new_tokens=12, seed=1, stop_at_eod=True).text
+    assert answer["content"] == llm.generate(PROMPT * (WINDOW // 4), max_new_tokens=12, seed=1, stop_at_eod=True).text
 
 
-@pytest.mark.parametrize("bias", [{"207": -100}, [[207, False]], [["207", -100]]], ids=json.dumps)
+@pytest.mark.parametrize(
+    "bias",
+    [lambda i: {str(i): -100}, lambda i: [[i, False]], lambda i: [[str(i), -100]]],
+    ids=["object", "pair", "name"],
+)
 def test_a_bias_is_an_object_or_pairs(client, llm, bias):
     [first] = llm.generate(PROMPT, max_new_tokens=1, seed=1).token_ids
-    assert first == 207
-    expected = llm.generate(PROMPT, max_new_tokens=12, seed=1, banned_ids=[207], stop_at_eod=True)
-    assert complete(client, logit_bias=bias)["content"] == expected.text
+    expected = llm.generate(PROMPT, max_new_tokens=12, seed=1, banned_ids=[first], stop_at_eod=True)
+    assert complete(client, logit_bias=bias(first))["content"] == expected.text
 
 
 def test_probabilities_of_tokens_are_the_models(client, llm):
@@ -97,7 +102,7 @@ def test_closing_the_connection_stops_the_text(server):
 
 def test_props_tell_the_window(client):
     props = client.get("/props").json()
-    assert props["default_generation_settings"]["n_ctx"] == 511
+    assert props["default_generation_settings"]["n_ctx"] == WINDOW
     assert props["total_slots"] == 8
     assert props["model_alias"] == "cpm-embedded"
     assert client.head("/props").status_code == 200

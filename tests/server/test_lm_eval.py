@@ -9,6 +9,7 @@ import sys
 import pytest
 
 import cpm_gen
+from tests.service_process import WINDOW
 
 PAIRS = [
     ("床前明月光，", "疑是地上霜。"),
@@ -50,7 +51,7 @@ def each_line(command, lines):
 
 
 def test_loglikelihoods_are_those_of_cpm_gen_score(server, tmp_path):
-    with cpm_gen.load() as llm:
+    with cpm_gen.load(window_limit=WINDOW) as llm:
         likely = ("春江潮水连海平，", llm.generate("春江潮水连海平，", temperature=0.0, max_new_tokens=4).text)
     pairs = [*PAIRS, likely]
     data = tmp_path / "couplets.jsonl"
@@ -58,7 +59,7 @@ def test_loglikelihoods_are_those_of_cpm_gen_score(server, tmp_path):
     (tmp_path / "couplets.yaml").write_text(TASK.format(data=data))
     run(
         "lm_eval", "--model", "local-completions", "--tasks", "couplets", "--include_path", str(tmp_path),
-        "--model_args", f"model=cpm-embedded,base_url={server.url}/v1/completions,max_length=511,num_concurrent=2",
+        "--model_args", f"model=cpm-embedded,base_url={server.url}/v1/completions,max_length={WINDOW},num_concurrent=2",
         "--log_samples", "--output_path", str(tmp_path / "out"),
         HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hf"),
     )  # fmt: skip

@@ -11,7 +11,8 @@ from cpm_gen.config.options import ModelOptions
 from cpm_gen.config.serve_options import ServeOptions
 from cpm_gen.server.app import create_app
 from cpm_gen.serving.service import Service
-from tests.service_process import PATIENCE
+from tests.embedded import ended, seed_of
+from tests.service_process import PATIENCE, WINDOW
 from tests.works.manager import managing
 
 MODEL = "cpm-embedded"
@@ -20,7 +21,7 @@ PROMPT = "春江潮水连海平，"
 
 @pytest.fixture(scope="module")
 def llm():
-    with cpm_gen.load() as llm:
+    with cpm_gen.load(window_limit=WINDOW) as llm:
         yield llm
 
 
@@ -34,9 +35,15 @@ def complete(api, **options):
     return api.completions.create(**({"model": MODEL, "prompt": PROMPT, "max_tokens": 12, "seed": 1} | options))
 
 
+def ended_at_eod(llm: cpm_gen.LLM) -> cpm_gen.Completion:
+    """A text of at most 12 tokens that ends with the end of its document."""
+    options = {"max_new_tokens": 12, "temperature": 0.5, "top_p": 0.9, "stop_at_eod": True}
+    return llm.generate(PROMPT, seed=seed_of(llm, PROMPT, ended, **options), **options)
+
+
 def test_models(api):
     [model] = api.models.list().data
-    assert model.max_model_len == 511
+    assert model.max_model_len == WINDOW
     assert model.limits["max_tokens"] == 16_384
     assert (model.id, model.object, model.owned_by) == (MODEL, "model", "cpm-gen")
     assert api.models.retrieve(MODEL).id == MODEL
@@ -76,8 +83,8 @@ def test_a_model_is_called_as_its_folder(tmp_path, monkeypatch, given):
 
 
 def test_a_completion_is_what_the_library_writes(api, llm):
-    expected = llm.generate(PROMPT, max_new_tokens=12, seed=1, temperature=0.5, top_p=0.9, stop_at_eod=True)
-    answer = complete(api, temperature=0.5, top_p=0.9)
+    expected = ended_at_eod(llm)
+    answer = complete(api, seed=expected.seed, temperature=0.5, top_p=0.9)
     assert answer.object == "text_completion"
     assert answer.model == MODEL
     assert answer.id.startswith("cmpl-")
@@ -130,9 +137,10 @@ def test_a_stream_of_a_chat_joins_to_the_whole(api):
 
 
 def test_ignore_eos_writes_on_after_the_end_of_a_document(api, llm):
-    expected = llm.generate(PROMPT, max_new_tokens=12, seed=1, temperature=0.5, top_p=0.9)
+    seed = ended_at_eod(llm).seed
+    expected = llm.generate(PROMPT, max_new_tokens=12, seed=seed, temperature=0.5, top_p=0.9)
     extra = {"ignore_eos": True}
-    assert complete(api, temperature=0.5, top_p=0.9, extra_body=extra).choices[0].text == expected.text
+    assert complete(api, seed=seed, temperature=0.5, top_p=0.9, extra_body=extra).choices[0].text == expected.text
 
 
 def test_what_changes_nothing_is_ignored(api):
@@ -177,14 +185,15 @@ def test_every_form_of_prompt(api, llm):
 
 
 def test_n(api):
-    choices = complete(api, n=3, prompt=[PROMPT, "从前"]).choices
+    choices = complete(api, n=3, prompt=[PROMPT, "从前"], extra_body={"ignore_eos": True}).choices
     assert [c.index for c in choices] == list(range(6))
     assert len({c.text for c in choices}) == 6
 
 
 def test_a_stream_joins_to_the_whole(api):
-    whole = complete(api, n=2, max_tokens=30)
-    chunks = list(complete(api, n=2, max_tokens=30, stream=True, stream_options={"include_usage": True}))
+    body = {"n": 2, "max_tokens": 30, "extra_body": {"ignore_eos": True}}
+    whole = complete(api, **body)
+    chunks = list(complete(api, **body, stream=True, stream_options={"include_usage": True}))
     *pieces, last = chunks
     assert last.choices == []
     assert last.usage == whole.usage
@@ -201,17 +210,18 @@ def test_without_asking_a_stream_has_no_usage(api):
 
 
 @pytest.mark.parametrize("form", [str, lambda stop: [stop, "unlikely"]], ids=["one", "several"])
-def test_stop(api, form):
-    plain = complete(api, max_tokens=40).choices[0].text
+def test_stop(api, llm, form):
+    body = {"max_tokens": 40, "logit_bias": {str(llm.tokenizer.eod): -100}}
+    plain = complete(api, **body).choices[0].text
     stop = plain[10:12]
-    answer = complete(api, max_tokens=40, stop=form(stop))
+    answer = complete(api, **body, stop=form(stop))
     assert answer.choices[0].text == plain[: plain.index(stop)]
     assert answer.choices[0].finish_reason == "stop"
 
 
 def test_logprobs(api, llm):
     known = complete(api, logprobs=3).choices[0]
-    ids = llm.generate(PROMPT, max_new_tokens=12, seed=1).token_ids
+    ids = llm.generate(PROMPT, max_new_tokens=12, seed=1, stop_at_eod=True).token_ids
     prompt = llm.encode(PROMPT)
     assert "".join(known.logprobs.tokens) == known.text
     assert known.logprobs.token_logprobs == pytest.approx(llm.score([*prompt, *ids])[len(prompt) :], abs=1e-3)
@@ -221,7 +231,7 @@ def test_logprobs(api, llm):
     for logprob, top in zip(known.logprobs.token_logprobs, known.logprobs.top_logprobs, strict=True):
         assert len(top) <= 3
         assert max(top.values()) >= logprob - 1e-6
-    assert complete(api, logprobs=0).choices[0].logprobs.top_logprobs == [{}] * 12
+    assert complete(api, logprobs=0).choices[0].logprobs.top_logprobs == [{}] * len(ids)
 
 
 def test_logprobs_in_a_stream_join_to_the_whole(api):
@@ -232,9 +242,10 @@ def test_logprobs_in_a_stream_join_to_the_whole(api):
         assert [v for p in pieces for v in getattr(p.logprobs, name)] == getattr(whole.logprobs, name)
 
 
-def test_logprobs_end_where_a_stop_string_ended_the_text(api):
-    plain = complete(api, max_tokens=40).choices[0].text
-    answer = complete(api, max_tokens=40, logprobs=1, stop=plain[20]).choices[0]
+def test_logprobs_end_where_a_stop_string_ended_the_text(api, llm):
+    body = {"max_tokens": 40, "logit_bias": {str(llm.tokenizer.eod): -100}}
+    plain = complete(api, **body).choices[0].text
+    answer = complete(api, **body, logprobs=1, stop=plain[20]).choices[0]
     assert answer.text == plain[: plain.index(plain[20])]
     assert "".join(answer.logprobs.tokens) == answer.text
 
@@ -279,16 +290,16 @@ def test_the_prompts_most_probable_tokens_are_known_beside_a_generation_too(api,
 
 
 def test_the_end_of_a_document_is_a_token_without_text(api, llm):
-    expected = llm.generate(PROMPT, max_new_tokens=12, seed=1, temperature=0.5, top_p=0.9, stop_at_eod=True)
+    expected = ended_at_eod(llm)
     assert expected.token_ids[-1] == llm.tokenizer.eod
-    known = complete(api, temperature=0.5, top_p=0.9, logprobs=1).choices[0]
+    known = complete(api, seed=expected.seed, temperature=0.5, top_p=0.9, logprobs=1).choices[0]
     assert (len(known.logprobs.tokens), known.logprobs.tokens[-1]) == (len(expected.token_ids), "")
     assert "".join(known.logprobs.tokens) == known.text
 
 
 def test_ours_come_as_extra_body(api, llm):
     expected = llm.generate(PROMPT, style="lyric", max_new_tokens=12, seed=1, top_k=5, repetition_penalty=1.2)
-    extra = {"style": "lyric", "top_k": 5, "repetition_penalty": 1.2, "window": {"hop": 64}}
+    extra = {"style": "lyric", "top_k": 5, "repetition_penalty": 1.2, "window": {"hop": 64}, "ignore_eos": True}
     assert complete(api, extra_body=extra).choices[0].text == expected.text
 
 
@@ -313,7 +324,7 @@ def test_ours_come_as_extra_body(api, llm):
         ),
         ({"temperature": 3}, "invalid", "temperature"),
         ({"n": 9}, "too_many_samples", "n"),
-        ({"prompt": PROMPT * 100}, "prompt_too_long", "prompt"),
+        ({"prompt": PROMPT * (WINDOW // 4)}, "prompt_too_long", "prompt"),
         (
             {"prompt": [5] * 16_385, "echo": True, "logprobs": 1, "extra_body": {"truncate_prompt": True}},
             "too_many_tokens",

@@ -7,7 +7,8 @@ import pytest
 import cpm_gen
 from cpm_gen.text.forms.check import check
 from cpm_gen.text.forms.named import named
-from tests.service_process import error
+from tests.embedded import VOCABULARY
+from tests.service_process import WINDOW, error
 
 TEXT = "第二天一早，天还没有亮，他便起了床。推开门，院子里积了厚厚的一层雪，连井台也看不见了。他站了一会儿，走了。"
 SENTENCE = "推开门，院子里积了厚厚的一层雪，连井台也看不见了。"
@@ -17,7 +18,7 @@ BODY = {"text": TEXT, **WHERE, "n": 3, "seed": 4, **SETTINGS}
 
 
 def test_candidates_are_the_librarys_alone_and_beside_other_requests(client, server):
-    with cpm_gen.load() as llm:
+    with cpm_gen.load(window_limit=WINDOW) as llm:
         expected = llm.rewrite(TEXT, WHERE["start"], WHERE["end"], n=3, seed=4, **SETTINGS)
     with concurrent.futures.ThreadPoolExecutor(2) as pool, server.client() as other, server.client() as third:
         writing = pool.submit(third.post, "/generate", json={"prompt": TEXT, "max_new_tokens": 60, "seed": 1})
@@ -55,7 +56,7 @@ def test_a_drawn_seed_is_reported_and_gives_the_same_candidates(client):
         ({"n": 100}, "n"),
         ({"style": "ode"}, "style"),
         ({"max_new_tokens": 5}, "max_new_tokens"),
-        ({"banned_ids": [8000]}, "banned_ids"),
+        ({"banned_ids": [VOCABULARY]}, "banned_ids"),
     ],
     ids=str,
 )
@@ -70,7 +71,7 @@ IN_FORM = {"text": VERSE, "start": 13, "end": 18, "form": "五绝", "n": 4, "see
 
 
 def test_candidates_in_a_form_are_the_librarys_and_keep_to_it(client):
-    with cpm_gen.load() as llm:
+    with cpm_gen.load(window_limit=WINDOW) as llm:
         expected = llm.rewrite(VERSE, 13, 18, n=4, seed=2, form="五绝", **SETTINGS | {"style": "lyric"})
     answer = client.post("/rewrite", json=IN_FORM).json()
     assert [c["text"] for c in answer["candidates"]] == [c.text for c in expected.candidates]

@@ -6,14 +6,15 @@ import math
 import pytest
 
 import cpm_gen
-from tests.service_process import error, stream
+from tests.embedded import VOCABULARY
+from tests.service_process import WINDOW, error, stream
 
 TEXT = "春江潮水连海平，\n海上明月共潮生。"
 
 
 @pytest.fixture(scope="module")
 def llm():
-    with cpm_gen.load() as llm:
+    with cpm_gen.load(window_limit=WINDOW) as llm:
         yield llm
 
 
@@ -53,7 +54,7 @@ def test_too_little_to_score(client, ids):
     [
         ({}, "text"),
         ({"text": "a", "token_ids": [1]}, "text"),
-        ({"token_ids": [8000]}, "token_ids"),
+        ({"token_ids": [VOCABULARY]}, "token_ids"),
         ({"token_ids": [1] * 16_385}, "token_ids"),
         ({"text": " "}, "text"),
         ({"text": "a", "style": "ode"}, "style"),
@@ -93,7 +94,7 @@ def test_detokenize_is_the_librarys(client, llm):
     assert client.post("/detokenize", json={"token_ids": ids}).json() == {"text": llm.tokenizer.decode(ids)}
     lyric = client.post("/detokenize", json={"token_ids": ids, "style": "lyric"}).json()["text"]
     assert lyric == llm.tokenizer.decode(ids).replace("<eod>", "\n") == TEXT + "\n"
-    response = client.post("/detokenize", json={"token_ids": [8000]})
+    response = client.post("/detokenize", json={"token_ids": [VOCABULARY]})
     assert (response.status_code, error(response)["field"]) == (422, "token_ids")
 
 
@@ -105,7 +106,7 @@ def test_tokenizing_in_vllms_words_is_the_same(client):
     ).json()
     assert theirs["tokens"] == ours["token_ids"]
     assert theirs["token_strs"] == ours["pieces"]
-    assert (theirs["count"], theirs["max_model_len"]) == (ours["count"], 511)
+    assert (theirs["count"], theirs["max_model_len"]) == (ours["count"], WINDOW)
     assert client.post("/detokenize", json={"model": "x", "tokens": ours["token_ids"]}).json()["prompt"] == "春江潮水"
 
 
@@ -136,8 +137,8 @@ def test_one_of_two_names_is_given(client, path, body):
         ("/tokenize", "text", "a" * 150_001),
         ("/tokenize", "prompt", "a" * 150_001),
         ("/tokenize", "content", "a" * 150_001),
-        ("/detokenize", "token_ids", [8000]),
-        ("/detokenize", "tokens", [8000]),
+        ("/detokenize", "token_ids", [VOCABULARY]),
+        ("/detokenize", "tokens", [VOCABULARY]),
         ("/detokenize", "tokens", [1] * 150_001),
     ],
 )
@@ -148,4 +149,4 @@ def test_a_refusal_names_the_field_that_was_given(client, path, field, value):
 
 def test_the_tokenizer_is_described(client):
     info = client.get("/tokenizer_info").json()
-    assert (info["eos_token"], info["model_max_length"]) == ("<eod>", 511)
+    assert (info["eos_token"], info["model_max_length"]) == ("<eod>", WINDOW)

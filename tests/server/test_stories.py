@@ -5,7 +5,7 @@ import json
 import httpx
 import pytest
 
-from tests.service_process import error
+from tests.service_process import WINDOW, error
 
 STORY = "[前提]\n林冲被高俅陷害。\n[笔记 深1]\n风雪很大。\n[设定: 山]\n山上有人。\n[设定: 水, 江]\n水在城东。\n"
 BODY = {"prompt": "江上有月，", "style": "novel", "max_new_tokens": 900, "seed": 4, "temperature": 0.9, "story": STORY}
@@ -52,9 +52,13 @@ def test_a_work_with_a_story_writes_what_generate_writes(client: httpx.Client) -
     ("change", "field", "message"),
     [
         ({"story": "林冲"}, "story", "story, line 1, column 1: text before the first heading"),
-        ({"story": "[前提]\n" + "雪" * 600}, "story", "tokens; a window of 511 has room for 255"),
+        (
+            {"story": "[前提]\n" + "雪" * (WINDOW + 1)},
+            "story",
+            f"tokens; a window of {WINDOW:,} has room for {WINDOW // 2}",
+        ),
         ({"window": {"keep": 3}}, "story", "a story takes the place of window_keep, which is 3"),
-        ({"prompt": "雪山" * 250}, "prompt", "the network sees 4"),
+        ({"prompt": "雪山" * WINDOW}, "prompt", "the network sees "),
     ],
 )
 def test_a_story_that_cannot_be_used_is_refused(client: httpx.Client, path, change, field, message) -> None:

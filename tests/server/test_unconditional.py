@@ -3,14 +3,14 @@
 import pytest
 
 import cpm_gen
-from tests.service_process import error, until
+from tests.service_process import WINDOW, error, until
 
 FREE = {"unconditional": True, "max_new_tokens": 12, "seed": 4}
 
 
 @pytest.fixture(scope="module")
 def expected() -> cpm_gen.Completion:
-    with cpm_gen.load() as llm:
+    with cpm_gen.load(window_limit=WINDOW) as llm:
         return llm.generate(**FREE)
 
 

@@ -6,7 +6,7 @@ import time
 import httpx
 import pytest
 
-from tests.service_process import PATIENCE, Server, error, idle, until
+from tests.service_process import PATIENCE, WINDOW, Server, error, idle, until
 from tests.works_client import BODY, create, follow, grown, joined, look, settled, undisturbed, written
 
 
@@ -25,7 +25,7 @@ def test_a_work_is_what_generate_writes(server: Server, client: httpx.Client):
         client.post("/tokenize", json={"text": p, "style": "novel"}).json()["count"] for p in body["prompt"]
     )
     assert done["parameters"]["seed"] == 7
-    assert done["parameters"]["window"] == {"hop": 255, "boundary": "token", "keep": 0}
+    assert done["parameters"]["window"] == {"hop": WINDOW // 2, "boundary": "token", "keep": 0}
     assert done["event_id"] == ",".join(f"60:{len(text)}" for text, _ in written(done))
 
 
@@ -289,7 +289,7 @@ def test_a_work_belongs_to_its_key(start):
 
 
 def test_a_prompt_longer_than_the_window_begins_out_of_sight(client: httpx.Client):
-    body = {"prompt": "长" * 700, "truncate_prompt": True, "max_new_tokens": 30}
+    body = {"prompt": "长" * (WINDOW + 200), "truncate_prompt": True, "max_new_tokens": 30}
     work = create(client, **body)
     events = list(follow(client, work["id"]))
     assert [joined(events)] == undisturbed(client, **body)
