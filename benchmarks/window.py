@@ -90,7 +90,7 @@ def stretch(runner: ModelRunner, window: Window, slots: int, slides: int) -> dic
 
 
 def measure(
-    folder: Path, name: str, heads: int, dtype: str, slides: int, steps: list[dict[str, Any]]
+    folder: Path, name: str, heads: int | None, dtype: str, slides: int, steps: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Rows of the table; the times of all steps are appended to ``steps``."""
     options: Any = {"quantize": "int8"} if dtype == "int8" else {"dtype": dtype}
@@ -143,7 +143,7 @@ def main() -> None:
     steps: list[dict[str, Any]] = []
     for name in args.models:
         with tempfile.TemporaryDirectory() as tmp:
-            folder, heads = EMBEDDED, 8
+            folder, heads = EMBEDDED, None  # as its config.json says
             if name != "embedded":
                 folder = Path(tmp, name)
                 heads = random_checkpoint(folder, name).heads
