@@ -8,9 +8,10 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 import cpm_gen
 from cpm_gen.checkpoints.locate import EMBEDDED, open_checkpoint
@@ -18,6 +19,10 @@ from cpm_gen.config.files import shipped
 from cpm_gen.config.resolve import resolve
 from cpm_gen.llm import LLM
 from tests.embedded import LIMIT
+from tests.text.test_tokenizer import EMBEDDED_TOKENIZER as TOKENIZER
+from tests.text.test_tokenizer import SPECIALS, TEXTS, sentencepiece_alone
+
+WITHOUT_JIEBA = sentencepiece_alone(EMBEDDED)
 
 
 @pytest.fixture(scope="module")
@@ -88,15 +93,28 @@ def test_a_lyric_is_lines_and_a_novel_is_sentences(llm: LLM) -> None:
 
 
 def test_it_writes_far_past_its_window_without_falling_into_a_loop(llm: LLM) -> None:
-    settings = {"seed": 2, "temperature": 0.95, "top_k": 50, "top_p": 0.95}
-    text = llm.generate("话说", style="novel", max_new_tokens=LIMIT + 1000, **settings).text
+    sampling = {"seed": 2, "temperature": 0.95, "top_k": 50, "top_p": 0.95}
+    text = llm.generate("话说", style="novel", max_new_tokens=LIMIT + 1000, **sampling).text
     late = text[-400:]
     assert len({late[i : i + 4] for i in range(len(late) - 3)}) > 0.6 * len(late)
 
 
-def test_training_needs_no_jieba_because_its_cuts_do_not_change_the_ids(llm: LLM) -> None:
-    import sentencepiece
+def test_specials_of_its_vocabulary_stand_where_cpms_stand() -> None:
+    assert [TOKENIZER.special(name) for name in SPECIALS] == list(range(9))
+    assert TOKENIZER.special("▂") == 10
+    assert TOKENIZER.eod == 7
 
-    sp = sentencepiece.SentencePieceProcessor(model_file=str(Path(EMBEDDED) / "chinese_vocab.model"))
-    text = "黛玉听了，不觉点头自叹，心下自思道：“原来戏上也有好文章。”\n可惜 世人只知看戏。"
-    assert llm.tokenizer.encode(text) == sp.encode(text.replace(" ", "▂").replace("\n", "▃"))
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS)
+@example("我来到北京清华大学 他说：“好。”\n第二行<eod>  end\t\r\n")
+@example("黛玉听了，不觉点头自叹，心下自思道：“原来戏上也有好文章。”\n可惜 世人只知看戏。")
+@example("▁▂▃ \n")
+def test_training_needs_no_jieba_because_its_cuts_do_not_change_the_ids(text: str) -> None:
+    assert TOKENIZER.encode(text) == WITHOUT_JIEBA.encode(text.replace(" ", "▂").replace("\n", "▃"))
+
+
+@settings(deadline=None)
+@given(st.text(st.sampled_from("我你的了是在有人这不。，！？ \nab12"), max_size=30))
+def test_common_characters_spaces_and_newlines_survive_its_vocabulary(text: str) -> None:
+    assert TOKENIZER.decode(TOKENIZER.encode(text)) == text

@@ -21,7 +21,6 @@ def sentencepiece_alone(folder: Path) -> sentencepiece.SentencePieceProcessor:
 
 
 EMBEDDED_TOKENIZER = Tokenizer(EMBEDDED)
-WITHOUT_JIEBA = sentencepiece_alone(EMBEDDED)
 SPECIALS = ["<unk>", "<s>", "</s>", "▃", "<sep>", "<pad>", "<mask>", "<eod>", "▁"]  # ids 0 to 8
 SENTENCE_ENDS = "。！？…"
 
@@ -66,29 +65,6 @@ def test_specials_of_the_real_vocabulary_stand_where_the_design_says(real):
     assert real.special("▂") == 10
     assert real.eod == 7
     assert real.size == 30000
-
-
-# the embedded vocabulary
-
-
-def test_specials_of_the_embedded_vocabulary_stand_where_cpms_stand():
-    assert [EMBEDDED_TOKENIZER.special(name) for name in SPECIALS] == list(range(9))
-    assert EMBEDDED_TOKENIZER.special("▂") == 10
-    assert EMBEDDED_TOKENIZER.eod == 7
-
-
-@settings(max_examples=300, deadline=None)
-@given(TEXTS)
-@example("我来到北京清华大学 他说：“好。”\n第二行<eod>  end\t\r\n")
-@example("▁▂▃ \n")
-def test_jiebas_cuts_do_not_change_the_ids_of_the_embedded_vocabulary(text):
-    assert EMBEDDED_TOKENIZER.encode(text) == WITHOUT_JIEBA.encode(text.replace(" ", "▂").replace("\n", "▃"))
-
-
-@settings(deadline=None)
-@given(st.text(st.sampled_from("我你的了是在有人这不。，！？ \nab12"), max_size=30))
-def test_common_characters_spaces_and_newlines_survive_the_embedded_vocabulary(text):
-    assert EMBEDDED_TOKENIZER.decode(EMBEDDED_TOKENIZER.encode(text)) == text
 
 
 # encoding
