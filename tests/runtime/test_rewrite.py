@@ -18,7 +18,7 @@ SAMPLING = {"style": "novel", "temperature": 0.95, "top_k": 50, "top_p": 0.95}
 
 @pytest.fixture(scope="module")
 def llm() -> Iterator[cpm_gen.LLM]:
-    with cpm_gen.load() as llm:
+    with cpm_gen.load(window_limit=511) as llm:  # whatever the positions of the embedded model
         yield llm
 
 
@@ -44,9 +44,8 @@ def test_candidates_are_ranked_by_what_the_model_gives_the_text_after_them(llm: 
     for candidate in (*found.candidates, found.selection):
         assert candidate is not None
         first = len(llm.tokenizer.encode(left))
-        ids = llm.tokenizer.encode(left + candidate.text + right)
-        assert ids[first : first + len(candidate.token_ids)] == list(candidate.token_ids)
-        scores = llm.score(ids)
+        # the model may have written its characters in other tokens than the whole text has
+        scores = llm.score([*llm.tokenizer.encode(left), *candidate.token_ids, *llm.tokenizer.encode(right)])
         after = scores[first + len(candidate.token_ids) :][: found.right_tokens]
         own = scores[first : first + len(candidate.token_ids)]
         assert candidate.right == pytest.approx(sum(after) / len(after), abs=1e-4)
