@@ -9,7 +9,8 @@ from typing import Any
 from cpm_gen.checkpoints.attention_heads import known_or_configured_heads, resolve_heads
 from cpm_gen.checkpoints.checkpoint import Checkpoint, verify_replicas
 from cpm_gen.checkpoints.checksums import verify_checksums
-from cpm_gen.config.model_sizes import NetworkVariant
+from cpm_gen.config.arguments import bytes_text
+from cpm_gen.config.model_sizes import NetworkVariant, RankNumbers
 
 DEGREES = (1, 2, 4, 8)
 
@@ -17,10 +18,10 @@ DEGREES = (1, 2, 4, 8)
 def describe(checkpoint: Checkpoint, heads: int | None = None, *, verify: bool = False) -> dict[str, Any]:
     """Sizes, degree, dtype, parameters, iteration, and bytes needed per rank at several degrees.
 
-    ``memory`` counts one rank's weights and one window of KV cache, in float32 and in a 16-bit format; None for a degree at which
-    the checkpoint cannot be cut. Of an ONNX file, which is run as it is, ``network`` and ``parameters`` are None and ``memory`` is
-    empty. verify: read all weights and compare them with the checksums in the files, as a load does. Raises CheckpointError if
-    replicated tensors differ, checksums differ or ``heads`` is impossible.
+    ``memory`` counts one rank's weights and one window of KV cache, in float32, in a 16-bit format, and in int8 with a 16-bit KV
+    cache; None for a degree at which the checkpoint cannot be cut. Of an ONNX file, which is run as it is, ``network`` and
+    ``parameters`` are None and ``memory`` is empty. verify: read all weights and compare them with the checksums in the files, as a
+    load does. Raises CheckpointError if replicated tensors differ, checksums differ or ``heads`` is impossible.
     """
     verify_replicas(checkpoint)
     if verify:
@@ -40,11 +41,9 @@ def describe(checkpoint: Checkpoint, heads: int | None = None, *, verify: bool =
         if degree not in possible:
             memory[str(degree)] = None
             continue
-        weights = sum(math.prod(checkpoint.slice_shape(name, degree)) for name in names)
-        window = 2 * checkpoint.layers * checkpoint.positions * checkpoint.hidden // degree
         memory[str(degree)] = {
-            kind: {"weights_bytes": weights * width, "window_bytes": window * width}
-            for kind, width in (("float32", 4), ("float16", 2))
+            kind: {"weights_bytes": weights, "window_bytes": window}
+            for kind, (weights, window) in rank_numbers(checkpoint, degree).memory().items()
         }
     return {
         "path": str(checkpoint.folder),
@@ -67,6 +66,20 @@ def describe(checkpoint: Checkpoint, heads: int | None = None, *, verify: bool =
         "dropped": checkpoint.notes,
         "checksums": {"stored": len(checkpoint.checksums), "verified": verify and bool(checkpoint.checksums)},
     }
+
+
+def rank_numbers(checkpoint: Checkpoint, degree: int) -> RankNumbers:
+    """What each rank of ``degree`` holds; not for an ONNX file."""
+    shapes = {name: checkpoint.slice_shape(name, degree) for name in checkpoint.tensors}
+    # rows of positions are added as they are; all other matrices are multiplied with, and int8 is for these
+    matrices = [s for name, s in shapes.items() if len(s) == 2 and name != "position_embeddings.weight"]
+    weights = sum(map(math.prod, matrices))
+    return RankNumbers(
+        matrices=weights,
+        rows=sum(rows for rows, _ in matrices),
+        others=sum(map(math.prod, shapes.values())) - weights,
+        window=2 * checkpoint.layers * checkpoint.positions * checkpoint.hidden // degree,
+    )
 
 
 def to_text(description: dict[str, Any]) -> str:
@@ -97,12 +110,12 @@ def to_text(description: dict[str, Any]) -> str:
     text = "".join(f"{name:<12}{value}\n" for name, value in rows)
     if d["memory"]:
         text += "\nmemory per rank (weights + one window of keys and values)\n"
-        text += f"{'ranks':>7}{'float32':>22}{'float16 / bfloat16':>22}\n"
+        text += f"{'ranks':>7}{'float32':>22}{'float16 / bfloat16':>22}{'int8':>22}\n"
     for degree, need in d["memory"].items():
         if need is None:
             text += f"{degree:>7}{'cannot be cut so':>22}\n"
         else:
-            cells = (f"{_size(n['weights_bytes'])} + {_size(n['window_bytes'])}" for n in need.values())
+            cells = (f"{bytes_text(n['weights_bytes'])} + {bytes_text(n['window_bytes'])}" for n in need.values())
             text += f"{degree:>7}" + "".join(f"{cell:>22}" for cell in cells) + "\n"
     if d["sources"]:
         text += "\nwhere the values come from\n"
@@ -122,11 +135,3 @@ def _network(network: dict[str, Any], hidden: int) -> str:
     }
     found = [words[name] for name in NetworkVariant(**network | {"inner": inner}).differences()]
     return "GPT-2 as CPM-1" + (f", but {', '.join(found)}" if found else "")
-
-
-def _size(count: int) -> str:
-    value, unit = float(count), "B"
-    for larger in ("kB", "MB", "GB"):
-        if value >= 1000:
-            value, unit = value / 1000, larger
-    return f"{value:.0f} {unit}" if value >= 100 or unit == "B" else f"{value:.1f} {unit}"

@@ -108,6 +108,14 @@ def inspect_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as one JSON object")
 
 
+def doctor_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``cpm-gen doctor``."""
+    parser.set_defaults(config=[])
+    for name in ("model", "tokenizer", "heads"):
+        parser.add_argument(f"--{name}", **setting_flag(name, FIELDS[name]))
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
+
+
 def reshard_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of ``cpm-gen reshard``."""
     parser.set_defaults(config=[])
@@ -269,6 +277,7 @@ FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "form": form_flags,
     "rewrite": rewrite_flags,
     "serve": serve_flags,
+    "doctor": doctor_flags,
     "download": download_flags,
     "inspect": inspect_flags,
     "reshard": reshard_flags,

@@ -135,6 +135,12 @@ def _export(args: argparse.Namespace) -> int:
     return export(args, settings(args))
 
 
+def _doctor(args: argparse.Namespace) -> int:
+    from cpm_gen.cli.doctor import doctor
+
+    return doctor(args, settings(args))
+
+
 def _download(args: argparse.Namespace) -> int:
     from cpm_gen.cli.download import download
 
@@ -148,6 +154,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {  # thei
     "form": (_form, "list forms of verse, show one, or check a text against one"),
     "rewrite": (_rewrite, "candidates for a passage of a text, ranked by how well the text goes on after them"),
     "serve": (_serve, "answer over HTTP: a REST service, OpenAI-compatible too"),
+    "doctor": (_doctor, "say what this machine can run, and what to do about what is missing"),
     "download": (_download, "list public models, or download one"),
     "inspect": (_inspect, "say what a checkpoint is and what it needs"),
     "reshard": (_reshard, "write a checkpoint for another number of ranks"),

@@ -33,6 +33,15 @@ def one_line(text: object, most: int = 300) -> str:
     return line if len(line) <= most else line[:most] + "…"
 
 
+def bytes_text(count: float) -> str:
+    """A number of bytes as a message shows it: ``1500000`` is ``1.5 MB``."""
+    value, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB"):
+        if value >= 1000:
+            value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if value >= 100 or unit == "B" else f"{value:.1f} {unit}"
+
+
 def whole_number(value: Any, name: str, least: int | None = None, error: type[CpmGenError] = InputError) -> int:
     """``value`` as an int; raises ``error`` for another kind of value or a number below ``least``, if there is a least."""
     number = plain(value)

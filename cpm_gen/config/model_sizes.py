@@ -27,6 +27,40 @@ class ModelSize:
         h = self.hidden
         return (self.vocabulary + self.positions) * h + self.layers * (12 * h * h + 13 * h) + 2 * h
 
+    def numbers(self) -> RankNumbers:
+        """What one rank alone holds of a network of this size."""
+        h = self.hidden
+        matrices = self.vocabulary * h + self.layers * 12 * h * h
+        return RankNumbers(
+            matrices=matrices,
+            rows=self.vocabulary + self.layers * 9 * h,
+            others=self.parameters - matrices,
+            window=2 * self.layers * self.positions * h,
+        )
+
+
+@dataclass(frozen=True)
+class RankNumbers:
+    """How many numbers a rank holds, which its memory follows from.
+
+    matrices: weights that int8 stores in 8 bits. rows: of these matrices, each with a scale in int8. others: all other weights.
+    window: keys and values of one full window.
+    """
+
+    matrices: int
+    rows: int
+    others: int
+    window: int
+
+    def memory(self) -> dict[str, tuple[int, int]]:
+        """Bytes of the weights and of one window by number format; int8 has its other weights in float32 and its window in 16 bits."""
+        weights = self.matrices + self.others
+        return {
+            "float32": (4 * weights, 4 * self.window),
+            "float16": (2 * weights, 2 * self.window),
+            "int8": (self.matrices + 4 * (self.rows + self.others), 2 * self.window),
+        }
+
 
 @dataclass(frozen=True)
 class NetworkVariant:

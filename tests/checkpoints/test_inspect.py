@@ -9,14 +9,16 @@ import pytest
 import torch
 
 from cpm_gen.checkpoints.formats.megatron_layout import TRACKER, shard_name
-from cpm_gen.checkpoints.inspect import describe, to_text
+from cpm_gen.checkpoints.inspect import describe, rank_numbers, to_text
 from cpm_gen.checkpoints.locate import open_checkpoint
 from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.errors import CheckpointError
+from cpm_gen.networks.torch.model import TorchModel
+from cpm_gen.parallel.group import TensorParallel
 from tests.random_networks import SMALL, random_checkpoint, random_state
 
 
-def rank_numbers(size: ModelSize, degree: int) -> int:
+def rank_weights(size: ModelSize, degree: int) -> int:
     """Parameters that one rank holds, written out."""
     h, p = size.hidden, degree
     cut = (size.vocabulary * h + size.layers * (3 * h * h + 3 * h + h * h + 4 * h * h + 4 * h + 4 * h * h)) // p
@@ -43,9 +45,23 @@ def test_the_numbers_are_right(tmp_path: Path, degree: int) -> None:
     assert said["memory"].keys() == {"1", "2", "4", "8"}
     for ranks, need in said["memory"].items():
         for kind, width in (("float32", 4), ("float16", 2)):
-            assert need[kind]["weights_bytes"] == width * rank_numbers(SMALL, int(ranks))
+            assert need[kind]["weights_bytes"] == width * rank_weights(SMALL, int(ranks))
             assert need[kind]["window_bytes"] == width * window_numbers(SMALL, int(ranks))
+        assert need["int8"]["window_bytes"] == need["float16"]["window_bytes"]
     assert said["dropped"] == []
+
+
+def test_the_need_in_int8_is_that_of_a_quantized_network(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(random_checkpoint(tmp_path))
+    model = TorchModel(
+        checkpoint.size(8), TensorParallel(), dtype=torch.float32, device=torch.device("cpu"), quantized=True
+    )
+    held = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+    assert describe(checkpoint)["memory"]["1"]["int8"]["weights_bytes"] == held
+
+
+def test_a_published_size_needs_what_its_checkpoint_does(tmp_path: Path) -> None:
+    assert rank_numbers(open_checkpoint(random_checkpoint(tmp_path)), 1) == SMALL.numbers()
 
 
 def test_a_degree_that_cannot_be_has_no_memory(tmp_path: Path) -> None:
@@ -117,7 +133,7 @@ def test_the_reference_checkpoint(reference: Path) -> None:
     # 64 is none of CPM-1's hidden sizes, and there is no config.json beside
     assert said["heads"] is None
     size = ModelSize(layers=3, hidden=64, heads=8, vocabulary=30000, positions=64)
-    assert said["parameters"] == size.parameters == rank_numbers(size, 1)
+    assert said["parameters"] == size.parameters == rank_weights(size, 1)
     assert (said["degree"], said["iteration"], said["dtype"], said["dropped"]) == (2, "1234", "float16", [])
 
 
