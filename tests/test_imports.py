@@ -63,3 +63,15 @@ def test_the_command_line_writes_with_the_packages_of_the_core_alone() -> None:
     run = subprocess.run([sys.executable, "-c", program, " ".join(blocked)], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip()
+
+
+def test_a_python_that_is_too_old_gets_one_line() -> None:
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["requires-python"]
+    assert needed == ">=3.11"  # cpm_gen/__main__.py and scripts/install.sh compare with it
+    assert "sys.version_info < (3, 11)" in (ROOT / "scripts" / "install.sh").read_text(encoding="utf-8")
+    program = (
+        "import runpy, sys; sys.version_info = (3, 10, 13, 'final', 0); runpy.run_module('cpm_gen', run_name='__main__')"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == "cpm-gen needs Python 3.11 or newer; this is 3.10.13\n"
