@@ -63,7 +63,10 @@ GROUPS: dict[str, tuple[Callable[[str], Iterator[Passage]], list[Path]]] = {
     "python": (python, files("cpm_gen/**/*.py")),
     "native kernels": (c_like, files("native/include/*.h", "native/src/*", "native/tests/*")),
     "page": (c_like, files("cpm_gen/server/static/*.js", "cpm_gen/server/static/*.css")),
-    "documents": (markdown, files("README.md", "CHANGELOG.md", "docs/**/*.md", "training/*.md")),
+    "documents": (
+        markdown,
+        files("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/**/*.md", "training/*.md"),
+    ),
 }
 
 

@@ -1,16 +1,53 @@
-"""Wheels with a compiler and without one. Slow: pip downloads the build backend and builds them."""
+"""What a release says of itself; wheels with a compiler and without one. Slow: pip downloads the build backend and builds these.
+
+``scripts/check-release`` builds the source distribution and checks both as an index would.
+"""
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+
+import cpm_gen
 
 ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
-pytestmark = pytest.mark.slow
+
+def test_the_version_stands_in_one_place() -> None:
+    assert PROJECT["project"]["dynamic"] == ["version", "readme"]
+    known = subprocess.run(["git", "grep", "--files-with-matches", "--fixed-strings", cpm_gen.__version__], cwd=ROOT,
+                           capture_output=True, text=True).stdout.split()  # fmt: skip
+    if not known:
+        pytest.skip("no working copy")
+    text = {name: (ROOT / name).read_text(encoding="utf-8") for name in known if not name.endswith(".json")}
+    own = rf"(version|cpm-gen)[\W_]{{0,8}}{re.escape(cpm_gen.__version__)}\b"
+    assert [name for name, content in text.items() if re.search(own, content, re.IGNORECASE)] == ["cpm_gen/__init__.py"]
+
+
+def test_the_page_of_a_package_index_links_to_no_file() -> None:
+    hook = PROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.search(r"\]\(docs/", page)
+    for substitution in hook["substitutions"]:
+        page = re.sub(substitution["pattern"], substitution["replacement"], page)
+    assert [target for target in re.findall(r"\]\(([^)]*)\)", page) if not target.startswith("https://")] == []
+    assert "docs/models.md says how" in page
+    assert "docs/images" not in page
+
+
+def test_ci_runs_every_version_of_python_that_is_named() -> None:
+    named = [c.split(" :: ")[-1] for c in PROJECT["project"]["classifiers"] if re.search(r":: 3\.\d+$", c)]
+    assert PROJECT["project"]["requires-python"] == f">={named[0]}"
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))["jobs"]
+    (first,) = (step["with"]["python-version"] for step in jobs["check"]["steps"] if "with" in step)
+    assert [first, *jobs["versions"]["strategy"]["matrix"]["python"]] == named
 
 
 def wheel(folder: Path, **environment: str) -> Path:
@@ -24,6 +61,7 @@ def wheel(folder: Path, **environment: str) -> Path:
     return built
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("compiler", "library"), [("", True), ("/bin/false", False)])
 def test_a_wheel_holds_the_kernels_where_there_is_a_compiler(compiler: str, library: bool, tmp_path: Path) -> None:
     built = wheel(tmp_path / "wheels", **({"CXX": compiler} if compiler else {}))
