@@ -74,8 +74,8 @@ class _CrossOrigin(CORSMiddleware):
         return response
 
 
-def create_app(service: Service, works: WorkManager) -> ASGIApp:
-    """The HTTP interface of a service and its works."""
+def create_routes(service: Service, works: WorkManager) -> FastAPI:
+    """The routes and error handlers, with the OpenAPI document; without middleware."""
     app = FastAPI(
         title="cpm-gen",
         version=cpm_gen.__version__,
@@ -90,6 +90,12 @@ def create_app(service: Service, works: WorkManager) -> ASGIApp:
     app.include_router(settings.router())
     app.include_router(web_page.router())
     _drop_undocumented(app)
+    return app
+
+
+def create_app(service: Service, works: WorkManager) -> ASGIApp:
+    """The HTTP interface of a service and its works."""
+    app = create_routes(service, works)
     origins = service.options.cors_origin
     if not origins:
         return RequestMiddleware(app, service)

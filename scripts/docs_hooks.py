@@ -1,0 +1,19 @@
+"""Hooks of mkdocs for the documentation site."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+# Docstrings name things in Sphinx's way, which readers of the code and editors know; Markdown shows the role's name.
+_ROLE = re.compile(r":(?:class|meth|func|mod|attr):<code>~?([^<]*)</code>")
+# A line break within a paragraph is shown as a space, which Chinese does not have.
+_PARAGRAPH = re.compile(r"<(p|li)>.*?</\1>", re.DOTALL)
+_HAN = r"\u2014\u2018-\u201d\u2026\u3000-\u303f\u4e00-\u9fff\uff00-\uffef"
+_BREAK = re.compile(rf"(?<=[{_HAN}])\n(?=[{_HAN}<])|(?<=>)\n(?=[{_HAN}])")
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Show ``:class:`Story``` of a docstring as ``Story``, and no space where a line of Chinese is broken."""
+    html = _PARAGRAPH.sub(lambda found: _BREAK.sub("", found[0]), html)
+    return _ROLE.sub(r"<code>\1</code>", html)
