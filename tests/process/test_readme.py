@@ -90,7 +90,10 @@ def test_the_python_example_runs() -> None:
     assert len(run.stdout) > 60
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", *(f"docs/{name}" for name in PAGES)])
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", "README.zh-CN.md", "CONTRIBUTING.md", "SECURITY.md", *(f"docs/{name}" for name in PAGES)],
+)
 def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
     for target in re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8")):
