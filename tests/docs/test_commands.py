@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 
 CHARACTERS = "最美的不是下雨天从前有座山里庙，。…"
 STAND_INS = {  # what stands for the reader's own folders
+    "change_mp.py /path/to/CPM": "change_mp.py other/CPM",  # the line before has resharded the first one
     "FOLDER": "CPM",
     "/path/to/CPM": "CPM",
     "/path/to/mine": "CPM-Generate",
@@ -57,9 +58,11 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("configs", "examples", "scripts", "change_mp.py"):
         (folder / name).symlink_to(ROOT / name)
+    (folder / "other").mkdir()
     cpm_gen = [sys.executable, "-m", "cpm_gen"]
     for words in (
         ["convert", "embedded", "CPM", "--to", "shards"],
+        ["convert", "embedded", "other/CPM", "--to", "shards"],
         ["convert", "embedded", "CPM-Generate", "--to", "hf"],
         ["export", "embedded", "model.onnx", "--format", "onnx"],
     ):

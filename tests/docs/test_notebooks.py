@@ -1,0 +1,30 @@
+"""The notebooks run from top to bottom and print what they show."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.docs.console import ROOT
+
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+
+
+def shown(cell: dict[str, Any]) -> list[str]:
+    """What a cell has printed and returned."""
+    return [output["text"] if "text" in output else output["data"]["text/plain"] for output in cell.get("outputs", ())]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_prints_what_it_shows(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    notebook = nbformat.read(path, as_version=4)
+    before = [shown(cell) for cell in notebook.cells]
+    assert any(before)
+    client = nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", coalesce_streams=True)
+    client.execute(cwd=str(tmp_path))
+    assert [shown(cell) for cell in notebook.cells] == before
