@@ -11,9 +11,12 @@ _ROLE = re.compile(r":(?:class|meth|func|mod|attr):<code>~?([^<]*)</code>")
 _PARAGRAPH = re.compile(r"<(p|li)>.*?</\1>", re.DOTALL)
 _HAN = r"\u2014\u2018-\u201d\u2026\u3000-\u303f\u4e00-\u9fff\uff00-\uffef"
 _BREAK = re.compile(rf"(?<=[{_HAN}])\n(?=[{_HAN}<])|(?<=>)\n(?=[{_HAN}])")
+# GitHub needs a backslash before | in code of a table; Python-Markdown shows it.
+_CELL = re.compile(r"<td[^>]*>.*?</td>", re.DOTALL)
 
 
 def on_page_content(html: str, **_: Any) -> str:
     """Show ``:class:`Story``` of a docstring as ``Story``, and no space where a line of Chinese is broken."""
+    html = _CELL.sub(lambda found: found[0].replace(r"\|", "|"), html)
     html = _PARAGRAPH.sub(lambda found: _BREAK.sub("", found[0]), html)
     return _ROLE.sub(r"<code>\1</code>", html)
