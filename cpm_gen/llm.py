@@ -26,7 +26,6 @@ from cpm_gen.outputs import Chunk, Completion, by_logprob
 from cpm_gen.runtime.rewrite import SAMPLES, Rewrites, plan_rewrite, rewrite, rewrite_options
 from cpm_gen.runtime.rhymes import RHYMES, Rhymes, plan_rhymes, rhyme_options, rhymes
 from cpm_gen.runtime.text_engine import TextEngine
-from cpm_gen.text.stories.requested import ends_itself
 from cpm_gen.text.stories.story import Story
 from cpm_gen.text.tokenizer import TextTokenizer
 
@@ -116,19 +115,12 @@ class LLM:
         if isinstance(options.get("story"), Story):
             options = {**options, "story": str(options["story"])}
         sampling, text = generation_options(options)
-        if text.unconditional:
-            if prompts is not None:
-                raise InputError("an unconditional text has no prompt; leave it out")
-            return self.engine.run([self.engine.vocabulary.start_ids()], sampling, text, complete=complete)
-        alone = ends_itself(text.form, text.story)
-        if alone and prompts is None:
-            return self.engine.run([self.engine.vocabulary.start_ids()], sampling, text, complete=complete)
         if prompts is None:
-            raise InputError("a prompt must be text, not None; unconditional=True writes without one")
-        if isinstance(prompts, (str, bytes, bytearray, Mapping)) or not isinstance(prompts, Iterable):
+            encoded = [self.engine.vocabulary.begin_ids(None, text)]
+        elif isinstance(prompts, (str, bytes, bytearray, Mapping)) or not isinstance(prompts, Iterable):
             raise InputError("prompts must be a list of texts; for one text there are generate() and stream()")
-        empty = self.engine.vocabulary.start_ids() if alone else []
-        encoded = [empty if empty and prompt == "" else self.encode(prompt, text.style) for prompt in prompts]
+        else:
+            encoded = [self.engine.vocabulary.begin_ids(prompt, text) for prompt in prompts]
         return self.engine.run(encoded, sampling, text, complete=complete)
 
     def rewrite(self, text: str, start: int, end: int, *, n: int = SAMPLES, **options: Any) -> Rewrites:

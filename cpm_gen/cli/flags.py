@@ -37,6 +37,17 @@ def write_flags(parser: argparse.ArgumentParser) -> None:
     settings_flags(parser, WRITE_FLAGS)
 
 
+def batch_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``cpm-gen batch``."""
+    parser.add_argument(
+        "input", metavar="IN", help='JSON lines, each with a "prompt", an "id" and settings; - is standard input'
+    )
+    parser.add_argument("output", metavar="OUT", help="file of the results; what it holds is not written again")
+    parser.add_argument("--in-order", action="store_true", help="results in the order of the lines, not as they come")
+    common_flags(parser)
+    settings_flags(parser, WRITE_FLAGS)
+
+
 def form_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of ``cpm-gen form``."""
     actions = parser.add_subparsers(dest="action", metavar="list|show|check|rhymes|learn", required=True)
@@ -274,6 +285,7 @@ FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "lyric": write_flags,
     "novel": write_flags,
     "generate": write_flags,
+    "batch": batch_flags,
     "form": form_flags,
     "rewrite": rewrite_flags,
     "serve": serve_flags,

@@ -51,6 +51,16 @@ def _write(args: argparse.Namespace) -> int:
         return interact(llm, resolved)
 
 
+def _batch(args: argparse.Namespace) -> int:
+    try:
+        from cpm_gen.cli.batch import batch
+    except ImportError as error:
+        from cpm_gen.cli.parser import install_hint
+
+        raise install_hint(error.name, "serve", "cpm-gen batch") from None
+    return batch(args, settings(args))
+
+
 def _rewrite(args: argparse.Namespace) -> int:
     from cpm_gen.cli.rewrite import rewrite
 
@@ -151,6 +161,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {  # thei
     "lyric": (_write, "write lyrics: lines, in the settings of configs/lyric.yaml"),
     "novel": (_write, "write prose, in the settings of configs/novel.yaml"),
     "generate": (_write, "write with plain defaults; --style says how the prompt is read"),
+    "batch": (_batch, "write a text for each line of a file of prompts"),
     "form": (_form, "list forms of verse, show one, or check a text against one"),
     "rewrite": (_rewrite, "candidates for a passage of a text, ranked by how well the text goes on after them"),
     "serve": (_serve, "answer over HTTP: a REST service, OpenAI-compatible too"),

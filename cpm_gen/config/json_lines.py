@@ -13,14 +13,20 @@ from cpm_gen.errors import InputError
 def json_lines(lines: Iterable[bytes], where: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of each line that is not blank; raises InputError that names ``where`` and the line."""
     for number, raw in enumerate(lines, start=1):
-        place = f"{where}, line {number}"
-        line = decode_text(raw, place)
-        if not line.strip():
-            continue
-        try:
-            content = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{place}: not JSON ({error})") from None
-        if not isinstance(content, dict):
-            raise InputError(f"{place}: must be a JSON object")
-        yield number, content
+        content = json_object(raw, f"{where}, line {number}")
+        if content is not None:
+            yield number, content
+
+
+def json_object(raw: bytes, place: str) -> dict[str, Any] | None:
+    """The object of a line, None for a blank one. Raises InputError that names ``place``."""
+    line = decode_text(raw, place)
+    if not line.strip():
+        return None
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{place}: must be a JSON object")
+    return content

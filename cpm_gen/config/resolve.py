@@ -54,16 +54,16 @@ class Settings:
         ]
 
 
-def convert(name: str, value: Any, where: str) -> Any:
+def convert(name: str, value: Any, where: str = "") -> Any:
     """``value`` (a word, or a value of YAML or Python) as setting ``name`` has it.
 
-    Raises ConfigError that names ``where`` the value came from, the setting, and what would be right.
+    Raises ConfigError that names ``where`` the value came from, if that is given, the setting, and what would be right.
     """
     group = _GROUP_OF[name]
     try:
         return getattr(group(**{name: from_words(value, FIELDS[name])}), name)
     except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        raise ConfigError(f"{where}: {error}" if where else str(error)) from None
 
 
 def read_words(name: str, value: Any, where: str) -> Any:
@@ -141,8 +141,15 @@ def generation_options(given: Mapping[str, Any]) -> tuple[SamplingParams, TextOp
             raise ConfigError(f"{name} is fixed when a model is loaded; give it to load()")
         if name not in known:
             raise ConfigError(unknown_setting(name, known))
-    values = _converted(given)
-    sampling, text = _build(SamplingParams, values), _build(TextOptions, values)
+    return overlaid(given, SamplingParams(), TextOptions(), "argument")
+
+
+def overlaid(
+    given: Mapping[str, Any], sampling: SamplingParams, text: TextOptions, where: str = ""
+) -> tuple[SamplingParams, TextOptions]:
+    """The settings of a generation, those that are ``given`` in place of their own; raises ConfigError. where: see :func:`convert`."""
+    values = {name: convert(name, value, where) for name, value in given.items()}
+    sampling, text = _replaced(sampling, values), _replaced(text, values)
     check_lengths(sampling, text)
     return sampling, text
 
@@ -156,3 +163,7 @@ T = TypeVar("T")
 
 def _build(group: type[T], values: Mapping[str, Any]) -> T:
     return group(**{name: value for name, value in values.items() if name in declared(group)})
+
+
+def _replaced(group: T, values: Mapping[str, Any]) -> T:
+    return _build(type(group), {name: getattr(group, name) for name in declared(type(group))} | dict(values))

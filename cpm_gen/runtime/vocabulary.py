@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cpm_gen.config.options import StyleName, TextOptions
 from cpm_gen.engine.window import Window
-from cpm_gen.errors import TokenizerError
+from cpm_gen.errors import InputError, TokenizerError
 from cpm_gen.runtime.plan import LoadPlan
 from cpm_gen.sampling.ranking import Sentences
 from cpm_gen.text.find_tokenizer import NoVocabulary, fitting_tokenizer
@@ -22,6 +22,7 @@ from cpm_gen.text.forms.requested import requested_form
 from cpm_gen.text.ids_only import IdsOnly
 from cpm_gen.text.prompt_styles import detokenizer, encode_prompt, start_ids
 from cpm_gen.text.stop_strings import Stops, find_stops
+from cpm_gen.text.stories.requested import ends_itself
 from cpm_gen.text.tokenizer import Detokenizer, TextTokenizer
 
 _MEMOISED = 64  # sets of stop strings
@@ -103,6 +104,19 @@ class ModelVocabulary:
         """Token ids of a prompt in a style (see :mod:`cpm_gen.text.prompt_styles`); raises InputError for an empty one."""
         options = self._options
         return encode_prompt(style, prompt, self.tokenizer, options.lyric_lines, special_pieces=options.special_pieces)
+
+    def begin_ids(self, prompt: str | None, text: TextOptions) -> list[int]:
+        """Token ids that a text continues: of its prompt, or of the token that begins a text where it has none.
+
+        None: no prompt. A text in a form or with an outline needs none, and for it an empty one is none. Raises InputError.
+        """
+        if text.unconditional and prompt is not None:
+            raise InputError("an unconditional text has no prompt; leave it out")
+        if text.unconditional or (ends_itself(text.form, text.story) and (prompt is None or prompt == "")):
+            return self.start_ids()
+        if prompt is None:
+            raise InputError("a prompt must be text, not None; unconditional=True writes without one")
+        return self.encode(prompt, text.style)
 
     def start_ids(self) -> list[int]:
         """Token ids of a text that begins from nothing; raises InputError where the vocabulary has no token for that."""

@@ -1,0 +1,1 @@
+"""Many prompts in a file, many texts in another: ``cpm-gen batch``."""
