@@ -9,7 +9,8 @@
     ├── DownloadError     a file could not be downloaded, or is not what it should be
     ├── CheckpointError   a checkpoint: missing, damaged, inconsistent, or impossible at this degree
     ├── NumericsError     the network gave NaN: a damaged checkpoint, or fp16 overflowing
-    └── RankError         a tensor-parallel rank died or could not be started
+    ├── RankError         a tensor-parallel rank died or could not be started
+    └── ReplicaError      a process of a batch died, or could not load the model
 
 Each message names what was wrong, where, and what would be right. The command line prints it as one line and exits with
 ``exit_status``.
@@ -52,3 +53,11 @@ class RankError(CpmGenError):
     """A tensor-parallel rank died, or the ranks could not be started."""
 
     exit_status = 1
+
+
+class ReplicaError(CpmGenError):
+    """A process of a batch died, or could not load the model. exit_status: as for the error that the process met."""
+
+    def __init__(self, message: str, exit_status: int = 1) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status

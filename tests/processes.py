@@ -5,7 +5,13 @@ import signal
 import subprocess
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
+
+import pytest
+
+PROC = Path("/proc")
+linux = pytest.mark.skipif(not PROC.is_dir(), reason="reads /proc")
 
 
 def restore_signals() -> None:
@@ -37,3 +43,24 @@ def with_death_signal(command: Sequence[Any], name: str = "KILL") -> list[str]:
     """
     words = list(map(str, command))
     return ["setpriv", "--pdeathsig", name, *words] if _has_setpriv() else words
+
+
+def children(pid: int) -> list[int]:
+    """The process ids of a process's children."""
+    found = []
+    for task in PROC.glob("[0-9]*"):
+        try:
+            parent = int((task / "stat").read_text().rsplit(")", 1)[1].split()[1])
+        except (OSError, ValueError):
+            continue
+        if parent == pid:
+            found.append(int(task.name))
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs."""
+    try:
+        return (PROC / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from cpm_gen.batch.lines import Line, Result
 from cpm_gen.batch.output_file import OutputFile
 
-HELD = 1024  # in order: most lines that are being written, or wait for one before them
+HELD = 4096  # in order: most lines that are being written, or wait for one before them
 
 
 class Workers(Protocol):

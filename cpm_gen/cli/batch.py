@@ -16,22 +16,31 @@ from typing import Any, BinaryIO
 
 from cpm_gen.batch.lines import Line, LineReader
 from cpm_gen.batch.output_file import OutputFile, Written
-from cpm_gen.batch.run import run_batch
+from cpm_gen.batch.replicas import Replicas
+from cpm_gen.batch.run import Workers, run_batch
 from cpm_gen.cli.progress import Status, duration
-from cpm_gen.cli.write import Interrupt, check_output, follows, open_model
+from cpm_gen.cli.write import Interrupt, check_output, follows, loading_options, open_model
 from cpm_gen.config.options import check_lengths
 from cpm_gen.config.resolve import Settings
 from cpm_gen.config.text_files import UTF_16
-from cpm_gen.errors import InputError
+from cpm_gen.errors import ConfigError, InputError
+from cpm_gen.parallel.launchers import launched
 from cpm_gen.text.forms.requested import requested_form
 from cpm_gen.text.stories.requested import requested_story
 
 _NAMED = 20  # errors of lines that are printed
+_MOST_REPLICAS = 1024
 _EVERY = 60.0  # seconds between two lines of progress where there is no terminal
 
 
 def batch(args: argparse.Namespace, settings: Settings) -> int:
     """Write a text for each line of IN to OUT, after what OUT holds; returns the exit status."""
+    if not 1 <= args.replicas <= _MOST_REPLICAS:
+        raise ConfigError(f"--replicas must be from 1 to {_MOST_REPLICAS}, not {args.replicas}")
+    if args.replicas > 1 and launched() is not None:
+        raise ConfigError(
+            "--replicas are processes of their own, which a launcher's ranks cannot start; use --tensor-parallel"
+        )
     if follows(_whole_batch(settings), settings.text.candidates):
         return 0
     _check(settings)
@@ -56,16 +65,14 @@ def batch(args: argparse.Namespace, settings: Settings) -> int:
 def _run(
     args: argparse.Namespace, settings: Settings, lines: Iterator[Line], output: OutputFile, report: _Report
 ) -> int:
-    """Load the model and write the lines; returns 0, or the exit status of the signal that stopped it."""
-    with open_model(_whole_batch(settings), settings.text.candidates) as engine:
-        from cpm_gen.batch.writer import Writer  # imports torch, which takes seconds
-
+    """Write the lines; returns 0, or the exit status of the signal that stopped it."""
+    with _workers(args, settings) as workers:
         report.begin()
         with Interrupt() as interrupt:
             try:
                 run_batch(
                     lines,
-                    Writer(engine, settings),
+                    workers,
                     output,
                     in_order=args.in_order,
                     report=report.show,
@@ -77,6 +84,25 @@ def _run(
             if interrupt.asked:
                 report.stopped()
             return interrupt.status
+
+
+@contextlib.contextmanager
+def _workers(args: argparse.Namespace, settings: Settings) -> Iterator[Workers]:
+    """Load the model, in this process or in each of the replicas."""
+    candidates, whole = settings.text.candidates, _whole_batch(settings)
+    if args.replicas == 1:
+        with open_model(whole, candidates) as engine:
+            from cpm_gen.batch.writer import Writer  # imports torch, which takes seconds
+
+            yield Writer(engine, settings)
+        return
+    with Status(beside_text=False) as status:
+        status.show("loading …", force=True)
+        replicas = Replicas(dataclasses.replace(settings, model=loading_options(whole, candidates)), args.replicas)
+    with contextlib.closing(replicas):
+        for note in replicas.notes:
+            sys.stderr.write(f"note: {note}\n")
+        yield replicas
 
 
 def _whole_batch(settings: Settings) -> Settings:

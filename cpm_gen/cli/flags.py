@@ -44,6 +44,13 @@ def batch_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("output", metavar="OUT", help="file of the results; what it holds is not written again")
     parser.add_argument("--in-order", action="store_true", help="results in the order of the lines, not as they come")
+    parser.add_argument(
+        "--replicas",
+        metavar="N",
+        type=int,
+        default=1,
+        help="processes with a model each: one for each GPU, or that share the cores of the CPU (default: 1)",
+    )
     common_flags(parser)
     settings_flags(parser, WRITE_FLAGS)
 

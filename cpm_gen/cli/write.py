@@ -74,12 +74,12 @@ def follows(settings: Settings, candidates: int = 1) -> bool:
         signal.signal(number, signal.SIG_DFL)
     from cpm_gen.runtime.text_engine import TextEngine
 
-    with TextEngine.load(_model_options(settings, candidates)) as llm:
+    with TextEngine.load(loading_options(settings, candidates)) as llm:
         llm.follow()
     return True
 
 
-def _model_options(settings: Settings, candidates: int, *, several: bool = False) -> ModelOptions:
+def loading_options(settings: Settings, candidates: int, *, several: bool = False) -> ModelOptions:
     """The model's settings with as large a batch as the samples and candidates use: slots take memory.
 
     several: further texts follow, which may have more. Raises ConfigError for candidates that do not fit the batch that was asked for.
@@ -100,7 +100,7 @@ def open_model(settings: Settings, candidates: int = 1, *, several: bool = False
     several: further texts follow, whose settings may change.
     """
     several = several and launched() is None  # the ranks of a launcher load alike
-    options = _model_options(settings, candidates, several=several)
+    options = loading_options(settings, candidates, several=several)
     with Status(beside_text=False) as status:
         status.show("loading …", force=True)
         from cpm_gen.runtime.text_engine import TextEngine

@@ -15,32 +15,12 @@ import cpm_gen
 from cpm_gen.checkpoints.locate import EMBEDDED
 from cpm_gen.parallel.launchers import Launch, launched
 from cpm_gen.runtime.rank_worker import Assignment
+from tests.processes import PROC, alive, children, linux
 from tests.random_networks import random_checkpoint
 from tests.waiting import PATIENCE, until
 
-PROC = Path("/proc")
 PROGRAM = [sys.executable, "-m", "cpm_gen"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cpm_gen"]
-linux = pytest.mark.skipif(not PROC.is_dir(), reason="reads /proc")
-
-
-def children(pid: int) -> list[int]:
-    found = []
-    for task in PROC.glob("[0-9]*"):
-        try:
-            parent = int((task / "stat").read_text().rsplit(")", 1)[1].split()[1])
-        except (OSError, ValueError):
-            continue
-        if parent == pid:
-            found.append(int(task.name))
-    return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        return (PROC / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.fixture
