@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from cpm_gen.batch.lines import Line, Result
 from cpm_gen.batch.output_file import OutputFile
 
-HELD = 4096  # in order: most lines that are being written, or wait for one before them
+HELD = 4096
 
 
 class Workers(Protocol):
@@ -36,33 +36,40 @@ def run_batch(
     output: OutputFile,
     *,
     in_order: bool = False,
+    most: int = HELD,
     report: Callable[[Mapping[str, Any]], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Write a result for each line, as they come, or ``in_order`` of the lines.
 
+    most: in order, the number of lines that may be written at once or wait for one before them.
     report: called with each result when it was written. stop: asked again and again; True ends the run, and what is not complete is not
     written. Raises InputError where there is no room for a result.
     """
-    held = _Held(in_order)
+    held = _Held(in_order, most)
+
+    def write() -> None:
+        for result in held.ready():
+            output.append(result)
+            report(result)
+
     more = True
     while not stop():
-        while more and workers.room and held.room:
+        while more and workers.room and held.room and not stop():
             line = next(lines, None)
             if line is None:
                 more = False
                 break
             held.expect(line.number)
-            if line.error is not None:
+            if line.error is None:
+                workers.give(line)
+            else:
                 held.put(line.number, line.failed(line.error))
-                break  # written now: a file may hold nothing but such lines
-            workers.give(line)
+                write()  # now: a file may hold nothing but such lines
         if workers.busy:
             for number, result in workers.results():
                 held.put(number, result)
-        for result in held.ready():
-            output.append(result)
-            report(result)
+        write()
         if not more and not workers.busy:
             return
 
@@ -70,15 +77,16 @@ def run_batch(
 class _Held:
     """Results that are complete, in the order in which they are written."""
 
-    def __init__(self, in_order: bool) -> None:
+    def __init__(self, in_order: bool, most: int) -> None:
         self._in_order = in_order
+        self._most = most
         self._expected: deque[int] = deque()
         self._done: dict[int, dict[str, Any]] = {}
 
     @property
     def room(self) -> bool:
         """Whether another line may begin."""
-        return len(self._expected) < HELD
+        return len(self._expected) < self._most
 
     def expect(self, number: int) -> None:
         """A line begins, after those before it."""

@@ -12,12 +12,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from cpm_gen.batch.lines import Line, LineReader
 from cpm_gen.batch.output_file import OutputFile, Written
 from cpm_gen.batch.replicas import Replicas
-from cpm_gen.batch.run import Workers, run_batch
+from cpm_gen.batch.run import HELD, Workers, run_batch
+from cpm_gen.cli.parser import install_hint
 from cpm_gen.cli.progress import Status, duration
 from cpm_gen.cli.write import Interrupt, check_output, follows, loading_options, open_model
 from cpm_gen.config.options import check_lengths
@@ -28,6 +29,9 @@ from cpm_gen.parallel.launchers import launched
 from cpm_gen.text.forms.requested import requested_form
 from cpm_gen.text.stories.requested import requested_story
 
+if TYPE_CHECKING:
+    from cpm_gen.batch.ray_data import RayData
+
 _NAMED = 20  # errors of lines that are printed
 _MOST_REPLICAS = 1024
 _EVERY = 60.0  # seconds between two lines of progress where there is no terminal
@@ -35,11 +39,11 @@ _EVERY = 60.0  # seconds between two lines of progress where there is no termina
 
 def batch(args: argparse.Namespace, settings: Settings) -> int:
     """Write a text for each line of IN to OUT, after what OUT holds; returns the exit status."""
-    if not 1 <= args.replicas <= _MOST_REPLICAS:
+    if args.replicas is not None and not 1 <= args.replicas <= _MOST_REPLICAS:
         raise ConfigError(f"--replicas must be from 1 to {_MOST_REPLICAS}, not {args.replicas}")
-    if args.replicas > 1 and launched() is not None:
+    if (args.ray or args.replicas) and launched() is not None:
         raise ConfigError(
-            "--replicas are processes of their own, which a launcher's ranks cannot start; use --tensor-parallel"
+            "--replicas and --ray start processes, which a launcher's ranks cannot; use --tensor-parallel"
         )
     if follows(_whole_batch(settings), settings.text.candidates):
         return 0
@@ -75,6 +79,7 @@ def _run(
                     workers,
                     output,
                     in_order=args.in_order,
+                    most=sys.maxsize if args.ray else HELD,  # Ray takes all lines before it begins
                     report=report.show,
                     stop=lambda: interrupt.asked,
                 )
@@ -90,19 +95,28 @@ def _run(
 def _workers(args: argparse.Namespace, settings: Settings) -> Iterator[Workers]:
     """Load the model, in this process or in each of the replicas."""
     candidates, whole = settings.text.candidates, _whole_batch(settings)
-    if args.replicas == 1:
+    if not args.ray and args.replicas in (None, 1):
         with open_model(whole, candidates) as engine:
             from cpm_gen.batch.writer import Writer  # imports torch, which takes seconds
 
             yield Writer(engine, settings)
         return
+    settings = dataclasses.replace(settings, model=loading_options(whole, candidates))
     with Status(beside_text=False) as status:
         status.show("loading …", force=True)
-        replicas = Replicas(dataclasses.replace(settings, model=loading_options(whole, candidates)), args.replicas)
-    with contextlib.closing(replicas):
-        for note in replicas.notes:
+        workers = _ray(settings, args.replicas) if args.ray else Replicas(settings, args.replicas)
+    with contextlib.closing(workers):
+        for note in workers.notes:
             sys.stderr.write(f"note: {note}\n")
-        yield replicas
+        yield workers
+
+
+def _ray(settings: Settings, workers: int | None) -> RayData:
+    try:
+        from cpm_gen.batch.ray_data import RayData
+    except ImportError as error:
+        raise install_hint(error.name, "ray", "--ray") from None
+    return RayData(settings, workers)
 
 
 def _whole_batch(settings: Settings) -> Settings:

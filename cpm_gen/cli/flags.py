@@ -48,8 +48,11 @@ def batch_flags(parser: argparse.ArgumentParser) -> None:
         "--replicas",
         metavar="N",
         type=int,
-        default=1,
-        help="processes with a model each: one for each GPU, or that share the cores of the CPU (default: 1)",
+        help="processes with a model each: one for each GPU, or that share the cores of the CPU (default: 1; with --ray as many as "
+        "the cluster has room for)",
+    )
+    parser.add_argument(
+        "--ray", action="store_true", help="write on a Ray cluster: that of RAY_ADDRESS, or one that is started here"
     )
     common_flags(parser)
     settings_flags(parser, WRITE_FLAGS)

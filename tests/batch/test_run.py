@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from cpm_gen.batch import run
 from cpm_gen.batch.lines import Line, Result
 from cpm_gen.batch.output_file import OutputFile
 from cpm_gen.batch.run import run_batch
@@ -61,8 +60,7 @@ def test_each_line_is_written_once(tmp_path: Path, seed: int, in_order: bool) ->
     assert (found == sorted(found)) == in_order
 
 
-def test_in_order_a_slow_line_holds_a_bounded_number_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "HELD", 10)
+def test_in_order_a_slow_line_holds_a_bounded_number_of_others(tmp_path: Path) -> None:
     read: list[int] = []
     furthest: list[int] = []
 
@@ -78,7 +76,7 @@ def test_in_order_a_slow_line_holds_a_bounded_number_of_others(tmp_path: Path, m
             return super().results()
 
     output = OutputFile(tmp_path / "out")
-    run_batch(counted(), Slow(0, 4, slow=3), output, in_order=True)
+    run_batch(counted(), Slow(0, 4, slow=3), output, in_order=True, most=10)
     output.close()
     assert keys(tmp_path / "out") == list(range(1, 101))
     assert max(furthest) == 12  # ten lines from the third on

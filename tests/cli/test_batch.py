@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import re
 import resource
 import signal
 from collections.abc import Callable
@@ -274,3 +275,16 @@ def test_a_mistake_is_one_line(run: Run, prompts: tuple[str, Path], words: list[
     assert err.count("\n") == 1
     assert says in err
     assert (folder / "text").read_text() == "my novel"
+
+
+def test_the_example_of_the_page_gives_what_it_shows(run: Run, files: Files) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "batch.md").read_text(encoding="utf-8")
+    given, shown = (block.splitlines() for block in re.findall(r"```json\n(.*?)\n```", page, re.DOTALL))
+    source, out = files(*(line.encode() for line in given))
+    assert run("batch", source, str(out), "--config", "lyric", *FLAGS, "--batch", "4")[0] == 0
+    found = {r["id"]: r for r in results(out)}
+    for line in map(json.loads, shown):
+        result = found[line["id"]]
+        assert result.keys() == line.keys()
+        assert result["seed"] == line["seed"]
+        assert line["id"] != "verse" or result["finish_reason"] == line["finish_reason"]

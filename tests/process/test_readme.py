@@ -19,7 +19,7 @@ CONSOLE = [
     for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
     for line in block.splitlines()
 ]
-PAGES = ("models.md", "coming-from.md", "tokenizers.md")
+PAGES = ("models.md", "coming-from.md", "tokenizers.md", "batch.md")
 
 
 def commands(page: str) -> list[str]:
