@@ -69,9 +69,7 @@ def test_a_python_that_is_too_old_gets_one_line() -> None:
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["requires-python"]
     assert needed == ">=3.11"  # cpm_gen/__main__.py and scripts/install.sh compare with it
     assert "sys.version_info < (3, 11)" in (ROOT / "scripts" / "install.sh").read_text(encoding="utf-8")
-    program = (
-        "import runpy, sys; sys.version_info = (3, 10, 13, 'final', 0); runpy.run_module('cpm_gen', run_name='__main__')"
-    )
+    program = "import runpy, sys; sys.version_info = (3, 10, 13, 'final', 0); runpy.run_module('cpm_gen', run_name='__main__')"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (1, "")
     assert run.stderr == "cpm-gen needs Python 3.11 or newer; this is 3.10.13\n"
