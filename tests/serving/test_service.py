@@ -277,7 +277,7 @@ async def main():
     whole = (await service.generate(spec)).texts[0].text
     pieces = [update.text async for update in service.stream(spec) if isinstance(update, TextUpdate)]
     assert whole and "".join(pieces) == whole
-    assert (await scoring.score(service, "从前")).perplexity > 1
+    assert (await scoring.score(service, "春江潮水连海平")).perplexity > 1
     await service.drain(10)
     assert await service.close()
 
