@@ -74,7 +74,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     byte_level_folder(folder / "Wenzhong-GPT2-110M")
     (folder / "texts").mkdir()
     (folder / "texts" / "a.txt").write_text("话说宋江自从上了梁山，众头领都来拜见，大排筵席，一连吃了数日。" * 3)
-    texts = ["话说林冲别了柴进，背上包裹，取路投梁山泊来。" * 60, "却说鲁智深离了五台山，取路投东京来。" * 60]
+    # a little longer than the window, which eval-window measures past
+    texts = ["话说林冲别了柴进，背上包裹，取路投梁山泊来。" * 28, "却说鲁智深离了五台山，取路投东京来。" * 35]
     (folder / "held.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     (folder / "opening.txt").write_text("话说天下大势，")
     (folder / "story.txt").write_text("[前提]\n林冲被高太尉陷害，逃出东京。\n")
