@@ -64,7 +64,8 @@ def ours(args: argparse.Namespace, folder: Path) -> list[float]:
     from cpm_gen.config.options import ModelOptions
     from cpm_gen.finetuning.prepare import Request, prepare
     from cpm_gen.finetuning.run_folder import RunFolder
-    from cpm_gen.finetuning.trainer import Step, run
+    from cpm_gen.finetuning.setup import Step
+    from cpm_gen.finetuning.trainer import run
 
     given = {"steps": args.steps, "batch": args.batch, "precision": args.precision, "patience": 0}
     options = finetune_options({**given, "micro_batch": args.batch, "held_out": 0.05}, "lyric")

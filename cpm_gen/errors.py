@@ -61,3 +61,10 @@ class ReplicaError(CpmGenError):
     def __init__(self, message: str, exit_status: int = 1) -> None:
         super().__init__(message)
         self.exit_status = exit_status
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether Python or torch, on any device, was given no memory."""
+    return isinstance(error, MemoryError) or any(
+        words in str(error).lower() for words in ("out of memory", "can't allocate memory")
+    )

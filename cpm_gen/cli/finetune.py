@@ -22,13 +22,13 @@ from cpm_gen.config.files import shipped
 from cpm_gen.config.finetune_options import NAMES, finetune_options
 from cpm_gen.config.options import ModelOptions
 from cpm_gen.config.resolve import resolve
-from cpm_gen.errors import ConfigError, InputError
+from cpm_gen.errors import ConfigError, InputError, out_of_memory
 from cpm_gen.finetuning import check_packages
 
 if TYPE_CHECKING:  # imports transformers, which takes seconds
     from cpm_gen.finetuning.prepare import Prepared, Request
     from cpm_gen.finetuning.run_folder import RunFolder
-    from cpm_gen.finetuning.trainer import Outcome, Step
+    from cpm_gen.finetuning.setup import Outcome, Step
 
 _MODEL = ("model", "tokenizer", "heads", "start_token", "end_token")
 _FREE = ("to", "tensor_parallel", "output_dtype", "licence", "save_every")  # may change when a run goes on
@@ -46,7 +46,7 @@ def finetune(args: argparse.Namespace) -> int:
     folder = RunFolder(path_argument(args.output, "the folder to write"))
     request = _requested(args, folder)
     first = int(os.environ.get("RANK", "0")) == 0
-    if not args.resume:
+    if first and not args.resume:
         _check_target(folder, request, force=args.force)
     with Interrupt() as interrupt, Status(beside_text=False) as status:
         reading = Remaining(status, "reading the texts", 1)
@@ -152,7 +152,16 @@ def _train(prepared: Prepared, status: Status, interrupt: Interrupt) -> Outcome:
 
     folder = prepared.setup.folder
     with _Log(folder, prepared, status) as log:
-        return run(prepared.setup, log.report, lambda: interrupt.asked)
+        try:
+            return run(prepared.setup, log.report, lambda: interrupt.asked)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            memory = prepared.setup.memory
+            raise InputError(
+                f"not enough memory for {memory.micro_batch} windows at once; give a smaller --micro-batch"
+                f"{'' if memory.checkpointing else ', --gradient-checkpointing'} or --lora 16, and begin anew with --force"
+            ) from None
 
 
 class _Log:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from cpm_gen.cli import progress
 from cpm_gen.cli.parser import SHELLS, Parser, PrintCompletion
-from cpm_gen.errors import ConfigError, CpmGenError, InputError
+from cpm_gen.errors import ConfigError, CpmGenError, InputError, out_of_memory
 
 if TYPE_CHECKING:
     from cpm_gen.config.resolve import Settings
@@ -293,10 +293,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
         return 141
     except (MemoryError, RuntimeError) as error:
-        text = str(error).lower()
-        if not isinstance(error, MemoryError) and not any(
-            w in text for w in ("out of memory", "can't allocate memory")
-        ):
+        if not out_of_memory(error):
             raise
         sys.stderr.write("cpm-gen: not enough memory; try --dtype bfloat16, a smaller --batch or --tensor-parallel\n")
         return 1

@@ -12,7 +12,7 @@ import transformers
 
 import cpm_gen
 from cpm_gen.finetuning.prepare import Prepared
-from cpm_gen.finetuning.trainer import Outcome
+from cpm_gen.finetuning.setup import Outcome
 
 _VERSION = 1
 

@@ -24,8 +24,8 @@ from cpm_gen.finetuning.memory import MemoryPlan, plan_memory
 from cpm_gen.finetuning.run_folder import RunFolder
 from cpm_gen.finetuning.samples import Sampler
 from cpm_gen.finetuning.schedule import Progress
+from cpm_gen.finetuning.setup import Setup
 from cpm_gen.finetuning.texts import Reading, Source, Texts, encode_sources, find_sources
-from cpm_gen.finetuning.trainer import Setup
 from cpm_gen.finetuning.windows import RandomWindows, Windows, held_out_rows
 from cpm_gen.text.documents import read_documents
 from cpm_gen.text.find_tokenizer import find_tokenizer, fitting_tokenizer

@@ -7,7 +7,6 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,74 +15,18 @@ import transformers
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
-from cpm_gen.config.finetune_options import FinetuneOptions
-from cpm_gen.finetuning.memory import MemoryPlan
+from cpm_gen.finetuning.flow import Flow
 from cpm_gen.finetuning.optimizers import make_optimizer
-from cpm_gen.finetuning.run_folder import RunFolder
-from cpm_gen.finetuning.schedule import Progress, learning_rate_factor
-from cpm_gen.finetuning.windows import IGNORED, Rows, Windows
+from cpm_gen.finetuning.schedule import learning_rate_factor
+from cpm_gen.finetuning.setup import HELD_OUT, Outcome, Report, Setup
+from cpm_gen.finetuning.windows import IGNORED, Rows
 
 _ENDLESS = 1 << 40  # steps of a run that the clock ends
 _KEPT = 2  # checkpoints, beside the best one
 _LOGGED_EVERY = 10  # steps
-_HELD_OUT = "eval_loss"
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a step did. loss: of the step, nats a token; held_out: of the measurement after it, if there was one; sample: written then."""
-
-    step: int
-    progress: float
-    seconds: float
-    tokens: int
-    loss: float | None = None
-    held_out: float | None = None
-    sample: str | None = None
-
-
-Report = Callable[[Step], None]
-
-
-@dataclass(frozen=True)
-class Setup:
-    """Everything a run consists of.
-
-    held: held-out windows; empty if nothing is held out. half: the 16-bit format of the computation; None: float32. prompt: of samples.
-    sample: writes a text with the network. resume_from: the step of the checkpoint that the run goes on from.
-    """
-
-    model: PreTrainedModel
-    windows: Windows
-    held: list[Rows]
-    options: FinetuneOptions
-    learning_rate: float
-    seed: int
-    folder: RunFolder
-    progress: Progress
-    memory: MemoryPlan
-    half: torch.dtype | None
-    use_cpu: bool
-    prompt: str
-    sample: Callable[[PreTrainedModel], str] | None = None
-    resume_from: int | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended. stopped: it was asked to stop, and can go on. best: the step whose weights the network has."""
-
-    steps: int
-    tokens: int
-    seconds: float
-    stopped: bool
-    early: bool
-    best: int
-    before: float | None
-    after: float | None
 
 
 class _Rows(Dataset[Rows]):
@@ -122,7 +65,7 @@ class WindowTrainer(Trainer):
     def __init__(self, setup: Setup, report: Report, stop: Callable[[], bool]) -> None:
         self.setup = setup
         self.recent: Tensor | None = None
-        self.flow = _Flow(setup, report, stop, self)
+        self.flow = Flow(setup, report, stop, self)
         super().__init__(
             model=setup.model,
             args=_arguments(setup),
@@ -176,14 +119,14 @@ class WindowTrainer(Trainer):
                 total += float(_loss(logits, batch["labels"]))
                 count += int((batch["labels"] != IGNORED).sum())
         sums = self.accelerator.reduce(torch.stack([total, count]).to(self.args.device, torch.float64), "sum")
-        metrics = {_HELD_OUT: float(sums[0] / sums[1])}
+        metrics = {HELD_OUT: float(sums[0] / sums[1])}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def held_out_losses(self) -> list[float]:
         """All measurements of the run so far, those before a restart included."""
-        return [entry[_HELD_OUT] for entry in self.state.log_history if _HELD_OUT in entry]
+        return [entry[HELD_OUT] for entry in self.state.log_history if HELD_OUT in entry]
 
 
 def _loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -209,7 +152,7 @@ def _arguments(setup: Setup) -> TrainingArguments:
         train_sampling_strategy="sequential",
         eval_strategy="no",  # the callback says when
         eval_on_start=setup.resume_from is None and bool(setup.held),
-        metric_for_best_model=_HELD_OUT,
+        metric_for_best_model=HELD_OUT,
         greater_is_better=False,
         save_strategy="steps",
         save_steps=_ENDLESS,
@@ -223,90 +166,6 @@ def _arguments(setup: Setup) -> TrainingArguments:
         deepspeed=options.deepspeed,
         seed=setup.seed % 2**32,
     )
-
-
-class _Flow(TrainerCallback):
-    """Says when to measure, to save and to end."""
-
-    def __init__(self, setup: Setup, report: Report, stop: Callable[[], bool], trainer: WindowTrainer) -> None:
-        self._setup, self._report, self._stop, self._trainer = setup, report, stop, trainer
-        self.stopped = self.early = False
-        self.first_loss: float | None = None
-        self._place = 0  # measurements that are due by now
-        self.tokens = 0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        progress = self._setup.progress
-        progress.begin(progress.before)
-        self._place = self._due(progress.at(state.global_step))
-        self.tokens = state.global_step * self._step_tokens
-
-    @property
-    def _step_tokens(self) -> int:
-        return (self._setup.options.batch or 1) * self._setup.windows.length
-
-    def _due(self, share: float) -> int:
-        return int(share * self._setup.progress.measurements + 1e-9)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        setup, progress = self._setup, self._setup.progress
-        self.tokens += self._step_tokens
-        share = self._agreed(progress.at(state.global_step))
-        asked = bool(self._agreed(float(self._stop())))
-        ended = share >= 1.0
-        due = self._due(share)
-        if due > self._place or ended:
-            self._place = due
-            control.should_evaluate = bool(setup.held)
-            control.should_save = control.should_save or setup.options.save_every is None
-        if setup.options.save_every and state.global_step % setup.options.save_every == 0:
-            control.should_save = True
-        if ended or asked:
-            control.should_training_stop = control.should_save = True
-            self.stopped = not ended
-            control.should_evaluate = control.should_evaluate and ended
-        self._say(state, control)
-
-    def _agreed(self, value: float) -> float:
-        """Rank 0's value: clocks and signals differ, and the ranks must do the same."""
-        if self._trainer.args.world_size == 1:
-            return value
-        shared = torch.tensor([value], dtype=torch.float64, device=self._trainer.args.device)
-        torch.distributed.broadcast(shared, 0)
-        return float(shared)
-
-    def _say(self, state: Any, control: Any) -> None:
-        recent, self._trainer.recent = self._trainer.recent, None
-        progress = self._setup.progress
-        self._report(
-            Step(
-                state.global_step,
-                progress.at(state.global_step),
-                progress.elapsed,
-                self.tokens,
-                loss=None if recent is None else float(recent),
-            )
-        )
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        setup = self._setup
-        losses = self._trainer.held_out_losses()
-        best = losses.index(min(losses))
-        if best == len(losses) - 1 and state.global_step:
-            control.should_save = True  # the weights that the run may end with
-        patience = setup.options.patience
-        if patience and len(losses) - 1 - best >= patience:
-            self.early = True
-            control.should_training_stop = control.should_save = True
-        sample = setup.sample(setup.model) if setup.sample and args.process_index == 0 else None
-        at = setup.progress.at(state.global_step)
-        self._report(
-            Step(state.global_step, at, setup.progress.elapsed, self.tokens, held_out=losses[-1], sample=sample)
-        )
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if args.process_index == 0:
-            self._setup.folder.seal(state.global_step, self._setup.progress.elapsed)
 
 
 def run(setup: Setup, report: Report, stop: Callable[[], bool] = lambda: False) -> Outcome:

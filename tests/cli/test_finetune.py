@@ -122,3 +122,25 @@ def test_a_missing_package_is_named(run: Run, texts: Path, tmp_path: Path, monke
     status, _, err = run(*words(texts, tmp_path / "out"))
     assert (status, err.count("\n")) == (2, 1)
     assert "training needs peft; in the checkout, pip install" in err
+
+
+def test_too_little_memory_is_said_before_and_while_training(
+    run: Run, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("cpm_gen.finetuning.memory.free_bytes", lambda device: 1_000_000)
+        status, _, err = run(*words(texts, tmp_path / "out"))
+        assert (status, err.count("\n")) == (2, 1)
+        assert "training needs about 0.1 GB for weights, gradients and moments, 0.0 GB are free; try --lora 16" in err
+        assert not (tmp_path / "out").exists()
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+
+    monkeypatch.setattr("cpm_gen.finetuning.trainer.WindowTrainer.compute_loss", full)
+    status, _, err = run(*words(texts, tmp_path / "out", "--held-out", "0", "--micro-batch", "4"))
+    assert status == 2
+    assert err.splitlines()[-1] == (
+        "cpm-gen: not enough memory for 4 windows at once; give a smaller --micro-batch, --gradient-checkpointing or --lora 16, "
+        "and begin anew with --force"
+    )
