@@ -13,6 +13,13 @@ _HAN = r"\u2014\u2018-\u201d\u2026\u3000-\u303f\u4e00-\u9fff\uff00-\uffef"
 _BREAK = re.compile(rf"(?<=[{_HAN}])\n(?=[{_HAN}<])|(?<=>)\n(?=[{_HAN}])")
 # GitHub needs a backslash before | in code of a table; Python-Markdown shows it.
 _CELL = re.compile(r"<td[^>]*>.*?</td>", re.DOTALL)
+# GitHub shows the files of a folder; the site has a list of the decisions.
+_DECISIONS = re.compile(r"\]\(decisions\)")
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Let a link to the folder of decisions lead to their list."""
+    return _DECISIONS.sub("](decisions/index.md)", markdown)
 
 
 def on_page_content(html: str, **_: Any) -> str:

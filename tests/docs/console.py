@@ -101,6 +101,7 @@ class Shell:
             "CPM_GEN_PORT": self._port,
             "PYTHONUNBUFFERED": "1",
             "LC_ALL": "C.UTF-8",
+            "LANGUAGE": "en",
             "no_proxy": "*",
         }
         self._bash = subprocess.Popen(
