@@ -6,15 +6,12 @@ on the others in the batch.
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections import deque
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cpm_gen.engine.candidates import begin_sentence, end_sentence, growing, meet, release_rows
@@ -26,7 +23,7 @@ from cpm_gen.errors import ConfigError, NumericsError
 from cpm_gen.networks.interface import Segment, SlotCopy
 from cpm_gen.sampling import batched
 from cpm_gen.sampling.logprobs import TopCollector, likelihood, logprobs_of
-from cpm_gen.sampling.sample import Draw
+from cpm_gen.sampling.sample import Draw, choose_each
 
 
 @dataclass
@@ -104,10 +101,7 @@ class Engine:
                 choices = batched.choose(logits if len(places) == len(logits) else logits[places], draws)
                 ran = time.perf_counter()
             else:
-                rows = logits.numpy()
-                choices = []
-                for at, same in itertools.groupby(range(len(draws)), key=places.__getitem__):
-                    choices += _choose([draws[number] for number in same], rows[at])
+                choices = choose_each(logits.numpy(), draws, places)
             self.spent.steps += 1
             self.spent.network += ran - began
             self.spent.sampling += time.perf_counter() - ran
@@ -242,14 +236,3 @@ def _draw(sequence: Sequence) -> Draw:
         allowed=allowed,
         bias=None if allowed is None else sequence.bias(allowed),
     )
-
-
-def _choose(draws: Seq[Draw], logits: NDArray[np.float32]) -> Seq[int | NumericsError]:
-    """The next token of each draw, of which only the candidates differ, or the error that prevents it.
-
-    A numerical error ends only the text it occurred in.
-    """
-    try:
-        return draws[0].choose_each(logits, [draw.candidate for draw in draws])
-    except NumericsError as error:
-        return [error] * len(draws)

@@ -35,7 +35,6 @@ class Edits:
 
 
 _NONE = np.empty(0, dtype=np.intp)
-_NOTHING = Edits(_NONE, (), _NONE)
 
 
 def edits(
@@ -50,9 +49,8 @@ def edits(
     repeats = params.repetition_penalty != 1.0
     counts = params.presence_penalty != 0 or params.frequency_penalty != 0
     dry = params.dry_multiplier != 0
-    bans_any = params.no_repeat_ngram or params.banned_ids or forbidden
-    if not (repeats or counts or dry or params.logit_bias or bans_any):
-        return _NOTHING
+    if not (repeats or counts or dry or params.logit_bias or params.no_repeat_ngram or forbidden):
+        return _banned(params.banned_ids, size)
     seen = np.asarray(context, dtype=np.intp) if repeats or params.no_repeat_ngram else _NONE
     bans = [_below(params.banned_ids, size)] if params.banned_ids else []
     bans += [_below(tuple(forbidden), size)] if forbidden else []
@@ -122,6 +120,11 @@ def _edited(logits: AnyFloats, todo: Edits, params: SamplingParams) -> AnyFloats
 @functools.lru_cache(maxsize=64)  # the same at every step, and many if the vocabulary is padded
 def _below(ids: tuple[int, ...], size: int) -> Indices:
     return np.array([i for i in ids if i < size], dtype=np.intp)
+
+
+@functools.lru_cache(maxsize=64)  # the same at every step
+def _banned(ids: tuple[int, ...], size: int) -> Edits:
+    return Edits(_NONE, (), _below(ids, size))
 
 
 @functools.lru_cache(maxsize=64)  # the same at every step

@@ -10,6 +10,7 @@ A token's weight is exp((logit - best) / temperature) in float64, computed if pa
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from collections.abc import Collection, Sequence
@@ -24,6 +25,7 @@ from cpm_gen.errors import NumericsError
 from cpm_gen.sampling.constraints import Floats32
 from cpm_gen.sampling.dry import SuffixMatches
 from cpm_gen.sampling.penalties import AnyFloats, Edits, Floats, Indices, edits, penalise, penalised_among
+from cpm_gen.sampling.rows import MOST, draw_rows
 
 Ids = Indices | slice
 
@@ -32,6 +34,7 @@ Ids = Indices | slice
 # sum. That is 5e-6 for a vocabulary of a million, and twice that for the quotient of two sums.
 SLACK = 1e-5
 BLOCK = 256  # tokens whose weights are summed first, to find where the CDF crosses
+WHOLE = 16  # top-k looks through that many sets of logits at once
 FEW = 1024  # tokens that need no first pass in float32
 DEPTHS = (8.0, 14.0, math.inf)  # top-p looks for its tokens so far below the best, in units of the exponent
 NAN, BANNED, INFINITE = -1, -2, -3  # why there is no token, where tokens are integers
@@ -109,10 +112,16 @@ def _near(logits: AnyFloats, top: np.float64, depth: float) -> Ids:
 
 
 def _top_k(logits: AnyFloats, k: int) -> Indices:
-    """Ids of logits not below the k-th greatest, which is at least the k-th greatest of the maxima of disjoint sets."""
+    """Ids of logits not below the k-th greatest.
+
+    Of many logits, it is at least the k-th greatest of the maxima of disjoint sets, which is found more quickly.
+    """
     sets = max(256, 4 * k)
     rows = len(logits) // sets
-    bound = np.partition(logits[: rows * sets].reshape(rows, sets).max(axis=0), -k)[-k] if rows > 1 else -np.inf
+    if rows <= WHOLE:
+        whole: Indices = (logits >= np.partition(logits, -k)[-k]).nonzero()[0]
+        return whole
+    bound = np.partition(logits[: rows * sets].reshape(rows, sets).max(axis=0), -k)[-k]
     ids = (logits >= bound).nonzero()[0]
     best: Indices = ids[logits[ids] >= np.partition(logits[ids], -k)[-k]]
     return best
@@ -214,23 +223,68 @@ class Draw:
         return uniform(self.seed, self.sample_index, self.step, self.candidate)
 
     def choose(self, logits: NDArray[np.float32]) -> int:
-        """:func:`sample` from these logits."""
-        return self.choose_each(logits, [self.candidate])[0]
+        """:func:`sample` from these logits ``[V]``."""
+        [found] = choose_each(logits[None], [self], [0])
+        if isinstance(found, NumericsError):
+            raise found
+        return found
 
-    @np.errstate(over="ignore", under="ignore")
-    def choose_each(self, logits: NDArray[np.float32], candidates: Sequence[int]) -> list[int]:
-        """:func:`sample` for each of these candidates, which differ in their random numbers only."""
-        if math.isnan(logits.max()):
-            raise NumericsError(FAILURES[NAN])
-        keys = [(self.seed, self.sample_index, self.step, candidate) for candidate in candidates]
+    def narrowed(self, logits: NDArray[np.float32]) -> tuple[AnyFloats, Indices | None]:
+        """The logits that the draw is among, after bans, penalties, bias and top-k, and their ids; None: of all ids.
+
+        One that certainly comes is alone. Raises NumericsError if no token can be chosen.
+        """
         if self.allowed is None:
-            adjusted = penalise(logits, self.params, self.context, self.written, self.forbidden, self.history)
-            return _drawn(adjusted, self.params, keys)
-        allowed = self.allowed
-        kept = penalised_among(logits, self.edits(len(logits)), self.params, allowed)
-        adjusted = logits[allowed] if kept.max() == -math.inf else kept
-        adjusted = adjusted if self.bias is None else adjusted + self.bias
-        return [int(allowed[at]) for at in _drawn(adjusted, self.params, keys)]
+            values = penalise(logits, self.params, self.context, self.written, self.forbidden, self.history)
+        else:
+            values = penalised_among(logits, self.edits(len(logits)), self.params, self.allowed)
+            if values[values.argmax()] == -math.inf:
+                values = logits[self.allowed]
+            if self.bias is not None:
+                values = values + self.bias
+        best = best_token(values)
+        if self.params.temperature == 0:
+            kept = np.array([best])
+        elif 0 < self.params.top_k < len(values):
+            kept = _top_k(values, self.params.top_k)
+        else:
+            return values, self.allowed
+        return values[kept], kept if self.allowed is None else self.allowed[kept]
+
+
+@np.errstate(over="ignore", under="ignore")
+def choose_each(logits: NDArray[np.float32], draws: Sequence[Draw], places: Sequence[int]) -> list[int | NumericsError]:
+    """:func:`sample` for each draw from a row of raw logits ``[rows, V]``, or the error that prevents it.
+
+    places: the row of each draw. Neighbours with the same one differ in their candidates only.
+    """
+    chosen: list[int | NumericsError] = [0] * len(draws)
+    few: dict[tuple[float, ...], list[tuple[int, AnyFloats, Indices | None]]] = {}
+    nan = np.isnan(logits.max(axis=1))
+    for place, same in itertools.groupby(range(len(draws)), key=places.__getitem__):
+        own = list(same)
+        draw = draws[own[0]]
+        try:
+            if nan[place]:
+                raise NumericsError(FAILURES[NAN])
+            values, ids = draw.narrowed(logits[place])
+        except NumericsError as error:
+            for at in own:
+                chosen[at] = error
+            continue
+        if 1 < len(values) <= MOST:
+            key = len(values), draw.params.temperature, draw.params.top_p, draw.params.min_p
+            few.setdefault(key, []).extend((at, values, ids) for at in own)
+            continue
+        found = [0] * len(own) if len(values) == 1 else _drawn(values, draw.params, [draws[at].uniform() for at in own])
+        for at, token in zip(own, found, strict=True):
+            chosen[at] = token if ids is None else int(ids[token])
+    for members in few.values():
+        numbers = np.array([draws[at].uniform() for at, *_ in members])
+        found = draw_rows(np.array([values for _, values, _ in members]), draws[members[0][0]].params, numbers).tolist()
+        for (at, _, ids), token in zip(members, found, strict=True):
+            chosen[at] = token if ids is None else int(ids[token])
+    return chosen
 
 
 def sample(
@@ -256,15 +310,12 @@ def sample(
     Raises NumericsError if a logit is NaN, if the best one is infinite, or if all are banned.
     """
     draw = Draw(params, context, written, forbidden, seed, sample_index, step, history, allowed, bias, candidate)
-    return draw.choose_each(logits, [candidate])[0]
+    return draw.choose(logits)
 
 
-def _drawn(adjusted: AnyFloats, params: SamplingParams, keys: Sequence[tuple[int, int, int, int]]) -> list[int]:
-    """Indices among logits after penalties, one for each key: the arguments of :func:`uniform`."""
+def _drawn(adjusted: AnyFloats, params: SamplingParams, numbers: Sequence[float]) -> list[int]:
+    """Indices among logits after penalties, one for each number; for temperatures above 0."""
     best = best_token(adjusted)
-    if params.temperature == 0:
-        return [best] * len(keys)
-    numbers = [uniform(*key) for key in keys]
     if params.top_k == 0 and params.top_p in (0, 1) and params.min_p == 0:
         rough = _rough(adjusted, np.float64(adjusted[best]), params.temperature)
         found = [_invert(rough, u) for u in numbers]

@@ -34,6 +34,7 @@ _UNIT = 1024  # parts of a nat
 _LEAST = -(1 << 15)  # 32 nats
 _VECTORS = 16  # of the recursion: what a line needs while its tables are made
 _BYTES = 8 << 20  # of the tables that are kept
+_BIASES = 16  # tables that are kept as floats: those of a step's texts
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Lookahead:
         self._of_length = [(lexicon.length == length).nonzero()[0] for length in range(LONGEST + 1)]
         self._lines = functools.lru_cache(4096)(self._find_line)
         self._tables = functools.lru_cache(max(64, _BYTES // (2 * lexicon.size)))(self._find_table)
+        self._biases = functools.lru_cache(_BIASES)(lambda line: self._tables(line) * np.float32(1 / _UNIT))
         self._followed = functools.lru_cache(64)(self._find_followed)
         self._final = functools.lru_cache(64)(self._find_final)
         self._chances: OrderedDict[Line, Chances] = OrderedDict()
@@ -102,7 +104,7 @@ class Lookahead:
         line = self._lines(state.segment, state.count, groups, words)
         if not line:
             return None
-        bias: Floats32 = self._tables(line)[allowed] * np.float32(1 / _UNIT)
+        bias: Floats32 = self._biases(line).take(allowed)
         return bias
 
     def _until_sign(self, at: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
