@@ -298,7 +298,8 @@ class Sequence:
 
     def length(self, start: int) -> int:
         """Number of tokens that the network sees of a window at ``start``: the current one or the next, which is decided."""
-        return self._history_length(start) + len(self._inserted_at(start))
+        history = self._history_length(start)
+        return history if self.request.insertions is None else history + len(self._inserted_at(start))
 
     def shown(self, start: int, first: int, count: int) -> list[int]:
         """Tokens ``first .. first + count`` of the context of a window at ``start``."""

@@ -89,5 +89,7 @@ def _on_host(values: NDArray[np.float32], rows: Sequence[int], tokens: Sequence[
     own = list(dict.fromkeys(rows))
     chosen = values if own == list(range(len(values))) else values[own]
     best = chosen.max(1)
-    totals = dict(zip(own, (best + np.log(np.exp(chosen - best[:, None]).sum(1))).tolist(), strict=True))
+    weights = chosen - best[:, None]
+    np.exp(weights, out=weights)
+    totals = dict(zip(own, (best + np.log(weights.sum(1))).tolist(), strict=True))
     return [float(values[row, token]) - totals[row] for row, token in zip(rows, tokens, strict=True)]

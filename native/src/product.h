@@ -60,7 +60,11 @@ inline void product_tile(const Product& p, long tile, long from, long rows, long
     const Matrix& m = *p.matrix;
     const long lines = m.padded_inputs() / group(F) / 16;
     const long all = rows * SUMS_PER_ROW<F>;
-    const bool single_pass = all <= (HAS_AMX && F != Format::f32 ? 16 : MAX_BLOCK_ROWS);
+    // Sums of a whole tile that fit in registers read its weights once, as one stream. Weights of four bytes that several passes read
+    // should come from the L1 cache; for others, one piece less to add up is worth more.
+    const bool amx = HAS_AMX && F != Format::f32;
+    const bool one_stream = amx ? all <= 16 : all * (TILE / W) <= REGISTERS;
+    const bool single_pass = one_stream || (F != Format::f32 && !amx && all <= MAX_BLOCK_ROWS);
     const long step = single_pass ? lines : all <= FEW_SUMS ? FEW_LINES : MANY_LINES;
     const bool last = tile + 1 == m.tiles();
     for (long line = 0; line < lines; line += step) {
@@ -75,8 +79,8 @@ inline void product_tile(const Product& p, long tile, long from, long rows, long
         a.accumulate = line > 0;
         // prefetch the next piece, after the last one the next tile's first; from the second chunk of rows on it is in the L2 cache
         const long piece = a.lines * 16 * TILE_BYTES;
-        a.prefetch = a.w + (single_pass ? STREAM_AHEAD : piece);
-        a.prefetch_end = from > 0 || (last && !single_pass && line + step >= lines) ? a.prefetch : a.prefetch + piece;
+        a.prefetch = a.w + (one_stream ? STREAM_AHEAD : piece);
+        a.prefetch_end = from > 0 || (last && !one_stream && line + step >= lines) ? a.prefetch : a.prefetch + piece;
         RowPrefetch fetch;
         if (HAS_AMX && F != Format::f32 && rows_after > 0) {
             const long each = (lines + p.tiles - 1) / p.tiles;  // lines of inputs to prefetch during this tile
