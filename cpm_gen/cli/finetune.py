@@ -57,6 +57,7 @@ def finetune(args: argparse.Namespace) -> int:
                 sys.stderr.write(f"note: {note}\n")
             _say_what(prepared)
         outcome = _train(prepared, status, interrupt)
+        status.clear()
         if outcome.stopped:
             if first:
                 sys.stderr.write(
