@@ -27,8 +27,8 @@ def draw_rows(logits: AnyFloats, params: SamplingParams, numbers: AnyFloats) -> 
     ends = weights.cumsum(axis=1)
     total = ends[:, -1:]
     # the first end above the goal; if rounding leaves none, the last that adds something
-    above = np.count_nonzero(ends <= numbers[:, None] * total, axis=1)
-    found: Indices = np.minimum(above, np.count_nonzero(ends < total, axis=1))
+    above = (ends <= numbers[:, None] * total).sum(axis=1)
+    found: Indices = np.minimum(above, (ends < total).sum(axis=1))
     return found
 
 
@@ -36,11 +36,11 @@ def _keep_heaviest(weights: Floats, top_p: float) -> None:
     """Zero all but the fewest weights of each row, of equal ones the first, that hold ``top_p`` of its whole."""
     goal = top_p * weights.sum(axis=1, keepdims=True)
     ordered = np.sort(weights, axis=1)[:, ::-1]
-    below = np.count_nonzero(ordered.cumsum(axis=1) < goal, axis=1)
+    below = (ordered.cumsum(axis=1) < goal).sum(axis=1)
     last = np.minimum(below, weights.shape[1] - 1)  # the place of the least that is kept
     least = ordered[np.arange(len(ordered)), last]
     kept = weights >= least[:, None]
-    surplus = np.count_nonzero(kept, axis=1) - (last + 1)
+    surplus = kept.sum(axis=1) - (last + 1)
     for row in surplus.nonzero()[0]:
         kept[row, np.flatnonzero(weights[row] == least[row])[-surplus[row] :]] = False
     weights *= kept

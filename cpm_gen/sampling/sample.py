@@ -222,12 +222,14 @@ class Draw:
         """The uniform number of this draw."""
         return uniform(self.seed, self.sample_index, self.step, self.candidate)
 
+    @np.errstate(over="ignore", under="ignore")
     def choose(self, logits: NDArray[np.float32]) -> int:
         """:func:`sample` from these logits ``[V]``."""
-        [found] = choose_each(logits[None], [self], [0])
-        if isinstance(found, NumericsError):
-            raise found
-        return found
+        if math.isnan(logits.max()):
+            raise NumericsError(FAILURES[NAN])
+        values, ids = self.narrowed(logits)
+        [token] = [0] if len(values) == 1 else _drawn(values, self.params, [self.uniform()])
+        return token if ids is None else int(ids[token])
 
     def narrowed(self, logits: NDArray[np.float32]) -> tuple[AnyFloats, Indices | None]:
         """The logits that the draw is among, after bans, penalties, bias and top-k, and their ids; None: of all ids.
@@ -280,8 +282,12 @@ def choose_each(logits: NDArray[np.float32], draws: Sequence[Draw], places: Sequ
         for at, token in zip(own, found, strict=True):
             chosen[at] = token if ids is None else int(ids[token])
     for members in few.values():
-        numbers = np.array([draws[at].uniform() for at, *_ in members])
-        found = draw_rows(np.array([values for _, values, _ in members]), draws[members[0][0]].params, numbers).tolist()
+        first, values, _ = members[0]
+        params, numbers = draws[first].params, [draws[at].uniform() for at, *_ in members]
+        if len(members) == 1:  # by itself it is quicker
+            found = _drawn(values, params, numbers)
+        else:
+            found = draw_rows(np.array([values for _, values, _ in members]), params, np.array(numbers)).tolist()
         for (at, _, ids), token in zip(members, found, strict=True):
             chosen[at] = token if ids is None else int(ids[token])
     return chosen
