@@ -3,7 +3,8 @@
     python benchmarks/batch_command.py --model cpm-distill --texts 64 --tokens 64 [--json FILE]
 
 The ways run in turns. Each writes the same lines, with prompts of token ids, to a file; the texts must be the same. ``--model embedded`` is
-the included model.
+the included model. ``--ray N`` adds N workers of a Ray cluster; they load their models within the time, so the time of the first result is
+shown, too.
 """
 
 from __future__ import annotations
@@ -60,16 +61,29 @@ def replicas(settings: Settings, count: int) -> Iterator[Workers]:
         yield workers
 
 
-def run(open_workers: Open, todo: list[bytes]) -> tuple[float, dict[str, list[int]]]:
-    """Seconds to write the lines, and the token ids by id."""
+@contextlib.contextmanager
+def on_ray(settings: Settings, count: int) -> Iterator[Workers]:
+    from cpm_gen.batch.ray_data import RayData
+
+    with contextlib.closing(RayData(settings, count)) as workers:
+        yield workers
+
+
+def run(open_workers: Open, todo: list[bytes]) -> tuple[float, float, dict[str, list[int]]]:
+    """Seconds to write the lines, to write the first result, and the token ids by id."""
     with open_workers() as workers, tempfile.TemporaryDirectory() as tmp:
         output = OutputFile(Path(tmp, "out.jsonl"))
         began = time.perf_counter()
-        run_batch(iter(LineReader(todo, Written())), workers, output)
-        seconds = time.perf_counter() - began
+        written: list[float] = []
+        run_batch(
+            iter(LineReader(todo, Written())),
+            workers,
+            output,
+            report=lambda _: written.append(time.perf_counter() - began),
+        )
         output.close()
         found = [json.loads(line) for line in Path(tmp, "out.jsonl").read_bytes().splitlines()]
-    return seconds, {result["id"]: result["token_ids"] for result in found}
+    return written[-1], written[0], {result["id"]: result["token_ids"] for result in found}
 
 
 def main() -> None:
@@ -80,6 +94,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64, help="of a text, on average")
     parser.add_argument("--batches", nargs="*", type=int, default=[8, 32])
     parser.add_argument("--replicas", nargs="*", type=int, default=[2])
+    parser.add_argument("--ray", nargs="*", type=int, default=[], metavar="N", help="workers of a Ray cluster")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as a JSON list")
     args = parser.parse_args()
@@ -96,15 +111,21 @@ def main() -> None:
                 ways[f"batch {batch}, {count} replicas"] = lambda batch=batch, count=count: replicas(
                     settings[batch], count
                 )
+            for count in args.ray:
+                ways[f"batch {batch}, {count} Ray workers"] = lambda batch=batch, count=count: on_ray(
+                    settings[batch], count
+                )
         todo = lines(args.texts, args.tokens)
         seconds: dict[str, list[float]] = {way: [] for way in ways}
+        firsts: dict[str, list[float]] = {way: [] for way in ways}
         texts: dict[str, list[int]] = {}
         for number in range(args.rounds):
             for way in list(ways) if number % 2 == 0 else reversed(ways):
-                took, found = run(ways[way], todo)
+                took, first, found = run(ways[way], todo)
                 assert found == (texts or found), f"{way}: other texts"
                 texts = found
                 seconds[way].append(took)
+                firsts[way].append(first)
                 print(f"  {way}: {took:.2f} s", file=sys.stderr)
     tokens = sum(map(len, texts.values()))
     alone = seconds["one by one"]
@@ -118,13 +139,15 @@ def main() -> None:
             "tokens_per_second": round(statistics.median(tokens / s for s in took), 1),
             "times_one_by_one": round(statistics.median(a / s for a, s in zip(alone, took, strict=True)), 2),
             "seconds": [round(s, 3) for s in took],
+            "first_result": [round(s, 3) for s in firsts[way]],
         }
         for way, took in seconds.items()
     ]
     print(f"{args.model}, {args.dtype}, {args.texts} texts, {tokens:,} tokens, medians of {args.rounds} rounds\n")
-    print("| way | tokens/s | × one by one |\n|---|---|---|")
+    print("| way | tokens/s | × one by one | first result (s) |\n|---|---|---|---|")
     for row in rows:
-        print(f"| {row['work']} | {row['tokens_per_second']:.1f} | {row['times_one_by_one']:.2f} |")
+        first = statistics.median(row["first_result"])
+        print(f"| {row['work']} | {row['tokens_per_second']:.1f} | {row['times_one_by_one']:.2f} | {first:.1f} |")
     save(rows, args.json)
 
 

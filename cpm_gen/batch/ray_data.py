@@ -16,9 +16,11 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a thread that still reads must not start a second cluster
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
 import ray
 import ray.data
-import ray.exceptions
 
 from cpm_gen.batch.lines import Line, Result
 from cpm_gen.batch.replicas import Assignment
@@ -141,7 +143,6 @@ class RayData:
 
 def _connect() -> None:
     """Join the cluster of RAY_ADDRESS or of this machine, or start one here."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     warnings.filterwarnings("ignore", module="ray")
     try:
         ray.init(logging_level=logging.ERROR, log_to_driver=False)

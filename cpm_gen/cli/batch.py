@@ -59,9 +59,11 @@ def batch(args: argparse.Namespace, settings: Settings) -> int:
             if not reader.read:
                 raise InputError(f"{_name(args.input)}: holds nothing; it should have a JSON object a line")
             report.resume()
-            stopped = 0 if first is None else _run(args, settings, itertools.chain([first], lines), output, report)
-            if stopped:
-                return stopped
+            # the other ranks of a launcher have loaded the model, and follow this one to its end
+            if first is not None or launched() is not None:
+                rest = itertools.chain([] if first is None else [first], lines)
+                if stopped := _run(args, settings, rest, output, report):
+                    return stopped
             report.end()
             return int(output.written.errors > 0)
 
