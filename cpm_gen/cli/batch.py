@@ -209,6 +209,7 @@ class _Report:
     def begin(self) -> None:
         """The model is loaded."""
         self._began = self._said = time.monotonic()
+        self._status.show(self._line(), force=True)
 
     def show(self, result: Mapping[str, Any]) -> None:
         """Count a result that was written."""
@@ -250,7 +251,7 @@ class _Report:
         if self._written.errors:
             parts.append(f"{self._written.errors:,} failed")
         parts.append(f"{self._tokens / elapsed:,.0f} tokens/s")
-        if self._total and done:
-            left = max(0, self._total - len(self._written))
+        left = 0 if self._total is None else self._total - len(self._written)
+        if left > 0 and done:
             parts.append(f"{duration(elapsed * left / done)} left")
         return " · ".join(parts)

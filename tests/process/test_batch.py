@@ -15,7 +15,7 @@ import pytest
 
 from cpm_gen.cli.main import main
 from tests.processes import alive, children, linux
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 Begin = Callable[..., subprocess.Popen[Any]]
 PROMPTS = ("春江潮水连海平", "话说", "明月几时有", "林冲", "却说那", "白日依山尽", "从前", "大江东去")
@@ -136,3 +136,16 @@ def test_what_is_wrong_with_the_model_is_said_by_the_replicas(begin: Begin, sour
     assert process.returncode == 2
     assert err.count("\n") == 1
     assert "no such folder; --model takes the folder of a checkpoint" in err
+
+
+@pytest.mark.slow
+def test_the_ranks_of_a_launcher_end_together_also_when_nothing_is_left(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cpm_gen", "batch"]
+    for _ in range(2):
+        run = subprocess.run(
+            [sys.executable, *words, str(source), str(out), "--max-new-tokens", "4"],
+            capture_output=True, text=True, timeout=PATIENCE,
+        )  # fmt: skip
+        assert f"1 of 15 lines gave no text; {out} says why" in run.stderr
+        assert lines(out) == 15
