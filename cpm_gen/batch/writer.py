@@ -15,7 +15,7 @@ from cpm_gen.runtime.text_engine import TextEngine
 from cpm_gen.runtime.text_stream import TextStream
 
 
-@dataclass
+@dataclass(eq=False)
 class _Open:
     """A line whose texts are being written."""
 
@@ -78,12 +78,6 @@ class Writer:
             else:
                 found.append((each.line.number, _result(each)))
         return found
-
-    def end(self) -> None:
-        """Give up the lines that are being written."""
-        for each in self._open:
-            self._engine.end(each.streams)
-        self._open = []
 
     def _begin(self, line: Line) -> None:
         wanted = line_text(line, self._settings)
