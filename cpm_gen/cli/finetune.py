@@ -235,8 +235,10 @@ def _finish(prepared: Prepared, outcome: Outcome, folder: RunFolder) -> dict[str
     from cpm_gen.finetuning.gpt2 import weights_hash
     from cpm_gen.finetuning.loss_plot import read_log, save_loss_plot
     from cpm_gen.finetuning.run_folder import LOG
+    from cpm_gen.finetuning.trainer import leave_ranks
     from cpm_gen.runtime.finetuned import write_model
 
+    leave_ranks()
     whole, written = folder.checkpoints / "whole", folder.checkpoints / "written"
     for left in (whole, written):
         shutil.rmtree(left, ignore_errors=True)

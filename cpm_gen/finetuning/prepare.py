@@ -103,7 +103,8 @@ def prepare(request: Request, folder: RunFolder, *, resume: bool, reading: Readi
     stored = folder.settings() if resume else None
     use_cpu, device = _device(options.device)
     half = _precision(stored["precision"] if stored else options.precision, device)
-    torch.set_num_threads(options.threads or os.cpu_count() or 1)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # ranks that share this machine's cores
+    torch.set_num_threads(options.threads or max(1, (os.cpu_count() or 1) // here))
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if stored and stored["ranks"] != world:
         raise ConfigError(f"--resume: the run was begun with {stored['ranks']} ranks, this are {world}; start as many")

@@ -27,6 +27,7 @@ from cpm_gen.finetuning.windows import IGNORED, Rows
 _ENDLESS = 1 << 40  # steps of a run that the clock ends
 _KEPT = 2  # checkpoints, beside the best one
 _LOGGED_EVERY = 10  # steps
+_RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")  # what a launcher says
 
 
 class _Rows(Dataset[Rows]):
@@ -141,6 +142,7 @@ def _arguments(setup: Setup) -> TrainingArguments:
         output_dir=str(setup.folder.checkpoints),
         use_cpu=setup.use_cpu,
         ddp_backend="gloo" if setup.use_cpu and world > 1 else None,
+        ddp_find_unused_parameters=False,
         per_device_train_batch_size=setup.memory.micro_batch,
         gradient_accumulation_steps=(options.batch or 1) // (setup.memory.micro_batch * world),
         gradient_checkpointing=setup.memory.checkpointing,
@@ -166,6 +168,14 @@ def _arguments(setup: Setup) -> TrainingArguments:
         deepspeed=options.deepspeed,
         seed=setup.seed % 2**32,
     )
+
+
+def leave_ranks() -> None:
+    """Leave the group of ranks, so that this process may load a model by itself."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for name in _RANK:
+        os.environ.pop(name, None)
 
 
 def run(setup: Setup, report: Report, stop: Callable[[], bool] = lambda: False) -> Outcome:

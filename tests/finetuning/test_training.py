@@ -226,10 +226,9 @@ def test_two_ranks_train_as_one(model: Path, songs: Path, tmp_path: Path) -> Non
         sys.executable,
         "-m",
         "torch.distributed.run",
+        "--standalone",
         "--nproc-per-node",
         "2",
-        "--master-port",
-        "0",
         "-m",
         "cpm_gen",
     ]
