@@ -66,6 +66,8 @@ class Flow(TrainerCallback):
 
     def _say(self, state: Any, control: Any) -> None:
         recent, self._trainer.recent = self._trainer.recent, None
+        if recent is not None and self._trainer.args.world_size > 1:
+            recent = self._trainer.accelerator.reduce(recent, "mean")  # each rank has the loss of its windows
         progress = self._setup.progress
         self._report(
             Step(
