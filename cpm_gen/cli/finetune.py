@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from cpm_gen.checkpoints.publish import check_target
+from cpm_gen.cli.parser import install_hint
 from cpm_gen.cli.progress import Remaining, Status, duration
 from cpm_gen.cli.write import Interrupt
 from cpm_gen.config.arguments import path_argument
@@ -23,7 +24,7 @@ from cpm_gen.config.finetune_options import NAMES, finetune_options
 from cpm_gen.config.options import ModelOptions
 from cpm_gen.config.resolve import resolve
 from cpm_gen.errors import ConfigError, InputError, out_of_memory
-from cpm_gen.finetuning import check_packages
+from cpm_gen.finetuning import missing_package
 
 if TYPE_CHECKING:  # imports transformers, which takes seconds
     from cpm_gen.finetuning.prepare import Prepared, Request
@@ -39,7 +40,8 @@ _LAST = ("latest_checkpointed_iteration.txt", "config.json")  # what makes a fol
 
 def finetune(args: argparse.Namespace) -> int:
     """Run the command. Raises what :func:`cpm_gen.finetuning.prepare.prepare` raises, and InputError for a target that cannot be used."""
-    check_packages()
+    if (missing := missing_package()) is not None:
+        raise install_hint(missing, "train", "cpm-gen finetune")
     from cpm_gen.finetuning.prepare import prepare
     from cpm_gen.finetuning.run_folder import RunFolder
 
