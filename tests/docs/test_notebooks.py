@@ -11,7 +11,9 @@ NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 
 
 def shown(cell: dict[str, Any]) -> list[str]:
-    """What a cell has printed and returned."""
+    """What a cell has printed and returned; nothing for one whose tag says that this varies, as training does with the threads."""
+    if "varies" in cell["metadata"].get("tags", ()):
+        return []
     return [output["text"] if "text" in output else output["data"]["text/plain"] for output in cell.get("outputs", ())]
 
 
@@ -25,6 +27,6 @@ def test_a_notebook_prints_what_it_shows(path: Path, tmp_path: Path, monkeypatch
     notebook = nbformat.read(path, as_version=4)
     before = [shown(cell) for cell in notebook.cells]
     assert any(before)
-    client = nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", coalesce_streams=True)
+    client = nbclient.NotebookClient(notebook, timeout=900, kernel_name="python3", coalesce_streams=True)
     client.execute(cwd=str(tmp_path))
     assert [shown(cell) for cell in notebook.cells] == before
