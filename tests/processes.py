@@ -3,6 +3,7 @@
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 
 PROC = Path("/proc")
 linux = pytest.mark.skipif(not PROC.is_dir(), reason="reads /proc")
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cpm_gen"]
 
 
 def restore_signals() -> None:

@@ -66,7 +66,7 @@ def new_folder(target: Path, needed: int) -> Iterator[Path]:
         work.chmod(0o777 & ~_umask())
         _flush(work)
         _replace(work, target)
-        _flush_entry(target.parent)
+        flush_entry(target.parent)
     except OSError as error:
         raise InputError(f"{target}: could not be written: {error.strerror or error}") from None
     finally:
@@ -82,7 +82,7 @@ def new_files(target: Path, needed: int) -> Iterator[Path]:
         _flush(work)
         for path in sorted(work.iterdir(), key=lambda path: path.name == target.name):
             path.replace(target.with_name(path.name))
-        _flush_entry(target.parent)
+        flush_entry(target.parent)
     except OSError as error:
         raise InputError(f"{target}: could not be written: {error.strerror or error}") from None
     finally:
@@ -123,10 +123,10 @@ def _flush(folder: Path) -> None:
     """Write a folder and all in it to the disk: after a power cut a name must not stand for a file without its contents."""
     for at, _, names in os.walk(folder):
         for path in (*(Path(at, name) for name in names), Path(at)):
-            _flush_entry(path)
+            flush_entry(path)
 
 
-def _flush_entry(path: Path) -> None:
+def flush_entry(path: Path) -> None:
     """Write a file, or the names in a folder, to the disk."""
     opened = os.open(path, os.O_RDONLY)
     try:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cpm_gen.checkpoints.publish import flush_entry
 from cpm_gen.errors import InputError
 
 CHECKPOINTS = "checkpoints"
@@ -67,10 +68,10 @@ class RunFolder:
         sizes = {}
         for path in sorted(folder.rglob("*")):
             if path.is_file() and path.name != _COMPLETE:
-                _flush(path)
+                flush_entry(path)
                 sizes[str(path.relative_to(folder))] = path.stat().st_size
         _write(folder / _COMPLETE, {"files": sizes, "seconds": seconds})
-        _flush(self.checkpoints)
+        flush_entry(self.checkpoints)
 
     def newest(self) -> tuple[int, float] | None:
         """Step and seconds of the newest complete checkpoint."""
@@ -110,12 +111,4 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)
-    _flush(path.parent)
-
-
-def _flush(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
+    flush_entry(path.parent)

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
+from cpm_gen.config.environment import environment
 from cpm_gen.finetuning.flow import Flow
 from cpm_gen.finetuning.optimizers import make_optimizer
 from cpm_gen.finetuning.schedule import learning_rate_factor
@@ -209,19 +210,12 @@ def _quiet(setup: Setup) -> Iterator[None]:
     variables = {"TENSORBOARD_LOGGING_DIR": str(setup.folder.path / "tensorboard")}
     if setup.use_cpu:
         variables["DS_ACCELERATOR"] = "cpu"  # where DeepSpeed is installed, it warns that it found no GPU
-    before = {name: os.environ.get(name) for name in variables}
     verbosity = transformers_logging.get_verbosity()
-    os.environ.update(variables)
     transformers_logging.set_verbosity(logging.ERROR)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        with warnings.catch_warnings():
+        with environment(variables), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
         transformers_logging.set_verbosity(verbosity)

@@ -16,11 +16,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from cpm_gen.config.environment import environment
 from cpm_gen.errors import ConfigError, RankError
 from cpm_gen.parallel.group import CONNECT, TensorParallel, connect
 
@@ -176,17 +177,7 @@ def join_local(rank: int, size: int, device: torch.device, folder: str) -> Tenso
         return connect(rank, size, torch.distributed)
 
 
-@contextlib.contextmanager
-def _loopback() -> Iterator[None]:
-    """Set the environment variables that make gloo and NCCL listen on loopback; restore the process's own afterwards."""
-    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "lo0" if sys.platform == "darwin" else "lo"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+def _loopback() -> contextlib.AbstractContextManager[None]:
+    """Set the environment variables that make gloo and NCCL listen on loopback."""
+    name = "lo0" if sys.platform == "darwin" else "lo"
+    return environment({"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name})

@@ -19,6 +19,7 @@ from cpm_gen.config.finetune_options import finetune_options
 from cpm_gen.config.options import ModelOptions
 from tests.cli.conftest import Run
 from tests.finetuning.independent_network import Network
+from tests.processes import TORCHRUN
 from tests.waiting import until
 
 pytest.importorskip("accelerate")
@@ -222,17 +223,7 @@ def test_a_run_goes_on_to_the_same_weights(
 def test_two_ranks_train_as_one(model: Path, songs: Path, tmp_path: Path) -> None:
     words = ("--steps", 12, "--dropout", 0, "--precision", "float32", "--learning-rate", 0.001)
     one, two = tmp_path / "one", tmp_path / "two"
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "cpm_gen",
-    ]
-    for out, begin in ((one, [sys.executable, "-m", "cpm_gen"]), (two, launch)):
+    for out, begin in ((one, [sys.executable, "-m", "cpm_gen"]), (two, TORCHRUN)):
         done = subprocess.run([*begin, *flags(model, songs, out, *words)], capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         json.loads(done.stdout)  # of rank 0 alone

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cpm_gen.cli.main import main
-from tests.processes import alive, children, linux
+from tests.processes import TORCHRUN, alive, children, linux
 from tests.waiting import PATIENCE, until
 
 Begin = Callable[..., subprocess.Popen[Any]]
@@ -141,10 +141,9 @@ def test_what_is_wrong_with_the_model_is_said_by_the_replicas(begin: Begin, sour
 @pytest.mark.slow
 def test_the_ranks_of_a_launcher_end_together_also_when_nothing_is_left(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cpm_gen", "batch"]
     for _ in range(2):
         run = subprocess.run(
-            [sys.executable, *words, str(source), str(out), "--max-new-tokens", "4"],
+            [*TORCHRUN, "batch", str(source), str(out), "--max-new-tokens", "4"],
             capture_output=True, text=True, timeout=PATIENCE,
         )  # fmt: skip
         assert f"1 of 15 lines gave no text; {out} says why" in run.stderr

@@ -15,12 +15,11 @@ import cpm_gen
 from cpm_gen.checkpoints.locate import EMBEDDED
 from cpm_gen.parallel.launchers import Launch, launched
 from cpm_gen.runtime.rank_worker import Assignment
-from tests.processes import PROC, alive, children, linux
+from tests.processes import PROC, TORCHRUN, alive, children, linux
 from tests.random_networks import random_checkpoint
 from tests.waiting import PATIENCE, until
 
 PROGRAM = [sys.executable, "-m", "cpm_gen"]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cpm_gen"]
 
 
 @pytest.fixture
@@ -132,17 +131,7 @@ GREEDY = ["generate", "话说", "--style", "novel", "--temperature", "0", "--max
 @pytest.mark.slow
 def test_torchrun_runs_the_same_program() -> None:
     run = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            "2",
-            "-m",
-            "cpm_gen",
-            *GREEDY,
-        ],
+        [*TORCHRUN, *GREEDY],
         capture_output=True,
         timeout=120,
     )
