@@ -29,7 +29,7 @@ def install(extra: str) -> str:
     """The command that installs an extra."""
     if in_checkout():
         return f"pip install -c constraints.txt -e '.[{extra}]' in the checkout"
-    return f"pip install 'cpm-gen[{extra}]'"
+    return f"pip install 'WHEEL[{extra}]', WHEEL being the file that cpm-gen was installed from"
 
 
 def install_again() -> str:
