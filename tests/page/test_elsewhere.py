@@ -67,7 +67,7 @@ def stop_and_compare(desk: Desk) -> None:
     desk.press("Escape")
     desk.await_state("paused")
     work = desk.work()
-    assert desk.text == work["prompt"] + shown(work["choices"][0]["text"])
+    assert desk.text == shown(work["prompt"] + work["choices"][0]["text"])  # what it continues may hold an end, too
     assert len(desk.works()) == 1
 
 
