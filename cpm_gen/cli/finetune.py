@@ -116,7 +116,7 @@ def _begun(begun: Request, given: Mapping[str, Any], flags: Mapping[str, Any], a
 
 def _differs(name: str, before: Any, now: Any) -> None:
     flag = f"--{name.replace('_', '-')}"
-    raise ConfigError(f"--resume: the run was begun with {flag} {before}, not {now}; leave {flag} out to go on with it")
+    raise ConfigError(f"--resume: the run was begun with {flag} {before}, not {now}; leave {flag} out to continue it")
 
 
 def _check_target(folder: RunFolder, request: Request, *, force: bool) -> None:
@@ -127,7 +127,7 @@ def _check_target(folder: RunFolder, request: Request, *, force: bool) -> None:
         sources.append(Path(str(request.model.model)))
     empty = target.is_dir() and not any(target.iterdir())
     if folder.begun and not force:
-        raise InputError(f"{target}: holds a run that has not ended; --resume goes on with it, --force begins anew")
+        raise InputError(f"{target}: holds a run that has not ended; --resume continues it, --force starts again")
     check_target(target, sources, force=force or empty)
     if not target.absolute().parent.is_dir():
         raise InputError(f"{target}: there is no folder {target.absolute().parent}")
@@ -163,7 +163,7 @@ def _train(prepared: Prepared, status: Status, interrupt: Interrupt) -> Outcome:
             memory = prepared.setup.memory
             raise InputError(
                 f"not enough memory for {memory.micro_batch} windows at once; give a smaller --micro-batch"
-                f"{'' if memory.checkpointing else ', --gradient-checkpointing'} or --lora 16, and begin anew with --force"
+                f"{'' if memory.checkpointing else ', --gradient-checkpointing'} or --lora 16, and start again with --force"
             ) from None
 
 

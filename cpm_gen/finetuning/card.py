@@ -103,7 +103,7 @@ def card(facts: Mapping[str, Any], samples: Sequence[tuple[str, str]]) -> str:
             for s in facts["data"]
         ),
         "",
-        "The model can repeat passages of these texts word for word; whoever publishes what it writes answers for that.",
+        "The model can repeat passages of these texts word for word; check what it writes before you publish it.",
         "",
         "## Samples",
     ]

@@ -114,7 +114,7 @@ def prepare(request: Request, folder: RunFolder, *, resume: bool, reading: Readi
     length = _length(options, positions)
     texts, windows = _windows(request, sources, tokenizer, length, positions, reading, notes)
     if stored and stored["texts"] != texts.fingerprint:
-        raise InputError("--resume: the texts are not those that the run was begun with; begin anew with --force")
+        raise InputError("--resume: the texts are not those that the run was begun with; start again with --force")
     dropout = options.dropout or 0.0
     if checkpoint is None:
         model: Any = new_network(size, dropout, request.seed)

@@ -51,11 +51,11 @@ class RunFolder:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise InputError(f"{self.path}: no run to go on with there; leave --resume out to begin one") from None
+            raise InputError(f"{self.path}: no run to continue there; leave --resume out to start one") from None
         except (OSError, ValueError):
-            raise InputError(f"{path}: damaged; begin the run anew with --force") from None
+            raise InputError(f"{path}: damaged; start the run again with --force") from None
         if not isinstance(content, dict) or content.get("version") != _VERSION:
-            raise InputError(f"{path}: written by another version of cpm-gen; begin the run anew with --force")
+            raise InputError(f"{path}: written by another version of cpm-gen; start the run again with --force")
         return content
 
     def checkpoint(self, step: int) -> Path:

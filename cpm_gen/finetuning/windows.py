@@ -95,7 +95,7 @@ def targets_of(following: Array, unk: int | None) -> Array:
 
 
 def _shorter(tokens: int) -> int:
-    """A length that fits texts of so many tokens."""
+    """The greatest power of two, at least 8, that is a window's length in a text of ``tokens`` tokens."""
     return max(8, 1 << (max(tokens - 1, 8).bit_length() - 1))
 
 

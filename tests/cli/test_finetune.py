@@ -68,7 +68,7 @@ def test_texts_that_cannot_be_trained_on(run: Run, tmp_path: Path, content: dict
         (("--model", "/no/such"), "/no/such: no such folder"),
         (("--tokenizer", "/no/such"), "/no/such"),
         (("--style", "poem"), "style"),
-        (("--resume",), "no run to go on with there; leave --resume out"),
+        (("--resume",), "no run to continue there; leave --resume out"),
         (("--data", "/no/such"), "/no/such: No such file or directory"),
     ],
 )
@@ -142,5 +142,5 @@ def test_too_little_memory_is_said_before_and_while_training(
     assert status == 2
     assert err.splitlines()[-1] == (
         "cpm-gen: not enough memory for 4 windows at once; give a smaller --micro-batch, --gradient-checkpointing or --lora 16, "
-        "and begin anew with --force"
+        "and start again with --force"
     )

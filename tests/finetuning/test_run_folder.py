@@ -69,12 +69,12 @@ def test_without_a_checkpoint_a_run_begins_anew(tmp_path: Path) -> None:
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     assert not folder.begun
-    with pytest.raises(InputError, match="no run to go on with there; leave --resume out"):
+    with pytest.raises(InputError, match="no run to continue there; leave --resume out"):
         folder.settings()
     folder.begin({})
     path = folder.checkpoints / "run.json"
     path.write_text("{")
-    with pytest.raises(InputError, match="damaged; begin the run anew with --force"):
+    with pytest.raises(InputError, match="damaged; start the run again with --force"):
         folder.settings()
     path.write_text('{"version": 99}')
     with pytest.raises(InputError, match="another version"):

@@ -216,7 +216,7 @@ def test_a_run_goes_on_to_the_same_weights(
     assert json.loads(again)["weights_sha256"] == json.loads(said)["weights_sha256"]
     assert not (out / "checkpoints").exists()
     status, _, err = run("finetune", "--resume", "--output", str(out))
-    assert (status, err.count("\n")) == (2, 1) and "no run to go on with" in err
+    assert (status, err.count("\n")) == (2, 1) and "no run to continue" in err
 
 
 @pytest.mark.slow
