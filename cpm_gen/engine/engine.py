@@ -23,7 +23,8 @@ from cpm_gen.errors import ConfigError, NumericsError
 from cpm_gen.networks.interface import Segment, SlotCopy
 from cpm_gen.sampling import batched
 from cpm_gen.sampling.logprobs import TopCollector, likelihood, logprobs_of
-from cpm_gen.sampling.sample import Draw, choose_each
+from cpm_gen.sampling.rows import choose_each
+from cpm_gen.sampling.sample import Draw
 
 
 @dataclass

@@ -5,12 +5,57 @@ A row's numbers have the same bits whatever the other rows are, since each opera
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 
 from cpm_gen.config.options import SamplingParams
+from cpm_gen.errors import NumericsError
 from cpm_gen.sampling.penalties import AnyFloats, Floats, Indices
+from cpm_gen.sampling.sample import FAILURES, NAN, Draw, drawn
 
-MOST = 256  # logits of a row
+MOST = 256  # logits of a row that is drawn together with others
+
+
+@np.errstate(over="ignore", under="ignore")
+def choose_each(logits: NDArray[np.float32], draws: Sequence[Draw], places: Sequence[int]) -> list[int | NumericsError]:
+    """:func:`~cpm_gen.sampling.sample.sample` for each draw from a row of raw logits ``[rows, V]``, or the error that prevents it.
+
+    places: the row of each draw. Neighbours with the same one differ in their candidates only.
+    """
+    chosen: list[int | NumericsError] = [0] * len(draws)
+    few: dict[tuple[float, ...], list[tuple[int, AnyFloats, Indices | None]]] = {}
+    nan = np.isnan(logits.max(axis=1))
+    for place, same in itertools.groupby(range(len(draws)), key=places.__getitem__):
+        own = list(same)
+        draw = draws[own[0]]
+        try:
+            if nan[place]:
+                raise NumericsError(FAILURES[NAN])
+            values, ids = draw.narrowed(logits[place])
+        except NumericsError as error:
+            for at in own:
+                chosen[at] = error
+            continue
+        if 1 < len(values) <= MOST:
+            key = len(values), draw.params.temperature, draw.params.top_p, draw.params.min_p
+            few.setdefault(key, []).extend((at, values, ids) for at in own)
+            continue
+        found = [0] * len(own) if len(values) == 1 else drawn(values, draw.params, [draws[at].uniform() for at in own])
+        for at, token in zip(own, found, strict=True):
+            chosen[at] = token if ids is None else int(ids[token])
+    for members in few.values():
+        first, values, _ = members[0]
+        params, numbers = draws[first].params, [draws[at].uniform() for at, *_ in members]
+        if len(members) == 1:  # by itself it is quicker
+            found = drawn(values, params, numbers)
+        else:
+            found = draw_rows(np.array([values for _, values, _ in members]), params, np.array(numbers)).tolist()
+        for (at, _, ids), token in zip(members, found, strict=True):
+            chosen[at] = token if ids is None else int(ids[token])
+    return chosen
 
 
 def draw_rows(logits: AnyFloats, params: SamplingParams, numbers: AnyFloats) -> Indices:

@@ -10,7 +10,6 @@ A token's weight is exp((logit - best) / temperature) in float64, computed if pa
 
 from __future__ import annotations
 
-import itertools
 import math
 import threading
 from collections.abc import Collection, Sequence
@@ -25,7 +24,6 @@ from cpm_gen.errors import NumericsError
 from cpm_gen.sampling.constraints import Floats32
 from cpm_gen.sampling.dry import SuffixMatches
 from cpm_gen.sampling.penalties import AnyFloats, Edits, Floats, Indices, edits, penalise, penalised_among
-from cpm_gen.sampling.rows import MOST, draw_rows
 
 Ids = Indices | slice
 
@@ -228,7 +226,7 @@ class Draw:
         if math.isnan(logits.max()):
             raise NumericsError(FAILURES[NAN])
         values, ids = self.narrowed(logits)
-        [token] = [0] if len(values) == 1 else _drawn(values, self.params, [self.uniform()])
+        [token] = [0] if len(values) == 1 else drawn(values, self.params, [self.uniform()])
         return token if ids is None else int(ids[token])
 
     def narrowed(self, logits: NDArray[np.float32]) -> tuple[AnyFloats, Indices | None]:
@@ -252,45 +250,6 @@ class Draw:
         else:
             return values, self.allowed
         return values[kept], kept if self.allowed is None else self.allowed[kept]
-
-
-@np.errstate(over="ignore", under="ignore")
-def choose_each(logits: NDArray[np.float32], draws: Sequence[Draw], places: Sequence[int]) -> list[int | NumericsError]:
-    """:func:`sample` for each draw from a row of raw logits ``[rows, V]``, or the error that prevents it.
-
-    places: the row of each draw. Neighbours with the same one differ in their candidates only.
-    """
-    chosen: list[int | NumericsError] = [0] * len(draws)
-    few: dict[tuple[float, ...], list[tuple[int, AnyFloats, Indices | None]]] = {}
-    nan = np.isnan(logits.max(axis=1))
-    for place, same in itertools.groupby(range(len(draws)), key=places.__getitem__):
-        own = list(same)
-        draw = draws[own[0]]
-        try:
-            if nan[place]:
-                raise NumericsError(FAILURES[NAN])
-            values, ids = draw.narrowed(logits[place])
-        except NumericsError as error:
-            for at in own:
-                chosen[at] = error
-            continue
-        if 1 < len(values) <= MOST:
-            key = len(values), draw.params.temperature, draw.params.top_p, draw.params.min_p
-            few.setdefault(key, []).extend((at, values, ids) for at in own)
-            continue
-        found = [0] * len(own) if len(values) == 1 else _drawn(values, draw.params, [draws[at].uniform() for at in own])
-        for at, token in zip(own, found, strict=True):
-            chosen[at] = token if ids is None else int(ids[token])
-    for members in few.values():
-        first, values, _ = members[0]
-        params, numbers = draws[first].params, [draws[at].uniform() for at, *_ in members]
-        if len(members) == 1:  # by itself it is quicker
-            found = _drawn(values, params, numbers)
-        else:
-            found = draw_rows(np.array([values for _, values, _ in members]), params, np.array(numbers)).tolist()
-        for (at, _, ids), token in zip(members, found, strict=True):
-            chosen[at] = token if ids is None else int(ids[token])
-    return chosen
 
 
 def sample(
@@ -319,7 +278,7 @@ def sample(
     return draw.choose(logits)
 
 
-def _drawn(adjusted: AnyFloats, params: SamplingParams, numbers: Sequence[float]) -> list[int]:
+def drawn(adjusted: AnyFloats, params: SamplingParams, numbers: Sequence[float]) -> list[int]:
     """Indices among logits after penalties, one for each number; for temperatures above 0."""
     best = best_token(adjusted)
     if params.top_k == 0 and params.top_p in (0, 1) and params.min_p == 0:

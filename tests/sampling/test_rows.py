@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from cpm_gen.config.options import SamplingParams
 from cpm_gen.errors import NumericsError
 from cpm_gen.sampling import penalties, sample
-from cpm_gen.sampling.rows import MOST, draw_rows
-from cpm_gen.sampling.sample import FAILURES, Draw, choose_each
+from cpm_gen.sampling.rows import MOST, choose_each, draw_rows
+from cpm_gen.sampling.sample import FAILURES, Draw
 from tests.oracles import distribution
 
 PARAMS = [
