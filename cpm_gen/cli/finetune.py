@@ -20,7 +20,7 @@ from cpm_gen.cli.progress import Remaining, Status, duration
 from cpm_gen.cli.write import Interrupt
 from cpm_gen.config.arguments import path_argument
 from cpm_gen.config.files import shipped
-from cpm_gen.config.finetune_options import NAMES, finetune_options
+from cpm_gen.config.finetune_options import NAMES, check_together, finetune_options
 from cpm_gen.config.options import ModelOptions
 from cpm_gen.config.resolve import resolve
 from cpm_gen.errors import ConfigError, InputError, out_of_memory
@@ -50,7 +50,7 @@ def finetune(args: argparse.Namespace) -> int:
     first = int(os.environ.get("RANK", "0")) == 0
     if first and not args.resume:
         _check_target(folder, request, force=args.force)
-    with Interrupt() as interrupt, Status(beside_text=False) as status:
+    with Status(beside_text=False) as status:
         reading = Remaining(status, "reading the texts", 1)
         prepared = prepare(request, folder, resume=args.resume, reading=reading.of)
         status.clear()
@@ -58,7 +58,8 @@ def finetune(args: argparse.Namespace) -> int:
             for note in prepared.notes:
                 sys.stderr.write(f"note: {note}\n")
             _say_what(prepared)
-        outcome = _train(prepared, status, interrupt)
+        with Interrupt() as interrupt:  # before, there is nothing to save
+            outcome = _train(prepared, status, interrupt)
         status.clear()
         if outcome.stopped:
             if first:
@@ -111,7 +112,9 @@ def _begun(begun: Request, given: Mapping[str, Any], flags: Mapping[str, Any], a
             _differs(name, before, asked_for)
     if args.data and [str(Path(name).absolute()) for name in args.data] != content["data"]:
         raise ConfigError("--resume: --data names other texts than the run was begun with; leave it out")
-    return dataclasses.replace(begun, options=dataclasses.replace(begun.options, **changes))
+    options = dataclasses.replace(begun.options, **changes)
+    check_together(options)
+    return dataclasses.replace(begun, options=options)
 
 
 def _differs(name: str, before: Any, now: Any) -> None:
@@ -250,6 +253,7 @@ def _finish(prepared: Prepared, outcome: Outcome, folder: RunFolder) -> dict[str
     facts = record(prepared, outcome, weights_hash(model))
     write_model(prepared, model, whole, written, iteration=str(max(outcome.best, 1)))
     samples = []
+    model.to("cpu")  # the samples are written with the model as a person will load it
     with cpm_gen.load(written) as llm:
         for seed in range(1, _SAMPLES + 1):
             samples.append(_sample(llm, prepared, folder.path.name, seed))
@@ -257,7 +261,10 @@ def _finish(prepared: Prepared, outcome: Outcome, folder: RunFolder) -> dict[str
     (written / "training.json").write_text(to_text(facts), encoding="utf-8")
     save_loss_plot(read_log(folder.path / LOG), written / "loss.png")
     for path in sorted(written.iterdir(), key=lambda path: path.name in _LAST):
-        path.replace(folder.path / path.name)
+        target = folder.path / path.name
+        if target.is_dir():  # a kill came here
+            shutil.rmtree(target)
+        path.replace(target)
     folder.clear()
     return facts
 

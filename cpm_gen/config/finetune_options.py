@@ -147,12 +147,20 @@ def finetune_options(given: Mapping[str, Any], style: str) -> FinetuneOptions:
     if len(lengths) > 1:
         raise ConfigError(f"--{lengths[0]} and --{lengths[1]} exclude each other; give one length of the run")
     if values.get("recipe") == "cpm1":
+        if "held_out" in values:
+            raise ConfigError("--held-out: the recipe cpm1 holds out the last 100 songs or 10 paragraphs; leave it out")
         values = _CPM_1 | values
         if not lengths:
             values["epochs"] = _CPM_1_EPOCHS[style]
     elif not lengths:
         values["epochs"] = 3.0
     options = FinetuneOptions(**values)
+    check_together(options)
+    return _completed(options)
+
+
+def check_together(options: FinetuneOptions) -> None:
+    """Raise ConfigError for settings that exclude each other."""
     if options.to == "hf" and options.tensor_parallel != 1:
         raise ConfigError("--tensor-parallel is for shards: a Hugging Face folder holds whole tensors")
     if options.lora is not None and options.from_nothing is not None:
@@ -163,7 +171,6 @@ def finetune_options(given: Mapping[str, Any], style: str) -> FinetuneOptions:
         raise ConfigError("--lora is trained with adamw; leave --optimizer muon out")
     if options.deepspeed is not None and options.optimizer == "muon":
         raise ConfigError("--deepspeed has optimizers of its own; leave --optimizer muon out")
-    return _completed(options)
 
 
 def _completed(options: FinetuneOptions) -> FinetuneOptions:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cpm_gen.errors import InputError
+from cpm_gen.errors import ConfigError, InputError
 from cpm_gen.finetuning.texts import Encoded, Ids, Source, Texts
 from cpm_gen.finetuning.windows import IGNORED, Array, Rows
 from cpm_gen.text.documents import read_documents
@@ -26,7 +26,7 @@ _HELD_OUT = {"lyric": 100, "novel": 10, "plain": 10}  # documents
 class Cpm1Examples:
     """The examples of the recipe, each epoch in another order, as :class:`cpm_gen.finetuning.windows.Windows`.
 
-    long_lines: lines that were cut. Raises InputError for texts that cannot be read or are too few.
+    long_lines: lines that were cut. Raises InputError for texts that cannot be read or are too few, ConfigError for shares and first lines.
     """
 
     def __init__(self, sources: Sequence[Source], tokenizer: TextTokenizer, length: int, seed: int) -> None:
@@ -38,6 +38,8 @@ class Cpm1Examples:
         self._examples: list[list[int]] = []
         encoded = []
         for source in sources:
+            if source.share is not None or source.first_line:
+                raise ConfigError(f"{source.path}: the recipe cpm1 has no shares and no first lines; leave them out")
             documents = [d for d in read_documents(source.path, records=True) if d.text.strip()]
             held = min(_HELD_OUT[source.style], max(1, len(documents) // 10))
             if len(documents) < 2:

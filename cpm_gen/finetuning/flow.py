@@ -20,7 +20,6 @@ class Flow(TrainerCallback):
     def __init__(self, setup: Setup, report: Report, stop: Callable[[], bool], trainer: WindowTrainer) -> None:
         self._setup, self._report, self._stop, self._trainer = setup, report, stop, trainer
         self.stopped = self.early = False
-        self.first_loss: float | None = None
         self._place = 0  # measurements that are due by now
         self.tokens = 0
 
@@ -40,7 +39,7 @@ class Flow(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         setup, progress = self._setup, self._setup.progress
         self.tokens += self._step_tokens
-        share = self._agreed(progress.at(state.global_step))
+        share = progress.clock_share = self._agreed(progress.measured(state.global_step))
         asked = bool(self._agreed(float(self._stop())))
         ended = share >= 1.0
         due = self._due(share)

@@ -6,6 +6,7 @@ pass keeps of a layer (about 34 numbers for each of the hidden size, Korthikanti
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,14 +34,17 @@ def plan_memory(
 ) -> MemoryPlan:
     """How a step of ``rows`` windows is computed on a device. half: whether activations have 16 bits.
 
+    DeepSpeed divides these over the ranks in ways of its own, so with it a window is computed at a time unless the options say otherwise.
     Raises InputError if weights, gradients and moments alone do not fit.
     """
+    if options.deepspeed is not None:
+        return MemoryPlan(options.micro_batch or 1, bool(options.gradient_checkpointing))
     config: Any = model.config
     every = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     free = free_bytes(device)
     fixed = 4 * every + 12 * trained
-    if options.deepspeed is None and fixed > free:
+    if fixed > free:
         raise InputError(
             f"training needs about {fixed / 1e9:.1f} GB for weights, gradients and moments, {free / 1e9:.1f} GB are free; "
             "try --lora 16, which trains few of the weights, a smaller model, or --deepspeed"
@@ -52,14 +56,16 @@ def plan_memory(
     if checkpointing is None:
         checkpointing = length * (width + logits) > left
     window = length * ((width // _KEPT if checkpointing else width) + logits)
-    micro = options.micro_batch or max(1, min(rows, int(left // window)))
+    if options.micro_batch is not None:
+        return MemoryPlan(options.micro_batch, checkpointing)
+    micro = max(1, min(rows, int(left // window)))
     while rows % micro:  # a step is some whole number of these
         micro -= 1
     return MemoryPlan(micro, checkpointing)
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that are free on a device."""
+    """Bytes that are free on a device for this rank."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    return int(psutil.virtual_memory().available) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,9 +14,12 @@ from typing import Any
 import torch
 from transformers import GPT2LMHeadModel
 
+from cpm_gen.checkpoints import tensor_table
+from cpm_gen.checkpoints.attention_heads import resolve_heads
 from cpm_gen.checkpoints.checkpoint import Checkpoint
 from cpm_gen.checkpoints.locate import model_folder, open_checkpoint
 from cpm_gen.config.finetune_options import FinetuneOptions
+from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.config.options import ModelOptions, StyleName
 from cpm_gen.errors import CheckpointError, ConfigError, InputError
 from cpm_gen.finetuning.cpm1 import Cpm1Examples
@@ -58,6 +62,8 @@ class Request:
             if model[name] is not None and model[name] != "embedded":
                 model[name] = str(Path(str(model[name])).absolute())
         options = dataclasses.asdict(self.options)
+        if self.options.deepspeed is not None:
+            options["deepspeed"] = str(Path(self.options.deepspeed).absolute())
         data = [str(Path(name).absolute()) for name in self.data]
         return {
             "model": model,
@@ -88,7 +94,6 @@ class Prepared:
     request: Request
     setup: Setup
     texts: Texts
-    tokenizer: TextTokenizer
     checkpoint: Checkpoint | None
     notes: tuple[str, ...]
 
@@ -101,17 +106,23 @@ def prepare(request: Request, folder: RunFolder, *, resume: bool, reading: Readi
     options = request.options
     notes: list[str] = []
     stored = folder.settings() if resume else None
+    _check_files(options)
     use_cpu, device = _device(options.device)
     half = _precision(stored["precision"] if stored else options.precision, device)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # ranks that share this machine's cores
     torch.set_num_threads(options.threads or max(1, (os.cpu_count() or 1) // here))
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if stored and stored["ranks"] != world:
-        raise ConfigError(f"--resume: the run was begun with {stored['ranks']} ranks, this are {world}; start as many")
+        raise ConfigError(f"--resume: the run was begun with {stored['ranks']} ranks, not {world}; start as many")
     sources = find_sources(request.data, request.style, records=request.records)
     tokenizer, checkpoint, size = _opened(request)
     positions = size.positions if checkpoint is None else checkpoint.positions
     length = _length(options, positions)
+    if checkpoint is None:
+        _check_result(options, size, None, "the new network")
+    else:
+        heads = resolve_heads(checkpoint, request.model.heads)
+        _check_result(options, checkpoint.size(heads), checkpoint.variant.inner, str(checkpoint.folder))
     texts, windows = _windows(request, sources, tokenizer, length, positions, reading, notes)
     if stored and stored["texts"] != texts.fingerprint:
         raise InputError("--resume: the texts are not those that the run was begun with; start again with --force")
@@ -123,11 +134,13 @@ def prepare(request: Request, folder: RunFolder, *, resume: bool, reading: Readi
     hidden = int(model.config.n_embd)
     if options.lora is not None:
         model = with_adapters(model, options.lora, dropout, request.seed)
-    rows = _rows_of_rank(options.batch or 1, world)
+    rows = _rows_of_rank(options, world)
     if stored:
         memory = MemoryPlan(stored["micro_batch"], stored["checkpointing"])
     else:
         memory = plan_memory(model, options, length=length, rows=rows, device=device, half=half is not None)
+        if world > 1 and options.deepspeed is None:
+            memory = _of_rank_0(memory, use_cpu)
     progress = _progress(options, windows)
     resume_from = None
     if stored:
@@ -165,7 +178,7 @@ def prepare(request: Request, folder: RunFolder, *, resume: bool, reading: Readi
         sample=Sampler(tokenizer, request.style, prompt, request.seed),
         resume_from=resume_from,
     )
-    return Prepared(request, setup, texts, tokenizer, checkpoint, tuple(notes))
+    return Prepared(request, setup, texts, checkpoint, tuple(notes))
 
 
 def _opened(request: Request) -> tuple[TextTokenizer, Checkpoint | None, Any]:
@@ -234,10 +247,43 @@ def _length(options: FinetuneOptions, positions: int) -> int:
     return options.length or most
 
 
-def _rows_of_rank(batch: int, world: int) -> int:
+def _rows_of_rank(options: FinetuneOptions, world: int) -> int:
+    batch = options.batch or 1
     if batch % world:
         raise ConfigError(f"--batch must be a multiple of {world}, the number of ranks, not {batch}")
-    return batch // world
+    rows = batch // world
+    if options.micro_batch is not None and rows % options.micro_batch:
+        raise ConfigError(
+            f"--micro-batch must divide {rows}, the windows of a step on a rank, not {options.micro_batch}"
+        )
+    return rows
+
+
+def _of_rank_0(memory: MemoryPlan, use_cpu: bool) -> MemoryPlan:
+    """Rank 0's plan: the ranks see different amounts of free memory, and must take as many parts of a step."""
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    PartialState(cpu=True, backend="gloo") if use_cpu else PartialState()
+    shared: list[MemoryPlan] = broadcast_object_list([memory])
+    return shared[0]
+
+
+def _check_files(options: FinetuneOptions) -> None:
+    """Check DeepSpeed and its configuration, which are read only when the network is loaded."""
+    if options.deepspeed is None:
+        return
+    if not Path(options.deepspeed).is_file():
+        raise InputError(f"--deepspeed {options.deepspeed}: no such file; configs/deepspeed has two")
+    if importlib.util.find_spec("deepspeed") is None:
+        raise ConfigError("--deepspeed needs deepspeed: pip install -e '.[deepspeed]' in the checkout")
+
+
+def _check_result(options: FinetuneOptions, size: ModelSize, inner: int | None, name: str) -> None:
+    """Check that the shards that are asked for can be cut, before hours are spent."""
+    tensor_table.check_degree(
+        options.tensor_parallel, vocabulary=None, heads=size.heads, hidden=size.hidden, inner=inner, where=name
+    )
 
 
 def _progress(options: FinetuneOptions, windows: Windows) -> Progress:

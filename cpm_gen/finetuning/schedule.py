@@ -15,30 +15,37 @@ _STEPS_BETWEEN = 5  # at least, in a run of few steps
 class Progress:
     """How much of a run is done, from 0 to 1: by steps, or by the clock.
 
-    steps: of the run; None: it ends after ``seconds``. before: seconds of the run before it was stopped.
+    steps: of the run; None: it ends after ``seconds``. before: seconds of the run before it was stopped. clock_share: what :meth:`at`
+    returns in a run that the clock ends; it changes between steps only, so that all ranks can be given the same.
     """
 
     def __init__(self, steps: int | None, seconds: float | None = None) -> None:
         assert (steps is None) != (seconds is None)
         self.steps, self.seconds = steps, seconds
         self.before = 0.0
+        self.clock_share = 0.0
         self._began: float | None = None
 
     def begin(self, before: float) -> None:
         """Start the clock."""
         self.before, self._began = before, time.monotonic()
+        self.clock_share = self.measured(0)
 
     @property
     def elapsed(self) -> float:
         """Seconds of the run so far."""
         return self.before + (time.monotonic() - self._began if self._began is not None else 0.0)
 
-    def at(self, step: float) -> float:
-        """The share that is done when ``step`` steps are."""
+    def measured(self, step: float) -> float:
+        """The share that is done when ``step`` steps are, by this process's clock."""
         if self.steps is not None:
             return min(step / self.steps, 1.0)
         assert self.seconds is not None
         return min(self.elapsed / self.seconds, 1.0)
+
+    def at(self, step: float) -> float:
+        """The share that is done when ``step`` steps are."""
+        return self.clock_share if self.steps is None else self.measured(step)
 
     def whole_windows(self, step: int) -> bool:
         """Whether windows are whole at that step."""

@@ -97,7 +97,7 @@ class WindowTrainer(Trainer):
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         logits = model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False).logits
-        loss = _loss(logits, inputs["labels"]) / num_items_in_batch
+        loss = _loss(logits, inputs["labels"]) / num_items_in_batch.clamp(min=1)
         return loss * self.accelerator.num_processes  # the ranks' gradients are averaged
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:

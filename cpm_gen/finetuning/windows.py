@@ -104,9 +104,7 @@ def held_out_rows(ids: Ids, length: int, most: int, unk: int | None) -> list[Row
     found = []
     for at in range(0, min(most, len(ids) - 1), length):
         piece = ids[at : at + length + 1].astype(np.int64)
-        if len(piece) < 2:
-            break
-        found.append(
-            Rows(piece[None, :-1], targets_of(piece[None, 1:], unk), np.arange(len(piece) - 1, dtype=np.int64)[None])
-        )
+        targets = targets_of(piece[None, 1:], unk)
+        if (targets != IGNORED).any():
+            found.append(Rows(piece[None, :-1], targets, np.arange(len(piece) - 1, dtype=np.int64)[None]))
     return found

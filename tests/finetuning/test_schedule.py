@@ -45,7 +45,11 @@ def test_the_clock_ends_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     progress = Progress(None, seconds=60)
     assert progress.at(1e9) == 0
     progress.begin(15.0)  # before a restart
+    assert progress.at(0) == 0.25
     now[0] += 15
-    assert progress.at(0) == pytest.approx(0.5)
+    assert progress.measured(0) == pytest.approx(0.5)
+    assert progress.at(0) == 0.25  # until the ranks agree
+    progress.clock_share = progress.measured(0)
+    assert progress.at(0) == 0.5
     now[0] += 100
-    assert progress.at(0) == 1
+    assert progress.measured(0) == 1
