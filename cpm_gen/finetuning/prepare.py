@@ -277,6 +277,8 @@ def _check_files(options: FinetuneOptions) -> None:
         raise InputError(f"--deepspeed {options.deepspeed}: no such file; configs/deepspeed has two")
     if importlib.util.find_spec("deepspeed") is None:
         raise ConfigError("--deepspeed needs deepspeed: pip install -e '.[deepspeed]' in the checkout")
+    if "RANK" not in os.environ:
+        raise ConfigError("--deepspeed is for ranks; start them with torchrun or deepspeed (docs/finetuning.md)")
 
 
 def _check_result(options: FinetuneOptions, size: ModelSize, inner: int | None, name: str) -> None:

@@ -163,6 +163,8 @@ def _arguments(setup: Setup) -> TrainingArguments:
         logging_steps=_LOGGED_EVERY,
         logging_first_step=True,
         disable_tqdm=True,
+        log_level="error",
+        log_level_replica="error",
         report_to=["tensorboard"],
         remove_unused_columns=False,
         dataloader_pin_memory=not setup.use_cpu,
@@ -200,8 +202,15 @@ def run(setup: Setup, report: Report, stop: Callable[[], bool] = lambda: False) 
         early=flow.early,
         best=best,
         before=losses[0] if losses else None,
-        after=(min(losses) if setup.options.patience else losses[-1]) if losses else None,
+        after=_loss_of_result(losses, setup),
     )
+
+
+def _loss_of_result(losses: list[float], setup: Setup) -> float | None:
+    """The held-out loss of the weights that the run ends with: of the best measurement after the first one, or the last."""
+    if len(losses) < 2:
+        return None
+    return min(losses[1:]) if setup.options.patience else losses[-1]
 
 
 @contextlib.contextmanager

@@ -178,6 +178,14 @@ def test_a_run_ends_early_and_keeps_the_best_weights(model: Path, songs: Path, t
     assert total / count == pytest.approx(held[outcome.best], rel=1e-4)
 
 
+def test_a_run_that_makes_it_worse_says_so(model: Path, songs: Path, tmp_path: Path) -> None:
+    request = request_for(model, songs, steps=30, learning_rate=0.9, patience=1, dropout=0.0)
+    _, outcome, steps = trained(request, tmp_path / "out")
+    held = {s.step: s.held_out for s in steps if s.held_out is not None}
+    assert outcome.early and outcome.best > 0
+    assert outcome.after == held[outcome.best] > outcome.before
+
+
 def begun(begin: BEGIN, words: list[str], folder: Path, log: Path) -> subprocess.Popen[Any]:
     with log.open("w") as err:
         return begin([sys.executable, "-m", "cpm_gen", *words], stderr=err, stdout=subprocess.DEVNULL)
