@@ -63,8 +63,8 @@ inline void product_tile(const Product& p, long tile, long from, long rows, long
     // Sums of a whole tile that fit in registers read its weights once, as one stream. Weights of four bytes that several passes read
     // should come from the L1 cache; for others, one piece less to add up is worth more.
     const bool amx = HAS_AMX && F != Format::f32;
-    const bool one_stream = amx ? all <= 16 : all * (TILE / W) <= REGISTERS;
-    const bool single_pass = one_stream || (F != Format::f32 && !amx && all <= MAX_BLOCK_ROWS);
+    const bool one_stream = amx ? all <= 16 : all * (TILE / W) <= REGISTERS<F>;
+    const bool single_pass = one_stream || (F != Format::f32 && !amx && all <= MAX_BLOCK_ROWS<F>);
     const long step = single_pass ? lines : all <= FEW_SUMS ? FEW_LINES : MANY_LINES;
     const bool last = tile + 1 == m.tiles();
     for (long line = 0; line < lines; line += step) {
