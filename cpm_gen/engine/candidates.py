@@ -1,7 +1,8 @@
 """Candidates for a sentence: a text forks into rows, each writes the sentence, and the best row's tokens become the text's.
 
-The rows are ordinary sequences with slots of their own. Those that share tokens share what was encoded: a row gets a copy of the text's
-slot, so nothing is encoded again. All rows of a sentence draw their first token from the same logits.
+The rows are ordinary sequences. Rows of equal tokens have one slot and one row of the network: one of them leads, and the others draw
+from its logits, each with its own random numbers. A row whose token differs gets a copy of the leader's slot and runs by itself from then
+on, so nothing is encoded twice. All rows of a sentence begin with equal tokens.
 
 In a form, the rows wait for each other in the middle of a clause. Those that are behind there become forks of those ahead and draw with
 random numbers of their own from then on: a particle filter with one turn a clause. A row's number stays, so what it draws is a
@@ -20,10 +21,11 @@ from cpm_gen.sampling.ranking import EARLIER, Sentences, choose_sentence, own_sc
 
 def growing(text: Sequence) -> list[Sequence]:
     """What the next step continues: the text, or those of its candidates that may still be the best, have not reached the end and wait
-    for no other one.
+    for no other one. Of candidates with equal tokens, the leader alone.
     """
     begin, meet = len(text.tokens), text.meet
-    rows = [row for row in text.rows if not (row.beaten or row.sentence_ends(begin))] if text.rows else [text]
+    leaders = [row for row in text.rows if row.leader is None]
+    rows = [row for row in leaders if not (row.beaten or row.sentence_ends(begin))] if text.rows else [text]
     return rows if meet is None else [row for row in rows if _left(row) > meet]
 
 
@@ -34,20 +36,40 @@ def _left(text: Sequence) -> float:
     return math.inf if left is None else left
 
 
-def begin_sentence(text: Sequence, scheduler: Scheduler) -> list[SlotCopy]:
-    """Fork a text whose tokens are all encoded; the copies have to be made before its rows run."""
+def begin_sentence(text: Sequence, scheduler: Scheduler) -> None:
+    """Fork a text whose tokens are all encoded."""
     length = _left(text)
     text.meet = None if length == math.inf else int(length) // 2
     text.rows = [text.fork(number) for number in range(text.request.candidates)]
-    copies = [copy for row in text.rows[1:] for copy in scheduler.fork(text, row)]
+    for row in text.rows[1:]:
+        row.leader = text.rows[0]
     scheduler.move(text, text.rows[0])
+
+
+def drawing_with(leader: Sequence, text: Sequence) -> list[Sequence]:
+    """The rows that draw from a leader's logits, itself first."""
+    return [leader, *(row for row in text.rows if row.leader is leader)]
+
+
+def part(text: Sequence, scheduler: Scheduler) -> list[SlotCopy]:
+    """After a step, let rows that drew other tokens than their leaders run by themselves; the copies have to be made before that."""
+    copies: list[SlotCopy] = []
+    leaders: dict[tuple[int, int], Sequence] = {}
+    for row in text.rows:
+        before, token = row.leader, row.tokens[-1]
+        if before is None or token == before.tokens[-1]:
+            continue
+        row.leader = leaders.get((id(before), token))
+        if row.leader is None:
+            leaders[id(before), token] = row
+            copies += scheduler.fork(before, row)
     return copies
 
 
-def meet(text: Sequence, scheduler: Scheduler) -> list[SlotCopy]:
-    """Once all rows are in the middle of a clause, let those ahead go on in place of those behind; the copies are made as above."""
+def meet(text: Sequence, scheduler: Scheduler) -> None:
+    """Once all rows are in the middle of a clause, replace those behind by forks of those ahead."""
     if text.meet is None or growing(text):
-        return []
+        return
     begin, request = len(text.tokens), text.request
     assert request.sentences is not None
     found = parents(
@@ -57,13 +79,26 @@ def meet(text: Sequence, scheduler: Scheduler) -> list[SlotCopy]:
         [0 if row.sentence_ends(begin) else int(_left(row)) for row in text.rows],
         text.tokens[-EARLIER:],
     )
-    text.meet, copies = None, []
-    for number, parent in enumerate(found):
-        if parent != number:
-            scheduler.release(text.rows[number])
-            text.rows[number] = text.rows[parent].fork(number)
-            copies += scheduler.fork(text.rows[parent], text.rows[number])
-    return copies
+    text.meet = None
+    replaced = [number for number, parent in enumerate(found) if parent != number]
+    staying = [row for number, row in enumerate(text.rows) if number not in replaced]
+    for number in replaced:
+        _leave(text.rows[number], staying, scheduler)
+    for number in replaced:
+        parent = text.rows[found[number]]
+        row = text.rows[number] = parent.fork(number)
+        row.leader = parent.leader or parent
+
+
+def _leave(row: Sequence, staying: list[Sequence], scheduler: Scheduler) -> None:
+    """Drop a row. If it leads others that stay, the first of them gets what is held for it and leads instead."""
+    led = [other for other in staying if other.leader is row]
+    if led:
+        scheduler.move(row, led[0])
+    else:
+        scheduler.release(row)
+    for other in led:
+        other.leader = None if other is led[0] else led[0]
 
 
 def end_sentence(text: Sequence, scheduler: Scheduler) -> bool:
@@ -91,7 +126,7 @@ def end_sentence(text: Sequence, scheduler: Scheduler) -> bool:
         [not row.beaten for row in text.rows],
     )
     best = text.rows[text.choice.kept]
-    scheduler.move(best, text)
+    scheduler.move(best.leader or best, text)
     text.adopt(best)
     release_rows(text, scheduler)
     return True

@@ -14,13 +14,21 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from cpm_gen.engine.candidates import begin_sentence, end_sentence, growing, meet, release_rows
+from cpm_gen.engine.candidates import (
+    begin_sentence,
+    drawing_with,
+    end_sentence,
+    growing,
+    meet,
+    part,
+    release_rows,
+)
 from cpm_gen.engine.model_runner import ModelRunner
 from cpm_gen.engine.scheduler import BESIDE, Scheduler
 from cpm_gen.engine.sequence import Request, Sequence
 from cpm_gen.engine.window import Window
 from cpm_gen.errors import ConfigError, NumericsError
-from cpm_gen.networks.interface import Segment, SlotCopy
+from cpm_gen.networks.interface import Segment
 from cpm_gen.sampling import batched
 from cpm_gen.sampling.logprobs import TopCollector, likelihood, logprobs_of
 from cpm_gen.sampling.rows import choose_each
@@ -89,7 +97,8 @@ class Engine:
         """Run one step; returns the sequences that got a token, a sentence or a ``failure``. Some of them are finished now."""
         self._admit()
         try:
-            self._runner.copy_slots([copy for text in self._running for copy in meet(text, self.scheduler)])
+            for text in self._running:
+                meet(text, self.scheduler)
             scheduled = self.scheduler.plan([row for text in self._running for row in growing(text)])
             if not scheduled:
                 return []
@@ -106,11 +115,12 @@ class Engine:
             self.spent.steps += 1
             self.spent.network += ran - began
             self.spent.sampling += time.perf_counter() - ran
+            self._append(logits, drawing, places, choices)
+            self._runner.copy_slots([copy for text in self._running for copy in part(text, self.scheduler)])
         except BaseException:  # after an interrupt the contents of the slots are not known
             for sequence in self._running:
                 self._release(sequence)
             raise
-        self._append(logits, drawing, places, choices)
         advanced = [s for s in drawing if s.candidate is None]
         advanced += [text for text in self._running if text.rows and end_sentence(text, self.scheduler)]
         self._retire()
@@ -131,13 +141,16 @@ class Engine:
         """
         drawing: list[Sequence] = []
         places: list[int] = []
-        copies: list[SlotCopy] = []
+        texts = {id(row): text for text in self._running for row in text.rows}
         for at, sequence in enumerate(encoded):
             if sequence.request.candidates > 1 and sequence.candidate is None:
-                copies += begin_sentence(sequence, self.scheduler)
-            drawing += sequence.rows or [sequence]
-            places += [at] * max(1, len(sequence.rows))
-        self._runner.copy_slots(copies)
+                begin_sentence(sequence, self.scheduler)
+                rows = sequence.rows
+            else:
+                text = texts.get(id(sequence))
+                rows = [sequence] if text is None else drawing_with(sequence, text)
+            drawing += rows
+            places += [at] * len(rows)
         return drawing, places
 
     def _append(

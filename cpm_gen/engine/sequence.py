@@ -87,6 +87,7 @@ class Sequence:
     failure: the error that ended it, if no next token could be chosen. form: the state of the request's constraint.
     candidate: the number of this candidate for a sentence; None: a text. rows: the candidates for the text's next sentence, while they are
         written. choice: the sentence that was appended last, and the other candidates.
+    leader: the row of equal tokens that the network runs for this one; None: it is run itself.
     meet: the rows wait for each other where this many characters of their line are left; None: not in this sentence, or they have met.
     beaten: this candidate cannot be the best any more. own_score: of a candidate that reached its end.
     logprobs: of each of this run's tokens, or of a candidate's; empty where the request does not need them.
@@ -108,6 +109,7 @@ class Sequence:
     candidate: int | None = None
     rows: list[Sequence] = field(default_factory=list)
     choice: Choice | None = None
+    leader: Sequence | None = None
     meet: int | None = None
     logprobs: array[float] = field(default_factory=lambda: array("d"))
     beaten: bool = False
@@ -255,7 +257,7 @@ class Sequence:
         other.likelihoods, other.logprobs = (
             ([], array("d")) if self.candidate is None else (self.likelihoods[:], self.logprobs[:])
         )
-        other.rows, other.choice, other.beaten, other.own_score = [], None, False, None
+        other.rows, other.choice, other.leader, other.beaten, other.own_score = [], None, None, False, None
         other.candidate = candidate
         return other
 
