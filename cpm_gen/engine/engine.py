@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -111,7 +111,7 @@ class Engine:
                 choices = batched.choose(logits if len(places) == len(logits) else logits[places], draws)
                 ran = time.perf_counter()
             else:
-                choices = choose_each(logits.numpy(), draws, places)
+                choices = choose_each(logits.numpy(), draws, places, self._runner.network.logit_kernels)
             self.spent.steps += 1
             self.spent.network += ran - began
             self.spent.sampling += time.perf_counter() - ran
@@ -168,7 +168,9 @@ class Engine:
             sequence.append(choice)
         if scored:
             sequences, rows, tokens = zip(*scored, strict=True)
-            for sequence, logprob in zip(sequences, logprobs_of(logits, rows, tokens), strict=True):
+            for sequence, logprob in zip(
+                sequences, logprobs_of(logits, rows, tokens, self._runner.network.logit_kernels), strict=True
+            ):
                 sequence.logprobs.append(logprob)
 
     def _release(self, sequence: Sequence) -> None:
@@ -225,7 +227,7 @@ def _draws(drawing: Seq[Sequence], places: Seq[int]) -> list[Draw]:
     draws: list[Draw] = []
     for number, sequence in enumerate(drawing):
         if number and places[number] == places[number - 1]:
-            draws.append(replace(draws[-1], candidate=sequence.candidate or 0))
+            draws.append(draws[-1].with_candidate(sequence.candidate or 0))
         else:
             draws.append(_draw(sequence))
     return draws

@@ -17,6 +17,7 @@ from cpm_gen.checkpoints.checkpoint import Checkpoint
 from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.config.options import ModelOptions
 from cpm_gen.parallel.group import TensorParallel
+from cpm_gen.sampling.kernels import LogitKernels
 from cpm_gen.sampling.logprobs import TopCollector
 
 _HEAD_ROWS = 128  # rows that meet the output head at once while scoring; bounds the logits in memory
@@ -66,6 +67,10 @@ class Network(Protocol[CacheT]):
 
     group: TensorParallel
     samples: bool
+
+    @property
+    def logit_kernels(self) -> LogitKernels | None:
+        """What the backend computes of logits on the host; None: nothing."""
 
     def make_cache(self, slots: int) -> CacheT:
         """A cache of ``slots`` windows of all positions; raises MemoryError or torch's OutOfMemoryError."""

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cpm_gen.sampling.kernels import LogitKernels
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -70,10 +72,15 @@ def likelihood(logits: NDArray[np.float32], token: int, count: int) -> Likelihoo
     return Likelihood(token, float(raw[token]) - total, tuple((int(i), float(raw[i]) - total) for i in order))
 
 
-def logprobs_of(logits: Tensor, rows: Sequence[int], tokens: Sequence[int]) -> list[float]:
-    """Natural log-probability of each token under a row of raw logits ``[rows, V]``. rows: of each token; a row may come often."""
+def logprobs_of(
+    logits: Tensor, rows: Sequence[int], tokens: Sequence[int], kernels: LogitKernels | None = None
+) -> list[float]:
+    """Natural log-probability of each token under a row of raw logits ``[rows, V]``. rows: of each token; a row may come often.
+
+    kernels: the backend's, for logits on the host.
+    """
     if logits.device.type == "cpu":  # what torch computes on several threads disturbs the native kernels
-        return _on_host(logits.numpy(), rows, tokens)
+        return _on_host(logits.numpy(), rows, tokens, kernels)
     return on_device(logits, rows, tokens)
 
 
@@ -85,11 +92,18 @@ def on_device(logits: Tensor, rows: Sequence[int], tokens: Sequence[int]) -> lis
     return found
 
 
-def _on_host(values: NDArray[np.float32], rows: Sequence[int], tokens: Sequence[int]) -> list[float]:
+def _on_host(
+    values: NDArray[np.float32], rows: Sequence[int], tokens: Sequence[int], kernels: LogitKernels | None
+) -> list[float]:
     own = list(dict.fromkeys(rows))
     chosen = values if own == list(range(len(values))) else values[own]
-    best = chosen.max(1)
-    weights = chosen - best[:, None]
-    np.exp(weights, out=weights)
-    totals = dict(zip(own, (best + np.log(weights.sum(1))).tolist(), strict=True))
+    totals = dict(zip(own, _log_sums(chosen) if kernels is None else kernels.log_sums(chosen), strict=True))
     return [float(values[row, token]) - totals[row] for row, token in zip(rows, tokens, strict=True)]
+
+
+def _log_sums(logits: NDArray[np.float32]) -> list[float]:
+    best = logits.max(1)
+    weights = logits - best[:, None]
+    np.exp(weights, out=weights)
+    found: list[float] = (best + np.log(weights.sum(1))).tolist()
+    return found

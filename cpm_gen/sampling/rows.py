@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cpm_gen.config.options import SamplingParams
 from cpm_gen.errors import NumericsError
+from cpm_gen.sampling.kernels import LogitKernels
 from cpm_gen.sampling.penalties import AnyFloats, Floats, Indices
 from cpm_gen.sampling.sample import FAILURES, NAN, Draw, drawn
 
@@ -20,20 +21,27 @@ MOST = 256  # logits of a row that is drawn together with others
 
 
 @np.errstate(over="ignore", under="ignore")
-def choose_each(logits: NDArray[np.float32], draws: Sequence[Draw], places: Sequence[int]) -> list[int | NumericsError]:
+def choose_each(
+    logits: NDArray[np.float32], draws: Sequence[Draw], places: Sequence[int], kernels: LogitKernels | None = None
+) -> list[int | NumericsError]:
     """:func:`~cpm_gen.sampling.sample.sample` for each draw from a row of raw logits ``[rows, V]``, or the error that prevents it.
 
-    places: the row of each draw. Neighbours with the same one differ in their candidates only.
+    places: the row of each draw. Neighbours with the same one differ in their candidates only. kernels: the backend's; the tokens are the
+    same without them.
     """
     chosen: list[int | NumericsError] = [0] * len(draws)
+    groups = [(place, list(own)) for place, own in itertools.groupby(range(len(draws)), key=places.__getitem__)]
+    nan = np.isnan(logits.max(axis=1)).tolist()
+    for place, own in groups:
+        for at in own if nan[place] else ():
+            chosen[at] = NumericsError(FAILURES[NAN])
+    groups = [(place, own) for place, own in groups if not nan[place]]
+    if kernels is not None:
+        groups = _choose_by(kernels, logits, draws, groups, chosen)
     few: dict[tuple[float, ...], list[tuple[int, AnyFloats, Indices | None]]] = {}
-    nan = np.isnan(logits.max(axis=1))
-    for place, same in itertools.groupby(range(len(draws)), key=places.__getitem__):
-        own = list(same)
+    for place, own in groups:
         draw = draws[own[0]]
         try:
-            if nan[place]:
-                raise NumericsError(FAILURES[NAN])
             values, ids = draw.narrowed(logits[place])
         except NumericsError as error:
             for at in own:
@@ -56,6 +64,35 @@ def choose_each(logits: NDArray[np.float32], draws: Sequence[Draw], places: Sequ
         for (at, _, ids), token in zip(members, found, strict=True):
             chosen[at] = token if ids is None else int(ids[token])
     return chosen
+
+
+_Groups = list[tuple[int, list[int]]]  # a row of logits, and the places of the draws from it
+
+
+def _choose_by(
+    kernels: LogitKernels,
+    logits: NDArray[np.float32],
+    draws: Sequence[Draw],
+    groups: _Groups,
+    chosen: list[int | NumericsError],
+) -> _Groups:
+    """Choose by the kernels what they can; returns the groups that are left."""
+    left: _Groups = []
+    picks, picked = [], []
+    for place, own in groups:
+        pick = draws[own[0]].pick(place, logits.shape[1], [draws[at] for at in own])
+        if pick is None:
+            left.append((place, own))
+        else:
+            picks.append(pick)
+            picked.append((place, own))
+    for (place, own), tokens in zip(picked, kernels.choose(logits, picks) if picks else (), strict=True):
+        if tokens[0] < 0:
+            left.append((place, own))
+            continue
+        for at, token in zip(own, tokens, strict=True):
+            chosen[at] = token
+    return left
 
 
 def draw_rows(logits: AnyFloats, params: SamplingParams, numbers: AnyFloats) -> Indices:

@@ -23,6 +23,7 @@ from cpm_gen.config.options import SamplingParams
 from cpm_gen.errors import NumericsError
 from cpm_gen.sampling.constraints import Floats32
 from cpm_gen.sampling.dry import SuffixMatches
+from cpm_gen.sampling.kernels import Pick
 from cpm_gen.sampling.penalties import AnyFloats, Edits, Floats, Indices, edits, penalise, penalised_among
 
 Ids = Indices | slice
@@ -215,6 +216,26 @@ class Draw:
     def edits(self, size: int) -> Edits:
         """The effect of penalties and bans on ``size`` logits."""
         return edits(self.params, self.context, self.written, self.forbidden, size, self.history)
+
+    def with_candidate(self, candidate: int) -> Draw:
+        """The same draw of another candidate."""
+        other = object.__new__(Draw)  # dataclasses.replace takes ten times as long
+        other.__dict__.update(self.__dict__, candidate=candidate)
+        return other
+
+    def pick(self, row: int, size: int, candidates: Sequence[Draw]) -> Pick | None:
+        """How :class:`~cpm_gen.sampling.kernels.LogitKernels` draw the candidates, this one among them, from a row of ``size`` logits.
+
+        None: not by them, because there are penalties, top-k keeps all or the temperature is 0.
+        """
+        count = size if self.allowed is None else len(self.allowed)
+        if self.params.temperature == 0 or not 0 < self.params.top_k < count:
+            return None
+        todo = self.edits(size)
+        if len(todo.repeated) or todo.subtracted:
+            return None
+        bias = None if self.allowed is None else self.bias
+        return Pick(row, self.params, self.allowed, bias, todo.banned, [draw.uniform() for draw in candidates])
 
     def uniform(self) -> float:
         """The uniform number of this draw."""

@@ -21,7 +21,7 @@ extern "C" {
 #define CPM_API __attribute__((visibility("default")))
 #endif
 
-#define CPM_ABI 5 /* raised when a declaration or its meaning changes; cpm_gen/networks/native/library.py holds the same number */
+#define CPM_ABI 6 /* raised when a declaration or its meaning changes; cpm_gen/networks/native/library.py holds the same number */
 
 #define CPM_MAX_THREADS 1024 /* of a model */
 
@@ -104,7 +104,7 @@ CPM_API void cpm_cache_destroy(cpm_cache *cache);
 CPM_API int64_t cpm_cache_bytes(const cpm_cache *cache);
 
 /* Copy the first `positions` positions of slot `source` to slot `target`, which is another one. */
-CPM_API void cpm_cache_copy(const cpm_model *model, cpm_cache *cache, int32_t source, int32_t target, int32_t positions);
+CPM_API void cpm_cache_copy(cpm_model *model, cpm_cache *cache, int32_t source, int32_t target, int32_t positions);
 
 /* Run one step of `count` segments. `hidden` receives floats [sum of wanted, hidden], after the final norm. `cache` may be NULL if no
  * segment has a slot. */
@@ -113,6 +113,30 @@ CPM_API int cpm_step(cpm_model *model, cpm_cache *cache, const cpm_segment *segm
 
 /* Compute the logits [rows, local vocabulary] of rows that cpm_step returned. */
 CPM_API int cpm_head(cpm_model *model, const float *hidden, int64_t rows, float *logits);
+
+/* Draws of tokens from a row of logits: after bias and bans those not below the `top_k`-th greatest, of these the fewest, heaviest first,
+ * that hold `top_p` of the weight, of these the ones that weigh at least `min_p` of the greatest. A weight is exp(logit / temperature). */
+typedef struct {
+    int32_t row;            /* of the logits */
+    int32_t top_k;          /* at least 1, less than the number of ids that may come */
+    int64_t count;          /* number of `allowed` */
+    const int64_t *allowed; /* ids that may come, ascending; NULL: all */
+    const float *bias;      /* [count], added to their logits; NULL: nothing */
+    int64_t banned_count;
+    const int64_t *banned;  /* ids that may not come, in any order */
+    double temperature;     /* above 0 */
+    double top_p;           /* 0 and 1: all */
+    double min_p;           /* 0: all */
+    int32_t draws;
+    const double *numbers;  /* [draws], in [0, 1): where in the cumulative distribution the tokens are, in the order of their ids */
+    int64_t *tokens;        /* [draws] receives the tokens; all -1 if the greatest logit is not finite, or there is no memory */
+} cpm_pick;
+
+/* Draw from `count` picks. The logits [rows, vocabulary] hold no NaN. */
+CPM_API void cpm_choose(cpm_model *model, const float *logits, int64_t vocabulary, const cpm_pick *picks, int32_t count);
+
+/* The logarithm of the sum of the exponentials of each row of `logits` [rows, vocabulary]. */
+CPM_API void cpm_log_sums(cpm_model *model, const float *logits, int64_t rows, int64_t vocabulary, double *sums);
 
 /* Seconds spent since cpm_create: 0 weights, 1 attention, 2 head, 3 all-reduce, 4 other (norms, embedding, conversions). */
 CPM_API void cpm_profile(const cpm_model *model, double seconds[5]);

@@ -4,6 +4,7 @@
 #include <new>
 #include <string>
 
+#include "choice.h"
 #include "cpm_native.h"
 #include "isa.h"
 #include "model.h"
@@ -70,7 +71,7 @@ void cpm_cache_destroy(cpm_cache* cache) { delete cache; }
 
 int64_t cpm_cache_bytes(const cpm_cache* cache) { return cache->memory.size(); }
 
-void cpm_cache_copy(const cpm_model* model, cpm_cache* cache, int32_t source, int32_t target, int32_t positions) {
+void cpm_cache_copy(cpm_model* model, cpm_cache* cache, int32_t source, int32_t target, int32_t positions) {
     cache->copy(*model, source, target, positions);
 }
 
@@ -90,6 +91,14 @@ int cpm_head(cpm_model* model, const float* hidden, int64_t rows, float* logits)
     } catch (const std::bad_alloc&) {
         return CPM_NO_MEMORY;
     }
+}
+
+void cpm_choose(cpm_model* model, const float* logits, int64_t vocabulary, const cpm_pick* picks, int32_t count) {
+    cpm::choose(*model, logits, vocabulary, picks, count);
+}
+
+void cpm_log_sums(cpm_model* model, const float* logits, int64_t rows, int64_t vocabulary, double* sums) {
+    cpm::log_sums(*model, logits, rows, vocabulary, sums);
 }
 
 void cpm_profile(const cpm_model* model, double seconds[5]) { std::memcpy(seconds, model->seconds, sizeof model->seconds); }

@@ -39,12 +39,12 @@ Cache::Cache(const Model& model, int slots)
       layer_bytes(slot_bytes * slots),
       memory(layer_bytes * model.sizes.layers) {}
 
-void Cache::copy(const Model& model, int source, int target, int count) {
+void Cache::copy(Model& model, int source, int target, int count) {
     const Format f = model.kv_format;
     const long positions = model.sizes.positions, d = model.sizes.head_dim, head = head_bytes(f, positions, d);
     // of a head the keys come first, then the values, both in the order of their positions
     const long values = key_bytes(f, positions, d), new_keys = key_bytes(f, count, d), new_values = value_bytes(f, count, d);
-    for (long layer = 0; layer < model.sizes.layers; layer++) {
+    share(model.pool, model.sizes.layers, [&](long layer) {
         char* base = memory.data() + layer * layer_bytes;
         for (long h = 0; h < model.sizes.heads; h++) {
             const char* from = base + source * slot_bytes + h * head;
@@ -52,7 +52,7 @@ void Cache::copy(const Model& model, int source, int target, int count) {
             std::memcpy(to, from, new_keys);
             std::memcpy(to + values, from + values, new_values);
         }
-    }
+    });
 }
 
 }  // namespace cpm

@@ -52,7 +52,7 @@ struct Cache {
     long layer_bytes;
     Memory memory;
 
-    void copy(const Model& model, int source, int target, int count);  // as cpm_cache_copy
+    void copy(Model& model, int source, int target, int count);  // as cpm_cache_copy
 };
 
 // Run one step; as cpm_step.

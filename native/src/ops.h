@@ -125,6 +125,8 @@ struct Ops {
     void (*norm)(const float* x, long n, const float* weight, const float* bias, float epsilon, float* out);
     // write n floats as row `row` of a product's inputs
     void (*convert)(const float* x, long n, Format format, const Rows& out, long row);
+    // the logarithm of the sum of e^x of n floats
+    double (*log_sum)(const float* x, long n);
 };
 
 // Defined if the compiler supports the instruction set, called only if the machine does (isa.cpp).

@@ -122,3 +122,26 @@ inline void norm(const float* x, long n, const float* weight, const float* bias,
     }
     for (long i = whole; i < n; i++) out[i] = (x[i] - mean) * factor * weight[i] + bias[i];
 }
+
+// The logarithm of the sum of e^x. Sums of floats are short, so that the error does not grow with n.
+inline double log_sum(const float* x, long n) {
+    constexpr long SHORT = 64 * W;
+    const long whole = n / W * W;
+    vf top = broadcast(-__builtin_inff());
+    for (long i = 0; i < whole; i += W) top = maximum(load<vf>(x + i), top);
+    float largest = max_lane(top);
+    for (long i = whole; i < n; i++) largest = x[i] > largest ? x[i] : largest;
+    double total = 0;
+    for (long from = 0; from < whole; from += SHORT) {
+        const long to = from + SHORT < whole ? from + SHORT : whole;
+        vf lanes = {};
+        for (long i = from; i < to; i += W) lanes += exp_of(load<vf>(x + i) - largest);
+        total += sum(lanes);
+    }
+    for (long i = whole; i < n; i++) {
+        float lanes[W];
+        store(lanes, exp_of(broadcast(x[i] - largest)));
+        total += lanes[0];
+    }
+    return largest + __builtin_log(total);
+}

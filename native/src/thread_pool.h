@@ -129,4 +129,20 @@ void parallel_for_prefetch(std::atomic<long>& counter, long pieces, int threads,
     }
 }
 
+// Run `work(piece)` for the pieces 0 .. pieces - 1 on the threads of a pool. It must not throw.
+template <class Work>
+void share(ThreadPool& pool, long pieces, Work work) {
+    struct Call {
+        std::atomic<long> next{0};
+        long pieces;
+        Work& work;
+    } call{{}, pieces, work};
+    const auto body = [](void* context, int) {
+        Call& c = *static_cast<Call*>(context);
+        parallel_for(c.next, c.pieces, 1, c.work);
+    };
+    if (pieces == 1) body(&call, 0);  // without waking another thread
+    else pool.run(body, &call);
+}
+
 }  // namespace cpm

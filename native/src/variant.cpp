@@ -42,7 +42,7 @@ void begin() {}
 void end() {}
 #endif
 
-const Ops ops = {CPM_NAME(CPM_VARIANT), !HAS_AMX, begin, end, product, attend, norm, convert};
+const Ops ops = {CPM_NAME(CPM_VARIANT), !HAS_AMX, begin, end, product, attend, norm, convert, log_sum};
 
 }  // namespace
 }  // namespace CPM_VARIANT

@@ -149,6 +149,7 @@ struct KernelScope {
 
 void test_pack();
 void test_rows();
+void test_choice();
 void test_product();
 void test_attention();
 void test_step();

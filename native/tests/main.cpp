@@ -6,7 +6,8 @@ int main(int count, char** names) {
         const char* name;
         void (*run)();
     } tests[] = {{"pack", test_pack},           {"rows", test_rows}, {"product", test_product},
-                 {"attention", test_attention}, {"step", test_step}, {"thread_pool", test_thread_pool}};
+                 {"attention", test_attention}, {"step", test_step}, {"choice", test_choice},
+                 {"thread_pool", test_thread_pool}};
     int ran = 0;
     for (const auto& test : tests) {
         bool wanted = count == 1;

@@ -118,6 +118,24 @@ void bytes(const Ops& ops) {
     CHECK(wrong == 0, "%ld numbers of a tiny row, the first %g", wrong, tiny[0]);
 }
 
+void log_sums(const Ops& ops) {
+    for (const long n : {1L, 3L, 4L, 8L, 15L, 16L, 17L, 1030L, 30000L})
+        for (const float scale : {1.0f, 30.0f}) {
+            Random random((uint32_t)n);
+            const std::vector<float> x = random.normals(n, scale);
+            const double largest = *std::max_element(x.begin(), x.end());
+            double total = 0;
+            for (const float value : x) total += std::exp(value - largest);
+            const double got = ops.log_sum(x.data(), n), want = largest + std::log(total);
+            CHECK(std::fabs(got - want) <= 1e-6 * (1 + std::fabs(want)), "of %ld: %.9g, not %.9g", n, got, want);
+        }
+    std::vector<float> x(100, 1.0f);
+    x[7] = -INFINITY;  // a banned token weighs nothing
+    CHECK(std::fabs(ops.log_sum(x.data(), 100) - (1 + std::log(99.0))) < 1e-6, "with -inf: %g", ops.log_sum(x.data(), 100));
+    x[99] = NAN;
+    CHECK(std::isnan(ops.log_sum(x.data(), 100)), "with NaN: %g", ops.log_sum(x.data(), 100));
+}
+
 }  // namespace
 
 void test_rows() {
@@ -130,5 +148,7 @@ void test_rows() {
         }
         where = std::string("rows ") + ops->name + " i8";
         bytes(*ops);
+        where = std::string("rows ") + ops->name + " log_sum";
+        log_sums(*ops);
     }
 }

@@ -173,6 +173,7 @@ class GraphedModel:
     """The network of ``model`` on CUDA graphs; see :class:`cpm_gen.networks.interface.Network`. For one rank."""
 
     samples = True
+    logit_kernels = None
 
     def __init__(self, model: TorchModel, ops: RowOps) -> None:
         assert model.group.size == 1

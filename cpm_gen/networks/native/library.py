@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cpm_gen.errors import ConfigError
 
-ABI = 5  # CPM_ABI of native/include/cpm_native.h
+ABI = 6  # CPM_ABI of native/include/cpm_native.h
 MAX_THREADS = 1024  # CPM_MAX_THREADS: of one rank
 GELU = {"tanh": 0, "erf": 1}
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
@@ -42,6 +42,16 @@ class CSegment(ctypes.Structure):
     _fields_ = [(name, c_int32) for name in ("count", "start", "slot", "wanted")]
 
 
+class CPick(ctypes.Structure):
+    """``cpm_pick``."""
+
+    _fields_ = [
+        ("row", c_int32), ("top_k", c_int32), ("count", c_int64), ("allowed", c_void_p), ("bias", c_void_p), ("banned_count", c_int64),
+        ("banned", c_void_p), ("temperature", c_double), ("top_p", c_double), ("min_p", c_double), ("draws", c_int32),
+        ("numbers", c_void_p), ("tokens", c_void_p),
+    ]  # fmt: skip
+
+
 _DECLARATIONS = {
     "cpm_abi": (c_int, []),
     "cpm_kernels": (c_char_p, []),
@@ -56,6 +66,8 @@ _DECLARATIONS = {
     "cpm_cache_copy": (None, [c_void_p, c_void_p, c_int32, c_int32, c_int32]),
     "cpm_step": (c_int, [c_void_p, c_void_p, c_void_p, c_int32, c_void_p, AllReduce, c_void_p]),
     "cpm_head": (c_int, [c_void_p, c_void_p, c_int64, c_void_p]),
+    "cpm_choose": (None, [c_void_p, c_void_p, c_int64, ctypes.POINTER(CPick), c_int32]),
+    "cpm_log_sums": (None, [c_void_p, c_void_p, c_int64, c_int64, c_void_p]),
     "cpm_profile": (None, [c_void_p, ctypes.POINTER(c_double * 5)]),
 }
 

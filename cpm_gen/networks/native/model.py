@@ -23,6 +23,7 @@ from cpm_gen.config.options import ModelOptions
 from cpm_gen.errors import ConfigError
 from cpm_gen.networks.interface import Segment, score_targets
 from cpm_gen.networks.native import library
+from cpm_gen.networks.native.logit_kernels import NativeLogitKernels
 from cpm_gen.parallel.group import TensorParallel
 from cpm_gen.sampling.logprobs import TopCollector
 
@@ -127,6 +128,7 @@ class NativeModel:
                 raise ConfigError(f"no kernels {kernels!r} on this machine; there are {', '.join(library.kernels())}")
             raise MemoryError("no memory for the network")
         self.release = weakref.finalize(self, _destroy, self._library.cpm_destroy, self._handle, os.getpid())
+        self.logit_kernels = NativeLogitKernels(self._handle)
         name: bytes = self._library.cpm_model_kernels(self._handle)
         self.kernels = name.decode()
 

@@ -70,6 +70,7 @@ class OnnxModel:
     """A file in onnxruntime, as a :class:`cpm_gen.networks.interface.Network`."""
 
     samples = False
+    logit_kernels = None
 
     def __init__(self, path: Path, size: ModelSize, group: TensorParallel, threads: int) -> None:
         self.size, self.group = size, group

@@ -123,6 +123,8 @@ class Transformer(nn.Module):
 class TorchModel(nn.Module):
     """A rank's part of the network. Parameters are uninitialised until loaded. quantized: matrices are int8."""
 
+    logit_kernels = None
+
     def __init__(
         self,
         size: ModelSize,
