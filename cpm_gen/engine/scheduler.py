@@ -150,7 +150,8 @@ class CachedScheduler:
     def _plan_ahead(self, decoding: Seq[Sequence], budget: int, spare: int) -> list[ScheduledSegment]:
         """Chunks of next windows, as many tokens as keep all of them on time; the window that is furthest behind comes first."""
         pending = []
-        for steps, missing, ready, sequence in sorted(map(self._due, decoding), key=lambda due: due[0]):
+        begun = [s for s in decoding if s.shows_next]
+        for steps, missing, ready, sequence in sorted(map(self._due, begun), key=lambda due: due[0]):
             held = id(sequence) in self._next
             if missing > 0 and (held or spare > 0):  # the window that moves first gets the first slot
                 spare -= not held

@@ -167,6 +167,12 @@ class Sequence:
         """The sum of :attr:`logprobs`."""
         return sum(self.logprobs)
 
+    @property
+    def shows_next(self) -> bool:
+        """Whether some tokens of the next window are known: those that it inserts, or the history's."""
+        start = self.next_start
+        return start is not None and (self.request.insertions is not None or start < len(self.tokens))
+
     def context(self) -> array[int]:
         """The tokens that the network sees."""
         return array("q", self.shown(self.start, 0, self.length(self.start)))
