@@ -178,3 +178,16 @@ def test_promtool_accepts_rules_and_configuration(tmp_path):
     for command in (["check", "rules", "alerts.yml"], ["check", "config", "--syntax-only", "prometheus.yml"]):
         run = subprocess.run([promtool, *command], cwd=tmp_path, capture_output=True, text=True)
         assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_promtool_accepts_the_expressions_of_the_dashboard(tmp_path):
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("needs Prometheus' promtool")
+    rules = [
+        {"record": f"panel_{number}", "expr": target["expr"].replace("$__rate_interval", "5m")}
+        for number, target in enumerate(target for panel in DASHBOARD["panels"] for target in panel["targets"])
+    ]
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    run = subprocess.run([promtool, "check", "rules", "rules.yml"], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
