@@ -24,6 +24,7 @@ from cpm_gen.server.routes import (
     web_page,
 )
 from cpm_gen.server.routes import works as work_routes
+from cpm_gen.server.tracing import traced
 from cpm_gen.serving.service import Service
 from cpm_gen.works.manager import WorkManager
 
@@ -95,6 +96,11 @@ def create_routes(service: Service, works: WorkManager) -> FastAPI:
 
 def create_app(service: Service, works: WorkManager) -> ASGIApp:
     """The HTTP interface of a service and its works."""
+    whole = _create_app(service, works)
+    return whole if service.tracer is None else traced(whole, service.tracer)
+
+
+def _create_app(service: Service, works: WorkManager) -> ASGIApp:
     app = create_routes(service, works)
     origins = service.options.cors_origin
     if not origins:

@@ -21,10 +21,12 @@ from cpm_gen.server import logs
 from cpm_gen.server.acceptor import Acceptor
 from cpm_gen.server.app import create_app
 from cpm_gen.server.exposure import check_exposure
+from cpm_gen.server.tracing import start_tracing
 from cpm_gen.server.uvicorn_protocol import Connection, connections
 from cpm_gen.serving.api_keys import ApiKeys
 from cpm_gen.serving.errors import ServiceError
 from cpm_gen.serving.service import Service
+from cpm_gen.serving.tracing import RequestTracer
 from cpm_gen.works.manager import WorkManager
 from cpm_gen.works.storage.store import Store
 
@@ -32,6 +34,7 @@ log = logging.getLogger("cpm_gen.server")
 
 END_SECONDS = 10.0  # for the engine's thread and the ranks to end
 COMMIT_SECONDS = 10.0  # for the database to commit the works at shutdown
+TRACE_SECONDS = 1.0  # for the last spans to reach their collector
 RESPONSE_SECONDS = 2.0  # for the last responses to reach their clients
 
 
@@ -65,8 +68,9 @@ def serve(settings: Settings) -> int:
     logs.configure(options.log_level, options.log_format)
     keys = ApiKeys(options.keys, os.environ, streams=options.key_streams, rate=options.key_rate)
     check_exposure(options, keys)
+    tracer = start_tracing(os.environ)
     with _bind(options) as listener:
-        return asyncio.run(_serve(settings, keys, listener, Store(options.database)))
+        return asyncio.run(_serve(settings, keys, listener, Store(options.database), tracer))
 
 
 def _bind(options: ServeOptions) -> socket.socket:
@@ -91,8 +95,10 @@ def _address(listener: socket.socket, host: str) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def _serve(settings: Settings, keys: ApiKeys, listener: socket.socket, store: Store) -> int:
-    service = Service(settings.serve, settings.model, keys)
+async def _serve(
+    settings: Settings, keys: ApiKeys, listener: socket.socket, store: Store, tracer: RequestTracer | None
+) -> int:
+    service = Service(settings.serve, settings.model, keys, tracer)
     works = WorkManager(service, store)
     protocol = connections(settings.serve)
     config = uvicorn.Config(
@@ -124,6 +130,8 @@ async def _serve(settings: Settings, keys: ApiKeys, listener: socket.socket, sto
     committed = await drain(service, works, settings.serve.drain_timeout)
     server.should_exit = True
     await serving
+    if tracer is not None:
+        await asyncio.to_thread(tracer.close, TRACE_SECONDS)
     if not await service.close(END_SECONDS):
         log.error("the engine did not end; the process ends without it")
         service.kill()

@@ -64,7 +64,9 @@ class RequestMiddleware:
         if scope["type"] != "http":
             return
         headers = Headers(scope=scope)
-        ids = read_ids(headers.getlist("x-request-id"), headers.getlist("traceparent"))
+        tracer = self._service.tracer
+        own = None if tracer is None else tracer.traceparent()  # the span of this request, in the caller's trace
+        ids = read_ids(headers.getlist("x-request-id"), headers.getlist("traceparent") if own is None else [own])
         with working_for(ids):
             await self._respond(scope, receive, _ResponseSender(send, ids, scope["method"] == "HEAD"))
 
@@ -80,7 +82,7 @@ class RequestMiddleware:
             body = b"" if key is None else await self._read_body(scope, receive, key)
             if body:
                 _declare_json(scope)
-            await self._app(scope, _replay(body, receive), response.send)
+            await self._app(scope, _replay(body, receive), self._naming_spans(scope, response.send))
         except ServiceError as error:
             await self._wrapped(respond(error, scope["path"]))(scope, receive, response.send)
         except ClientDisconnected:
@@ -150,6 +152,20 @@ class RequestMiddleware:
                 return
         with key.running():
             await body.read()
+
+    def _naming_spans(self, scope: Scope, send: Send) -> Send:
+        """``send``, which first names the request's span after its route: at the end of the response the span has ended."""
+        tracer = self._service.tracer
+        if tracer is None:
+            return send
+
+        async def name_and_send(message: Message) -> None:
+            route = getattr(scope.get("route"), "path", None)
+            if message["type"] == "http.response.start" and route is not None:
+                tracer.name_request(scope["method"], route)
+            await send(message)
+
+        return name_and_send
 
     def _record(self, given: Scope, scope: Scope, response: _ResponseSender, seconds: float) -> None:
         """Count the request, and log it without its text. given: as it came; scope: normalised."""

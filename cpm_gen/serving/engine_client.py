@@ -41,14 +41,16 @@ class EngineClient:
         batch: int,
         stuck_after: float,
         restart: bool,
+        record: Callable[[Job, ServiceError | None], None] = lambda job, failure: None,
     ) -> None:
         """``load`` gets the function to call when a rank dies, as :class:`TextEngine` takes it.
 
-        capacity: most places of texts that wait or run.
+        capacity: most places of texts that wait or run. record: called at the end of each job.
         """
         self._metrics = metrics
         self.capacity = batch + queue
         self._batch = batch
+        self._record = record
         self._stuck_after = stuck_after
         self._thread = EngineThread(load, metrics, self, restart=restart)
         self._jobs: set[Job] = set()
@@ -224,9 +226,11 @@ class EngineClient:
                 self.reserved -= job.places
                 self._finish(job, failure)
 
-    @staticmethod
-    def _finish(job: Job, failure: ServiceError | None) -> None:
-        if failure is not None and not job.finished:
+    def _finish(self, job: Job, failure: ServiceError | None) -> None:
+        if job.finished:
+            return
+        if failure is not None:
             with working_for(job.request):
                 log.warning("%s ends with an error: %s", job.id, failure.code)
+        self._record(job, failure)
         job.finish(failure)

@@ -248,9 +248,7 @@ class EngineThread(threading.Thread):
         assert self.llm is not None
         del self._active[job]
         self.llm.end(job.writers)
-        cancelled = "timeout" if job.timed_out else "cancelled"
-        ends = [w.generation.finish_reason for w in job.writers]
-        reasons = [cancelled if end in (None, "cancelled") else end for end in ends]
+        reasons = job.finish_reasons()
         for reason in reasons:
             self._metrics.samples.labels(reason).inc()
         seconds = now - job.submitted

@@ -78,6 +78,22 @@ class Job:
         """Tokens of all prompts, each prompt counted once."""
         return sum(len(r.prompt) for r in self.requests[:: self.text.n])
 
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens written by this job, not those of an earlier one that it resumes."""
+        return sum(w.generation.step - len(w.generation.request.written) for w in self.writers)
+
+    @property
+    def entered(self) -> float | None:
+        """When its first sample entered the batch, by :func:`time.monotonic`; also before that sample's first token."""
+        return min((at for w in self.writers if (at := w.generation.admitted) is not None), default=None)
+
+    def finish_reasons(self) -> list[str]:
+        """Why each text ended; for a job that ended early also ``timeout`` or ``cancelled``."""
+        cancelled = "timeout" if self.timed_out else "cancelled"
+        ends = [w.generation.finish_reason for w in self.writers]
+        return [cancelled if end in (None, "cancelled") else end for end in ends]
+
     def take_ready(self, now: float, metrics: Metrics) -> list[Chunk]:
         """Take the new chunks and record their metrics. Engine's thread only."""
         chunks = []

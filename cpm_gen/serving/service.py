@@ -24,7 +24,7 @@ from cpm_gen.errors import CpmGenError
 from cpm_gen.runtime.text_engine import TextEngine
 from cpm_gen.serving.api_keys import ApiKey, ApiKeys
 from cpm_gen.serving.engine_client import EngineClient
-from cpm_gen.serving.errors import from_library, invalid, unavailable
+from cpm_gen.serving.errors import ServiceError, from_library, invalid, unavailable
 from cpm_gen.serving.fitting import check_prompt_length, fit
 from cpm_gen.serving.generation_spec import (
     GenerationSpec,
@@ -39,6 +39,7 @@ from cpm_gen.serving.job import Job
 from cpm_gen.serving.metrics import Metrics
 from cpm_gen.serving.results import GenerationResult, Update, collect, updates
 from cpm_gen.serving.tokenizer_pool import TokenizerPool
+from cpm_gen.serving.tracing import RequestTracer
 from cpm_gen.text.find_tokenizer import find_tokenizer
 from cpm_gen.text.stories.requested import ends_itself
 
@@ -50,10 +51,17 @@ _MANY = 10_000  # token ids; more take milliseconds to check, so a thread does i
 class Service:
     """One loaded model. All methods run on one event loop; every refusal is a ServiceError."""
 
-    def __init__(self, options: ServeOptions, model: ModelOptions, keys: ApiKeys | None = None) -> None:
-        """Nothing is loaded before :meth:`load`. Without ``keys`` every request is anonymous."""
+    def __init__(
+        self,
+        options: ServeOptions,
+        model: ModelOptions,
+        keys: ApiKeys | None = None,
+        tracer: RequestTracer | None = None,
+    ) -> None:
+        """Nothing is loaded before :meth:`load`. Without ``keys`` every request is anonymous, without ``tracer`` none is traced."""
         self.options = options
         self.batch = model.batch
+        self.tracer = tracer
         self.keys = ApiKeys() if keys is None else keys
         self._model = model
         self.metrics = Metrics()
@@ -69,6 +77,7 @@ class Service:
             batch=model.batch,
             stuck_after=options.stuck_after,
             restart=options.restart_workers,
+            record=self._trace,
         )
         self._watch: asyncio.Task[None] | None = None
 
@@ -135,6 +144,10 @@ class Service:
         """Kill all child processes, for a process that ends at once. May be called in any state."""
         self.engine.kill()
         self.tokenizer_pool.close()
+
+    def _trace(self, job: Job, failure: ServiceError | None) -> None:
+        if self.tracer is not None:
+            self.tracer.record(job, failure, self.model_id)
 
     # generation
 

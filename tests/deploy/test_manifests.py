@@ -199,7 +199,7 @@ def test_the_pods_settings_probes_and_volumes_fit_the_service(made: tuple[list[M
 
 def _shutdown_seconds(drain_timeout: float) -> float:
     """Most seconds from SIGTERM to the end of the process, with 2 for the interpreter."""
-    return max(drain_timeout, main.COMMIT_SECONDS) + main.RESPONSE_SECONDS + main.END_SECONDS + 2
+    return max(drain_timeout, main.COMMIT_SECONDS) + main.TRACE_SECONDS + main.RESPONSE_SECONDS + main.END_SECONDS + 2
 
 
 def test_the_kustomization_of_the_page_renders_and_is_the_same_in_chinese(tmp_path: Path) -> None:

@@ -228,7 +228,12 @@ def test_what_the_services_mount_wait_for_and_are_told_is_there() -> None:
     ours = services["cpm-gen"]
     settings = resolve(environment=ours["environment"])
     assert settings.serve.keys == "/run/secrets/api_keys"
-    ending = max(settings.serve.drain_timeout, main.COMMIT_SECONDS) + main.RESPONSE_SECONDS + main.END_SECONDS
+    ending = (
+        max(settings.serve.drain_timeout, main.COMMIT_SECONDS)
+        + main.TRACE_SECONDS
+        + main.RESPONSE_SECONDS
+        + main.END_SECONDS
+    )
     assert float(ours["stop_grace_period"].rstrip("s")) >= ending + 2  # and the last answers' and the interpreter's
     assert all(
         v["bind"]["create_host_path"] for v in ours["volumes"] if v["type"] == "bind"
