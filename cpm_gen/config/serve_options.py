@@ -11,6 +11,7 @@ from cpm_gen.config.options import PathText
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
+LONGEST_LEASE = 300.0  # seconds
 Texts = Annotated[tuple[Annotated[str, Field(strict=True)], ...], Field(strict=False)]
 
 
@@ -63,6 +64,13 @@ class ServeOptions:
     )
     work_turn: float = Field(
         default=60.0, gt=0, description="seconds after which a work's text gives its place to one that waits"
+    )
+
+    work_lease: float = Field(
+        default=15.0,
+        ge=2,
+        le=LONGEST_LEASE,
+        description="seconds after which another service on the same PostgreSQL takes over the works of one that does not answer",
     )
 
     queue: int = Field(default=256, ge=0, description="most samples that wait for a place in the batch")

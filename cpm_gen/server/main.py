@@ -70,7 +70,7 @@ def serve(settings: Settings) -> int:
     check_exposure(options, keys)
     tracer = start_tracing(os.environ)
     with _bind(options) as listener:
-        return asyncio.run(_serve(settings, keys, listener, Store(options.database), tracer))
+        return asyncio.run(_serve(settings, keys, listener, Store(options.database, options.work_lease), tracer))
 
 
 def _bind(options: ServeOptions) -> socket.socket:

@@ -25,6 +25,12 @@ class Metrics:
         self.slots = Gauge("cpm_kv_slots", "Windows of the KV cache", registry=r)
         self.works_writing = Gauge("cpm_works_writing", "Texts of works that have a place", registry=r)
         self.works_waiting = Gauge("cpm_works_waiting", "Texts of works that wait for one", registry=r)
+        self.works_held = Gauge("cpm_works_held", "Works that this process has leased", registry=r)
+        self.works_unheld = Gauge("cpm_works_unheld", "Works of this model that no process has leased", registry=r)
+        self.works_taken_over = Counter(
+            "cpm_works_taken_over", "Works taken over from a process that did not renew their leases", registry=r
+        )
+        self.leases_lost = Counter("cpm_work_leases_lost", "Works that another process took from this one", registry=r)
         self.prompt_tokens = Counter("cpm_prompt_tokens", "Tokens of prompts", registry=r)
         self.generated_tokens = Counter("cpm_generated_tokens", "Tokens written", registry=r)
         self.scored_tokens = Counter("cpm_scored_tokens", "Tokens scored", registry=r)

@@ -9,8 +9,13 @@ from typing import Any
 
 from cpm_gen.serving.errors import ServiceError, unavailable
 from cpm_gen.serving.results import StorySight, TokenUsage
-from cpm_gen.works.live import LiveWork, Position, event_id
+from cpm_gen.works.database_thread import DatabaseThread
+from cpm_gen.works.live import LiveText, LiveWork, Position, event_id
 from cpm_gen.works.scheduler import WorkScheduler
+from cpm_gen.works.storage.records import TextPiece
+from cpm_gen.works.storage.store import Store
+
+_READ = 64  # pieces that a follower reads at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +80,12 @@ class Idle(WorkEvent):
 
 
 async def follow(
-    scheduler: WorkScheduler, live: LiveWork, at: list[Position], keep_alive: float
+    scheduler: WorkScheduler,
+    store: Store,
+    database: DatabaseThread,
+    live: LiveWork,
+    at: list[Position],
+    keep_alive: float,
 ) -> AsyncGenerator[WorkEvent, None]:
     """Events until the work is finished or deleted, or the service ends.
 
@@ -94,7 +104,7 @@ async def follow(
             if state[0] == "deleted":
                 return
             for index, text in enumerate(live.texts[: len(at)]):
-                while pieces := await scheduler.after(live, text, at[index]):
+                while pieces := await _after(store, database, live, text, at[index]):
                     for piece in pieces:
                         at[index] = (piece.end, piece.char + len(piece.text))
                         yield TextAdded(
@@ -128,6 +138,21 @@ async def follow(
                     yield Idle(position=event_id(at))
     except ServiceError as error:
         yield FollowingFailed(position=event_id(at), error=error)
+
+
+async def _after(
+    store: Store, database: DatabaseThread, live: LiveWork, text: LiveText, at: Position
+) -> list[TextPiece]:
+    """Some pieces of a text after a position; none at its end."""
+    token, char = at
+    if token < text.persisted.tokens:
+        pieces = await database.run_in_db(store.read, live.id, text.current.place, token, _READ)
+    else:
+        pieces = list(text.uncommitted)
+    pieces = [piece for piece in pieces if piece.end > token]
+    if pieces and pieces[0].token < token:
+        pieces[0] = pieces[0].after(token, char)
+    return pieces
 
 
 def _finished(live: LiveWork, position: str) -> WorkFinished:

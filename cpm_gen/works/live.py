@@ -15,7 +15,8 @@ from cpm_gen.serving.request_ids import RequestIds
 from cpm_gen.serving.results import StorySight, TokenUsage, sight
 from cpm_gen.works.errors import UnreadableWork
 from cpm_gen.works.spec import WorkSpec
-from cpm_gen.works.storage.records import State, StoredText, StoredWork, TextPiece
+from cpm_gen.works.storage.records import Lease, State, StoredText, StoredWork, TextPiece
+from cpm_gen.works.storage.store import Version
 
 Position = tuple[int, int]  # tokens and characters of a text
 
@@ -65,9 +66,16 @@ class LiveText:
 
 
 class LiveWork:
-    """A work that its writers and followers share. ``spec`` is None where the work cannot be read; ``problem`` says why."""
+    """A work that its writers and followers share. ``spec`` is None where the work cannot be read; ``problem`` says why.
 
-    def __init__(self, work: StoredWork) -> None:
+    lease: under which this process may write it; None: another process may, and this one only reads it. waits_since: the time by the
+    database's clock since when it waits for a place, None if it has had one. version: of what was read last without a lease.
+    """
+
+    def __init__(self, work: StoredWork, lease: Lease | None) -> None:
+        self.lease = lease
+        self.waits_since: float | None = None
+        self.version: Version | None = None
         self.deleted = False
         self.changed = asyncio.Event()  # set and replaced at every change
         self.lock = asyncio.Lock()  # held while its state is changed
@@ -97,10 +105,15 @@ class LiveWork:
 
     @property
     def state(self) -> str:
-        """As clients see it: a queued work with a text in the batch is running."""
+        """As clients see it: a queued work with a text in the batch is running, and one that another process holds."""
         if self.deleted:
             return "deleted"
-        return "running" if self.work.state == "queued" and any(t.job for t in self.texts) else self.work.state
+        runs = self.work.held if self.lease is None else any(t.job for t in self.texts)
+        return "running" if self.work.state == "queued" and runs else self.work.state
+
+    def may_write(self, text: LiveText) -> bool:
+        """Whether a text is to be written here. It is not, if another process took the work, even if this one has it again since."""
+        return self.lease is not None and not self.deleted and any(text is current for current in self.texts)
 
     def set_state(self, state: State, error: Mapping[str, Any] | None = None) -> None:
         """Change the state, in memory only."""

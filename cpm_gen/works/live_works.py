@@ -13,7 +13,7 @@ from cpm_gen.works.errors import UnreadableWork, detail, other_model
 from cpm_gen.works.live import LiveWork
 from cpm_gen.works.scheduler import WorkScheduler
 from cpm_gen.works.spec import WorkSpec
-from cpm_gen.works.storage.records import StoredWork
+from cpm_gen.works.storage.records import OWNED, Lease, StoredWork
 from cpm_gen.works.storage.store import Store
 
 _ID = re.compile("work-[0-9a-f]{16}")
@@ -34,9 +34,13 @@ class LiveWorks:
         """Remember which network is loaded."""
         self.network = _fingerprint(self._service.require())
 
-    def add(self, work: StoredWork) -> LiveWork:
-        """A new work."""
-        return self._live.setdefault(work.id, LiveWork(work))
+    def add(self, work: StoredWork, lease: Lease | None) -> LiveWork:
+        """A work that is not in memory."""
+        return self._live.setdefault(work.id, LiveWork(work, lease))
+
+    def read_only(self) -> list[LiveWork]:
+        """Works in memory that this process does not write."""
+        return [live for live in list(self._live.values()) if live.lease is None and not live.deleted]
 
     def loaded(self, id: str) -> LiveWork | None:
         """The work if it is in memory."""
@@ -54,16 +58,36 @@ class LiveWorks:
             work = await self._database.run_in_db(self._store.get, id)
             if work is None:
                 return None
-            live = self._live.setdefault(id, LiveWork(work))  # another request may have read it at the same time
-            if live.problem is not None:
-                self._mark_unreadable(live, live.problem)
-            else:
-                self.check_model(live.work)
+            # another request may have read it at the same time
+            live = self.add(work, None if self._store.shared else OWNED)
+            self.check(live)
+        elif live is not None and not await self.refresh(live):
+            return None
         return live
+
+    async def refresh(self, live: LiveWork) -> bool:
+        """Read a work again that this process does not write; False where it was deleted."""
+        if live.lease is None and not live.deleted:
+            work = await self._database.run_in_db(self._store.get, live.id)
+            if live.lease is None:  # nor was it taken while it was read
+                if work is None:
+                    live.deleted = True
+                else:
+                    live.load(work)
+                    self.check(live)
+                live.notify()
+        return not live.deleted
+
+    def check(self, live: LiveWork) -> None:
+        """Pause a work that cannot be read; show why another one waits."""
+        if live.problem is not None:
+            self._mark_unreadable(live, live.problem)
+        else:
+            self.check_model(live.work)
 
     def _mark_unreadable(self, live: LiveWork, problem: UnreadableWork) -> None:
         """Pause a queued work that cannot be read, and show the reason in others that have no error of their own."""
-        if live.work.state == "queued":
+        if live.work.state == "queued" and live.lease is not None:
             self._scheduler.pause_unreadable(live, problem)
         elif live.work.state == "paused" or live.work.error is None:
             live.work.error = detail(problem.refusal())
@@ -76,7 +100,7 @@ class LiveWorks:
         error = other_model(
             f"begun by {work.model}, {work.network}; this service runs {service.model_id}, {self.network}"
         )
-        if work.state == "queued":
+        if work.state == "queued" and not work.held:
             work.error = detail(error)
         return error
 

@@ -18,6 +18,7 @@ from cpm_gen.text.stories.requested import ends_itself
 from cpm_gen.works.database_thread import DatabaseThread
 from cpm_gen.works.errors import UnreadableWork, detail, no_such_work, too_many_works, wrong_state
 from cpm_gen.works.events import WorkEvent, follow
+from cpm_gen.works.leases import WorkLeases
 from cpm_gen.works.live import LiveWork, Position, event_id
 from cpm_gen.works.live_works import LiveWorks
 from cpm_gen.works.scheduler import WorkScheduler
@@ -42,21 +43,28 @@ class WorkManager:
         self.database = DatabaseThread(store)
         self.scheduler = WorkScheduler(service, store, self.database)
         self._works = LiveWorks(service, store, self.database, self.scheduler)
+        self._leases = WorkLeases(service, store, self.database, self.scheduler, self._works)
 
     async def open(self) -> None:
-        """Queue the works that were unfinished when the last process ended. Works that cannot be read are paused."""
+        """Queue the works that were unfinished when the last process ended. Works that cannot be read are paused.
+
+        Works of a shared database are queued as this process takes their leases.
+        """
         self._works.model_loaded()
-        for id in await self.database.run_in_db(self._store.unfinished):
-            live = await self._works.find(id)
-            if live is not None and live.work.state == "queued" and self._works.check_model(live.work) is None:
-                self.scheduler.queue(live)
+        if not self._store.shared:
+            for id in await self.database.run_in_db(self._store.unfinished):
+                live = await self._works.find(id)
+                if live is not None and live.work.state == "queued" and self._works.check_model(live.work) is None:
+                    self.scheduler.queue(live)
         self.scheduler.open()
+        self._leases.open()
 
     async def close(self) -> None:
         """Stop, commit what was written and close the database; followers are told."""
         self.scheduler.closing = True
         self._works.notify()
         await self.scheduler.close()
+        await self._leases.close()
         await self.database.close()
 
     async def create(
@@ -95,15 +103,15 @@ class WorkManager:
                 for sample in range(spec.n)
             ],
         )
-        limit = service.options.max_works
+        limit, lease = service.options.max_works, self._leases.for_new()
         # a work whose creation timed out before the client got its id is deleted
         late = lambda: self.database.submit(self._store.delete, work.id)  # noqa: E731
-        if not await self.database.run_in_db(self._store.add, work, limit, late=late):
+        if not await self.database.run_in_db(self._store.add, work, limit, lease, late=late):
             raise too_many_works(limit)
         if service.options.log_prompts:
             log.info("%s prompts %r", work.id, generation.prompts)
         log.debug("%s: %d texts after %d prompt tokens", work.id, len(work.texts), sum(map(len, prompts)))
-        live = self._works.add(work)
+        live = self._leases.add(work, lease)
         live.request = current_request()
         service.metrics.prompt_tokens.inc(sum(map(len, prompts)))
         self.scheduler.queue(live)
@@ -111,7 +119,7 @@ class WorkManager:
 
     def follow(self, live: LiveWork, at: list[Position]) -> AsyncGenerator[WorkEvent, None]:
         """The events of a work from a position on."""
-        return follow(self.scheduler, live, at, self._service.options.keep_alive)
+        return follow(self.scheduler, self._store, self.database, live, at, self._service.options.keep_alive)
 
     def _check_open(self) -> None:
         if self.scheduler.closing:
@@ -142,6 +150,8 @@ class WorkManager:
             live = self._works.loaded(work.id)
             if live is not None and live.deleted:
                 continue
+            if live is not None and live.lease is None:  # the database is newer
+                live = None
             if work.damage is None:
                 self._works.check_model(work)
             elif work.error is None:
@@ -196,6 +206,8 @@ class WorkManager:
         """Stop writing until :meth:`resume`; raises ServiceError (wrong_state) for a finished or failed work."""
         async with self._locked(live):
             if live.work.state == "queued":
+                await self._leases.acquire(live)
+            if live.work.state == "queued":
                 before = live.work.error
                 live.set_state("paused")
                 await self.scheduler.stop(live)
@@ -216,6 +228,8 @@ class WorkManager:
     async def resume(self, live: LiveWork) -> None:
         """Queue a paused or failed work; raises ServiceError for a finished or unreadable one."""
         async with self._locked(live):
+            if live.work.state not in ("queued", "finished"):
+                await self._leases.acquire(live)
             if live.work.state == "finished":
                 raise wrong_state(live.state, "continue goes on with it")
             if live.work.state != "queued":
@@ -226,6 +240,9 @@ class WorkManager:
         async with self._locked(live):
             if live.work.state != "finished":
                 raise wrong_state(live.state, "only a finished one can be continued")
+            await self._leases.acquire(live)
+            if live.work.state != "finished":
+                raise wrong_state(live.state, "another request continued it")
             spec = await self._works.readable(live)
             if ends_itself(spec.form, spec.story):
                 raise wrong_state(live.state, "a text in a form or with an outline is complete")
@@ -289,5 +306,7 @@ class WorkManager:
 def _head(work: StoredWork, live: LiveWork | None) -> dict[str, Any]:
     """The fields of :class:`~cpm_gen.works.views.WorkHead`; state and error of a live work are newer than the stored ones."""
     state, error = (live.state, live.work.error) if live else (work.state, work.error)
+    if live is None and state == "queued" and work.held:
+        state = "running"
     head = {name: getattr(work, name) for name in ("id", "model", "created", "updated", "prompt", "metadata")}
     return head | {"state": state, "error": error}

@@ -13,21 +13,19 @@ import dataclasses
 import logging
 import time
 
-from cpm_gen.errors import ConfigError, InputError, TokenizerError
 from cpm_gen.serving.errors import ServiceError, invalid, unavailable
-from cpm_gen.serving.job import Job
 from cpm_gen.serving.request_ids import begin_work_for
 from cpm_gen.serving.service import Service
 from cpm_gen.works.database_thread import DatabaseThread
 from cpm_gen.works.errors import UnreadableWork, detail, internal
-from cpm_gen.works.live import LiveText, LiveWork, Position
-from cpm_gen.works.storage.records import TextPiece, WorkChange
+from cpm_gen.works.jobs import job_of
+from cpm_gen.works.live import LiveText, LiveWork
+from cpm_gen.works.storage.records import WorkChange
 from cpm_gen.works.storage.store import Store
 
 log = logging.getLogger("cpm_gen.works")
 
-_READ = 64  # pieces that a follower reads at a time
-_COMMIT_INTERVAL = 0.5  # seconds
+COMMIT_INTERVAL = 0.5  # seconds
 _RETRY_INTERVAL = 2.0  # seconds after the database or the queue refused
 _MAX_FAILURES = 3  # of the engine in a row; then the work fails
 
@@ -42,14 +40,15 @@ class WorkScheduler:
         places = service.options.work_places
         self._places = max(1, service.batch // 2) if places is None else min(places, service.batch)
         self._others = service.batch - self._places  # places that works never take
-        self._waiting: dict[LiveText, LiveWork] = {}  # each text at most once
+        self.waiting: dict[LiveText, LiveWork] = {}  # each text at most once
         self._writing: dict[LiveText, asyncio.Task[None]] = {}
         self._taken: dict[LiveText, int] = {}  # places of each text that is being written
         self._dirty: set[LiveWork] = set()
         self._flushing = asyncio.Lock()
-        self._persisting = True  # the database accepts commits
+        self.persisting = True  # the database accepts commits
         self._open = False
         self.closing = False  # followers are to disconnect
+        self.others_wait = 0  # works that no process holds
         self._tasks: list[asyncio.Task[None]] = []
 
     def check_candidates(self, candidates: int) -> None:
@@ -71,7 +70,7 @@ class WorkScheduler:
     async def close(self) -> None:
         """Stop writing and commit what was written."""
         self._open = False
-        self._waiting.clear()
+        self.waiting.clear()
         self._cancel_jobs()
         await asyncio.gather(*self._writing.values())
         with contextlib.suppress(ServiceError):
@@ -85,16 +84,28 @@ class WorkScheduler:
         return len(self._writing)
 
     @property
+    def has_room(self) -> bool:
+        """Whether a place is free and nothing here waits for it."""
+        free = not self.waiting and sum(self._taken.values()) < self._places
+        return self._can_write and free and not self._preferred()
+
+    @property
     def all_persisted(self) -> bool:
         """Whether the database answers and has all that was written."""
-        return self._persisting and not self._dirty
+        return self.persisting and not self._dirty
 
     def queue(self, live: LiveWork) -> None:
         """Queue the unfinished texts of a work."""
-        for text in live.texts:
-            if not text.current.finish_reason and text not in self._writing:
-                self._waiting[text] = live
+        if live.lease is not None:
+            for text in live.texts:
+                if not text.current.finish_reason and text not in self._writing:
+                    self.waiting[text] = live
         self._fill_places()
+
+    def idle(self, live: LiveWork) -> bool:
+        """Whether a work has no place, nothing to commit, and is not to be tried again after a failure."""
+        busy = live in self._dirty or live.lock.locked()
+        return not busy and not any(text in self._writing or text.failures for text in live.texts)
 
     async def stop(self, live: LiveWork) -> None:
         """Take a work out of the batch. Its state must already say that it is not to be written."""
@@ -118,6 +129,13 @@ class WorkScheduler:
         self.forget(live)
         self._end(live)
 
+    def lose(self, live: LiveWork) -> None:
+        """Stop writing a work that another process took, or deleted."""
+        log.info("%s: another process took it", live.id)
+        self.discard(live)
+        live.lease, live.version, live.work.held = None, None, True
+        self._service.metrics.leases_lost.inc()
+
     def pause_unreadable(self, live: LiveWork, error: UnreadableWork) -> None:
         """Pause a queued work that cannot be continued, with the reason."""
         if live.work.state == "queued":
@@ -126,18 +144,6 @@ class WorkScheduler:
             self.mark_changed(live)
         self._end(live)
 
-    async def after(self, live: LiveWork, text: LiveText, at: Position) -> list[TextPiece]:
-        """Some pieces of a text after a position; none at its end."""
-        token, char = at
-        if token < text.persisted.tokens:
-            pieces = await self._database.run_in_db(self._store.read, live.id, text.current.place, token, _READ)
-        else:
-            pieces = list(text.uncommitted)
-        pieces = [piece for piece in pieces if piece.end > token]
-        if pieces and pieces[0].token < token:
-            pieces[0] = pieces[0].after(token, char)
-        return pieces
-
     async def flush(self) -> None:
         """Commit all changes; raises ServiceError (unavailable) if that fails. Cancelling the caller does not cancel the commit."""
         await asyncio.shield(asyncio.ensure_future(self._flush()))
@@ -145,41 +151,49 @@ class WorkScheduler:
     async def _flush(self, retry: bool = False) -> None:
         async with self._flushing:
             # callers that queued behind a failed commit do not wait for another timeout
-            if not (self._persisting or retry):
+            if not (self.persisting or retry):
                 raise unavailable("storage_failed", "the works' database does not answer")
             dirty, self._dirty = self._dirty, set()
             changes, saved = [], []
             for live in dirty:
+                if live.lease is None:
+                    continue
                 texts = []
                 for text in live.texts:
                     if text.current != text.persisted:
                         current, pieces = dataclasses.replace(text.current), list(text.uncommitted)
                         texts.append((current, pieces))
-                        saved.append((text, current, len(pieces)))
-                changes.append(WorkChange(live.id, live.work.state, live.work.error, texts))
+                        saved.append((live.id, text, current, len(pieces)))
+                changes.append(WorkChange(live.id, live.work.state, live.work.error, texts, live.lease))
             if not changes:
                 return
+            leases = {change.id: change.lease for change in changes}
             try:
-                await self._database.run_in_db(self._store.save, changes)
+                left_out = await self._database.run_in_db(self._store.save, changes)
             except ServiceError:
                 self._dirty |= {live for live in dirty if not live.deleted}
-                self._persisting = False
+                self.persisting = False
                 self._cancel_jobs()  # generate nothing that cannot be stored
                 raise
-            for text, current, count in saved:
-                text.committed(current, count)
+            for id, text, current, count in saved:
+                if id not in left_out:
+                    text.committed(current, count)
+            for live in dirty:
+                taken = live.id in left_out and live.lease == leases[live.id]  # it was not taken back meanwhile
+                if taken and self._store.shared and not live.deleted:
+                    self.lose(live)
 
     async def _commit_forever(self) -> None:
         """Commit at intervals; after a failure, check the database until it answers."""
         while True:
-            await asyncio.sleep(_COMMIT_INTERVAL if self._persisting else _RETRY_INTERVAL)
+            await asyncio.sleep(COMMIT_INTERVAL if self.persisting else _RETRY_INTERVAL)
             self._fill_places()  # places that a large request has left
-            if self._dirty or not self._persisting:
+            if self._dirty or not self.persisting:
                 with contextlib.suppress(ServiceError):
-                    if not self._persisting:
+                    if not self.persisting:
                         await self._database.run_in_db(self._store.check)
                     await self._flush(retry=True)
-                    self._persisting = True
+                    self.persisting = True
                     self._fill_places()
 
     async def _follow_engine(self) -> None:
@@ -191,68 +205,73 @@ class WorkScheduler:
 
     def _fill_places(self) -> None:
         """Start writing waiting texts while there are free places."""
-        while (
-            self._open
-            and self._persisting
-            and self._waiting
-            and self._has_room()
-            and self._service.engine.state == "ready"
-        ):
-            text = next(iter(self._waiting))
-            live = self._waiting.pop(text)
+        while self.waiting and self._can_write and self._next_fits():
+            text = next(iter(self.waiting))
+            live = self.waiting.pop(text)
             self._taken[text] = live.candidates
             self._writing[text] = asyncio.create_task(self._write(live, text))
         self._service.metrics.works_writing.set(len(self._writing))
-        self._service.metrics.works_waiting.set(len(self._waiting))
+        self._service.metrics.works_waiting.set(len(self.waiting))
 
-    def _has_room(self) -> bool:
-        """Whether the text that waits longest has room. One with more candidates than there are places is written alone.
+    @property
+    def _can_write(self) -> bool:
+        return self._open and self.persisting and self._service.engine.state == "ready"
 
-        A request with more candidates than works leave places has priority, as long as it waits or runs.
-        """
-        if self._service.engine.needs_more_than(self._others):
+    def _preferred(self) -> bool:
+        """Whether a request has priority: one with more candidates than works leave places, as long as it waits or runs."""
+        return self._service.engine.needs_more_than(self._others)
+
+    def _next_fits(self) -> bool:
+        """Whether the text that waits longest has room. One with more candidates than there are places is written alone."""
+        if self._preferred():
             return False
         taken = sum(self._taken.values())
-        return not taken or taken + next(iter(self._waiting.values())).candidates <= self._places
+        return not taken or taken + next(iter(self.waiting.values())).candidates <= self._places
 
     async def _write(self, live: LiveWork, text: LiveText) -> None:
         """Write a text until it is finished, its turn is over, or something stops it."""
-        delay = 0.0
+        delay, yielded = 0.0, False
         begin_work_for(live.request)  # the task began in whichever request made room
         try:
-            await self._run(live, text)
+            yielded = await self._run(live, text)
         except ServiceError as error:
-            delay = self._job_failed(live, text, error)
+            delay = self._job_failed(live, text, error) if live.may_write(text) else 0.0
         except UnreadableWork as error:
-            self.pause_unreadable(live, error)
+            if live.may_write(text):
+                self.pause_unreadable(live, error)
         except Exception as error:
             log.error("%s cannot be written", live.id, exc_info=error)
-            self._fail(live, internal())
+            if live.may_write(text):
+                self._fail(live, internal())
         finally:
             text.job = None
-            live.finish_if_complete()
-            self.mark_changed(live)
             del self._writing[text], self._taken[text]
-            if live.work.state == "queued" and not text.current.finish_reason and not live.deleted and self._open:
-                self._waiting[text] = live
+            if live.may_write(text):
+                live.finish_if_complete()
+                self.mark_changed(live)
+                if live.work.state == "queued" and not text.current.finish_reason and self._open and not yielded:
+                    self.waiting[text] = live
             if delay:
                 asyncio.get_running_loop().call_later(delay, self._fill_places)
             else:
                 self._fill_places()
 
-    async def _run(self, live: LiveWork, text: LiveText) -> None:
+    async def _run(self, live: LiveWork, text: LiveText) -> bool:
+        """Write a text; True if its turn ended because a work waits that no process holds."""
         if text.uncommitted:
             await self.flush()
         pieces = await self._database.run_in_db(self._store.read, live.id, text.current.place)
-        job = await asyncio.to_thread(self._job, live, text, pieces)
+        job = await asyncio.to_thread(job_of, self._service.require(), live, text, pieces)
         engine = self._service.engine
-        if live.work.state != "queued" or live.deleted or not (self._open and self._persisting):
-            return
+        if live.work.state != "queued" or not live.may_write(text) or not (self._open and self.persisting):
+            return False
         engine.reserve(job.places)
         engine.submit(job)
         text.job = job
+        live.waits_since = None
         self.mark_changed(live)
         began = time.monotonic()
+        others = False
         try:
             while (chunks := await job.chunks(1.0)) is not None:
                 for chunk in chunks:
@@ -261,34 +280,14 @@ class WorkScheduler:
                     self.mark_changed(live)
                 # a sentence that is interrupted would begin again, so a turn ends between two
                 between = bool(chunks) or job.places == 1
-                over = self._waiting and time.monotonic() - began > self._service.options.work_turn
-                if between and (over or engine.needs_more_than(self._others)):
+                wanted = bool(self.waiting or self.others_wait)
+                over = wanted and time.monotonic() - began > self._service.options.work_turn
+                if between and (over or self._preferred()):
+                    others = over and not self.waiting
                     self._cancel(text)
         finally:
             engine.cancel(job)
-
-    def _job(self, live: LiveWork, text: LiveText, pieces: list[TextPiece]) -> Job:
-        """The rest of a text as a job; raises UnreadableWork."""
-        llm, spec, current = self._service.require(), live.spec, text.current
-        if spec is None:
-            raise live.problem or UnreadableWork("the work cannot be read")
-        written = text.written(pieces, llm.size.vocabulary)
-        try:
-            options, window = spec.text(current.max_tokens), spec.window_of(llm.window.limit)
-            recompute = spec.decoder == "recompute"
-            requests = llm.requests(
-                [current.prompt_ids],
-                spec.sampling(),
-                options,
-                window=window,
-                recompute=recompute,
-                end_token=spec.end_token,
-            )
-            request = dataclasses.replace(requests[current.sample], written=written)
-        except (ConfigError, InputError, TokenizerError) as error:
-            raise UnreadableWork(str(error), "parameters") from None
-        options = dataclasses.replace(options, n=1)
-        return Job(f"{live.id}.{current.place}", [request], options, shown=current.chars)
+        return others
 
     def _job_failed(self, live: LiveWork, text: LiveText, error: ServiceError) -> float:
         """Fail the work, or leave the text queued; returns after how many seconds to try again."""
@@ -307,7 +306,7 @@ class WorkScheduler:
 
     def _end(self, live: LiveWork) -> None:
         for text in live.texts:
-            self._waiting.pop(text, None)
+            self.waiting.pop(text, None)
             self._cancel(text)
 
     def _cancel(self, text: LiveText) -> None:

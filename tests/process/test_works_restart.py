@@ -288,15 +288,13 @@ def test_a_full_disk_stops_works_until_there_is_room(start, tmp_path: Path):
 
 @pytest.mark.slow
 def test_postgresql_keeps_them_as_well(start, postgres: str, tmp_path: Path):
-    server = serve(start, postgres)
-    second = serve(start, postgres, ready=False)
-    assert second.wait() == 2 and "in use by another" in second.log
+    server = serve(start, postgres, "--work-lease", "2")
     with server.client() as client:
         id = create(client, max_new_tokens=600, prompt="纸\u0000上")["id"]
         grown(client, id, 30)
         server.signal(signal.SIGKILL)
         server.wait()
-    server = serve(start, postgres)
+    server = serve(start, postgres, "--work-lease", "2")  # it waits until the lease of the killed one ends
     with server.client() as client:
         done = settled(client, id)
         assert written(done) == undisturbed(client, max_new_tokens=600, prompt="纸\u0000上")

@@ -1,8 +1,10 @@
 """The database of works: what is put in comes out, migrations make the tables, damage is told."""
 
 import dataclasses
+import json
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from alembic.script import ScriptDirectory
 
 import cpm_gen.works
 from cpm_gen.errors import ConfigError
+from cpm_gen.works.storage import rows
 from cpm_gen.works.storage.records import StoredText, StoredWork, TextPiece, WorkChange
 from cpm_gen.works.storage.store import Store
 from cpm_gen.works.storage.tables import schema
@@ -163,9 +166,12 @@ def test_it_is_there_when_opened_again(database: str):
     again.close()
 
 
-def test_one_process_at_a_time(store: Store, database: str):
-    with pytest.raises(ConfigError, match="in use by another"):
-        Store(database)
+def test_one_process_at_a_time_on_sqlite_and_several_on_postgresql(store: Store, database: str):
+    if store.shared:
+        Store(database).close()
+    else:
+        with pytest.raises(ConfigError, match="in use by another"):
+            Store(database)
     store.check()
 
 
@@ -220,17 +226,20 @@ def test_what_names_no_database_is_refused_in_a_line(database: str, tmp_path: Pa
     assert "\n" not in str(refused.value)
 
 
-def test_who_lost_the_database_to_another_process_does_not_write(postgres: str):
+def test_who_lost_the_database_to_a_version_without_leases_does_not_write(postgres: str):
     first = Store(postgres)
     engine = sa.create_engine(postgres)
     with engine.connect() as connection:  # as a restart of the server, or a proxy that closes idle lines
         held = "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory'"
         assert connection.scalars(sa.text(held)).all() == [True]
+    older = engine.connect()
+    assert older.scalar(sa.text("SELECT pg_try_advisory_lock(1668312423)"))  # what such a version does
+    for refused in (lambda: first.save([WorkChange("work-1", "paused")]), lambda: Store(postgres)):
+        with pytest.raises(ConfigError, match="in use by a cpm-gen serve of an older version"):
+            refused()
+    older.invalidate()
+    older.close()
     engine.dispose()
-    second = Store(postgres)
-    with pytest.raises(ConfigError, match="in use"):
-        first.save([WorkChange("work-1", "paused")])
-    second.close()
     first.save([WorkChange("work-1", "paused")])
     first.close()
 
@@ -250,9 +259,43 @@ def test_a_database_of_a_newer_program_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="newer"):
         Store(str(tmp_path / "works.db"))
     with sqlite3.connect(tmp_path / "works.db") as database:
-        database.execute("UPDATE alembic_version SET version_num = '0001'")
+        database.execute("UPDATE alembic_version SET version_num = '0002'")
     database.close()
     Store(str(tmp_path / "works.db")).close()  # it let go
+
+
+def test_works_of_a_database_without_leases_are_kept(database: str, monkeypatch: pytest.MonkeyPatch):
+    """Migrate one that stops at migration 0001."""
+    from cpm_gen.works.storage import database as module
+
+    with monkeypatch.context() as context:
+        upgrade = module.command.upgrade
+        context.setattr(module.command, "upgrade", lambda config, _: upgrade(config, "0001"))
+        Store(database).close()
+    engine = sa.create_engine(database if "://" in database else f"sqlite:///{database}")
+    with engine.begin() as connection:
+        row = rows.work_row(work())
+        connection.execute(sa.insert(sa.table("works", *map(sa.column, row))).values(row | {"prompt": '"春"'} | {
+            name: json.dumps(row[name]) for name in ("prompt", "opening", "parameters", "metadata")
+        }))  # fmt: skip
+    engine.dispose()
+    store = Store(database)
+    kept = store.get("work-1")
+    assert kept is not None and (kept.prompt, kept.held) == (work().prompt, False)
+    if store.shared:
+        assert store.claim("a", "m", "n") is not None
+    store.close()
+
+
+def test_processes_that_start_together_migrate_once(postgres: str):
+    engine = sa.create_engine(postgres)
+    schema.drop_all(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP TABLE IF EXISTS alembic_version"))
+    engine.dispose()
+    with ThreadPoolExecutor(4) as pool:
+        for store in pool.map(lambda _: Store(postgres), range(4)):
+            store.close()
 
 
 @pytest.mark.parametrize("version", ["x" * 5000, "\0\x1b[31m", b"\xff"])

@@ -1,7 +1,8 @@
 """The database of works: found, locked, checked and migrated when it is opened.
 
-Opening locks the database, so that no two processes write the same works, and creates or migrates the tables with Alembic: SQLite is
-locked with ``flock`` on the file itself, whatever link names it, PostgreSQL with an advisory lock.
+Opening locks the database and creates or migrates the tables with Alembic. SQLite is locked with ``flock`` on the file itself, whatever
+link names it, so that no two processes write the same works. On PostgreSQL processes share works by leases
+(:mod:`cpm_gen.works.storage.leases`); each holds an advisory lock in shared mode, which versions without leases want for themselves.
 
 SQLite does not sync its WAL at every commit: ``kill -9`` loses nothing, and the tokens lost in a power cut are generated again.
 """
@@ -20,6 +21,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
@@ -28,10 +30,13 @@ from cpm_gen.config.user_folders import user_folder
 from cpm_gen.errors import ConfigError
 
 _LOCK = 0x63706D67  # PostgreSQL's advisory lock
+_MIGRATING = _LOCK + 1  # held by the process that migrates the tables
+# A process that is suspended inside a transaction must not keep the rows that it locked; neither must it keep others waiting.
+_TIMEOUTS = {"idle_in_transaction_session_timeout": "10s", "lock_timeout": "10s"}
 
 
 class Database:
-    """An open database that no other process writes. engine: SQLAlchemy's.
+    """An open database. engine: SQLAlchemy's. shared: whether other processes write it, too.
 
     Methods raise SQLAlchemyError where the database fails.
     """
@@ -50,6 +55,7 @@ class Database:
                 self._refuse_newer(_read_only(self._url))
                 sa.event.listen(self.engine, "connect", _configure)
             else:
+                sa.event.listen(self.engine, "connect", _limit_waiting)
                 self._refuse_newer(self.engine)
             self.check()
             self._migrate()
@@ -61,13 +67,17 @@ class Database:
                 raise ConfigError(
                     f"database {self} needs {error.name}: in the checkout, pip install -e '.[postgres]'"
                 ) from None
-            if isinstance(error, (OSError, SQLAlchemyError)):
+            if isinstance(error, (OSError, SQLAlchemyError, CommandError)):  # CommandError: its migrations are damaged
                 raise ConfigError(f"database {self}: {first_line(error)}") from None
             raise
 
     def __str__(self) -> str:
         """Where it is, without a password."""
         return (self._url.database or "") if self._sqlite else self._url.render_as_string()
+
+    @property
+    def shared(self) -> bool:
+        return not self._sqlite
 
     @property
     def _sqlite(self) -> bool:
@@ -97,8 +107,8 @@ class Database:
         return ConfigError(f"database {self} is in use by another cpm-gen serve; give --database another one")
 
     def check(self) -> None:
-        """Raise SQLAlchemyError where the database does not answer, ConfigError where another process owns it."""
-        if self._url.get_backend_name() == "postgresql":
+        """Raise SQLAlchemyError where the database does not answer, ConfigError where a process owns it that shares no works."""
+        if self.shared:
             try:
                 if self._lock is not None:
                     self._lock.execute(sa.select(1))
@@ -106,13 +116,15 @@ class Database:
             except SQLAlchemyError:  # the server was restarted
                 self._lock = None
             lock = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-            if not lock.scalar(sa.select(sa.func.pg_try_advisory_lock(_LOCK))):
+            if not lock.scalar(sa.select(sa.func.pg_try_advisory_lock_shared(_LOCK))):
                 lock.close()
-                raise self._taken()
+                raise ConfigError(
+                    f"database {self} is in use by a cpm-gen serve of an older version, which shares no works; stop it first"
+                )
             self._lock = lock
         else:
             with self.engine.begin() as connection:
-                connection.execute(sa.text("BEGIN IMMEDIATE") if self._sqlite else sa.select(1))
+                connection.execute(sa.text("BEGIN IMMEDIATE"))
 
     def check_lock(self) -> None:
         """Do what :meth:`check` does where the lock belongs to a connection, which may have been closed."""
@@ -139,6 +151,9 @@ class Database:
     def _migrate(self) -> None:
         config = _alembic()
         with self.engine.begin() as connection:
+            if self.shared:  # one process after the other; the last one finds nothing to do
+                connection.execute(sa.text("SET LOCAL lock_timeout = 0"))
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATING)))
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
@@ -190,6 +205,14 @@ def _configure(connection: Any, _: object) -> None:
     for setting in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {setting}")
     cursor.close()
+
+
+def _limit_waiting(connection: Any, _: object) -> None:
+    cursor = connection.cursor()
+    for setting, value in _TIMEOUTS.items():
+        cursor.execute(f"SET {setting} = '{value}'")
+    cursor.close()
+    connection.commit()
 
 
 def _alembic() -> Config:

@@ -30,6 +30,17 @@ class StoredText:
 
 
 @dataclass(frozen=True)
+class Lease:
+    """The right to write a work. holder: the process that has it. epoch: how often the work was taken, which no two tenures share."""
+
+    holder: str
+    epoch: int
+
+
+OWNED = Lease("", 0)  # of every work in a database that belongs to one process
+
+
+@dataclass(frozen=True)
 class Damage:
     """The first part of a row that could not be read: what is wrong, and the name of the column."""
 
@@ -44,6 +55,7 @@ class StoredWork:
     model: the model's name. network: the properties of the model that must be the same to continue the work. parameters: a
     :class:`~cpm_gen.works.spec.WorkSpec` as JSON. created, updated: seconds since 1970. error: code, message and field of why the work
     failed or was paused. metadata: the client's own. damage: set where a part of the row could not be read and has a neutral value.
+    held: whether a process has its lease.
     """
 
     id: str
@@ -59,6 +71,7 @@ class StoredWork:
     error: Mapping[str, Any] | None = None
     texts: list[StoredText] = field(default_factory=list)
     damage: Damage | None = None
+    held: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,9 +105,13 @@ class TextPiece:
 
 @dataclass(frozen=True)
 class WorkChange:
-    """What :meth:`~cpm_gen.works.storage.store.Store.save` commits of a work: state, error, and of each changed text its new pieces."""
+    """What :meth:`~cpm_gen.works.storage.store.Store.save` commits of a work: state, error, and of each changed text its new pieces.
+
+    lease: the lease under which it may be committed; None or OWNED: it is not checked.
+    """
 
     id: str
     state: State
     error: Mapping[str, Any] | None = None
     texts: Sequence[tuple[StoredText, Sequence[TextPiece]]] = ()
+    lease: Lease | None = None

@@ -38,7 +38,7 @@ def raw(table: sa.Table, *left_out: str) -> list[sa.ColumnElement[Any]]:
 
 def work_row(work: StoredWork) -> dict[str, Any]:
     """The row of a new work."""
-    row = {f.name: getattr(work, f.name) for f in dataclasses.fields(work) if f.name not in ("texts", "damage")}
+    row = {f.name: getattr(work, f.name) for f in dataclasses.fields(work) if f.name not in ("texts", "damage", "held")}
     return row | {"opening": opening(work.prompt)}
 
 
@@ -82,6 +82,7 @@ def read_work(row: sa.RowMapping, texts: Sequence[sa.RowMapping] | None) -> Stor
         parameters={} if texts is None else columns.json("parameters", row["parameters"], _is_object, {}, "an object"),
         metadata=columns.json("metadata", row["metadata"], _is_metadata, {}, "an object of texts"),
         error=None if row["error"] is None else columns.json("error", row["error"], _is_error, None, "an error"),
+        held=bool(row.get("held")),
         texts=[_text(columns, text) for text in texts or ()],
     )
     if texts is not None and [text.place for text in work.texts] != list(range(max(1, len(work.texts)))):

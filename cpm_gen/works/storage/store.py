@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable
-from typing import Concatenate, ParamSpec, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from cpm_gen.works.storage import rows
+from cpm_gen.works.storage import leases, rows
 from cpm_gen.works.storage.database import Database, first_line
 from cpm_gen.works.storage.errors import StorageError
-from cpm_gen.works.storage.records import StoredSummary, StoredWork, TextPiece, WorkChange
+from cpm_gen.works.storage.records import Lease, StoredSummary, StoredWork, TextPiece, WorkChange
 from cpm_gen.works.storage.tables import pieces, texts, works
 
 _TAIL = 200  # characters of a text in a list of works
+_LEASES = ("holder", "epoch", "lease")  # columns that are not part of a work
+Version = tuple[Any, ...]  # differs after every change of a work that a reader sees
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -38,11 +40,13 @@ def _raises_storage_error(method: Callable[Concatenate[Store, P], T]) -> Callabl
 
 
 class Store:
-    """All works. Every method raises StorageError where the database fails."""
+    """All works. Every method raises StorageError where the database fails. shared: whether other processes write works there, too."""
 
-    def __init__(self, database: str | None) -> None:
-        """Open (None: in the user's data folder), lock and migrate; raises ConfigError."""
+    def __init__(self, database: str | None, lease: float = 15.0) -> None:
+        """Open (None: in the user's data folder), lock and migrate; raises ConfigError. ``lease``: seconds, where it is shared."""
         self._database = Database(database)
+        self._lease = lease
+        self.shared = self._database.shared
 
     def __str__(self) -> str:
         """Where it is, without a password."""
@@ -58,12 +62,17 @@ class Store:
         self._database.close()
 
     @_raises_storage_error
-    def add(self, work: StoredWork, limit: int | None = None) -> bool:
-        """Store a new work; False where its owner has ``limit`` works already."""
+    def add(self, work: StoredWork, limit: int | None = None, lease: Lease | None = None) -> bool:
+        """Store a new work, held or not; False where its owner has ``limit`` works already."""
         if limit is not None and self.count(work.owner) >= limit:
             return False
         with self._database.engine.begin() as connection:
-            connection.execute(works.insert(), rows.work_row(work))
+            row = rows.work_row(work)
+            if self.shared and lease is not None:
+                row |= {"holder": lease.holder, "epoch": lease.epoch, "lease": leases.now() + self._lease}
+            elif self.shared:
+                row["lease"] = leases.now()
+            connection.execute(works.insert().values(row))
             connection.execute(texts.insert(), [rows.text_row(work.id, text) for text in work.texts])
         return True
 
@@ -71,11 +80,18 @@ class Store:
     def get(self, id: str) -> StoredWork | None:
         """A work and its texts without their pieces. A damaged row is read as far as it can be (``damage``)."""
         with self._database.engine.connect() as connection:
-            row = connection.execute(sa.select(*rows.raw(works, "opening")).where(works.c.id == id)).mappings().first()
-            if row is None:
-                return None
-            query = sa.select(*rows.raw(texts)).where(texts.c.work == id).order_by(texts.c.place)
-            return rows.read_work(row, connection.execute(query).mappings().all())
+            return self._get(connection, id)
+
+    def _get(self, connection: sa.Connection, id: str) -> StoredWork | None:
+        columns = rows.raw(works, "opening", *_LEASES)
+        row = connection.execute(sa.select(*columns, *self._held()).where(works.c.id == id)).mappings().first()
+        if row is None:
+            return None
+        query = sa.select(*rows.raw(texts)).where(texts.c.work == id).order_by(texts.c.place)
+        return rows.read_work(row, connection.execute(query).mappings().all())
+
+    def _held(self) -> list[sa.ColumnElement[Any]]:
+        return [leases.held().label("held")] if self.shared else []
 
     @_raises_storage_error
     def unfinished(self) -> list[str]:
@@ -94,8 +110,13 @@ class Store:
     @_raises_storage_error
     def page(self, owner: str, before: tuple[float, str] | None, limit: int) -> list[StoredSummary]:
         """An owner's works, newest first; with ``before`` those created before that time, or then with a smaller id."""
-        columns = [c.label("prompt") if c.name == "opening" else c for c in rows.raw(works, "prompt", "parameters")]
-        query = sa.select(*columns).where(works.c.owner == owner).order_by(works.c.created.desc(), works.c.id.desc())
+        left_out = ("prompt", "parameters", *_LEASES)
+        columns = [c.label("prompt") if c.name == "opening" else c for c in rows.raw(works, *left_out)]
+        query = (
+            sa.select(*columns, *self._held())
+            .where(works.c.owner == owner)
+            .order_by(works.c.created.desc(), works.c.id.desc())
+        )
         if before is not None:
             query = query.where(sa.tuple_(works.c.created, works.c.id) < sa.tuple_(*before))
         # of floats, because a sum of whole numbers may overflow in a damaged row, and the list would fail
@@ -111,15 +132,24 @@ class Store:
             return found
 
     @_raises_storage_error
-    def save(self, changes: Iterable[WorkChange]) -> None:
-        """Commit the changes of several works in one transaction. Works deleted in between are left out."""
+    def save(self, changes: Iterable[WorkChange]) -> list[str]:
+        """Commit the changes of several works in one transaction.
+
+        Returns the ids of works that are left out: they were deleted, or another process took their lease.
+        """
+        left_out = []
         now = time.time()
         self._database.check_lock()
         with self._database.engine.begin() as connection:
             for change in changes:
                 state = "queued" if change.state == "running" else change.state
-                row = works.update().where(works.c.id == change.id).values(state=state, error=change.error, updated=now)
+                where = (
+                    leases.under(change.id, change.lease) if self.shared and change.lease else works.c.id == change.id
+                )
+                row = works.update().where(where).values(state=state, error=change.error, updated=now)
+                # this locks the row until the commit, so its lease cannot be taken between the check and the pieces
                 if not connection.execute(row).rowcount:
+                    left_out.append(change.id)
                     continue
                 for text, new in change.texts:
                     values = rows.text_row(change.id, text)
@@ -130,6 +160,7 @@ class Store:
                         where = (pieces.c.work == change.id) & (pieces.c.place == text.place)
                         connection.execute(pieces.delete().where(where & (pieces.c.token >= new[0].token)))
                         connection.execute(pieces.insert(), rows.piece_row(change.id, text.place, new))
+        return left_out
 
     @_raises_storage_error
     def read(self, id: str, place: int, token: int = 0, limit: int | None = None) -> list[TextPiece]:
@@ -148,6 +179,61 @@ class Store:
             for table in (pieces, texts):
                 connection.execute(table.delete().where(table.c.work == id))
             connection.execute(works.delete().where(works.c.id == id))
+
+    # of a shared database
+
+    @_raises_storage_error
+    def claim(self, holder: str, model: str, network: str) -> tuple[StoredWork, Lease, str | None, float | None] | None:
+        """Take the work of a model that waits longest: the work, its lease, who held it before, since when it waits."""
+        with self._database.engine.begin() as connection:
+            found = connection.execute(leases.longest_waiting(model, network)).first()
+            taken = None if found is None else self._take(connection, found.id, holder)
+            return None if found is None or taken is None else (*taken, found.holder, found.lease)
+
+    @_raises_storage_error
+    def take(self, id: str, holder: str) -> tuple[StoredWork, Lease] | None:
+        """Take a work from whichever process holds it; None where there is no such work."""
+        with self._database.engine.begin() as connection:
+            return self._take(connection, id, holder)
+
+    def _take(self, connection: sa.Connection, id: str, holder: str) -> tuple[StoredWork, Lease] | None:
+        taken = connection.execute(leases.take(id, holder, self._lease)).first()
+        work = None if taken is None else self._get(connection, id)
+        return None if taken is None or work is None else (work, Lease(holder, taken.epoch))
+
+    @_raises_storage_error
+    def renew(self, holder: str, ids: Sequence[str]) -> dict[str, int]:
+        """Renew the leases of works; returns the epochs of those that the process still holds, by id."""
+        with self._database.engine.begin() as connection:
+            found = connection.execute(leases.renew(holder, ids, self._lease))
+            return {row.id: row.epoch for row in found}
+
+    @_raises_storage_error
+    def give_back(self, ended: Iterable[tuple[str, Lease, float | None]]) -> None:
+        """End leases at once: id, lease, and since when the work waits (None: from now on)."""
+        with self._database.engine.begin() as connection:
+            for id, lease, since in ended:
+                connection.execute(leases.give_back(id, lease, since))
+
+    @_raises_storage_error
+    def give_back_all(self, holder: str) -> None:
+        """End all leases of a process at once."""
+        with self._database.engine.begin() as connection:
+            connection.execute(leases.give_back_all(holder))
+
+    @_raises_storage_error
+    def waiting(self, model: str, network: str) -> int:
+        """How many works of a model wait for a process to take them."""
+        query = sa.select(sa.func.count()).select_from(works).where(leases.waiting(model, network))
+        with self._database.engine.connect() as connection:
+            return connection.scalar(query) or 0
+
+    @_raises_storage_error
+    def versions(self, ids: Sequence[str]) -> dict[str, Version]:
+        """Of each of these works that exists, a value that differs when it has changed."""
+        columns = (works.c.id, works.c.state, works.c.epoch, works.c.updated, leases.held())
+        with self._database.engine.connect() as connection:
+            return {id: tuple(rest) for id, *rest in connection.execute(sa.select(*columns).where(works.c.id.in_(ids)))}
 
 
 def _tail(connection: sa.Connection, id: str) -> str:

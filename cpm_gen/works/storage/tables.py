@@ -34,6 +34,10 @@ works = Table(
     Column("opening", JSON, nullable=False),  # the beginning of the prompt, or of each, for lists of works
     Column("parameters", JSON, nullable=False),  # a WorkSpec, which has a version of its own
     Column("metadata", JSON, nullable=False),  # the client's own
+    Column("holder", String(64)),  # process that may write it; NULL: none, or the database belongs to one process
+    Column("epoch", BigInteger, nullable=False, server_default="0"),  # how often a process took it
+    # seconds since 1970 by the database's clock: until when it is held, or since when it waits for a holder
+    Column("lease", Float),
     Index("works_of_an_owner", "owner", "created", "id"),
     Index("works_by_state", "state", "created"),
 )
