@@ -15,6 +15,9 @@ from cpm_gen.text.forms.line_reader import is_han
 from cpm_gen.text.forms.named import is_name, named
 from cpm_gen.text.forms.notation import parse, with_heads
 
+# How chapters of novels end. A model that was trained on many of them is sure of this phrase after its first characters, so it wins among
+# candidates: 14 of 32 七律 of the included model began with it. Verse in a form by name does without it, unless a person asks for it.
+NOT_IN_VERSE = ("下回分解",)
 _SETTINGS = (*FORM_SETTINGS, "keep_lines", "stop")  # what the form depends on
 _NOTATION = re.compile(
     r"[\n:：\[\]「」+○●⊙]|^\s*[0-9平仄中]"
@@ -51,9 +54,12 @@ def _read(options: TextOptions) -> Form | None:
         form = with_heads(form, options.acrostic, what="acrostic")
     if options.rhyme_book:
         form = dataclasses.replace(form, book=options.rhyme_book, groups=())
+    asked = (*options.include, *(line or "" for line in options.keep_lines))
+    unasked = () if _NOTATION.search(options.form) else NOT_IN_VERSE
+    unwanted = (word for word in unasked if not any(word in text for text in asked))
     form = dataclasses.replace(
         form,
         required=tuple(dict.fromkeys((*form.required, *options.include))),
-        forbidden=tuple(dict.fromkeys((*form.forbidden, *options.exclude))),
+        forbidden=tuple(dict.fromkeys((*form.forbidden, *options.exclude, *unwanted))),
     )
     return with_kept(form, options.keep_lines) if options.keep_lines else form

@@ -135,3 +135,17 @@ def test_a_form_is_read_once_for_the_settings_that_it_has() -> None:
             requested_form(dataclasses.replace(asked, stop=("。",)))
         with pytest.raises(FormError, match="there is no form 五觉"):
             requested_form(dataclasses.replace(asked, form="五觉"))
+
+
+def test_the_end_of_a_novels_chapter_is_asked_for_or_does_not_come() -> None:
+    for name in ("七律 平起", "浣溪沙 2"):
+        form = requested_form(TextOptions(form=name, exclude=("春风",)))
+        assert form is not None
+        assert form.forbidden == ("春风", "下回分解")
+    asked = requested_form(TextOptions(form="七律", include=("下回分解",)))
+    kept = requested_form(TextOptions(form="七律", keep_lines=("且听下回分解者，先生何以有之哉。",)))
+    own = requested_form(TextOptions(form="7a。7a。"))
+    assert asked is not None
+    assert kept is not None
+    assert own is not None
+    assert (asked.forbidden, kept.forbidden, own.forbidden) == ((), (), ())
