@@ -68,7 +68,7 @@ class ServeOptions:
 
     work_lease: float = Field(
         default=15.0,
-        ge=2,
+        ge=1,
         le=LONGEST_LEASE,
         description="seconds after which another service on the same PostgreSQL takes over the works of one that does not answer",
     )

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from cpm_gen.config.serve_options import LONGEST_LEASE
-from cpm_gen.works.storage.records import Lease
+from cpm_gen.works.storage.records import Lease, WorkChange
 from cpm_gen.works.storage.tables import works
 
 
@@ -60,6 +60,14 @@ def give_back(id: str, lease: Lease, since: float | None) -> sa.Update:
 def give_back_all(holder: str) -> sa.Update:
     """End all leases of a process."""
     return works.update().where(works.c.holder == holder).values(holder=None, lease=now())
+
+
+def may_write(changes: Sequence[WorkChange], shared: bool) -> sa.Select[tuple[str]]:
+    """The works that changes may be committed to: their leases are still the last ones that were given. All changes have one, or none."""
+    fenced = [(change.id, change.lease.holder, change.lease.epoch) for change in changes if shared and change.lease]
+    free = [change.id for change in changes if not (shared and change.lease)]
+    held_works = sa.tuple_(works.c.id, works.c.holder, works.c.epoch).in_(fenced)
+    return sa.select(works.c.id).where(held_works if fenced else works.c.id.in_(free))
 
 
 def under(id: str, lease: Lease) -> sa.ColumnElement[bool]:

@@ -14,7 +14,7 @@ from typing import Any, cast, get_args
 
 import sqlalchemy as sa
 
-from cpm_gen.works.storage.records import Damage, State, StoredText, StoredWork, TextPiece
+from cpm_gen.works.storage.records import Damage, State, StoredText, StoredWork, TextPiece, WorkChange
 
 CUT = 200  # characters of a prompt in a list of works
 LATEST = 999_999_999_999.0  # seconds; a time that cannot be read, which the database sorts after all others
@@ -51,6 +51,19 @@ def text_row(work: str, text: StoredText) -> dict[str, Any]:
     """The row of a text."""
     row = dataclasses.asdict(text)
     return row | {"work": work, "most": row.pop("max_tokens"), "prompt_ids": _bytes(text.prompt_ids)}
+
+
+def change_row(change: WorkChange, now: float) -> dict[str, Any]:
+    """What is saved of a work itself, and which one it is (``of``)."""
+    state = "queued" if change.state == "running" else change.state
+    return {"of": change.id, "state": state, "error": change.error, "updated": now}
+
+
+def saved_text_row(work: str, text: StoredText) -> dict[str, Any]:
+    """What is saved of a text, and which one it is (``of``, ``at``)."""
+    row = text_row(work, text)
+    del row["prompt_ids"]
+    return row | {"of": row.pop("work"), "at": row.pop("place")}
 
 
 def piece_row(work: str, place: int, pieces: Sequence[TextPiece]) -> dict[str, Any]:

@@ -21,6 +21,13 @@ from cpm_gen.works.storage.tables import pieces, texts, works
 
 _TAIL = 200  # characters of a text in a list of works
 _LEASES = ("holder", "epoch", "lease")  # columns that are not part of a work
+_SAVE_WORK = works.update().where(works.c.id == sa.bindparam("of"))
+_SAVE_TEXT = texts.update().where((texts.c.work == sa.bindparam("of")) & (texts.c.place == sa.bindparam("at")))
+_DROP_PIECES = pieces.delete().where(
+    (pieces.c.work == sa.bindparam("of"))
+    & (pieces.c.place == sa.bindparam("at"))
+    & (pieces.c.token >= sa.bindparam("from"))
+)
 Version = tuple[Any, ...]  # differs after every change of a work that a reader sees
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -137,30 +144,27 @@ class Store:
 
         Returns the ids of works that are left out: they were deleted, or another process took their lease.
         """
-        left_out = []
-        now = time.time()
+        all_of_them = list(changes)
         self._database.check_lock()
         with self._database.engine.begin() as connection:
-            for change in changes:
-                state = "queued" if change.state == "running" else change.state
-                where = (
-                    leases.under(change.id, change.lease) if self.shared and change.lease else works.c.id == change.id
-                )
-                row = works.update().where(where).values(state=state, error=change.error, updated=now)
-                # this locks the row until the commit, so its lease cannot be taken between the check and the pieces
-                if not connection.execute(row).rowcount:
-                    left_out.append(change.id)
-                    continue
-                for text, new in change.texts:
-                    values = rows.text_row(change.id, text)
-                    del values["work"], values["prompt_ids"]
-                    where = (texts.c.work == change.id) & (texts.c.place == text.place)
-                    connection.execute(texts.update().where(where).values(values))
-                    if new:  # an earlier commit of them may have succeeded after its timeout
-                        where = (pieces.c.work == change.id) & (pieces.c.place == text.place)
-                        connection.execute(pieces.delete().where(where & (pieces.c.token >= new[0].token)))
-                        connection.execute(pieces.insert(), rows.piece_row(change.id, text.place, new))
-        return left_out
+            # locks the rows until the commit: no lease is taken between this check and the tokens
+            found = leases.may_write(all_of_them, self.shared).order_by(works.c.id).with_for_update()
+            kept = {row.id for row in connection.execute(found)}
+            writing = [change for change in all_of_them if change.id in kept]
+            changed = [(change.id, text, new) for change in writing for text, new in change.texts]
+            for statement, values in (
+                (_SAVE_WORK, [rows.change_row(change, time.time()) for change in writing]),
+                (_SAVE_TEXT, [rows.saved_text_row(id, text) for id, text, _ in changed]),
+                # an earlier commit of them may have succeeded after its timeout
+                (
+                    _DROP_PIECES,
+                    [{"of": id, "at": text.place, "from": new[0].token} for id, text, new in changed if new],
+                ),
+                (pieces.insert(), [rows.piece_row(id, text.place, new) for id, text, new in changed if new]),
+            ):
+                if values:  # each statement for all rows: the database is asked as often for one work as for many
+                    connection.execute(statement, values)
+        return [change.id for change in all_of_them if change.id not in kept]
 
     @_raises_storage_error
     def read(self, id: str, place: int, token: int = 0, limit: int | None = None) -> list[TextPiece]:
