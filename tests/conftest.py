@@ -23,6 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("--gpu"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ["LC_ALL"] = "C.UTF-8"  # messages in English, whatever the person's own language is
     restore_signals()
     gc.set_threshold(50_000)  # as the command line sets it
 

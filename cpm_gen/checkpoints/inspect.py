@@ -1,4 +1,4 @@
-"""The description of a checkpoint that ``cpm-gen inspect`` prints."""
+"""What a checkpoint is and what it needs, as ``cpm-gen inspect`` prints it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 from cpm_gen.checkpoints.attention_heads import known_or_configured_heads, resolve_heads
 from cpm_gen.checkpoints.checkpoint import Checkpoint, verify_replicas
 from cpm_gen.checkpoints.checksums import verify_checksums
-from cpm_gen.config.arguments import bytes_text
-from cpm_gen.config.model_sizes import NetworkVariant, RankNumbers
+from cpm_gen.config.model_sizes import RankNumbers
 
 DEGREES = (1, 2, 4, 8)
 
@@ -80,58 +79,3 @@ def rank_numbers(checkpoint: Checkpoint, degree: int) -> RankNumbers:
         others=sum(map(math.prod, shapes.values())) - weights,
         window=2 * checkpoint.layers * checkpoint.positions * checkpoint.hidden // degree,
     )
-
-
-def to_text(description: dict[str, Any]) -> str:
-    """A description as a table for a terminal."""
-    d = description
-    heads = d["heads"] if d["heads"] is not None else "not known; give --heads"
-    rows = [
-        ("checkpoint", d["path"]),
-        ("format", d["format"]),
-        ("iteration", d["iteration"]),
-        ("saved for", f"{d['degree']} rank{'s' if d['degree'] > 1 else ''}, {d['dtype']}"),
-        *([] if d["parameters"] is None else [("parameters", f"{d['parameters']:,}")]),
-        ("layers", d["layers"]),
-        ("hidden", d["hidden"]),
-        ("heads", heads),
-        ("vocabulary", f"{d['vocabulary']:,}"),
-        ("positions", f"{d['positions']:,}"),
-        *([] if d["network"] is None else [("network", _network(d["network"], d["hidden"]))]),
-        ("can run on", f"{', '.join(map(str, d['possible_degrees']))} ranks"),
-    ]
-    checksums = d["checksums"]
-    if checksums["verified"]:
-        rows.append(("checksums", f"{checksums['stored']:,} records are as they were saved"))
-    elif not checksums["stored"]:
-        rows.append(("checksums", "none in the files"))
-    if d["dropped"]:
-        rows.append(("dropped", f"{', '.join(d['dropped'])} (named in the files, never loaded)"))
-    text = "".join(f"{name:<12}{value}\n" for name, value in rows)
-    if d["memory"]:
-        text += "\nmemory per rank (weights + one window of keys and values)\n"
-        text += f"{'ranks':>7}{'float32':>22}{'float16 / bfloat16':>22}{'int8':>22}\n"
-    for degree, need in d["memory"].items():
-        if need is None:
-            text += f"{degree:>7}{'cannot be cut so':>22}\n"
-        else:
-            cells = (f"{bytes_text(n['weights_bytes'])} + {bytes_text(n['window_bytes'])}" for n in need.values())
-            text += f"{degree:>7}" + "".join(f"{cell:>22}" for cell in cells) + "\n"
-    if d["sources"]:
-        text += "\nwhere the values come from\n"
-        text += "".join(f"  {name:<16}{source}\n" for name, source in d["sources"].items())
-    return text
-
-
-def _network(network: dict[str, Any], hidden: int) -> str:
-    """How the network differs from CPM-1's, in words."""
-    inner = None if network["inner"] == 4 * hidden else network["inner"]
-    words = {
-        "inner": f"an MLP {inner or 0:,} wide",
-        "gelu": "GELU in its erf form",
-        "epsilon": f"layer norms with epsilon {network['epsilon']:g}",
-        "tied_head": "an output head of its own",
-        "scale_by_layer": "attention scores divided by the layer's number",
-    }
-    found = [words[name] for name in NetworkVariant(**network | {"inner": inner}).differences()]
-    return "GPT-2 as CPM-1" + (f", but {', '.join(found)}" if found else "")

@@ -18,6 +18,7 @@ from cpm_gen.batch.lines import Line, LineReader
 from cpm_gen.batch.output_file import OutputFile, Written
 from cpm_gen.batch.replicas import Replicas
 from cpm_gen.batch.run import HELD, Workers, run_batch
+from cpm_gen.cli.notes import show_note
 from cpm_gen.cli.parser import install_hint
 from cpm_gen.cli.progress import Status, duration
 from cpm_gen.cli.write import Interrupt, check_output, follows, loading_options, open_model
@@ -28,6 +29,7 @@ from cpm_gen.errors import ConfigError, InputError
 from cpm_gen.parallel.launchers import launched
 from cpm_gen.text.forms.requested import requested_form
 from cpm_gen.text.stories.requested import requested_story
+from cpm_gen.translation import localized
 
 if TYPE_CHECKING:
     from cpm_gen.batch.ray_data import RayData
@@ -105,11 +107,11 @@ def _workers(args: argparse.Namespace, settings: Settings) -> Iterator[Workers]:
         return
     settings = dataclasses.replace(settings, model=loading_options(whole, candidates))
     with Status(beside_text=False) as status:
-        status.show("loading …", force=True)
+        status.show(localized("loading …"), force=True)
         workers = _ray(settings, args.replicas) if args.ray else Replicas(settings, args.replicas)
     with contextlib.closing(workers):
         for note in workers.notes:
-            sys.stderr.write(f"note: {note}\n")
+            show_note(note)
         yield workers
 
 
@@ -221,7 +223,7 @@ class _Report:
                 self._note(f"{self._input}, {result['error']}")
             if self._errors == _NAMED:
                 self._note(f"errors of further lines stand in {self._output} only")
-        self._status.show(self._line())
+        self._status.show(self._line)
         if not sys.stderr.isatty() and time.monotonic() - self._said >= _EVERY:
             self._said = time.monotonic()
             self._note(self._line())
@@ -238,10 +240,11 @@ class _Report:
 
     def _note(self, text: str) -> None:
         self._status.clear()
-        sys.stderr.write(f"note: {text}\n")
+        show_note(text)
 
     def _lines(self) -> str:
-        return f"{len(self._written):,}" + (f" of {self._total:,} lines" if self._total else " lines")
+        written = len(self._written)
+        return localized(f"{written:,} of {self._total:,} lines" if self._total else f"{written:,} lines")
 
     def _line(self) -> str:
         """Lines, failures, speed, time left."""
@@ -249,9 +252,9 @@ class _Report:
         elapsed = max(time.monotonic() - self._began, 1e-6)
         parts = [self._lines()]
         if self._written.errors:
-            parts.append(f"{self._written.errors:,} failed")
-        parts.append(f"{self._tokens / elapsed:,.0f} tokens/s")
+            parts.append(localized(f"{self._written.errors:,} failed"))
+        parts.append(localized(f"{self._tokens / elapsed:,.0f} tokens/s"))
         left = 0 if self._total is None else self._total - len(self._written)
         if left > 0 and done:
-            parts.append(f"{duration(elapsed * left / done)} left")
+            parts.append(localized(f"{duration(elapsed * left / done)} left"))
         return " · ".join(parts)

@@ -22,6 +22,7 @@ from cpm_gen.evaluation.choose import choose as choices_of
 from cpm_gen.evaluation.scorer import ModelScorer
 from cpm_gen.evaluation.tasks import Task, read_task
 from cpm_gen.text.documents import file_bytes
+from cpm_gen.translation import localized
 
 
 def choose(args: argparse.Namespace, settings: Settings) -> int:
@@ -88,4 +89,4 @@ def _report(
         line = f"{task.name}: {len(choices):,} of {records:,} records, {report['candidates']} labels each"
         if figure is not None:
             line += f": accuracy {with_interval(figure, '.1%')}"
-    (sys.stderr if to_stderr else sys.stdout).write(line + "\n")
+    (sys.stderr if to_stderr else sys.stdout).write(localized(line) + "\n")

@@ -9,10 +9,12 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from cpm_gen.cli.wide_text import pad
 from cpm_gen.config.arguments import bytes_text
 from cpm_gen.config.resolve import Settings
 from cpm_gen.runtime.diagnosis.diagnose import diagnose
 from cpm_gen.runtime.diagnosis.finding import Finding
+from cpm_gen.translation import localized
 
 _MARKS = {"ok": "ok", "absent": "-", "warning": "!", "failed": "FAILED"}
 
@@ -31,17 +33,19 @@ def doctor(args: argparse.Namespace, settings: Settings) -> int:
         content = {"model": name, "can_run": not failed, "findings": list(map(dataclasses.asdict, findings))}
         sys.stdout.write(json.dumps(content, ensure_ascii=False) + "\n")
     elif failed:
-        sys.stdout.write(f"\nThe model {name} cannot run here: {', '.join(failed)}.\n")
+        names = ", ".join(map(localized, failed))
+        sys.stdout.write("\n" + localized(f"The model {name} cannot run here: {names}.") + "\n")
     else:
-        sys.stdout.write(f"\nThe model {name} can run here.\n")
+        sys.stdout.write("\n" + localized(f"The model {name} can run here.") + "\n")
     return 1 if failed else 0
 
 
 def to_text(finding: Finding) -> str:
     """A finding as lines for a terminal: what was found, what to do, and for memory the table of needs."""
-    text = f"{finding.name:<13} {_MARKS[finding.status]:<6} {finding.text}\n"
+    begin = pad(localized(finding.name), 13) + " " + pad(localized(_MARKS[finding.status]), 6)
+    text = f"{begin} {localized(finding.text)}\n"
     if finding.remedy is not None:
-        text += f"{'':<20} → {finding.remedy}\n"
+        text += f"{'':<20} → {localized(finding.remedy)}\n"
     if needs := finding.values.get("needs"):
         text += _table(needs, finding.values["windows"])
     return text
@@ -49,7 +53,8 @@ def to_text(finding: Finding) -> str:
 
 def _table(needs: list[Mapping[str, Any]], windows: int) -> str:
     many = "one window" if windows == 1 else f"{windows} windows"
-    text = f"{'':<20} weights + {many} of keys and values; * does not fit\n"
+    said = localized(f"weights + {many} of keys and values; * does not fit")
+    text = f"{'':<20} {said}\n"
     text += f"{'':<20} {'':<14}{'float32':>21}{'float16 / bfloat16':>21}{'int8':>21}\n"
     for need in needs:
         cells = ""

@@ -14,8 +14,10 @@ from cpm_gen.checkpoints import hub
 from cpm_gen.checkpoints.download_source import Source, file_name, target_of
 from cpm_gen.checkpoints.fetch import fetch
 from cpm_gen.checkpoints.registry import PublicFile, PublicModel, is_hub_id, registry
+from cpm_gen.cli.notes import show_note
 from cpm_gen.config.arguments import path_argument
 from cpm_gen.errors import ConfigError
+from cpm_gen.translation import localized
 
 
 def download(args: argparse.Namespace) -> int:
@@ -41,9 +43,7 @@ def download(args: argparse.Namespace) -> int:
     target = folder or Path(args.name.rpartition("/")[2])
     _fetch_all(sources, target)
     if model is not None and not model.tried:
-        sys.stderr.write(
-            "note: these weights were never tried with cpm-gen by its developers; models of the same form were\n"
-        )
+        show_note("these weights were never tried with cpm-gen by its developers; models of the same form were")
     sys.stdout.write(f"{target}\n")
     return 0
 
@@ -102,7 +102,7 @@ def _fetch_all(sources: list[Source], folder: Path) -> Path:
 
                 path = fetch(source, folder, progress)
     except (KeyboardInterrupt, SystemExit):
-        sys.stderr.write("stopped; the same command continues\n")
+        sys.stderr.write(localized("stopped; the same command continues") + "\n")
         raise
     return path
 
@@ -111,20 +111,26 @@ def _listing() -> str:
     models = registry()
     width = max(map(len, models))
     lines = [
-        "Public models; cpm-gen download NAME [--to DIR] fetches one, or any owner/name of the Hugging Face Hub, or a URL.",
+        localized(
+            "Public models; cpm-gen download NAME [--to DIR] fetches one, or any owner/name of the Hugging Face Hub, or a URL."
+        ),
         "",
     ]
     for name, model in models.items():
-        lines.append(f"{name:<{width}}  {model.parameters:>6}  {model.about}")
-        details = [model.hub or "no address known", "tried" if model.tried else "never tried here", _checksums(model)]
-        lines.append(f"{'':<{width}}          {'; '.join(details)}")
+        lines.append(f"{name:<{width}}  {model.parameters:>6}  {localized(model.about)}")
+        details = [
+            model.hub or "no address known",
+            localized("tried" if model.tried else "never tried here"),
+            _checksums(model),
+        ]
+        lines.append(f"{'':<{width}}          {'; '.join(map(localized, details))}")
         if model.note:
-            lines.append(f"{'':<{width}}          {model.note}")
+            lines.append(f"{'':<{width}}          {localized(model.note)}")
     return "\n".join(lines) + "\n"
 
 
 def _checksums(model: PublicModel) -> str:
     kinds = [kind for kind in ("sha256", "sha1") if any(getattr(file, kind) for file in model.files)]
     if kinds:
-        return f"{kinds[0].upper().replace('SHA', 'SHA-')} known"
+        return localized(f"{kinds[0].upper().replace('SHA', 'SHA-')} known")
     return "SHA-256 of the Hub" if model.hub else "no checksum published"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from cpm_gen.checkpoints.formats.onnx_file import is_onnx
 from cpm_gen.checkpoints.locate import model_folder
+from cpm_gen.cli.notes import show_note
 from cpm_gen.cli.progress import Remaining, Status
 from cpm_gen.cli.tables import table, with_interval
 from cpm_gen.cli.write import Interrupt, follows, open_model
@@ -24,6 +25,7 @@ from cpm_gen.parallel.launchers import launched
 from cpm_gen.runtime.plan import Machine, plan_load
 from cpm_gen.text.documents import Document, read_documents
 from cpm_gen.text.find_tokenizer import NoVocabulary, find_tokenizer, fitting_tokenizer
+from cpm_gen.translation import localized
 
 # chosen when such a file is exported, or by onnxruntime
 _FIXED_IN_ONNX = ("kernels", "dtype", "quantize", "kv_cache", "tensor_parallel", "device")
@@ -54,7 +56,7 @@ def evaluate(args: argparse.Namespace, settings: Settings) -> int:
             second = _evaluate(other, args.stride, documents, interrupt)
     compared = None if second is None else difference(first, second)
     for line in _remarks(first):
-        sys.stderr.write(f"note: {line}\n")
+        show_note(line)
     if args.json:
         report = {"data": args.data, **first.to_json()}
         if second is not None:
@@ -116,8 +118,8 @@ def _window(window: Window, stride: int | None) -> Window:
 def _remarks(evaluation: Evaluation) -> list[str]:
     found = []
     if short := evaluation.short:
-        more = f" and {len(short) - 1} more" if len(short) > 1 else ""
-        found.append(f"{short[0]}{more}: fewer than two tokens, not scored")
+        names = short[0] + (f" and {len(short) - 1} more" if len(short) > 1 else "")
+        found.append(f"{names}: fewer than two tokens, not scored")
     if evaluation.unknown:
         share = evaluation.unknown / (evaluation.tokens + evaluation.unknown)
         found.append(f"{evaluation.unknown:,} tokens ({share:.1%}) are unknown characters, which are not scored")
@@ -133,12 +135,12 @@ def _remarks(evaluation: Evaluation) -> list[str]:
 def _table(first: Evaluation, second: Evaluation | None, compared: Difference | None) -> str:
     models = [first] + ([second] if second else [])
     rows = [["", *(m.model for m in models)]]
-    rows.append(["documents", *(f"{len(m.documents):,}" for m in models)])
-    rows.append(["tokens", *(f"{m.tokens:,}" for m in models)])
-    rows.append(["characters", *(f"{m.characters:,.0f}" for m in models)])
+    rows.append([localized("documents"), *(f"{len(m.documents):,}" for m in models)])
+    rows.append([localized("tokens"), *(f"{m.tokens:,}" for m in models)])
+    rows.append([localized("characters"), *(f"{m.characters:,.0f}" for m in models)])
     figures = [m.figures() for m in models]
-    rows += [[label, *(with_interval(f[name], ".4g") for f in figures)] for name, label in _LABELS.items()]
-    rows.append(["tokens per second", *(f"{m.tokens_per_second:,.0f}" for m in models)])
+    rows += [[localized(label), *(with_interval(f[name], ".4g") for f in figures)] for name, label in _LABELS.items()]
+    rows.append([localized("tokens per second"), *(f"{m.tokens_per_second:,.0f}" for m in models)])
     lines = table(rows)
     if second is not None:
         lines += "\n" + _verdict(compared)
@@ -147,7 +149,7 @@ def _table(first: Evaluation, second: Evaluation | None, compared: Difference | 
 
 def _verdict(compared: Difference | None) -> str:
     if compared is None:
-        return "No document was scored whole by both models.\n"
+        return localized("No document was scored whole by both models.") + "\n"
     parts = [f"{with_interval(compared.per_character, '+.4f')} nats per character"]
     if compared.per_token:
         parts.append(f"{with_interval(compared.per_token, '+.4f')} nats per token")
@@ -156,4 +158,4 @@ def _verdict(compared: Difference | None) -> str:
         "other": "the second is better",
         None: "no clear difference" if compared.per_character.interval else "one document: no confidence",
     }[compared.better]
-    return f"First less second, {compared.documents:,} documents: {', '.join(parts)}: {verdict}.\n"
+    return localized(f"First less second, {compared.documents:,} documents: {', '.join(parts)}: {verdict}.") + "\n"

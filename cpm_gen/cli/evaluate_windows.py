@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cpm_gen.cli.notes import show_note
 from cpm_gen.cli.parser import install_hint
 from cpm_gen.cli.progress import Remaining, Status
 from cpm_gen.cli.tables import number, table, with_interval
@@ -20,6 +21,7 @@ from cpm_gen.evaluation.stale_cache import check_stale
 from cpm_gen.evaluation.window_report import EDGE, WindowReport, columns
 from cpm_gen.parallel.launchers import launched
 from cpm_gen.text.documents import read_documents
+from cpm_gen.translation import localized
 
 
 def evaluate_windows(args: argparse.Namespace, settings: Settings) -> int:
@@ -52,7 +54,7 @@ def evaluate_windows(args: argparse.Namespace, settings: Settings) -> int:
         progress = _Progress(status)
         report = measure_windows(engine, documents, plan, progress=progress.show, stop=lambda: interrupt.asked)
     if report.interrupted:
-        sys.stderr.write("note: interrupted; the methods that were finished until then are shown\n")
+        show_note("interrupted; the methods that were finished until then are shown")
     sys.stdout.write(_tables(report))
     sys.stdout.flush()  # a file that cannot be written must not cost the figures
     if args.json is not None:
@@ -90,12 +92,12 @@ def _check_plot(path: Path) -> None:
 def _tables(report: WindowReport) -> str:
     """The tables in Markdown."""
     names = [name for name, _, _ in columns(report.length)]
-    past = f"past {report.window_limit:,}"
+    past = localized(f"past {report.window_limit:,}")
     parts = [
-        f"Perplexity by position (tokens), {report.texts} texts of {report.length:,} tokens:\n\n",
+        localized(f"Perplexity by position (tokens), {report.texts} texts of {report.length:,} tokens:") + "\n\n",
         table(
             [
-                ["method", *names, past, "against hop 1"],
+                [localized("method"), *names, past, localized("against hop 1")],
                 *(
                     [
                         m.name,
@@ -111,6 +113,7 @@ def _tables(report: WindowReport) -> str:
     around = [m for m in report.methods if m.after_slide is not None or m.mid_window is not None]
     if around:
         head = ["method", f"{EDGE} after a slide", "against hop 1", f"{EDGE} mid-window", "against hop 1"]
+        head = [localized(cell) for cell in head]
         rows = [
             [
                 m.name,
@@ -121,11 +124,12 @@ def _tables(report: WindowReport) -> str:
             ]
             for m in around
         ]
-        parts += ["\nAround slides:\n\n", table([head, *rows])]
+        parts += ["\n" + localized("Around slides:") + "\n\n", table([head, *rows])]
     for title, field in _VARIETY:
         if report.generated:
             rows = [[n, *(number(getattr(by.get(c), field, None), ".1%") for c in names)] for n, by in report.generated]
-            parts += [f"\n{title}, by position:\n\n", table([["text", *names], *rows])]
+            heading = localized(f"{title}, by position:")
+            parts += [f"\n{heading}\n\n", table([[localized("text"), *names], *rows])]
     return "".join(parts)
 
 

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from cpm_gen.checkpoints.publish import check_target
+from cpm_gen.cli.notes import show_note
 from cpm_gen.cli.parser import install_hint
 from cpm_gen.cli.progress import Remaining, Status, duration
 from cpm_gen.cli.write import Interrupt
@@ -25,6 +26,7 @@ from cpm_gen.config.options import ModelOptions
 from cpm_gen.config.resolve import resolve
 from cpm_gen.errors import ConfigError, InputError, out_of_memory
 from cpm_gen.finetuning import missing_package
+from cpm_gen.translation import localized
 
 if TYPE_CHECKING:  # imports transformers, which takes seconds
     from cpm_gen.finetuning.prepare import Prepared, Request
@@ -51,25 +53,25 @@ def finetune(args: argparse.Namespace) -> int:
     if first and not args.resume:
         _check_target(folder, request, force=args.force)
     with Status(beside_text=False) as status:
-        reading = Remaining(status, "reading the texts", 1)
+        reading = Remaining(status, localized("reading the texts"), 1)
         prepared = prepare(request, folder, resume=args.resume, reading=reading.of)
         status.clear()
         if first:
             for note in prepared.notes:
-                sys.stderr.write(f"note: {note}\n")
+                show_note(note)
             _say_what(prepared)
         with Interrupt() as interrupt:  # before, there is nothing to save
             outcome = _train(prepared, status, interrupt)
         status.clear()
         if outcome.stopped:
             if first:
-                sys.stderr.write(
-                    f"stopped after step {outcome.steps:,}, which is saved; cpm-gen finetune --resume --output {args.output} goes on\n"
-                )
+                again = f"cpm-gen finetune --resume --output {args.output}"
+                said = f"stopped after step {outcome.steps:,}, which is saved; {again} goes on"
+                sys.stderr.write(localized(said) + "\n")
             return interrupt.status
         if not first:
             return 0
-        status.show("writing the model …", force=True)
+        status.show(localized("writing the model …"), force=True)
         facts = _finish(prepared, outcome, folder)
     _report(facts, folder, as_json=args.json)
     return 0
@@ -145,12 +147,10 @@ def _say_what(prepared: Prepared) -> None:
     held = sum(s.held_documents for s in texts.sources)
     kept = f", {held:,} of them held out" if held else ""
     trained = sum(p.numel() for p in setup.model.parameters() if p.requires_grad)
-    sys.stderr.write(
-        f"{documents:,} texts{kept}; {texts.tokens:,} tokens to train {trained:,} parameters on"
-        f"{' in bfloat16' if setup.half is not None else ''}\n"
-    )
+    said = f"{documents:,} texts{kept}; {texts.tokens:,} tokens to train {trained:,} parameters on"
+    sys.stderr.write(localized(said + (" in bfloat16" if setup.half is not None else "")) + "\n")
     if setup.resume_from is not None:
-        sys.stderr.write(f"going on after step {setup.resume_from:,}\n")
+        sys.stderr.write(localized(f"going on after step {setup.resume_from:,}") + "\n")
 
 
 def _train(prepared: Prepared, status: Status, interrupt: Interrupt) -> Outcome:
@@ -212,7 +212,7 @@ class _Log:
             self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
             self._file.flush()
             self._status.clear()
-            sys.stderr.write(f"step {step.step:,}: held-out loss {step.held_out:.3f}\n")
+            sys.stderr.write(localized(f"step {step.step:,}: held-out loss {step.held_out:.3f}") + "\n")
             if step.sample:
                 sys.stderr.write(f"    {step.sample}\n")
 
@@ -221,15 +221,17 @@ class _Log:
         clock, share, tokens = self._began
         elapsed = now - clock
         steps = self._setup.progress.steps
-        parts = [f"step {step.step:,}" + (f" of {steps:,}" if steps else ""), f"{step.progress:.0%}"]
+        said = localized(f"step {step.step:,} of {steps:,}" if steps else f"step {step.step:,}")
+        parts = [said, f"{step.progress:.0%}"]
         if step.loss is not None:
-            parts.append(f"loss {step.loss:.3f}")
+            parts.append(localized(f"loss {step.loss:.3f}"))
         if self._held is not None:
-            parts.append(f"held out {self._held:.3f}")
+            parts.append(localized(f"held out {self._held:.3f}"))
         if elapsed > 0 and step.tokens > tokens:
-            parts.append(f"{(step.tokens - tokens) / elapsed:,.0f} tokens/s")
+            parts.append(localized(f"{(step.tokens - tokens) / elapsed:,.0f} tokens/s"))
         if elapsed > 0 and step.progress > share:
-            parts.append(f"{duration(elapsed * (1 - step.progress) / (step.progress - share))} left")
+            left = elapsed * (1 - step.progress) / (step.progress - share)
+            parts.append(localized(f"{duration(left)} left"))
         self._status.show(" · ".join(parts))
 
 
@@ -289,6 +291,5 @@ def _report(facts: Mapping[str, Any], folder: RunFolder, *, as_json: bool) -> No
     if facts["held_out_after"] is not None:
         losses = f"; held-out loss {facts['held_out_before']:.3f} -> {facts['held_out_after']:.3f}"
     early = " (ended early: the held-out loss did not fall any more)" if facts["ended_early"] else ""
-    sys.stdout.write(
-        f"{folder.path}: {facts['steps']:,} steps, {facts['tokens']:,} tokens in {duration(facts['seconds'])}{losses}{early}\n"
-    )
+    done = f"{folder.path}: {facts['steps']:,} steps, {facts['tokens']:,} tokens in {duration(facts['seconds'])}"
+    sys.stdout.write(localized(done + losses + early) + "\n")

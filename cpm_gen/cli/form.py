@@ -13,6 +13,7 @@ from cpm_gen.text.forms import check as checks
 from cpm_gen.text.forms.form import Form
 from cpm_gen.text.forms.named import ALIASES, names
 from cpm_gen.text.forms.requested import read_form
+from cpm_gen.translation import localized
 
 
 def read_form_file(name: str) -> str:
@@ -52,10 +53,10 @@ def form(args: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps({"faults": [vars(f) for f in faults]}, ensure_ascii=False) + "\n")
     else:
         for fault in faults:
-            column = f", column {fault.column}" if fault.column else ""
-            sys.stdout.write(f"line {fault.line}{column}: {fault.message}\n")
+            place = f"line {fault.line}" + (f", column {fault.column}" if fault.column else "")
+            sys.stdout.write(localized(f"{place}: {fault.message}") + "\n")
         if not faults:
-            sys.stdout.write("the text keeps to the form\n")
+            sys.stdout.write(localized("the text keeps to the form") + "\n")
     return 1 if faults else 0
 
 

@@ -25,6 +25,7 @@ from cpm_gen.text.find_tokenizer import find_tokenizer
 from cpm_gen.text.forms import bigrams
 from cpm_gen.text.prompt_styles import encode_prompt
 from cpm_gen.text.tokenizer import TextTokenizer
+from cpm_gen.translation import localized
 
 _TOP = 20  # predicted tokens that count, in the place of each token of a sample
 _LENGTH = 256  # tokens of a sample
@@ -48,7 +49,8 @@ def learn(args: argparse.Namespace) -> int:
         table, tokens = _from_texts(args.texts, tokenizer)
     with new_files(target, needed=0) as folder:  # a table that was there stays until the new one is whole
         size = bigrams.save(table, folder / target.name, tokenizer, tokens)
-    sys.stderr.write(f"{target}: {len(table.after):,} pairs of {tokens:,} tokens, {size:,} bytes\n")
+    said = f"{target}: {len(table.after):,} pairs of {tokens:,} tokens, {size:,} bytes"
+    sys.stderr.write(localized(said) + "\n")
     return 0
 
 
@@ -59,7 +61,7 @@ def _from_texts(names: list[str], tokenizer: TextTokenizer) -> tuple[bigrams.Big
             for record in read_file(name, "TEXT").split("\n\n"):
                 if record.strip():
                     counter.add_text(encode_prompt("lyric", record, tokenizer))
-            status.show(f"{name}: {counter.tokens:,} tokens")
+            status.show(localized(f"{name}: {counter.tokens:,} tokens"))
     return counter.bigrams(), counter.tokens
 
 
@@ -100,7 +102,7 @@ def _from_model(resolved: Settings, tokens: int) -> tuple[bigrams.Bigrams, TextT
                     counter.add(np.full(len(ids), last[chunk.place]), ids, np.exp(logs))
                     last[chunk.place] = found.token
                     counter.tokens += 1
-            status.show(f"{counter.tokens:,} of {text.n * _LENGTH:,} tokens")
+            status.show(localized(f"{counter.tokens:,} of {text.n * _LENGTH:,} tokens"))
         llm.end(streams)
         # the model's probabilities are smooth already; pairs that it hardly predicts are noise
         return counter.bigrams(least=0.05, discount=0.0), llm.vocabulary.tokenizer, counter.tokens

@@ -8,6 +8,7 @@ import json
 import sys
 
 from cpm_gen.cli.main import settings
+from cpm_gen.cli.notes import show_note
 from cpm_gen.cli.write import follows, open_model
 from cpm_gen.config.arguments import whole_number
 from cpm_gen.config.text_files import read_file
@@ -34,5 +35,5 @@ def rhymes(args: argparse.Namespace, form: str) -> int:
     else:
         sys.stdout.write("".join(f"{word.logprob:8.3f}  {word.text}\n" for word in found.words))
     for note in found.notes:
-        sys.stderr.write(f"note: {note}\n")
+        show_note(note)
     return 0

@@ -18,6 +18,7 @@ from cpm_gen.errors import ConfigError, CpmGenError, RankError
 from cpm_gen.runtime.text_engine import TextEngine
 from cpm_gen.text.forms.requested import requested_form
 from cpm_gen.text.stories.requested import ends_itself, requested_story
+from cpm_gen.translation import localized
 
 HELP = """Type the beginning of a text and press Enter; Alt+Enter (Esc, then Enter) begins a new line.
 Ctrl-C ends the text being written, Ctrl-D or /quit ends the session.
@@ -35,7 +36,7 @@ Ctrl-C ends the text being written, Ctrl-D or /quit ends the session.
 
 def interact(llm: TextEngine, settings: Settings) -> int:
     """Read prompts and write texts until /quit or Ctrl-D; returns 0."""
-    sys.stdout.write(f"cpm-gen, style {settings.text.style}. /help tells how, /quit ends.\n")
+    sys.stdout.write(localized(f"cpm-gen, style {settings.text.style}. /help tells how, /quit ends.") + "\n")
     session: PromptSession[str] = PromptSession(
         history=_history(),
         multiline=True,
@@ -58,7 +59,7 @@ def interact(llm: TextEngine, settings: Settings) -> int:
             return 0
         try:
             if command == "/help":
-                sys.stdout.write(HELP)
+                sys.stdout.write(localized(HELP))
             elif command.split()[:1] == ["/set"]:
                 settings = _set(settings, command.split(maxsplit=2)[1:])
             elif command.startswith("/"):
@@ -74,7 +75,7 @@ def interact(llm: TextEngine, settings: Settings) -> int:
         except RankError:
             raise
         except CpmGenError as error:
-            sys.stdout.write(f"{error}\n")
+            sys.stdout.write(localized(str(error)) + "\n")
 
 
 def _keys() -> KeyBindings:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cpm_gen.checkpoints.publish import Progress
+from cpm_gen.cli.notes import show_note
 from cpm_gen.cli.progress import progress_bars
 from cpm_gen.config.arguments import path_argument
 from cpm_gen.config.options import ModelOptions
@@ -84,7 +85,7 @@ def _export_gguf(args: argparse.Namespace, options: ModelOptions, target: Path, 
 
 def _written(target: Path, notes: Sequence[str]) -> int:
     for note in notes:
-        sys.stderr.write(f"note: {note}\n")
+        show_note(note)
     sys.stdout.write(f"{target}\n")
     return 0
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 from cpm_gen.cli import progress
 from cpm_gen.cli.parser import SHELLS, Parser, PrintCompletion
 from cpm_gen.errors import ConfigError, CpmGenError, InputError, out_of_memory
+from cpm_gen.translation import localized
 
 if TYPE_CHECKING:
     from cpm_gen.config.resolve import Settings
@@ -285,7 +286,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         return COMMANDS[args.command][0](args)
     except CpmGenError as error:
-        sys.stderr.write(f"cpm-gen: {error}\n")
+        sys.stderr.write(f"cpm-gen: {localized(str(error))}\n")
         return error.exit_status
     except KeyboardInterrupt:
         return 130
@@ -295,9 +296,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        sys.stderr.write("cpm-gen: not enough memory; try --dtype bfloat16, a smaller --batch or --tensor-parallel\n")
+        said = localized("not enough memory; try --dtype bfloat16, a smaller --batch or --tensor-parallel")
+        sys.stderr.write(f"cpm-gen: {said}\n")
         return 1
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(f"cpm-gen: {what}{error.strerror or error}\n")
+        sys.stderr.write("cpm-gen: " + what + localized(error.strerror or str(error)) + "\n")
         return 2

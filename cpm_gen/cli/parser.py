@@ -1,4 +1,4 @@
-"""The argument parser's errors: one line, with the command or flag that was probably meant. And shell completion."""
+"""The argument parser in the language of the locale. Its errors are one line, with the command or flag that was probably meant."""
 
 from __future__ import annotations
 
@@ -9,18 +9,47 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
+from cpm_gen.cli.wide_text import wrap
 from cpm_gen.errors import ConfigError
+from cpm_gen.translation import localized
 
 SHELLS = ("bash", "zsh")
 _DASH = "a text that begins with - is given as --prompt=TEXT, or after --"
 
 
+class _Help(argparse.HelpFormatter):
+    """Translates what argparse and the flags say, and counts the columns of wide characters."""
+
+    def add_usage(self, usage: str | None, actions: Any, groups: Any, prefix: str | None = None) -> None:
+        super().add_usage(usage, actions, groups, localized("usage: ") if prefix is None else prefix)
+
+    def start_section(self, heading: str | None) -> None:
+        super().start_section(heading and localized(heading))
+
+    def add_text(self, text: str | None) -> None:
+        super().add_text(text and localized(text))
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        return localized(super()._expand_help(action))
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return wrap(text, width)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(indent + line for line in wrap(text, width - len(indent)))
+
+
 class Parser(argparse.ArgumentParser):
     """One line instead of a usage page when the flags are wrong."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": _Help} | options)
+
     def error(self, message: str) -> NoReturn:
         """Print the message, and what was probably meant; end with status 2."""
-        self.exit(2, f"{self.prog}: {message}{self._hint(message)} (see {self.prog} --help)\n")
+        said = localized(message + self._hint(message))
+        more = localized(f" (see {self.prog} --help)")
+        self.exit(2, f"{self.prog}: {said}{more}\n")
 
     def _hint(self, message: str) -> str:
         if found := re.search(r"invalid choice: '(.*?)' \(choose from", message):

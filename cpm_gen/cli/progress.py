@@ -11,9 +11,12 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
+
+from cpm_gen.cli.wide_text import cut
+from cpm_gen.translation import localized
 
 if TYPE_CHECKING:
     from cpm_gen.checkpoints.publish import Progress
@@ -52,14 +55,14 @@ class Status:
     ) -> None:
         self.clear()
 
-    def show(self, text: str, *, force: bool = False) -> None:
-        """Show ``text``, at most five times a second unless ``force`` is given."""
+    def show(self, line: str | Callable[[], str], *, force: bool = False) -> None:
+        """Show ``line``, or what it computes, at most five times a second unless ``force`` is given."""
         now = time.monotonic()
         if not self._live or (now < self._next and not force):
             return
         self._next = now + self._EVERY
         columns, rows = shutil.get_terminal_size()
-        text = text[: columns - 1]
+        text = cut(line if isinstance(line, str) else line(), columns - 1)
         if not self._pinned:
             self._err.write(f"\r\x1b[K{text}")
         else:
@@ -105,13 +108,16 @@ class Remaining:
 
     def show(self, done: int, tokens: int | None = None) -> None:
         """Show that ``done`` of the work is done, and with ``tokens`` the speed."""
+        self._status.show(lambda: self._line(done, tokens))
+
+    def _line(self, done: int, tokens: int | None) -> str:
         elapsed = max(time.monotonic() - self._began, 1e-6)
         parts = [self._what, f"{done / self._whole:.0%}"]
         if tokens is not None:
-            parts.append(f"{tokens / elapsed:,.0f} tokens/s")
+            parts.append(localized(f"{tokens / elapsed:,.0f} tokens/s"))
         if done:
-            parts.append(f"{duration(elapsed * (self._whole - done) / done)} left")
-        self._status.show(" · ".join(parts))
+            parts.append(localized(f"{duration(elapsed * (self._whole - done) / done)} left"))
+        return " · ".join(parts)
 
 
 class Meter:
@@ -143,42 +149,45 @@ class Meter:
     def line(self) -> str:
         """Tokens, speed, time left, window moves."""
         tokens = self._tokens + (self._began is not None)
-        parts = [f"{tokens:,}" + (f"/{self._most:,}" if self._most else "") + " tokens"]
+        written = f"{tokens:,}" + (f"/{self._most:,}" if self._most else "")
+        parts = [localized(f"{written} tokens")]
         if (rate := self._rate) is not None:
-            parts.append(f"{rate:.1f} tokens/s")
+            parts.append(localized(f"{rate:.1f} tokens/s"))
             if self._most:
-                parts.append(f"{duration(max(0, self._most - tokens) / rate)} left")
+                parts.append(localized(f"{duration(max(0, self._most - tokens) / rate)} left"))
         return " · ".join(parts + self._moves() + self._held())
 
     def total(self) -> str:
         """The summary when all is written, with the speed of the prefill."""
-        parts = [f"{self._tokens + (self._began is not None):,} tokens"]
+        written = self._tokens + (self._began is not None)
+        parts = [localized(f"{written:,} tokens")]
         if (rate := self._rate) is not None:
-            parts.append(f"{rate:.1f} tokens/s")
+            parts.append(localized(f"{rate:.1f} tokens/s"))
         return " · ".join(parts + self._moves() + self._read())
 
     def _read(self) -> list[str]:
         if self._began is None or self._began <= self._asked:
             return []
         waited = self._began - self._asked
-        return [f"prompt read in {waited:.2f} s ({self._prompt / waited:,.0f} tokens/s)"]
+        return [localized(f"prompt read in {waited:.2f} s ({self._prompt / waited:,.0f} tokens/s)")]
 
     def _held(self) -> list[str]:
-        return [f"{self._slots[0]} of {self._slots[1]} KV slots"] if self._slots else []
+        return [localized(f"{self._slots[0]} of {self._slots[1]} KV slots")] if self._slots else []
 
     def _moves(self) -> list[str]:
         moved = sum(self._slides.values())
-        return [f"window moved {moved}×"] if moved else []
+        return [localized(f"window moved {moved}×")] if moved else []
 
 
 def profile(steps: int, seconds: dict[str, float]) -> str:
     """The time of the steps by its parts, as lines."""
     total = sum(seconds.values())
     if not steps or not total:
-        return "no steps were run\n"
-    lines = [f"{total:.2f} s in {steps:,} steps of {total / steps * 1e3:.2f} ms"]
+        return localized("no steps were run") + "\n"
+    lines = [localized(f"{total:.2f} s in {steps:,} steps of {total / steps * 1e3:.2f} ms")]
     for name, part in sorted(seconds.items(), key=lambda item: -item[1]):
-        lines.append(f"  {name:<20} {part / total:6.1%}  {part / steps * 1e3:8.3f} ms a step")
+        share = localized(f"{part / steps * 1e3:8.3f} ms a step")
+        lines.append(f"  {name:<20} {part / total:6.1%}  {share}")
     return "\n".join(lines) + "\n"
 
 
@@ -191,7 +200,7 @@ def progress_bars() -> Iterator[Progress]:
 
     def progress(what: str, done: int, of: int) -> None:
         if what not in bars:
-            bars[what] = tqdm(total=of, desc=what, unit="tensor", disable=None)
+            bars[what] = tqdm(total=of, desc=localized(what), unit=localized("tensor"), disable=None)
         bars[what].update(done - bars[what].n)
 
     try:

@@ -8,12 +8,14 @@ import json
 import re
 import sys
 
+from cpm_gen.cli.notes import show_note
 from cpm_gen.cli.write import follows, open_model, with_form_file
 from cpm_gen.config.resolve import Settings
 from cpm_gen.config.text_files import file_text
 from cpm_gen.errors import ConfigError, InputError
 from cpm_gen.runtime.rewrite import NOT_OPTIONS, SAMPLES, Candidate, Rewrites, plan_rewrite
 from cpm_gen.runtime.rewrite import rewrite as run
+from cpm_gen.translation import localized
 
 _PLACES = 5  # most places that an error names
 
@@ -39,10 +41,10 @@ def rewrite(args: argparse.Namespace, settings: Settings) -> int:
         sys.stdout.write(_table(found))
     missing = n - len(found.candidates)
     if missing:
-        sys.stderr.write(f"note: only {len(found.candidates)} of {found.drawn} samples differ and fit the selection\n")
+        show_note(f"only {len(found.candidates)} of {found.drawn} samples differ and fit the selection")
     for note in found.notes:
-        sys.stderr.write(f"note: {note}\n")
-    sys.stderr.write(f"seed {found.seed}\n")
+        show_note(note)
+    sys.stderr.write(localized(f"seed {found.seed}") + "\n")
     return 0
 
 
@@ -62,15 +64,15 @@ def _selection(args: argparse.Namespace, text: str) -> tuple[int, int]:
         raise InputError(f"--find: the text does not hold {args.find!r}")
     if len(places) > 1:
         shown = ", ".join(f"{at}:{at + len(args.find)}" for at in places[:_PLACES])
-        more = ", …" if len(places) > _PLACES else ""
-        raise InputError(f"--find: the text holds it {len(places)} times; choose one by --select {shown}{more}")
+        shown += ", …" if len(places) > _PLACES else ""
+        raise InputError(f"--find: the text holds it {len(places)} times; choose one by --select {shown}")
     return places[0], places[0] + len(args.find)
 
 
 def _table(found: Rewrites) -> str:
-    lines = ["        own   right  text"]
+    lines = [localized("        own   right  text")]
     if found.selection is not None:
-        lines.append(_row("now", found.selection))
+        lines.append(_row(localized("now"), found.selection))
     lines += [_row(str(place), candidate) for place, candidate in enumerate(found.candidates, start=1)]
     return "\n".join(lines) + "\n"
 

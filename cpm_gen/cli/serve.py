@@ -7,6 +7,7 @@ import sys
 
 from cpm_gen.cli.parser import install_hint
 from cpm_gen.config.resolve import Settings
+from cpm_gen.translation import localized
 
 
 def serve(settings: Settings) -> int:
@@ -28,6 +29,6 @@ def new_key(name: str) -> int:
     from cpm_gen.serving.api_keys import make_key
 
     key, line = make_key(name)
-    sys.stderr.write(f"the key, shown once: {key}\n")
+    sys.stderr.write(localized(f"the key, shown once: {key}") + "\n")
     sys.stdout.write(line + "\n")
     return 0

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cpm_gen.cli.wide_text import pad, width
 from cpm_gen.evaluation.confidence import Figure
+from cpm_gen.translation import localized
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows as a table; the first row is the heading."""
-    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
-    lines = ["| " + " | ".join(c + " " * (w - _width(c)) for c, w in zip(r, widths, strict=True)) + " |" for r in rows]
+    widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
+    lines = ["| " + " | ".join(map(pad, row, widths)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
     return "\n".join(lines) + "\n"
 
@@ -25,8 +27,5 @@ def with_interval(figure: Figure | None, form: str) -> str:
     if figure is None:
         return "–"
     ends = figure.interval
-    return number(figure.value, form) + (f" ({number(ends[0], form)} to {number(ends[1], form)})" if ends else "")
-
-
-def _width(text: str) -> int:
-    return sum(2 if ord(c) >= 0x1100 and not 0x2000 <= ord(c) < 0x2E80 else 1 for c in text)
+    between = localized(f" ({number(ends[0], form)} to {number(ends[1], form)})") if ends else ""
+    return number(figure.value, form) + between

@@ -10,15 +10,18 @@ from collections.abc import Callable
 from typing import Any
 
 from cpm_gen.cli import text_input
+from cpm_gen.cli.notes import show_note
 from cpm_gen.config.json_lines import json_lines
 from cpm_gen.config.resolve import Settings
 from cpm_gen.errors import ConfigError, InputError, TokenizerError
+from cpm_gen.translation import localized
 
 
 def inspect(args: argparse.Namespace, settings: Settings) -> int:
     """Print what a checkpoint is and what it needs."""
-    from cpm_gen.checkpoints.inspect import describe, to_text
+    from cpm_gen.checkpoints.inspect import describe
     from cpm_gen.checkpoints.locate import model_folder, open_checkpoint
+    from cpm_gen.cli.inspect_table import row, to_text
     from cpm_gen.text.describe_tokenizer import describe_tokenizer
     from cpm_gen.text.describe_tokenizer import to_text as tokenizer_text
     from cpm_gen.text.find_tokenizer import NoVocabulary, fitting_tokenizer
@@ -37,7 +40,7 @@ def inspect(args: argparse.Namespace, settings: Settings) -> int:
     if args.json:
         sys.stdout.write(json.dumps(description | {"tokenizer": about}, ensure_ascii=False) + "\n")
     else:
-        sys.stdout.write(to_text(description) + f"\ntokenizer   {line}\n")
+        sys.stdout.write(to_text(description) + "\n" + row(localized("tokenizer"), localized(line)))
     if failure is not None:
         raise failure
     return 0
@@ -100,7 +103,7 @@ def tokenize(args: argparse.Namespace, settings: Settings) -> int:
 
     tokenizer = find_tokenizer(settings.model)
     if args.about:
-        sys.stdout.write(to_text(describe_tokenizer(tokenizer)) + "\n")
+        sys.stdout.write(localized(to_text(describe_tokenizer(tokenizer))) + "\n")
         return 0
     encode = tokenizer.encode_with_specials if settings.model.special_pieces else tokenizer.encode
     if args.json_lines:
@@ -119,7 +122,7 @@ def tokenize(args: argparse.Namespace, settings: Settings) -> int:
         sys.stdout.write(tokenizer.decode(ids) + "\n")
     else:
         for remark in tokenizer.remarks(text, as_text=not settings.model.special_pieces):
-            sys.stderr.write(f"note: {remark}\n")
+            show_note(remark)
         sys.stdout.write(" ".join(map(str, encode(text))) + "\n")
     return 0
 

@@ -13,6 +13,7 @@ from cpm_gen.errors import InputError
 from cpm_gen.text.cpm_tokenizer import Tokenizer
 from cpm_gen.text.documents import read_documents
 from cpm_gen.text.make_vocabulary import make_vocabulary
+from cpm_gen.translation import localized
 
 _SAMPLE = 200_000  # characters that the report encodes
 
@@ -26,7 +27,8 @@ def vocabulary(args: argparse.Namespace) -> int:
     texts = [document.text for name in args.texts for document in read_documents(name)]
     characters = sum(map(len, texts))
     with Status(beside_text=False) as status:
-        status.show(f"learning {args.pieces:,} pieces from {characters:,} characters; Ctrl-C ends it", force=True)
+        said = f"learning {args.pieces:,} pieces from {characters:,} characters; Ctrl-C ends it"
+        status.show(localized(said), force=True)
         with new_folder(target.absolute(), needed=0) as folder:
             make_vocabulary(texts, folder, args.pieces)
     tokenizer = Tokenizer(target)
@@ -42,8 +44,9 @@ def vocabulary(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(json.dumps(report, ensure_ascii=False) + "\n")
         return 0
-    sys.stdout.write(
+    said = (
         f"{target}: {tokenizer.size:,} pieces, learned from {characters:,} characters; "
-        f"{report['characters_per_token']} characters a token, {report['unknown']:.2%} unknown\n"
+        f"{report['characters_per_token']} characters a token, {report['unknown']:.2%} unknown"
     )
+    sys.stdout.write(localized(said) + "\n")
     return 0

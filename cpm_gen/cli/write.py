@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from cpm_gen.cli import text_input
 from cpm_gen.cli.form import read_form_file
+from cpm_gen.cli.notes import show_note
 from cpm_gen.cli.progress import Meter, Status, profile, signals
 from cpm_gen.config.options import ModelOptions, check_lengths
 from cpm_gen.config.resolve import Settings
@@ -28,6 +29,7 @@ from cpm_gen.parallel.launchers import launched
 from cpm_gen.runtime.hints import prompt_remarks
 from cpm_gen.text.forms.requested import requested_form
 from cpm_gen.text.stories.requested import ends_itself
+from cpm_gen.translation import localized
 
 if TYPE_CHECKING:  # imports torch, which takes seconds: only once there is something to write
     from cpm_gen.runtime.text_engine import TextEngine
@@ -102,18 +104,18 @@ def open_model(settings: Settings, candidates: int = 1, *, several: bool = False
     several = several and launched() is None  # the ranks of a launcher load alike
     options = loading_options(settings, candidates, several=several)
     with Status(beside_text=False) as status:
-        status.show("loading …", force=True)
+        status.show(localized("loading …"), force=True)
         from cpm_gen.runtime.text_engine import TextEngine
 
         llm = TextEngine.load(options, on_rank_death=_end_with_rank)
     for note in llm.notes:
-        sys.stderr.write(f"note: {note}\n")
+        show_note(note)
     return llm
 
 
 def _end_with_rank(failure: str) -> None:
     """End the process from the watching thread: with clean-up, or without it if rank 0 hangs in a GPU's collective."""
-    sys.stderr.write(f"cpm-gen: {failure}\n")
+    sys.stderr.write(f"cpm-gen: {localized(failure)}\n")
     sys.stderr.flush()
     _thread.interrupt_main(signal.SIGUSR1)
     time.sleep(5)
@@ -185,7 +187,7 @@ def write(
     prompt = llm.vocabulary.start_ids() if text is None else llm.vocabulary.encode(text, options.style)
     check_lengths(settings.sampling, options)
     for remark in prompt_remarks(llm, text or "", prompt, options):
-        sys.stderr.write(f"note: {remark}\n")
+        show_note(remark)
     samples = Samples(options.n, as_json=as_json, ranked=options.rank)
     most = None if options.max_new_tokens is None else options.max_new_tokens * options.n
     if ends_itself(options.form, options.story):
@@ -199,14 +201,14 @@ def write(
                 for chunk in itertools.chain([first], chunks):
                     samples.take(chunk, out)
                     meter.count((chunk.prompt, chunk.index), len(chunk.token_ids), chunk.slides, llm.slots)
-                    status.show(meter.line())
+                    status.show(meter.line)
             except BrokenPipeError:
                 raise
             except BaseException:  # an error, or a second Ctrl-C
                 samples.rest(out)
                 raise
             samples.end(out)
-            status.summary(f"{meter.total()} · seed {samples.seed}")
+            status.summary(meter.total() + " · " + localized(f"seed {samples.seed}"))
     if profiled:
         sys.stderr.write(profile(*llm.profile()))
     return interrupt.status

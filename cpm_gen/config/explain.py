@@ -91,7 +91,7 @@ def first_mistake(errors: Sequence[Error]) -> tuple[str | None, str]:
     if limits:
         return ".".join(_path(limits[0])) or None, _limit(limits[0])
     kinds = dict.fromkeys(_kind(e) for e in same if _path(e) == path)
-    return ".".join(path) or None, "must be " + " or ".join(str(kind) for kind in kinds)
+    return ".".join(path) or None, f"must be {' or '.join(map(str, kinds))}"
 
 
 def explain_setting(errors: Sequence[Error], fields: Mapping[str, FieldInfo], given: Mapping[str, Any]) -> str:
@@ -117,7 +117,7 @@ def unknown_setting(name: str, known: Iterable[str], *, listed: bool = True) -> 
     names = sorted(known)
     near = difflib.get_close_matches(name[:64], names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names)}" if listed else ""
-    return f"unknown setting {shown(name)}{hint}"
+    return f"unknown setting {shown(name)}" + hint
 
 
 def expected(field: FieldInfo) -> str:

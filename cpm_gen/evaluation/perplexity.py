@@ -215,8 +215,10 @@ def _nothing_scored(scored: Sequence[DocumentScore], short: Sequence[str], inter
         return "interrupted before anything was scored"
     if scored:
         return f"{scored[0].name}: the vocabulary knows none of its characters after the first token"
-    more = f" (and {len(short) - 1} more)" if len(short) > 1 else ""
-    return f"{short[0]}{more}: fewer than two tokens, so there is nothing to score" if short else "there is no document"
+    if not short:
+        return "there is no document"
+    names = short[0] + (f" (and {len(short) - 1} more)" if len(short) > 1 else "")
+    return f"{names}: fewer than two tokens, so there is nothing to score"
 
 
 def _counts(documents: Sequence[DocumentScore]) -> Floats:

@@ -37,10 +37,10 @@ def prompt_remarks(engine: TextEngine, prompt: str, token_ids: Sequence[int], te
     found = []
     window = engine.window_beside(text)
     if len(token_ids) > window.limit:
-        beside = " beside the story" * (text.story is not None)
+        holds = f"{window.limit:,}" if text.story is None else f"{window.limit:,} beside the story"
         found.append(
             f"the prompt has {len(token_ids):,} tokens; the network sees {engine.vocabulary.visible(token_ids, window):,} of them "
-            f"(its window holds {window.limit:,}{beside})"
+            f"(its window holds {holds})"
         )
     # in the other styles <eod> divides the prompt
     shown = prompt if text.style == "plain" else prompt.replace("<eod>", "\n")

@@ -16,6 +16,7 @@ from cpm_gen.errors import CpmGenError
 from cpm_gen.parallel.local_ranks import exit_with_parent, join_local
 from cpm_gen.runtime.build import build_runner
 from cpm_gen.runtime.plan import RankPlan
+from cpm_gen.translation import localized
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +69,6 @@ def main() -> int:
         time.sleep(1)
         raise
     except CpmGenError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(localized(str(error)) + "\n")
         return error.exit_status
     return 0

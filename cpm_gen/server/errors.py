@@ -7,8 +7,10 @@ under ``/api`` with KoboldAI's ``{"detail": {"msg": "…", "type": "prompt_too_l
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any, Literal
 
 from fastapi import FastAPI, Request
@@ -22,6 +24,7 @@ from cpm_gen.errors import CpmGenError
 from cpm_gen.server.schemas.compatible import called
 from cpm_gen.serving.errors import Kind, ServiceError, from_library, invalid
 from cpm_gen.serving.request_ids import current_request
+from cpm_gen.translation import translate
 
 Shape = Literal["ours", "openai", "kobold"]  # of an error's body
 
@@ -37,6 +40,29 @@ _STATUS: Mapping[Kind, int] = {
 _OPENAI_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 _KOBOLD_TYPES: Mapping[Kind, str] = {"rate_limited": "service_unavailable", "unavailable": "service_unavailable"}
 _NAME = re.compile(r"[a-z]+_[a-z_]+|^[a-z]+")  # of a field, in a message
+
+
+_language = ContextVar("language", default="en")  # of the errors of the request that is being answered
+
+
+@contextlib.contextmanager
+def answering_in(language: str) -> Iterator[None]:
+    """Give the errors of this request their messages in a language of :mod:`cpm_gen.translation`."""
+    before = _language.set(language)
+    try:
+        yield
+    finally:
+        _language.reset(before)
+
+
+def in_language(message: str) -> str:
+    """A message in the language of the request that is being answered."""
+    return translate(message, _language.get())
+
+
+def stored(error: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The error of a work, with its message in that language."""
+    return None if error is None else {**error, "message": in_language(error["message"])}
 
 
 class HttpError(ServiceError):
@@ -64,16 +90,17 @@ def headers(error: ServiceError) -> dict[str, str]:
 
 
 def body(error: ServiceError, shape: Shape = "ours") -> dict[str, Any]:
-    """The JSON body. It repeats the request's id if the caller gave one."""
+    """The JSON body. It repeats the request's id if the caller gave one, and has the message in the language of the request."""
     names = called()
     message = _NAME.sub(lambda word: names.get(word[0], word[0]), error.message)
     field = error.field and ".".join(names.get(part, part) for part in error.field.split("."))
     ids = current_request()
     known = {"request_id": ids.id} if ids and ids.given else {}
     if shape == "ours":
-        return {"error": {"code": error.code, "message": message, "field": field} | known}
+        return {"error": {"code": error.code, "message": in_language(message), "field": field} | known}
     if field and field not in message:  # other servers' clients show the message alone
         message = f"{field} {message}" if message.startswith("must ") else f"{field}: {message}"
+    message = in_language(message)
     if shape == "kobold":
         return {"detail": {"msg": message, "type": _KOBOLD_TYPES.get(error.kind, error.code)} | known}
     number = status(error)
@@ -134,9 +161,8 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         code, message = _HTTP_ERRORS.get(error.status_code, ("refused", "the request was refused"))
         if error.status_code == 404 and request.url.path.startswith("/v1/"):
-            message += "; under /v1 there are: " + ", ".join(
-                sorted(p for p in app.openapi()["paths"] if p.startswith("/v1/"))
-            )
+            known = sorted(p for p in app.openapi()["paths"] if p.startswith("/v1/"))
+            message += f"; under /v1 there are: {', '.join(known)}"
         response = respond(HttpError(error.status_code, code, message), request.url.path)
         response.headers.update(error.headers or {})
         if error.status_code == 405 and (methods := _methods(app, request.url.path)):

@@ -12,8 +12,9 @@ import torch
 
 from cpm_gen.checkpoints.checksums import Checksum, VerifyBeside, verify_checksums
 from cpm_gen.checkpoints.formats.megatron_layout import shard_name
-from cpm_gen.checkpoints.inspect import describe, to_text
+from cpm_gen.checkpoints.inspect import describe
 from cpm_gen.checkpoints.locate import open_checkpoint
+from cpm_gen.cli.inspect_table import to_text
 from cpm_gen.cli.main import main
 from cpm_gen.config.options import ModelOptions
 from cpm_gen.errors import CheckpointError

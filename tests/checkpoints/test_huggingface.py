@@ -11,8 +11,9 @@ import torch
 
 import cpm_gen
 from cpm_gen.checkpoints.formats.huggingface import Transposed
-from cpm_gen.checkpoints.inspect import describe, to_text
+from cpm_gen.checkpoints.inspect import describe
 from cpm_gen.checkpoints.locate import open_checkpoint
+from cpm_gen.cli.inspect_table import to_text
 from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.llm import LLM
 from cpm_gen.networks.interface import Segment

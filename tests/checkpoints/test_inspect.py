@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from cpm_gen.checkpoints.formats.megatron_layout import TRACKER, shard_name
-from cpm_gen.checkpoints.inspect import describe, rank_numbers, to_text
+from cpm_gen.checkpoints.inspect import describe, rank_numbers
 from cpm_gen.checkpoints.locate import open_checkpoint
+from cpm_gen.cli.inspect_table import to_text
 from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.errors import CheckpointError
 from cpm_gen.networks.torch.model import TorchModel

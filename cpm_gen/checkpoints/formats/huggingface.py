@@ -128,7 +128,7 @@ class _Reader:
         self.folder, self.config, self.variant, self.weights = folder, config, variant, weights
         names = [n for n in weights.tensors if n == _WORDS or n.endswith("." + _WORDS)]
         if not names:
-            raise CheckpointError(f"{weights.where}: no tensor {_BODY}{_WORDS} in it, so no GPT-2 network")
+            raise CheckpointError(f"{weights.where}: no tensor {_BODY + _WORDS} in it, so no GPT-2 network")
         self.prefix = min(names, key=lambda n: (n.count("."), n)).removesuffix(_WORDS)
         self.head_name = self.prefix.removesuffix(_BODY) + tensor_table.HEAD
 
@@ -172,13 +172,13 @@ class _Reader:
     def _matrix(self, name: str) -> TensorRef:
         ref = self._find(name)
         if len(ref.shape) != 2 or 0 in ref.shape:
-            raise CheckpointError(f"{ref.path}: {self.prefix}{name} has shape {list(ref.shape)}, not two dimensions")
+            raise CheckpointError(f"{ref.path}: {self.prefix + name} has shape {list(ref.shape)}, not two dimensions")
         return ref
 
     def _find(self, name: str) -> TensorRef:
         ref = self.weights.tensors.get(self.prefix + name)
         if ref is None:
-            raise CheckpointError(f"{self.weights.where}: tensor {self.prefix}{name} is missing")
+            raise CheckpointError(f"{self.weights.where}: tensor {self.prefix + name} is missing")
         return ref
 
     def _layers(self) -> int:
@@ -246,7 +246,7 @@ class _Reader:
             mask = match is not None and match[2] in _MASKS and ref.shape in ((1, 1, positions, positions), (1,), ())
             if name not in known and not mask:
                 hint = next((hint for word, hint in _HINTS.items() if word in name), "")
-                raise CheckpointError(f"{ref.path}: unexpected tensor {name[:200]!a}{hint}")
+                raise CheckpointError(f"{ref.path}: unexpected tensor {name[:200]!a}" + hint)
 
     def _sources(self, heads: int | None) -> dict[str, str]:
         stored = f"tensors in {self.weights.where.name}"

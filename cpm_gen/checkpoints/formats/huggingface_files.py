@@ -22,10 +22,16 @@ _WEIGHTS = (_SAFETENSORS, _SAFETENSORS + _INDEX, _BIN, _BIN + _INDEX)  # the fir
 _INDEX_BYTES = 16 << 20
 _FILES = 10_000
 _NAME_LENGTH = 500
-_RESAVE = "open the folder with transformers 4 (GPT2LMHeadModel.from_pretrained(FOLDER, {}=True)) and save_pretrained it; that writes {}"
+
+
+def _resaved(framework: str, flag: str) -> str:
+    open_it = f"open the folder with transformers 4 (GPT2LMHeadModel.from_pretrained(FOLDER, {flag}=True))"
+    return f"weights of {framework}: {open_it} and save_pretrained it; that writes {_SAFETENSORS}"
+
+
 _OTHERS = {
-    ".h5": "weights of TensorFlow: " + _RESAVE.format("from_tf", _SAFETENSORS),
-    ".msgpack": "weights of Flax: " + _RESAVE.format("from_flax", _SAFETENSORS),
+    ".h5": _resaved("TensorFlow", "from_tf"),
+    ".msgpack": _resaved("Flax", "from_flax"),
     ".index": "a checkpoint of TensorFlow 1, which is not supported",
     ".gguf": "a file of llama.cpp, which is not supported; take the folder that it was made from",
     ".onnx": "an ONNX file, which holds no checkpoint; take the folder that it was made from",

@@ -210,7 +210,7 @@ def _describe(layout: Layout, shards: list[Shard]) -> Checkpoint:
             raise CheckpointError(f"{shard.path}: tensor {missing[0]} is missing" + _more(missing))
         if unexpected := [n for n in shard.tensors if n not in tensors]:
             differs = f", which differs from {_WORDS}" if unexpected[0] == _HEAD else ""
-            raise CheckpointError(f"{shard.path}: unexpected tensor {unexpected[0]!a}{differs}" + _more(unexpected))
+            raise CheckpointError(f"{shard.path}: unexpected tensor {unexpected[0]!a}" + differs + _more(unexpected))
         for name, tensor in tensors.items():
             ref, wanted = shard.tensors[name], tensor_table.rank_shape(tensor.cut, tensor.shape, degree)
             if ref.shape != wanted:

@@ -94,9 +94,9 @@ def _directory(folder: Path) -> tuple[Path, str, Path]:
     if (folder / _DEEPSPEED_TRACKER).exists():
         return folder, *_tracked_by_deepspeed(folder)
     if steps := step_folders(folder):
+        some = ", ".join(str(folder / step) for step in steps[-3:])
         raise CheckpointError(
-            f"{folder}: no {TRACKER} there that names the iteration; give a folder of shards itself: "
-            + ", ".join(str(folder / step) for step in steps[-3:])
+            f"{folder}: no {TRACKER} there that names the iteration; give a folder of shards itself: {some}"
         )
     raise CheckpointError(
         f"{folder}: no {TRACKER} there, so no CPM checkpoint, and no config.json, so no Hugging Face folder"

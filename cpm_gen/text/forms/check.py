@@ -260,8 +260,8 @@ def examine(form: Form, text: str) -> Examined:
     wanted = sum(1 for _ in form.lines())
     if len(lines) != wanted:
         where = lines[min(len(lines), wanted + 1) - 1][0] if lines else 1
-        counts = str(wanted), str(len(lines))
-        checker.fault(where, 0, "the form has {} lines, the text {}".format(*counts), "lines", *counts)
+        found = len(lines)
+        checker.fault(where, 0, f"the form has {wanted} lines, the text {found}", "lines", str(wanted), str(found))
     for word in form.required:
         if word not in text:
             checker.fault(1, 0, f"{word} is missing", "missing", word)
