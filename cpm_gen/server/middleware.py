@@ -16,12 +16,13 @@ from urllib.parse import quote
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cpm_gen.server.errors import ClientDisconnected, HttpError, internal_error, respond
+from cpm_gen.server.errors import ClientDisconnected, HttpError, answering_in, internal_error, respond
 from cpm_gen.server.exposure import is_loopback
 from cpm_gen.serving.api_keys import ApiKey
 from cpm_gen.serving.errors import ServiceError, invalid, unavailable
 from cpm_gen.serving.request_ids import RequestIds, read_ids, working_for
 from cpm_gen.serving.service import Service
+from cpm_gen.translation import language_of_request
 
 log = logging.getLogger("cpm_gen.server")
 
@@ -67,7 +68,8 @@ class RequestMiddleware:
         tracer = self._service.tracer
         own = None if tracer is None else tracer.traceparent()  # the span of this request, in the caller's trace
         ids = read_ids(headers.getlist("x-request-id"), headers.getlist("traceparent") if own is None else [own])
-        with working_for(ids):
+        language = language_of_request(headers.get("accept-language", ""))
+        with working_for(ids), answering_in(language):
             await self._respond(scope, receive, _ResponseSender(send, ids, scope["method"] == "HEAD"))
 
     async def _respond(self, given: Scope, receive: Receive, response: _ResponseSender) -> None:

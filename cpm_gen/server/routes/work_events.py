@@ -29,7 +29,7 @@ def render(happened: WorkEvent) -> str:
 def _content(happened: WorkEvent) -> tuple[str | None, Any]:
     match happened:
         case StateChanged(state=state, error=error):
-            return "state", {"state": state, "error": error}
+            return "state", {"state": state, "error": errors.stored(error)}
         case TextAdded(index=index, text=text, token_ids=token_ids, finish_reason=reason):
             return "token", {"index": index, "text": text, "token_ids": token_ids, "finish_reason": reason}
         case WindowMoved(index=index, start=start, text_start=text_start, slides=slides, story=story):

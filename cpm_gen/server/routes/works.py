@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query
 from fastapi.responses import Response
 
+from cpm_gen.server import errors
 from cpm_gen.server.authentication import authorised
 from cpm_gen.server.routes.generate import generation_spec, usage_body
 from cpm_gen.server.routes.work_events import rendered
@@ -152,7 +153,8 @@ def parameters_of(view: WorkView) -> dict[str, Any]:
 
 
 def _head(head: WorkHead) -> dict[str, Any]:
-    return {field.name: getattr(head, field.name) for field in dataclasses.fields(WorkHead)}
+    values = {field.name: getattr(head, field.name) for field in dataclasses.fields(WorkHead)}
+    return values | {"error": errors.stored(head.error)}
 
 
 def _answer(view: WorkView) -> WorkAnswer:

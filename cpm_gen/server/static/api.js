@@ -1,6 +1,7 @@
 // Requests to the service. An error response raises Refusal, a lost connection raises Lost; a key is asked for if one is needed.
 
 import { visit } from "./kept.js";
+import { tongue } from "./language.js";
 
 const KEY = "cpm-gen:key";
 const ROOT = new URL("..", import.meta.url); // the service may be below a path of a proxy
@@ -37,7 +38,7 @@ export class Api {
   async open(method, path, body, { signal, headers } = {}) {
     for (;;) {
       const key = visit.get(KEY);
-      const all = { ...headers };
+      const all = { "Accept-Language": tongue(), ...headers };
       if (key) all.Authorization = `Bearer ${key}`;
       if (body !== undefined) all["Content-Type"] = "application/json";
       let response;

@@ -1,7 +1,7 @@
 // What the service says of a document's form and of its text: the pattern, the faults, or why the form cannot be read.
 
 import { Refusal } from "./api.js";
-import { t } from "./language.js";
+import { t, tongue } from "./language.js";
 import { shown, unitsOf } from "./text.js";
 import { fieldsOf, linesOf } from "./verse.js";
 
@@ -18,7 +18,7 @@ export class FormCheck {
   // The form and the text of the open document.
   look(form, string) {
     const of = form && JSON.stringify(fieldsOf(form));
-    const asked = of && of + string;
+    const asked = of && tongue() + of + string; // the message of a refusal is in the language of the page
     if (asked === this.asked) return;
     this.asked = asked;
     clearTimeout(this.timer);

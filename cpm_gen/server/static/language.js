@@ -43,6 +43,9 @@ export function speak(root = document) {
   }
 }
 
+// The language of the page, as a browser names it: that of the service's messages.
+export const tongue = () => (language === "zh" ? "zh-CN" : "en");
+
 export function switchLanguage() {
   language = language === "zh" ? "en" : "zh";
   speak();

@@ -80,8 +80,7 @@ export class Notices {
 export function wordsFor(error) {
   if (error instanceof Lost) return t(navigator.onLine ? "error.lost" : "error.offline");
   if (!(error instanceof Refusal)) return String(error);
-  const said = error.status === 422 && mistake(error.message);
-  if (said) return said;
+  if (["bad_form", "bad_story"].includes(error.code)) return mistake(error.message) ?? error.message;
   const values = { message: error.message, status: error.status, field: error.field ? fieldName(error.field) : "" };
   const name = [`error.${error.code}`, `error.${error.status}`].find(has) || "error.other";
   return error.field || !name.endsWith("invalid") ? t(name, values) : t("error.other", values);
