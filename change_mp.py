@@ -3,9 +3,9 @@
 The same as ``cpm-gen reshard``, under the name of the original's script.
 """
 
+import runpy
 import sys
 
-from cpm_gen.cli.main import main
-
 if __name__ == "__main__":
-    sys.exit(main(["reshard", *sys.argv[1:]]))
+    sys.argv[1:1] = ["reshard"]
+    runpy.run_module("cpm_gen", run_name="__main__")

@@ -16,12 +16,19 @@ TRIES=5 # of a step that needs the network; what was downloaded before stays in 
 PAUSE=${INSTALL_PAUSE:-10}
 NETWORK='connect|timed out|timeout|incompleteread|incomplete-download|temporary failure|name resolution|protocolerror|ssl|reset by peer|http error 5|max retries'
 
-fail() { # MESSAGE: end with one line
-    echo "install.sh: $*" >&2
+locale=${LC_ALL:-${LC_MESSAGES:-${LANG:-C}}}
+case ${locale%%.*} in C | POSIX) ;; *) locale=${LANGUAGE:-$locale} ;; esac # as gettext has it
+
+words() { # ENGLISH CHINESE: the one in the language of the locale
+    case $locale in zh*) echo "$2" ;; *) echo "$1" ;; esac
+}
+
+fail() { # ENGLISH CHINESE: end with one line
+    echo "install.sh: $(words "$@")" >&2
     exit 2
 }
 
-note() { echo "- $*"; }
+note() { echo "- $(words "$@")"; } # ENGLISH CHINESE
 
 shown() { # ADDRESS without the user and the password that it may hold
     sed -E 's#//[^/@]*@#//#' <<<"$1"
@@ -31,7 +38,7 @@ usable() { # PYTHON: whether it is there and new enough
     command -v "$1" >/dev/null && "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 }
 
-version() { "$1" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null || echo "not there"; }
+version() { "$1" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null || words "not there" "没有"; }
 
 find_python() { # print the first Python that will do
     local name
@@ -43,7 +50,9 @@ find_python() { # print the first Python that will do
             break
         fi
     done
-    fail "cpm-gen needs Python 3.11 or newer, but ${PYTHON:-python3} is $(version "${PYTHON:-python3}"); install it (Debian, Ubuntu: apt-get install python3.11 python3.11-venv) or name it: PYTHON=/path/to/python3.11"
+    name=${PYTHON:-python3}
+    fail "cpm-gen needs Python 3.11 or newer, but $name is $(version "$name"); install it (Debian, Ubuntu: apt-get install python3.11 python3.11-venv) or name it: PYTHON=/path/to/python3.11" \
+        "cpm-gen 需要 Python 3.11 或更新的版本（$name：$(version "$name")）；请安装（Debian、Ubuntu：apt-get install python3.11 python3.11-venv），或者指明：PYTHON=/path/to/python3.11"
 }
 
 retried() { # COMMAND…: repeat it while the network is what fails
@@ -59,7 +68,8 @@ retried() { # COMMAND…: repeat it while the network is what fails
             rm -f "$said"
             return "$status"
         fi
-        echo "the network failed (try $try of $TRIES); again in $((PAUSE * try)) seconds" >&2
+        words "the network failed (try $try of $TRIES); again in $((PAUSE * try)) seconds" \
+            "网络出错（第 $try 次，共 $TRIES 次）；$((PAUSE * try)) 秒后再试" >&2
         sleep "$((PAUSE * try))"
     done
 }
@@ -71,7 +81,7 @@ while [ "$#" -gt 0 ]; do
     case $1 in
     --test) tested=yes extras+=(test) ;;
     --extra | --wheel)
-        [ -n "${2:-}" ] || fail "$1 needs a value"
+        [ -n "${2:-}" ] || fail "$1 needs a value" "$1 后面须有一个值"
         if [ "$1" = --extra ]; then extras+=("$2"); else wheel=$2; fi
         shift
         ;;
@@ -79,54 +89,62 @@ while [ "$#" -gt 0 ]; do
         sed -n '2,/^set /{s/^# \{0,1\}//;/^set /d;p;}' scripts/install.sh
         exit 0
         ;;
-    *) fail "there is no $1 (see --help)" ;;
+    *) fail "there is no $1 (see --help)" "没有 $1 这个选项（见 --help）" ;;
     esac
     shift
 done
-[ -z "$wheel" ] || [ -f "$wheel" ] || fail "$wheel: no such file"
+[ -z "$wheel" ] || [ -f "$wheel" ] || fail "$wheel: no such file" "$wheel：没有这个文件"
 python=$(find_python)
 venv_python=.venv/bin/python
 
 # what will be done
-echo "This will"
+words "This will" "将要："
 if [ -f .venv/pyvenv.cfg ] && usable "$venv_python" && "$venv_python" -c 'import pip' 2>/dev/null; then
     make=none
-    note "use the environment .venv that is there (Python $(version "$venv_python"))"
+    note "use the environment .venv that is there (Python $(version "$venv_python"))" \
+        "使用现有的环境 .venv（Python $(version "$venv_python")）"
 else
     if [ -e .venv ] && [ ! -f .venv/pyvenv.cfg ]; then
-        fail ".venv is there and is no virtual environment; move it away"
+        fail ".venv is there and is no virtual environment; move it away" ".venv 已经存在，但不是虚拟环境；请移走它"
     elif "$python" -c 'import ensurepip, venv' 2>/dev/null; then
         make=venv
-        note "make the environment .venv with $python (Python $(version "$python"))"
+        note "make the environment .venv with $python (Python $(version "$python"))" \
+            "用 $python（Python $(version "$python")）建立环境 .venv"
     elif "$python" -c 'import venv, pip' 2>/dev/null; then
         make=without-pip
-        note "make the environment .venv with $python (Python $(version "$python")); as python3-venv is missing, $python's own pip fills it"
+        note "make the environment .venv with $python (Python $(version "$python")); as python3-venv is missing, $python's own pip fills it" \
+            "用 $python（Python $(version "$python")）建立环境 .venv；没有 python3-venv，由 $python 自己的 pip 安装"
     elif command -v uv >/dev/null; then
         make=uv
-        note "make the environment .venv with uv for $python, as python3-venv is missing"
+        note "make the environment .venv with uv for $python, as python3-venv is missing" \
+            "用 uv 为 $python 建立环境 .venv，因为没有 python3-venv"
     else
-        fail "$python can make no virtual environment; on Debian and Ubuntu: apt-get install python3-venv"
+        fail "$python can make no virtual environment; on Debian and Ubuntu: apt-get install python3-venv" \
+            "$python 不能建立虚拟环境；Debian 和 Ubuntu 上请运行 apt-get install python3-venv"
     fi
-    [ ! -e .venv ] || note "replace the .venv that is there: it does not work"
+    [ ! -e .venv ] || note "replace the .venv that is there: it does not work" "替换现有的 .venv：它不能用"
 fi
-[ -z "${PIP_INDEX_URL:-}" ] || note "download packages from $(shown "$PIP_INDEX_URL")"
+[ -z "${PIP_INDEX_URL:-}" ] || note "download packages from $(shown "$PIP_INDEX_URL")" "从 $(shown "$PIP_INDEX_URL") 下载软件包"
 if [ -n "${TORCH_INDEX:-}" ]; then
-    note "download torch from $(shown "$TORCH_INDEX")"
+    note "download torch from $(shown "$TORCH_INDEX")" "从 $(shown "$TORCH_INDEX") 下载 torch"
 elif [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then
-    note "download torch with CUDA's libraries, if the index has it so; there is no GPU: TORCH_INDEX=ADDRESS, PyTorch's index of wheels for CPUs, saves gigabytes"
+    note "download torch with CUDA's libraries, if the index has it so; there is no GPU: TORCH_INDEX=ADDRESS, PyTorch's index of wheels for CPUs, saves gigabytes" \
+        "下载 torch，多半连同 CUDA 的库；这里没有显卡：设 TORCH_INDEX=地址（PyTorch 的 CPU 版索引），可以少下载几个 GB"
 fi
 names=$(IFS=, && echo "${extras[*]-}")
 if [ -n "$wheel" ]; then
-    note "install $wheel${names:+ with $names}"
+    note "install $wheel${names:+ with $names}" "安装 $wheel${names:+，连同 $names}"
 elif command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null; then
-    note "build the native kernels and install this folder into .venv${names:+ with $names}"
+    note "build the native kernels and install this folder into .venv${names:+ with $names}" \
+        "编译 native 内核，把这个文件夹安装到 .venv${names:+，连同 $names}"
 else
-    note "install this folder into .venv${names:+ with $names}, without the native kernels: there is no C++ compiler. torch then computes, several times more slowly. Install g++ (apt-get install g++) and run this again, or give --wheel FILE"
+    note "install this folder into .venv${names:+ with $names}, without the native kernels: there is no C++ compiler. torch then computes, several times more slowly. Install g++ (apt-get install g++) and run this again, or give --wheel FILE" \
+        "把这个文件夹安装到 .venv${names:+，连同 $names}，不含 native 内核，因为没有 C++ 编译器；改由 torch 计算，慢几倍。装好 g++（apt-get install g++）再运行一次，或者用 --wheel FILE"
 fi
-note "write a lyric${tested:+, and run the tests}"
+note "write a lyric${tested:+, and run the tests}" "写一首歌词${tested:+，再运行测试}"
 echo
 
-trap 'echo "install.sh: stopped; the same command continues" >&2; exit 130' INT
+trap 'echo "install.sh: $(words "stopped; the same command continues" "已停下；用同样的命令接着装")" >&2; exit 130' INT
 case $make in
 venv) "$python" -m venv --clear .venv ;;
 without-pip)
@@ -151,7 +169,7 @@ else
     retried pip install "${slow[@]}" -c constraints.txt -e ".${names:+[$names]}"
 fi
 if ! .venv/bin/cpm-gen lyric "明月几时有，把酒问青天。" --seed 1; then
-    echo "install.sh: cpm-gen is installed but does not write; it says of this machine:" >&2
+    echo "install.sh: $(words "cpm-gen is installed but does not write; it says of this machine:" "cpm-gen 装好了，但写不出来；它对这台机器的说明：")" >&2
     .venv/bin/cpm-gen doctor >&2 || true
     exit 1
 fi
@@ -159,4 +177,5 @@ if [ -n "$tested" ]; then
     "$venv_python" -m pytest -n 2 --dist loadfile
 fi
 echo
-echo "Installed. .venv/bin/cpm-gen --help lists the commands; .venv/bin/cpm-gen doctor says what this machine can run."
+words "Installed. .venv/bin/cpm-gen --help lists the commands; .venv/bin/cpm-gen doctor says what this machine can run." \
+    "装好了。.venv/bin/cpm-gen --help 列出各个命令；.venv/bin/cpm-gen doctor 说明这台机器能运行什么。"

@@ -156,6 +156,8 @@ def test_an_old_python_is_one_line(machine: Machine) -> None:
     assert "needs Python 3.11 or newer, but python3 is 3.10.1" in said
     machine.environment["PYTHON"] = "python9"
     assert "but python9 is not there" in machine.run(status=2)[1]
+    machine.environment["LC_ALL"] = "zh_CN.UTF-8"
+    assert "cpm-gen 需要 Python 3.11 或更新的版本（python9：没有）" in machine.run(status=2)[1]
     assert machine.log == []
 
 
