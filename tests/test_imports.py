@@ -75,5 +75,7 @@ def test_a_python_that_is_too_old_gets_one_line() -> None:
     assert (run.returncode, run.stdout) == (1, "")
     assert run.stderr == "cpm-gen needs Python 3.11 or newer; this is 3.10.13\n"
     chinese = os.environ | {"LC_ALL": "zh_CN.UTF-8"}
-    run = subprocess.run([sys.executable, "-X", "utf8", "-c", program], capture_output=True, encoding="utf-8", env=chinese)
+    run = subprocess.run(
+        [sys.executable, "-X", "utf8", "-c", program], capture_output=True, encoding="utf-8", env=chinese
+    )
     assert run.stderr == "cpm-gen 需要 Python 3.11 或更新的版本；这里是 3.10.13\n"
