@@ -64,15 +64,17 @@ def join_launched(launch: Launch, device: torch.device) -> TensorParallel:
 
     from cpm_gen.parallel.group import CONNECT, connect
     from cpm_gen.parallel.local_ranks import exit_with_parent
+    from cpm_gen.parallel.lost_peers import notice_lost_peers
 
     backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
     exit_with_parent(os.getppid())
-    if not launch.deepspeed:
-        torch.distributed.init_process_group(backend, timeout=CONNECT)
-        return connect(launch.rank, launch.size, torch.distributed)
-    return connect(launch.rank, launch.size, _init_deepspeed(backend))
+    with notice_lost_peers():
+        if not launch.deepspeed:
+            torch.distributed.init_process_group(backend, timeout=CONNECT)
+            return connect(launch.rank, launch.size, torch.distributed)
+        return connect(launch.rank, launch.size, _init_deepspeed(backend))
 
 
 def _init_deepspeed(backend: str) -> Any:

@@ -176,9 +176,18 @@ def _start_ranks(plan: LoadPlan, on_death: Callable[[str], None] | None) -> Loca
 def _explain(error: RuntimeError, group: TensorParallel, ranks: LocalRanks | None) -> RuntimeError | RankError:
     """RankError if a dead rank is the cause; otherwise the error itself."""
     failure = ranks.failure(wait=3.0) if ranks else None
-    if failure is None and (group.size == 1 or "onnection" not in str(error)):
+    if failure is None and (group.size == 1 or not _lost_connection(error)):
         return error
-    return RankError(failure or f"rank {group.rank} lost another rank, which says why above")
+    lost = (
+        f"rank {group.rank} lost another rank: that rank ended and says why, or the network between the machines failed"
+    )
+    return RankError(failure or lost)
+
+
+def _lost_connection(error: RuntimeError) -> bool:
+    """Whether a collective failed because of its connections: torch has an error of its own only for some; gloo names its source file."""
+    text = str(error)
+    return isinstance(error, torch.distributed.DistError) or "gloo/transport" in text or "onnection" in text
 
 
 def _abandon(group: TensorParallel, ranks: LocalRanks | None) -> None:

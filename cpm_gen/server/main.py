@@ -16,7 +16,8 @@ import uvicorn
 
 from cpm_gen.config.resolve import Settings
 from cpm_gen.config.serve_options import ServeOptions
-from cpm_gen.errors import ConfigError, CpmGenError
+from cpm_gen.errors import ConfigError, CpmGenError, RankError
+from cpm_gen.parallel.launchers import launched
 from cpm_gen.server import logs
 from cpm_gen.server.acceptor import Acceptor
 from cpm_gen.server.app import create_app
@@ -68,6 +69,10 @@ def serve(settings: Settings) -> int:
     logs.configure(options.log_level, options.log_format)
     keys = ApiKeys(options.keys, os.environ, streams=options.key_streams, rate=options.key_rate)
     check_exposure(options, keys)
+    if options.restart_workers and launched():
+        raise ConfigError(
+            "restart_workers: only the launcher can start its ranks again; leave it out, and start the launcher again when it ends"
+        )
     tracer = start_tracing(os.environ)
     with _bind(options) as listener:
         return asyncio.run(_serve(settings, keys, listener, Store(options.database, options.work_lease), tracer))
@@ -124,9 +129,7 @@ async def _serve(
             log.info("note: %s", note)
         sys.stdout.write(f"cpm-gen serves {service.model_id} on {_address(listener, settings.serve.host)}\n")
         sys.stdout.flush()
-        signalled = asyncio.create_task(stopping.wait())
-        await asyncio.wait((serving, signalled), return_when=asyncio.FIRST_COMPLETED)
-        signalled.cancel()
+        failure = await _until_end(service, serving, stopping)
     committed = await drain(service, works, settings.serve.drain_timeout)
     server.should_exit = True
     await serving
@@ -142,6 +145,23 @@ async def _serve(
     if failure is not None:
         raise failure
     return 0
+
+
+async def _until_end(service: Service, serving: asyncio.Task[None], stopping: asyncio.Event) -> RankError | None:
+    """Wait for a signal; under a launcher also for the loss of a rank, which only the launcher can start again: returned as an error."""
+    signalled, lost = asyncio.create_task(stopping.wait()), asyncio.create_task(_rank_lost(service))
+    ends = (serving, signalled, lost) if launched() else (serving, signalled)
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    signalled.cancel()
+    lost.cancel()
+    return lost.result() if lost.done() and not stopping.is_set() else None
+
+
+async def _rank_lost(service: Service) -> RankError:
+    while service.engine.state not in ("failed", "stuck"):
+        await service.engine.changed.wait()
+    error = service.engine.error
+    return RankError(f"{(error and error.__cause__) or 'a step does not end'}; start all ranks again")
 
 
 async def _load(service: Service, works: WorkManager, stopping: asyncio.Event) -> BaseException | None:
