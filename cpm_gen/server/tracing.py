@@ -21,7 +21,6 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT
 _EXPORTERS = "OTEL_TRACES_EXPORTER"
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _NOT_TRACED = "/health,/metrics"  # regular expressions of URLs: probes and scrapes
-_INSTALL = "install the extra otel (pip install -c constraints.txt -e '.[serve,otel]')"
 
 
 def start_tracing(environment: MutableMapping[str, str]) -> RequestTracer | None:
@@ -40,7 +39,11 @@ def start_tracing(environment: MutableMapping[str, str]) -> RequestTracer | None
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
-        log.warning("requests are not traced, although %s is set: %s, or set OTEL_SDK_DISABLED=true", asked, _INSTALL)
+        log.warning(
+            "requests are not traced, although %s is set: install the extra otel "
+            "(pip install -c constraints.txt -e '.[serve,otel]'), or set OTEL_SDK_DISABLED=true",
+            asked,
+        )
         return None
     resource = Resource.create({SERVICE_VERSION: cpm_gen.__version__})
     if str(resource.attributes.get(SERVICE_NAME, "unknown_service")).startswith("unknown_service"):
