@@ -151,7 +151,7 @@ def test_helm_finds_nothing_in_the_chart_but_a_missing_icon() -> None:
         ({"settings": {"port": 9000}}, "port"),
         ({"keys": {"lines": "me:SECRET"}}, "lines"),
         ({"keys": {"secret": ""}}, "keys.secret"),
-        ({"replicas": 2}, "one process owns a database"),
+        ({"replicas": 2}, "one process owns an SQLite file"),
         ({"ingress": {"enabled": True}}, "ingress.host"),
     ],
 )
@@ -224,9 +224,18 @@ def test_kubernetes_waits_for_the_drain_that_is_set(seconds: float) -> None:
     assert pod["spec"]["terminationGracePeriodSeconds"] >= _shutdown_seconds(seconds) + 7
 
 
-def test_the_ray_service_fits_its_schema_and_the_package() -> None:
+def test_the_ray_service_fits_its_schema_and_the_version_of_ray() -> None:
     assert mistakes(RAY_SERVICE) == []
     constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     assert f"\nray=={RAY_SERVICE['spec']['rayClusterConfig']['rayVersion']}\n" in constraints
-    for container in containers(RAY_SERVICE):
-        resolve(environment=environment(container))
+
+
+def test_the_ray_services_application_fits_ray_and_the_settings() -> None:
+    schema = pytest.importorskip("ray.serve.schema", reason="needs the extra ray, with Ray Serve")
+    config = yaml.safe_load(RAY_SERVICE["spec"]["serveConfigV2"])
+    [application] = schema.ServeDeploySchema.model_validate(config).applications
+    settings = resolve(flags={name: value for name, value in application.args.items() if name != "replicas"})
+    *_, worker = containers(RAY_SERVICE)
+    mounts = [m["mountPath"] for m in worker["volumeMounts"]]
+    assert str(Path(settings.serve.keys).parent) in mounts
+    assert str(Path(worker["env"][0]["value"]).parent) in mounts
