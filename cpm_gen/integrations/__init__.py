@@ -1,0 +1,1 @@
+"""cpm-gen inside other programs' servers."""
