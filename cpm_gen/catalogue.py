@@ -5,8 +5,8 @@
     msgstr "{name!p} 须是{kind!t}，不是 {value}"
 
 Values are shown as they are, except those with ``!t``, which are messages themselves, those with ``!p``, which are messages if they
-are several words (one word is a name), and those with ``!l``, which are lists joined by "or" or "and". A message that is not in the
-catalogue stays English.
+are several words (one word is a name), and those with ``!l``, which are lists joined by "or" or "and", or ranges. A message that is not in
+the catalogue stays English.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ class Catalogue:
     def _candidates(self, text: str, known: dict[str, tuple[int, str] | None]) -> Iterator[tuple[int, str]]:
         for template in self._templates:
             if (values := template.match(text)) is not None:
-                yield self._filled(template, values, known)
+                size, filled = self._filled(template, values, known)
+                begins_with_another = not template.pieces[0] and ": " in values[0]
+                yield size - 2 * begins_with_another, filled
         for template in self._endings:  # such as "; did you mean …?"
             if (parts := template.match_end(text)) and (begin := self._find(parts[0], known)):
                 size, ending = self._filled(template, parts[1], known)
@@ -119,7 +121,8 @@ class Catalogue:
             nonlocal size
             text, conversion = given[place[1]], place[2]
             if conversion == "!l":
-                text = text.replace(" or ", " 或 ").replace(" and ", " 和 ")
+                for joint, chinese in ((" or ", " 或 "), (" and ", " 和 "), (" to ", " 到 ")):
+                    text = text.replace(joint, chinese)
             elif (conversion == "!t" or (conversion and " " in text)) and (found := self._find(text, known)):
                 size += found[0] - 1  # a message that has these words itself is preferred
                 text = found[1]

@@ -79,6 +79,8 @@ def test_every_message_is_found_by_its_text_with_its_values(entries: dict[str, s
             "text: the file is empty: damaged or truncated; copy or download it again",
             "text：文件是空的：损坏或不完整；请重新复制或下载",
         ),
+        ("line 1, column 1: 5 characters stand here, not 7", "第 1 行第 1 字：这里应有 5 个字，有 7 个"),
+        ("line 1, column 1: 4 to 6 characters stand here, not 7", "第 1 行第 1 字：这里应有 4 到 6 个字，有 7 个"),
         ("a sentence that no code says", "a sentence that no code says"),
         ("", ""),
     ],

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from cpm_gen.cli.wide_text import cut
+from cpm_gen.cli.wide_text import cut, pad
 from cpm_gen.translation import localized
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def profile(steps: int, seconds: dict[str, float]) -> str:
     lines = [localized(f"{total:.2f} s in {steps:,} steps of {total / steps * 1e3:.2f} ms")]
     for name, part in sorted(seconds.items(), key=lambda item: -item[1]):
         share = localized(f"{part / steps * 1e3:8.3f} ms a step")
-        lines.append(f"  {name:<20} {part / total:6.1%}  {share}")
+        lines.append(f"  {pad(localized(name), 20)} {part / total:6.1%}  {share}")
     return "\n".join(lines) + "\n"
 
 

@@ -116,7 +116,7 @@ def test_mistakes_of_the_notation_are_told_with_their_line(desk: Desk, served: S
     notation = desk.page.locator("#form-picker [name=form]")
     notation.fill("7a\n5")
     wrong = desk.page.locator("#form-wrong")
-    expect(wrong).to_contain_text('体式第 1 行：rhyme "a" is used once')
+    expect(wrong).to_contain_text('体式第 1 行：韵“a”只用了一次')
     notation.fill("7&\n7")
     expect(wrong).to_contain_text("体式第 1 行第 2 字：")
     notation.fill(OWN)
@@ -280,7 +280,7 @@ def test_the_menu_of_a_line_is_walked_with_keys_and_closed(desk: Desk) -> None:
 def test_a_form_that_the_model_cannot_fill_is_told(desk: Desk) -> None:
     choose(desk, "5\n「龘」4\n")
     desk.press("Control+Enter")
-    expect(desk.page.locator("#notice")).to_contain_text("no token for 龘")
+    expect(desk.page.locator("#notice")).to_contain_text("词表里没有 龘 的词元")
     desk.await_state("idle")
 
 
@@ -558,7 +558,7 @@ def test_a_line_that_leaves_the_form_is_not_kept(desk: Desk) -> None:
     desk.type(wrong)
     await_said(desk, "用了两次")
     desk.press("Control+Enter")
-    expect(desk.page.locator("#notice")).to_contain_text("保留的行第 1 行第 11 字：河 stands twice")
+    expect(desk.page.locator("#notice")).to_contain_text("保留的行第 1 行第 11 字：河 用了两次")
     assert desk.text == wrong
     desk.await_state("idle")
 
