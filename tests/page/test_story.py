@@ -144,7 +144,7 @@ def test_a_story_that_is_refused_is_told_in_the_drawer(desk: Desk) -> None:
     desk.press("Escape")
     desk.type("话说")
     desk.press("Control+Enter")
-    expect(desk.page.locator("#notice")).to_contain_text("“故事”不合要求")
+    expect(desk.page.locator("#notice")).to_contain_text("故事的前提共")
     desk.await_state("idle")
     desk.page.click("#story")
     expect(desk.page.locator("#story-wrong")).to_contain_text("最多放")
