@@ -116,7 +116,7 @@ def test_mistakes_of_the_notation_are_told_with_their_line(desk: Desk, served: S
     notation = desk.page.locator("#form-picker [name=form]")
     notation.fill("7a\n5")
     wrong = desk.page.locator("#form-wrong")
-    expect(wrong).to_contain_text('体式第 1 行：韵“a”只用了一次')
+    expect(wrong).to_contain_text("体式第 1 行：韵“a”只用了一次")
     notation.fill("7&\n7")
     expect(wrong).to_contain_text("体式第 1 行第 2 字：")
     notation.fill(OWN)
