@@ -201,7 +201,7 @@ def test_a_field_that_is_refused_says_why(desk: Desk) -> None:
     desk.page.locator("[name=top_p]").fill("1.5")
     desk.press("Control+Enter")
     field = desk.page.locator("label", has=desk.page.locator("[name=top_p]"))
-    expect(field.locator(".wrong")).to_contain_text("at most 1")
+    expect(field.locator(".wrong")).to_contain_text("不能大于 1")
     expect(desk.page.locator("[name=top_p]")).to_be_focused()
     expect(desk.page.locator("[name=top_p]")).to_have_attribute("aria-invalid", "true")
     desk.page.locator("[name=top_p]").fill("0.9")
