@@ -1,6 +1,7 @@
 """The manifests of deploy/: they fit Kubernetes' schemas, the chart and kustomize make the same ones, and the service's settings fit."""
 
 import copy
+import importlib.util
 import re
 import shutil
 from pathlib import Path
@@ -234,6 +235,7 @@ def test_the_ray_services_application_fits_ray_and_the_settings() -> None:
     schema = pytest.importorskip("ray.serve.schema", reason="needs the extra ray, with Ray Serve")
     config = yaml.safe_load(RAY_SERVICE["spec"]["serveConfigV2"])
     [application] = schema.ServeDeploySchema.model_validate(config).applications
+    assert importlib.util.find_spec(application.import_path.partition(":")[0])
     settings = resolve(flags={name: value for name, value in application.args.items() if name != "replicas"})
     *_, worker = containers(RAY_SERVICE)
     mounts = [m["mountPath"] for m in worker["volumeMounts"]]
