@@ -18,7 +18,7 @@ from cpm_gen.text.forms.cache import FormCache
 from cpm_gen.text.forms.masks import FormMasks
 from cpm_gen.text.forms.passage import Passage
 from cpm_gen.text.forms.passage_masks import PassageMasks
-from cpm_gen.text.forms.requested import requested_form
+from cpm_gen.text.forms.requested import requested_form, without_chapter_ends
 from cpm_gen.text.ids_only import IdsOnly
 from cpm_gen.text.prompt_styles import detokenizer, encode_prompt, start_ids
 from cpm_gen.text.stop_strings import Stops, find_stops
@@ -74,6 +74,7 @@ class ModelVocabulary:
         form = requested_form(text)
         if form is None:
             return None
+        form = without_chapter_ends(form)
         return self._forms.masks(form, self.tokenizer, self.detokenizer(text.style), self._rows, banned)
 
     def passage(self, passage: Passage, style: StyleName, banned: Sequence[int]) -> PassageMasks:

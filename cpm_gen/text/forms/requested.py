@@ -15,9 +15,6 @@ from cpm_gen.text.forms.line_reader import is_han
 from cpm_gen.text.forms.named import is_name, named
 from cpm_gen.text.forms.notation import parse, with_heads
 
-# How chapters of novels end. A model that was trained on many of them is sure of this phrase after its first characters, so it wins among
-# candidates: 14 of 32 七律 of the included model began with it. Verse in a form by name does without it, unless a person asks for it.
-NOT_IN_VERSE = ("下回分解",)
 _SETTINGS = (*FORM_SETTINGS, "keep_lines", "stop")  # what the form depends on
 _NOTATION = re.compile(
     r"[\n:：\[\]「」+○●⊙]|^\s*[0-9平仄中]"
@@ -30,6 +27,20 @@ def read_form(text: str) -> Form:
     if (words and is_name(words[0]) and len(words) <= 2) or not _NOTATION.search(text):
         return named(text)
     return parse(text)
+
+
+# How chapters of novels end. A model that was trained on many of them is sure of this phrase after its first characters, so it wins among
+# candidates: 14 of 32 七律 of the included model began with it.
+_NOT_IN_VERSE = "下回分解"
+
+
+@functools.lru_cache(16)
+def without_chapter_ends(form: Form) -> Form:
+    """The form as it is written: the end of a novel's chapter does not come, unless the form asks for it."""
+    given = ("".join(slot.given or " " for part in line.parts for slot in part.slots) for line in form.lines())
+    if any(_NOT_IN_VERSE in text for text in (*form.required, *form.forbidden, *given)):
+        return form
+    return dataclasses.replace(form, forbidden=(*form.forbidden, _NOT_IN_VERSE))
 
 
 def requested_form(options: TextOptions) -> Form | None:
@@ -54,12 +65,9 @@ def _read(options: TextOptions) -> Form | None:
         form = with_heads(form, options.acrostic, what="acrostic")
     if options.rhyme_book:
         form = dataclasses.replace(form, book=options.rhyme_book, groups=())
-    asked = (*options.include, *(line or "" for line in options.keep_lines))
-    unasked = () if _NOTATION.search(options.form) else NOT_IN_VERSE
-    unwanted = (word for word in unasked if not any(word in text for text in asked))
     form = dataclasses.replace(
         form,
         required=tuple(dict.fromkeys((*form.required, *options.include))),
-        forbidden=tuple(dict.fromkeys((*form.forbidden, *options.exclude, *unwanted))),
+        forbidden=tuple(dict.fromkeys((*form.forbidden, *options.exclude))),
     )
     return with_kept(form, options.keep_lines) if options.keep_lines else form
