@@ -6,6 +6,7 @@ settings. ``configs/ray/serve.yaml`` is the same as a file. Each replica is a wh
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import math
 import os
@@ -24,7 +25,8 @@ from cpm_gen.errors import ConfigError, CpmGenError
 from cpm_gen.runtime.plan import Machine, plan_load
 from cpm_gen.server import logs
 from cpm_gen.server.app import create_app
-from cpm_gen.server.main import COMMIT_SECONDS, END_SECONDS, drain
+from cpm_gen.server.main import COMMIT_SECONDS, END_SECONDS, TRACE_SECONDS, drain
+from cpm_gen.server.tracing import start_tracing
 from cpm_gen.serving.api_keys import ApiKeys
 from cpm_gen.serving.errors import ServiceError
 from cpm_gen.serving.service import Service
@@ -59,7 +61,7 @@ def app(arguments: Mapping[str, Any]) -> serve.Application:
         placement_group_bundles=[bundle],
         placement_group_strategy="STRICT_PACK",
         max_ongoing_requests=settings.serve.connections,
-        graceful_shutdown_timeout_s=settings.serve.drain_timeout + COMMIT_SECONDS + END_SECONDS,
+        graceful_shutdown_timeout_s=settings.serve.drain_timeout + COMMIT_SECONDS + END_SECONDS + TRACE_SECONDS,
         **scaled,
     )(serve.ingress(_application(settings))(Replica)).bind()
 
@@ -109,7 +111,8 @@ class ServiceApplication:
         options = settings.serve
         logs.configure(options.log_level, options.log_format)
         keys = ApiKeys(options.keys, os.environ, streams=options.key_streams, rate=options.key_rate)
-        self._service = Service(options, settings.model, keys)
+        self._tracer = start_tracing(os.environ)
+        self._service = Service(options, settings.model, keys, self._tracer)
         self._works = WorkManager(self._service, Store(options.database, options.work_lease))
         self._app: ASGIApp = create_app(self._service, self._works)
 
@@ -132,6 +135,8 @@ class ServiceApplication:
         await send(_message("lifespan.startup.complete"))
         await receive()
         await drain(self._service, self._works, self._service.options.drain_timeout)
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close, TRACE_SECONDS)
         await self._service.close(END_SECONDS)
         await send(_message("lifespan.shutdown.complete"))
 

@@ -51,6 +51,9 @@ _EXTRAS = (  # name of the finding, its packages, the extra, what it is for
     ),
     ("onnx", ("onnx", "onnxruntime"), "onnx", "export to ONNX, and models that are ONNX files"),
     ("gguf", ("gguf",), "gguf", "export for llama.cpp"),
+    ("training", ("transformers", "accelerate", "peft"), "train", "cpm-gen finetune"),
+    ("ray", ("ray",), "ray", "cpm-gen batch --ray, and replicas of Ray Serve"),
+    ("traces", ("opentelemetry.sdk", "opentelemetry.instrumentation.asgi"), "otel", "traces of cpm-gen serve"),
 )
 
 
@@ -197,16 +200,28 @@ def extras() -> list[Finding]:
     """What the extras bring. Of their packages only psycopg is imported: it alone needs a library of the system, unless it has its own."""
     found = []
     for name, packages, extra, use in _EXTRAS:
-        missing = [package for package in packages if importlib.util.find_spec(package) is None]
+        missing = [package for package in packages if not _found(package)]
         if missing:
-            text = f"{', '.join(missing)} not installed; for {use}"
+            text = f"{', '.join(map(_distribution, missing))} not installed; for {use}"
             found.append(Finding(name, "absent", text, install(extra)))
         elif "psycopg" in packages and (why := _import_error("psycopg")) is not None:
             found.append(Finding(name, "warning", f"psycopg: {why}; for {use}", "pip install 'psycopg[binary]'"))
         else:
-            text = ", ".join(f"{package} {_version(package)}" for package in packages)
+            text = ", ".join(f"{_distribution(package)} {_version(_distribution(package))}" for package in packages)
             found.append(Finding(name, "ok", f"{text}, for {use}"))
     return found
+
+
+def _found(package: str) -> bool:
+    """Whether a package, perhaps one inside another, can be imported; without importing it."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # what it is in
+        return False
+
+
+def _distribution(package: str) -> str:
+    return package.replace(".", "-")  # opentelemetry.sdk is in opentelemetry-sdk
 
 
 def _installed(package: str) -> str | None:
