@@ -15,11 +15,13 @@ _BREAK = re.compile(rf"(?<=[{_HAN}])\n(?=[{_HAN}<])|(?<=>)\n(?=[{_HAN}])")
 _CELL = re.compile(r"<td[^>]*>.*?</td>", re.DOTALL)
 # GitHub shows the files of a folder; the site has a list of the decisions.
 _DECISIONS = re.compile(r"\]\(decisions\)")
+# Files link from a Chinese page to Chinese pages; mkdocs-static-i18n takes the name of the English page and finds the Chinese one.
+_CHINESE = re.compile(r"(\]\([^)\s]+)\.zh-CN\.md")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Let a link to the folder of decisions lead to their list."""
-    return _DECISIONS.sub("](decisions/index.md)", markdown)
+    """Let a link to the folder of decisions lead to their list, and write links to Chinese pages as the site takes them."""
+    return _CHINESE.sub(r"\1.md", _DECISIONS.sub("](decisions/index.md)", markdown))
 
 
 def on_page_content(html: str, **_: Any) -> str:
