@@ -175,6 +175,6 @@ def violations(form: Form, text: str) -> list[str]:
     for label, groups in rhymes.items():
         if not set.intersection(*groups):
             found.append(f"{words[label]} ({label}) do not rhyme")
-    found += [f"{w} is missing" for w in form.required if w not in text]
+    found += [f"the text lacks {w}" for w in form.required if w not in text]
     found += [f"{w} is not wanted" for w in form.forbidden if w in text]
     return found

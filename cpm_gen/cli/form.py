@@ -16,19 +16,23 @@ from cpm_gen.text.forms.requested import read_form
 from cpm_gen.translation import localized
 
 
-def read_form_file(name: str) -> str:
-    """The notation in the file of ``--form-file``; raises InputError."""
-    text = read_file(name, "--form-file")
+def read_form_file(name: str, what: str = "--form-file") -> str:
+    """The notation in the file of ``--form-file``; raises InputError. what: the argument that names the file."""
+    text = read_file(name, what)
     if not text.strip():
         raise InputError(f"{name}: the file is empty; write a form's name or its lines into it")
     return text
 
 
+def is_file(form: str) -> bool:
+    """Whether a form's name or notation is the name of a file."""
+    return bool(form) and "\n" not in form and len(form) < 256 and Path(form).is_file()
+
+
 def form_text(name: str) -> str:
-    """The name or the notation of a form that is given by name, in notation, or as a file."""
-    path = Path(name) if name and "\n" not in name and len(name) < 256 else None
-    if path is not None and path.is_file():
-        return read_file(name, "FORM")
+    """The name or the notation of a form that is given by name, in notation, or as a file. Raises InputError."""
+    if is_file(name) or name.endswith(".txt"):
+        return read_form_file(name, "FORM")
     if not name.strip():
         raise InputError("the form is empty; give a name such as 七绝, or a file")
     return name

@@ -14,6 +14,7 @@ from cpm_gen.errors import ConfigError
 from cpm_gen.translation import localized
 
 SHELLS = ("bash", "zsh")
+_DASHES = str.maketrans("—–―−－", "-----")  # what input methods for Chinese type for -
 _DASH = "a text that begins with - is given as --prompt=TEXT, or after --"
 
 
@@ -56,7 +57,7 @@ class Parser(argparse.ArgumentParser):
             return _near(found[1], self._commands())
         if found := re.match(r"unrecognized arguments: (.*)", message, re.DOTALL):
             word = found[1].split()[0] if found[1].split() else ""
-            flag = word.partition("=")[0]
+            flag = word.partition("=")[0].translate(_DASHES)
             if re.fullmatch(r"--?[A-Za-z][\w-]*", flag):
                 return _near(flag, self._flags())
             return f"; {_DASH}" if word.startswith("-") else ""

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
 from cpm_gen.cli import text_input
-from cpm_gen.cli.form import read_form_file
+from cpm_gen.cli.form import is_file, read_form_file
 from cpm_gen.cli.notes import show_note
 from cpm_gen.cli.progress import Meter, Status, profile, signals
 from cpm_gen.config.options import ModelOptions, check_lengths
@@ -42,6 +42,8 @@ def with_form_file(settings: Settings, args: argparse.Namespace) -> Settings:
         if text.form is not None:
             raise ConfigError("give the form once: with --form or with --form-file")
         text = dataclasses.replace(text, form=read_form_file(args.form_file))
+    elif text.form is not None and is_file(text.form):
+        raise ConfigError(f"--form takes a name or notation; give the file {text.form} with --form-file")
     requested_form(text)
     return dataclasses.replace(settings, text=text)
 

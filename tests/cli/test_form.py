@@ -48,6 +48,11 @@ def test_a_text_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["form", "learn", "nowhere.txt", "--output", "no/x"], "cpm-gen: no/x: there is no folder no"),
         (["lyric", "", "--form", "五绝", "--form-bigrams", "nowhere.xz"], "cpm-gen: nowhere.xz: No such file"),
         (["form", "show", ""], "cpm-gen: the form is empty"),
+        (["form", "show", os.devnull + ".txt"], f"cpm-gen: {os.devnull}.txt: No such file"),
+        (
+            ["lyric", "--form", __file__],
+            f"cpm-gen: --form takes a name or notation; give the file {__file__} with --form-file",
+        ),
         (["form", "rhymes", "五绝", "nowhere.txt", "--line", "1"], "cpm-gen: nowhere.txt: No such file"),
         (["form", "rhymes", "五觉", "-", "--line", "1"], "cpm-gen: form: there is no form 五觉"),
         (["form", "rhymes", "五绝", "-", "--line", "1", "-n", "0"], "cpm-gen: -n must be at least 1, not 0"),

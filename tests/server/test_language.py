@@ -14,6 +14,7 @@ CHINESE = {"Accept-Language": "zh-CN,zh;q=0.9,en;q=0.8"}
         ({"prompt": "春", "top_p": 3}, "top_p 不能大于 1"),
         ({"prompt": "春", "topp": 1}, "topp 是不认识的字段；是不是 'top_p'？"),
         ({"prompt": 3}, "prompt 须是"),
+        ({}, "prompt 没有写"),
         ({"form": "7a\n5", "style": "lyric"}, "体式第 1 行：韵“a”只用了一次"),
         ({"prompt": "春", "story": "[前言]\n雪夜"}, "故事第 1 行第 2 字：没有"),
     ],

@@ -264,7 +264,7 @@ def examine(form: Form, text: str) -> Examined:
         checker.fault(where, 0, f"the form has {wanted} lines, the text {found}", "lines", str(wanted), str(found))
     for word in form.required:
         if word not in text:
-            checker.fault(1, 0, f"{word} is missing", "missing", word)
+            checker.fault(1, 0, f"the text lacks {word}", "missing", word)
     return checker.examined(lines)
 
 

@@ -99,6 +99,8 @@ def _settings(lines: list[str]) -> Iterator[tuple[str, int]]:
         if not line.strip():
             continue
         column = len(line) - len(line.lstrip()) + 1
+        if line.lstrip()[0] in "【［":
+            raise _wrong(number, column, f"a heading stands in half-width brackets: {_HEADINGS}")
         word, colon, value = line.replace("：", ":", 1).partition(":")
         name = _SETTINGS.get(word.strip())
         if name is None or not colon:

@@ -43,6 +43,11 @@ def test_a_song_has_its_sections_in_order():
     ]
 
 
+def test_what_an_input_method_for_chinese_types_is_read_as_well():
+    typed = "韵：通韵，ａ＝江阳\n【主歌一】\n７，７ａ\n7，7a\n［副歌］\n3＋4a\n5,5a\n"
+    assert parse(typed) == parse("韵: 通韵, a=江阳\n[主歌一]\n7,7a\n7,7a\n[副歌]\n3+4a\n5,5a\n")
+
+
 @pytest.mark.parametrize(
     "text",
     [

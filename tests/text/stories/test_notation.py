@@ -96,6 +96,7 @@ def test_a_story_reads_back_from_its_notation(story):
     ("text", "message"),
     [
         ("", r"line 1, column 1: the story is empty; begin with a heading"),
+        ("【前提】\n林冲", r"line 1, column 1: a heading stands in half-width brackets: \[前提\]"),
         ("林冲", r"line 1, column 1: text before the first heading; begin with \[前提\]"),
         ("扫描: 很多\n[前提]\n甲", r"line 1, column 4: 扫描 takes a whole number from 0 to 100,000, not 很多"),
         ("扫描: 1\n扫描: 2", r"line 2, column 1: 扫描 is given twice"),
