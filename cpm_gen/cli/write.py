@@ -27,6 +27,7 @@ from cpm_gen.errors import ConfigError, InputError
 from cpm_gen.outputs import Chunk, Completion, by_logprob
 from cpm_gen.parallel.launchers import launched
 from cpm_gen.runtime.hints import prompt_remarks
+from cpm_gen.text.forms.named import is_name
 from cpm_gen.text.forms.requested import requested_form
 from cpm_gen.text.stories.requested import ends_itself
 from cpm_gen.translation import localized
@@ -42,7 +43,7 @@ def with_form_file(settings: Settings, args: argparse.Namespace) -> Settings:
         if text.form is not None:
             raise ConfigError("give the form once: with --form or with --form-file")
         text = dataclasses.replace(text, form=read_form_file(args.form_file))
-    elif text.form is not None and is_file(text.form):
+    elif text.form is not None and is_file(text.form) and not is_name(text.form):
         raise ConfigError(f"--form takes a name or notation; give the file {text.form} with --form-file")
     requested_form(text)
     return dataclasses.replace(settings, text=text)
