@@ -221,3 +221,17 @@ def test_log_probabilities_are_those_of_the_kept_candidates(runner: ModelRunner)
     [text] = write(runner, [request(logprobs=0, scored=True)])
     assert [entry.token for entry in text.likelihoods] == text.new_tokens
     assert sum(entry.logprob for entry in text.likelihoods) == pytest.approx(text.logprob, abs=1e-3)
+
+
+def test_candidates_of_equal_tokens_are_one_row_of_the_network(runner: ModelRunner) -> None:
+    certain = dataclasses.replace(SAMPLED, top_k=1)  # all candidates draw the same tokens
+    scheduler = CachedScheduler(12, 24, 40)
+    engine = Engine(runner, scheduler, batch=12)
+    text = engine.add(request(params=certain, max_new_tokens=12, candidates=6))
+    used = 0
+    while engine.busy:
+        engine.step()
+        used = max(used, scheduler.slots_used)
+    assert (scheduler.counts.decoded, used) == (11, 1)  # the first token is drawn after the prompt
+    (alone,) = write(runner, [request(params=certain, max_new_tokens=12, candidates=1)])
+    assert text.new_tokens == alone.new_tokens
