@@ -23,6 +23,7 @@ from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.config.options import ModelOptions, StyleName
 from cpm_gen.errors import CheckpointError, ConfigError, InputError
 from cpm_gen.finetuning.cpm1 import Cpm1Examples
+from cpm_gen.finetuning.device import find_device, find_precision
 from cpm_gen.finetuning.gpt2 import load_network, new_network, parse_size
 from cpm_gen.finetuning.memory import MemoryPlan, plan_memory
 from cpm_gen.finetuning.run_folder import RunFolder
@@ -107,8 +108,8 @@ def prepare(request: Request, folder: RunFolder, *, resume: bool, reading: Readi
     notes: list[str] = []
     stored = folder.settings() if resume else None
     _check_files(options)
-    use_cpu, device = _device(options.device)
-    half = _precision(stored["precision"] if stored else options.precision, device)
+    use_cpu, device = find_device(options.device)
+    half = find_precision(stored["precision"] if stored else options.precision, device)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # ranks that share this machine's cores
     torch.set_num_threads(options.threads or max(1, (os.cpu_count() or 1) // here))
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -301,27 +302,6 @@ def _usual_learning_rate(options: FinetuneOptions, hidden: int) -> float:
     if options.from_nothing is not None:
         return (1.0 if options.optimizer == "muon" else 0.25) / hidden
     return (0.4 if options.lora is not None else 0.08) / hidden
-
-
-def _device(name: str) -> tuple[bool, torch.device]:
-    """Whether the CPU is used, and the device."""
-    cuda = torch.cuda.is_available()
-    if name not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"--device must be cpu, cuda or auto, not {name!r}; CUDA_VISIBLE_DEVICES chooses among GPUs")
-    if name == "cuda" and not cuda:
-        raise ConfigError("--device cuda: torch finds no GPU here; leave it out to train on the CPU")
-    use_cpu = name == "cpu" or not cuda
-    return use_cpu, torch.device("cpu") if use_cpu else torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-
-
-def _precision(name: str, device: torch.device) -> torch.dtype | None:
-    """The 16-bit format of the computation; None: float32."""
-    if name == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
-        return torch.bfloat16 if fast else None
-    if name == "float16" and device.type == "cpu":
-        raise ConfigError("--precision float16 is for GPUs; on a CPU take bfloat16 or float32")
-    return None if name == "float32" else getattr(torch, name)
 
 
 def first_words(source: Source) -> str:
