@@ -209,9 +209,9 @@ def test_a_job_that_failed_has_an_error_and_the_parts_that_it_came_to() -> None:
     "environment",
     [
         {},
-        {"OTEL_SERVICE_NAME": "cpm-gen"},
-        {ENDPOINT: "http://127.0.0.1:1", "OTEL_SDK_DISABLED": "true"},
-        {ENDPOINT: "http://127.0.0.1:1", "OTEL_TRACES_EXPORTER": "none"},
+        pytest.param({"OTEL_SERVICE_NAME": "cpm-gen"}, marks=pytest.mark.slow),
+        pytest.param({ENDPOINT: "http://127.0.0.1:1", "OTEL_SDK_DISABLED": "true"}, marks=pytest.mark.slow),
+        pytest.param({ENDPOINT: "http://127.0.0.1:1", "OTEL_TRACES_EXPORTER": "none"}, marks=pytest.mark.slow),
     ],
 )
 def test_without_a_wish_for_traces_nothing_of_opentelemetry_is_imported(environment: dict[str, str]) -> None:

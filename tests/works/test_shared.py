@@ -223,6 +223,7 @@ def test_works_that_have_no_place_are_written_by_whichever_service_has_one(postg
     run(test)
 
 
+@pytest.mark.slow
 def test_works_take_turns_where_all_places_are_taken(postgres: str):
     async def test() -> None:
         async with sharing(postgres, work_places=1, work_turn=0.2) as (first, _, service):
