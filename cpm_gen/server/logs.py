@@ -25,6 +25,9 @@ def configure(level: LogLevel, format: LogFormat) -> None:
     root.handlers[:] = [handler]
     root.setLevel(max(ours, logging.WARNING))
     logging.getLogger("cpm_gen").setLevel(ours)
+    logging.captureWarnings(
+        False
+    )  # it does nothing where it was on before, although a catch_warnings() may have ended it
     logging.captureWarnings(True)
 
 

@@ -175,3 +175,14 @@ def test_an_unknown_level_or_form_is_one_line(start, flag, word):
     [line] = server.lines["stderr"]
     assert flag in line
     assert word in line
+
+
+def test_warnings_are_logged_although_they_were_captured_and_released_before(written):
+    with warnings.catch_warnings():
+        logging.captureWarnings(True)
+    logs.configure("info", "json")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("careful", stacklevel=1)
+    (line,) = written().split("\n")[:-1]
+    assert "careful" in json.loads(line)["message"]
