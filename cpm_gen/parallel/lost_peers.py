@@ -1,7 +1,7 @@
 """Connections to other machines that break when nothing answers.
 
-Without this, a rank whose network fails waits: for the next plan, for ever; for a collective, for minutes. TCP itself notices a peer that
-is gone only when it is asked to, and neither gloo nor torch's store asks.
+By default a rank whose network fails waits minutes for a collective, and without end for the next plan. TCP detects a lost peer only with
+keepalive or a user timeout, and neither gloo nor torch's store sets them.
 """
 
 from __future__ import annotations

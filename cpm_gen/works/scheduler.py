@@ -179,7 +179,9 @@ class WorkScheduler:
                 if id not in left_out:
                     text.committed(current, count)
             for live in dirty:
-                taken = live.id in left_out and live.lease == leases[live.id]  # it was not taken back meanwhile
+                taken = (
+                    live.id in left_out and live.lease == leases[live.id]
+                )  # this process did not take it again during the commit
                 if taken and self._store.shared and not live.deleted:
                     self.lose(live)
 

@@ -148,7 +148,7 @@ def test_a_work_whose_lease_ran_out_is_taken_over_and_nothing_is_lost_or_written
                 lambda: there.lease is not None and there.texts[0].persisted.tokens > live.texts[0].persisted.tokens
             )
             assert counted(service, "cpm_works_taken_over") == 1
-            assert live.texts[0].uncommitted, "generated meanwhile, and never committed"
+            assert live.texts[0].uncommitted, "the former holder generated tokens that it did not commit"
             resumed.set()
             await until(lambda: live.lease is None)
             done = await settled(second, there)
