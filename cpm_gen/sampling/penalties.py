@@ -37,6 +37,12 @@ class Edits:
 _NONE = np.empty(0, dtype=np.intp)
 
 
+def changes_logits(params: SamplingParams) -> bool:
+    """Whether there are penalties or biases; bans alone leave the other logits as they are."""
+    counts = params.presence_penalty != 0 or params.frequency_penalty != 0
+    return bool(params.repetition_penalty != 1.0 or counts or params.dry_multiplier or params.logit_bias)
+
+
 def edits(
     params: SamplingParams,
     context: Sequence[int],

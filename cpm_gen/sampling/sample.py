@@ -24,7 +24,16 @@ from cpm_gen.errors import NumericsError
 from cpm_gen.sampling.constraints import Floats32
 from cpm_gen.sampling.dry import SuffixMatches
 from cpm_gen.sampling.kernels import Pick
-from cpm_gen.sampling.penalties import AnyFloats, Edits, Floats, Indices, edits, penalise, penalised_among
+from cpm_gen.sampling.penalties import (
+    AnyFloats,
+    Edits,
+    Floats,
+    Indices,
+    changes_logits,
+    edits,
+    penalise,
+    penalised_among,
+)
 
 Ids = Indices | slice
 
@@ -229,13 +238,10 @@ class Draw:
         None: not by them, because there are penalties, top-k keeps all or the temperature is 0.
         """
         count = size if self.allowed is None else len(self.allowed)
-        if self.params.temperature == 0 or not 0 < self.params.top_k < count:
+        if self.params.temperature == 0 or not 0 < self.params.top_k < count or changes_logits(self.params):
             return None
-        todo = self.edits(size)
-        if len(todo.repeated) or todo.subtracted:
-            return None
-        bias = None if self.allowed is None else self.bias
-        return Pick(row, self.params, self.allowed, bias, todo.banned, [draw.uniform() for draw in candidates])
+        bias, banned = None if self.allowed is None else self.bias, self.edits(size).banned
+        return Pick(row, self.params, self.allowed, bias, banned, [draw.uniform() for draw in candidates])
 
     def uniform(self) -> float:
         """The uniform number of this draw."""

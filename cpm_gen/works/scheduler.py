@@ -179,9 +179,8 @@ class WorkScheduler:
                 if id not in left_out:
                     text.committed(current, count)
             for live in dirty:
-                taken = (
-                    live.id in left_out and live.lease == leases[live.id]
-                )  # this process did not take it again during the commit
+                # unless this process took it again during the commit
+                taken = live.id in left_out and live.lease == leases[live.id]
                 if taken and self._store.shared and not live.deleted:
                     self.lose(live)
 
