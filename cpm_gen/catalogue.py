@@ -18,7 +18,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 _FOLDER = Path(__file__).parent / "locale"
-_LONGEST = 20_000  # characters of a message; what is longer is a text, not a message
+_LONGEST = 4_000  # characters of a message; what is longer is a text, not a message
+_PARTS = (
+    48  # most parts of a text that are looked at: a text of a client may look like a thousand messages in each other
+)
 _PLACE = re.compile(r"\{([a-z_][a-z0-9_]*)(![tpl])?\}")
 _BEHIND = re.compile(r": |(?<=\w) (?=must |is |has |needs )")  # between a file, line or field and what is said of it
 _WIDE, _LATIN = re.compile(r"[一-鿿]"), re.compile(r"[-\w$'/](?<![一-鿿])")  # a space stands between the two
@@ -88,6 +91,8 @@ class Catalogue:
         if (whole := self._whole.get(text)) is not None:
             return len(text), whole
         if text not in known:
+            if len(known) >= _PARTS:
+                return None
             known[text] = None
             known[text] = max(self._candidates(text, known), key=lambda found: found[0], default=None)
         return known[text]

@@ -130,3 +130,9 @@ def test_the_language_of_an_environment(environment: dict[str, str], language: s
 )
 def test_the_language_of_a_request(accepted: str, language: str) -> None:
     assert language_of_request(accepted) == language
+
+
+@pytest.mark.parametrize("part", ["a b: ", "; did you mean ", "must be ", ", not ", "form, line 3: ", "; "])
+def test_a_text_that_looks_like_many_messages_is_answered(part: str) -> None:
+    text = (part * 4_000)[:3_990] + "a b c"
+    assert translate(text, "zh_CN")
