@@ -43,6 +43,9 @@ class WorkLeases:
         self._works = works
         self._holder = f"{socket.gethostname()[:40]}:{secrets.token_hex(8)}"  # operators see it in the table
         self._held: dict[str, LiveWork] = {}
+        service.metrics.works_held.set_function(
+            lambda: sum(live.lease is not None for live in list(self._held.values()))
+        )
         self._renewed = time.monotonic()
         self._task: asyncio.Task[None] | None = None
 
@@ -106,7 +109,6 @@ class WorkLeases:
     async def _renew(self) -> None:
         """Renew the leases three times in the time that they last, and stop writing works whose lease is gone."""
         self._held = {id: live for id, live in self._held.items() if live.lease is not None}
-        self._service.metrics.works_held.set(len(self._held))
         now = time.monotonic()
         if not self._held or now - self._renewed < self._service.options.work_lease / 3:
             return
