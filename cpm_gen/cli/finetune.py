@@ -154,12 +154,12 @@ def _say_what(prepared: Prepared) -> None:
 
 
 def _train(prepared: Prepared, status: Status, interrupt: Interrupt) -> Outcome:
-    from cpm_gen.finetuning.trainer import run
+    from cpm_gen.finetuning.trainer import leave_ranks, run
 
     folder = prepared.setup.folder
     with _Log(folder, prepared, status) as log:
         try:
-            return run(prepared.setup, log.report, lambda: interrupt.asked)
+            outcome = run(prepared.setup, log.report, lambda: interrupt.asked)
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
@@ -168,6 +168,8 @@ def _train(prepared: Prepared, status: Status, interrupt: Interrupt) -> Outcome:
                 f"not enough memory for {memory.micro_batch} windows at once; give a smaller --micro-batch"
                 f"{'' if memory.checkpointing else ', --gradient-checkpointing'} or --lora 16, and start again with --force"
             ) from None
+    leave_ranks()  # every rank: a process that ends while the group's threads run may abort
+    return outcome
 
 
 class _Log:
@@ -242,10 +244,8 @@ def _finish(prepared: Prepared, outcome: Outcome, folder: RunFolder) -> dict[str
     from cpm_gen.finetuning.gpt2 import weights_hash
     from cpm_gen.finetuning.loss_plot import read_log, save_loss_plot
     from cpm_gen.finetuning.run_folder import LOG
-    from cpm_gen.finetuning.trainer import leave_ranks
     from cpm_gen.runtime.finetuned import write_model
 
-    leave_ranks()
     whole, written = folder.checkpoints / "whole", folder.checkpoints / "written"
     for left in (whole, written):
         shutil.rmtree(left, ignore_errors=True)
