@@ -37,6 +37,7 @@ def plain(args: argparse.Namespace, folder: Path) -> list[float]:
 
     tokenizer = find_tokenizer(ModelOptions(model=args.model))
     network = load_network(open_checkpoint(model_folder(args.model)), None, 0.1)
+    network.set_attn_implementation("sdpa")  # transformers' choice
     texts = encode_sources(find_sources([args.data], "lyric", records=None), tokenizer, 0.05)
     ids = texts.sources[0].train.tolist()
     n = int(network.config.n_positions)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config
 
 from cpm_gen.checkpoints import tensor_table
 from cpm_gen.checkpoints.attention_heads import resolve_heads
@@ -21,19 +21,20 @@ from cpm_gen.checkpoints.tensor_to_write import read_slice
 from cpm_gen.config.files import shipped
 from cpm_gen.config.model_sizes import ModelSize, read_size
 from cpm_gen.errors import CheckpointError, ConfigError
+from cpm_gen.finetuning.language_model import ATTENTION, LanguageModel
 
 _SIZE = re.compile(r"(\d{1,4})x(\d{1,6})x(\d{1,4})x(\d{1,6})")
 _BODY = "transformer."
 
 
-def load_network(checkpoint: Checkpoint, heads: int | None, dropout: float) -> GPT2LMHeadModel:
+def load_network(checkpoint: Checkpoint, heads: int | None, dropout: float) -> LanguageModel:
     """The network of a checkpoint in float32. Raises CheckpointError for an ONNX file and for heads that are not known."""
     if checkpoint.is_onnx:
         raise CheckpointError(
             f"{checkpoint.folder}: an ONNX file cannot be trained; take the checkpoint that it was made from"
         )
     config = network_config(checkpoint, resolve_heads(checkpoint, heads), torch.float32, {})
-    model = GPT2LMHeadModel(_config(config, dropout))
+    model = LanguageModel(_config(config, dropout))
     own = model.state_dict()
     with torch.no_grad():
         for name, theirs, turned in stored_names(checkpoint.layers):
@@ -43,7 +44,7 @@ def load_network(checkpoint: Checkpoint, heads: int | None, dropout: float) -> G
     return model
 
 
-def new_network(size: ModelSize, dropout: float, seed: int) -> GPT2LMHeadModel:
+def new_network(size: ModelSize, dropout: float, seed: int) -> LanguageModel:
     """A network of CPM-1's kind with random weights, in float32."""
     config = {
         "vocab_size": size.vocabulary,
@@ -53,14 +54,13 @@ def new_network(size: ModelSize, dropout: float, seed: int) -> GPT2LMHeadModel:
         "n_head": size.heads,
     }
     torch.manual_seed(seed)
-    return GPT2LMHeadModel(_config(config, dropout))
+    return LanguageModel(_config(config, dropout))
 
 
 def _config(content: Mapping[str, Any], dropout: float) -> GPT2Config:
     ids = {"bos_token_id": None, "eos_token_id": None}  # else GPT-2's, which are no rows here
-    return GPT2Config(
-        **{**ids, **content, "embd_pdrop": dropout, "resid_pdrop": dropout, "attn_pdrop": dropout, "use_cache": False}
-    )
+    dropouts = {"embd_pdrop": dropout, "resid_pdrop": dropout, "attn_pdrop": dropout}
+    return GPT2Config(**{**ids, **content, **dropouts, "use_cache": False, "attn_implementation": ATTENTION})
 
 
 def parse_size(text: str, vocabulary: int) -> ModelSize:

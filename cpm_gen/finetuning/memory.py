@@ -1,7 +1,7 @@
 """What training needs of a device's memory, before it begins.
 
 The figures are estimates: weights, gradients and the optimizer's two moments in float32, and for each token of a step what the backward
-pass keeps of a layer (about 34 numbers for each of the hidden size, Korthikanti et al. 2022) and the logits.
+pass keeps of a layer (about 34 numbers for each of the hidden size, Korthikanti et al. 2022). Logits are held for some tokens at a time.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import torch
 
 from cpm_gen.config.finetune_options import FinetuneOptions
 from cpm_gen.errors import InputError
+from cpm_gen.finetuning.language_model import HELD_LOGITS
 
 _KEPT = 34  # numbers of a layer for each number of the hidden state
-_LOGITS = 12  # bytes a token and row of the vocabulary: logits, their softmax, their gradient
+_LOGITS = 14  # bytes of a logit: itself, its softmax, its gradient in the computation's format and in float32
 _SHARE = 0.7  # of the memory that is free
 
 
@@ -50,12 +51,11 @@ def plan_memory(
             "try --lora 16, which trains few of the weights, a smaller model, or --deepspeed"
         )
     width = (2 if half else 4) * _KEPT * int(config.n_layer) * int(config.n_embd)
-    left = _SHARE * max(free - fixed, 0)
-    logits = _LOGITS * int(config.vocab_size)
+    left = _SHARE * max(free - fixed - _LOGITS * max(HELD_LOGITS, int(config.vocab_size)), 0)
     checkpointing = options.gradient_checkpointing
     if checkpointing is None:
-        checkpointing = length * (width + logits) > left
-    window = length * ((width // _KEPT if checkpointing else width) + logits)
+        checkpointing = length * width > left
+    window = length * (width // _KEPT if checkpointing else width)
     if options.micro_batch is not None:
         return MemoryPlan(options.micro_batch, checkpointing)
     micro = max(1, min(rows, int(left // window)))

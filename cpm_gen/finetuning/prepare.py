@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GPT2LMHeadModel
 
 from cpm_gen.checkpoints import tensor_table
 from cpm_gen.checkpoints.attention_heads import resolve_heads
@@ -25,6 +24,7 @@ from cpm_gen.errors import CheckpointError, ConfigError, InputError
 from cpm_gen.finetuning.cpm1 import Cpm1Examples
 from cpm_gen.finetuning.device import find_device, find_precision
 from cpm_gen.finetuning.gpt2 import load_network, new_network, parse_size
+from cpm_gen.finetuning.language_model import LanguageModel
 from cpm_gen.finetuning.memory import MemoryPlan, plan_memory
 from cpm_gen.finetuning.run_folder import RunFolder
 from cpm_gen.finetuning.samples import Sampler
@@ -37,7 +37,7 @@ from cpm_gen.text.find_tokenizer import find_tokenizer, fitting_tokenizer
 from cpm_gen.text.tokenizer import TextTokenizer
 
 _CPM_1_LENGTH = 1024
-_MEASURED = 60_000  # tokens of the held-out texts, of each source
+_MEASURED = 60_000  # tokens of the held-out texts, as many of each source
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,8 @@ def prepare(request: Request, folder: RunFolder, *, resume: bool, reading: Readi
             }
         )
     prompt = options.sample or first_words(sources[0])
-    held = [row for s in texts.sources for row in held_out_rows(s.held, length, _MEASURED, texts.unk)]
+    most = _MEASURED // len(texts.sources)
+    held = [row for s in texts.sources for row in held_out_rows(s.held, length, most, texts.unk)]
     setup = Setup(
         model=model,
         windows=windows,
@@ -223,7 +224,7 @@ def _windows(
     return texts, RandomWindows(texts, ends, length, positions, request.seed)
 
 
-def with_adapters(model: GPT2LMHeadModel, rank: int, dropout: float, seed: int) -> Any:
+def with_adapters(model: LanguageModel, rank: int, dropout: float, seed: int) -> Any:
     """``model`` with low-rank adapters (Hu et al. 2021) on the matrices of its layers; only these are trained."""
     from peft import LoraConfig, get_peft_model
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import transformers
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -96,8 +95,7 @@ class WindowTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        logits = model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False).logits
-        loss = _loss(logits, inputs["labels"]) / num_items_in_batch.clamp(min=1)
+        loss = _summed(model, inputs) / num_items_in_batch.clamp(min=1)
         return loss * self.accelerator.num_processes  # the ranks' gradients are averaged
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -115,10 +113,7 @@ class WindowTrainer(Trainer):
             for rows in mine:
                 batch = {name: values.to(self.args.device) for name, values in _collate([rows]).items()}
                 with self.compute_loss_context_manager():
-                    logits = model(
-                        input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False
-                    ).logits
-                total += float(_loss(logits, batch["labels"]))
+                    total += float(_summed(model, batch))
                 count += int((batch["labels"] != IGNORED).sum())
         sums = self.accelerator.reduce(torch.stack([total, count]).to(self.args.device, torch.float64), "sum")
         metrics = {HELD_OUT: float(sums[0] / sums[1])}
@@ -131,9 +126,12 @@ class WindowTrainer(Trainer):
         return [entry[HELD_OUT] for entry in self.state.log_history if HELD_OUT in entry]
 
 
-def _loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """The sum over targets."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+def _summed(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """The sum over targets, in nats."""
+    loss: Tensor = model(
+        input_ids=batch["input_ids"], position_ids=batch["position_ids"], targets=batch["labels"], use_cache=False
+    )
+    return loss
 
 
 def _arguments(setup: Setup) -> TrainingArguments:
