@@ -29,7 +29,7 @@ def sources(id: str) -> list[Source]:
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
     except ModuleNotFoundError:
         raise ConfigError(
-            f"{id}: models of the Hugging Face Hub need huggingface_hub; in the checkout, pip install -e '.[hf]'"
+            f"{id}: models of the Hugging Face Hub need huggingface_hub; in the checkout, pip install -c constraints.txt -e '.[hf]'"
         ) from None
     try:
         info = hub.HfApi().model_info(id, files_metadata=True, timeout=30)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cpm_gen.checkpoints.checkpoint import Checkpoint
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
+UNFINISHED_RUN = Path("checkpoints", "run.json")  # in the folder of a cpm-gen finetune that has not ended
 
 
 def model_folder(model: str | None) -> Path:

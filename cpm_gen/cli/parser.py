@@ -108,4 +108,4 @@ def install_hint(module: str | None, extra: str, what: str) -> ConfigError:
     """The error for a library that an extra brings, or that Windows does not have."""
     if module in ("resource", "fcntl"):
         return ConfigError(f"{what} runs on Linux and macOS; on Windows it runs in WSL, which is supported")
-    return ConfigError(f"{what} needs {module}: pip install -e '.[{extra}]' in the checkout")
+    return ConfigError(f"{what} needs {module}: pip install -c constraints.txt -e '.[{extra}]' in the checkout")

@@ -278,7 +278,9 @@ def _check_files(options: FinetuneOptions) -> None:
     if not Path(options.deepspeed).is_file():
         raise InputError(f"--deepspeed {options.deepspeed}: no such file; configs/deepspeed has two")
     if importlib.util.find_spec("deepspeed") is None:
-        raise ConfigError("--deepspeed needs deepspeed: pip install -e '.[deepspeed]' in the checkout")
+        raise ConfigError(
+            "--deepspeed needs deepspeed: pip install -c constraints.txt -e '.[deepspeed]' in the checkout"
+        )
     if "RANK" not in os.environ:
         raise ConfigError("--deepspeed is for ranks; start them with torchrun or deepspeed (docs/finetuning.md)")
 

@@ -14,11 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cpm_gen.checkpoints.locate import UNFINISHED_RUN
 from cpm_gen.checkpoints.publish import flush_entry
 from cpm_gen.errors import InputError
 
-CHECKPOINTS = "checkpoints"
-_RUN = "run.json"
 _COMPLETE = "complete.json"
 _PREFIX = "checkpoint-"
 _VERSION = 1
@@ -30,24 +29,25 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.checkpoints = path / CHECKPOINTS
+        self._run = path / UNFINISHED_RUN
+        self.checkpoints = self._run.parent
 
     @property
     def begun(self) -> bool:
         """Whether a run was begun here and has not ended."""
-        return (self.checkpoints / _RUN).is_file()
+        return self._run.is_file()
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Make the folder; raises InputError if the system refuses."""
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            _write(self.checkpoints / _RUN, {"version": _VERSION, **settings})
+            _write(self._run, {"version": _VERSION, **settings})
         except OSError as error:
             raise InputError(f"{self.path}: could not be written: {error.strerror or error}") from None
 
     def settings(self) -> dict[str, Any]:
         """What :meth:`begin` wrote; raises InputError where there is none or it does not read."""
-        path = self.checkpoints / _RUN
+        path = self._run
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:

@@ -108,7 +108,7 @@ def _parsed(tokenizer: Tokenizer) -> Any:
         from sentencepiece import sentencepiece_model_pb2
     except ImportError:
         raise TokenizerError(
-            f"{tokenizer.path}: to write it as tokenizer.json needs protobuf; in the checkout, pip install -e '.[hf]'"
+            f"{tokenizer.path}: to write it as tokenizer.json needs protobuf; in the checkout, pip install -c constraints.txt -e '.[hf]'"
         ) from None
     messages: Any = sentencepiece_model_pb2
     model = messages.ModelProto()

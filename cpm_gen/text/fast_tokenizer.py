@@ -29,7 +29,7 @@ def library(path: Path) -> Any:
         import tokenizers
     except ImportError:
         raise TokenizerError(
-            f"{path}: this kind of vocabulary needs tokenizers; in the checkout, pip install -e '.[hf]'"
+            f"{path}: this kind of vocabulary needs tokenizers; in the checkout, pip install -c constraints.txt -e '.[hf]'"
         ) from None
     return tokenizers
 

@@ -79,7 +79,9 @@ def _protobuf() -> Any:
     try:
         from sentencepiece import sentencepiece_model_pb2
     except ImportError:
-        raise ConfigError("to make a vocabulary needs protobuf; in the checkout, pip install -e '.[hf]'") from None
+        raise ConfigError(
+            "to make a vocabulary needs protobuf; in the checkout, pip install -c constraints.txt -e '.[hf]'"
+        ) from None
     return sentencepiece_model_pb2
 
 

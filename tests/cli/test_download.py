@@ -240,7 +240,7 @@ def test_without_huggingface_hub_one_line_says_how_to_install_it(run, monkeypatc
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     status, _, err = run("owner/tiny")
     assert status == 2
-    assert "pip install -e '.[hf]'" in err
+    assert "pip install -c constraints.txt -e '.[hf]'" in err
     assert err.count("\n") == 1
 
 

@@ -66,7 +66,7 @@ def test_a_plot_without_matplotlib_says_how_to_install_it(
     monkeypatch.delitem(sys.modules, "cpm_gen.evaluation.plot", raising=False)
     status, _, err = run("eval-window", "--data", poems, *SMALL, "--plot", str(tmp_path / "w.svg"))
     assert status == 2
-    assert "--plot needs matplotlib: pip install -e '.[plot]'" in err
+    assert "--plot needs matplotlib: pip install -c constraints.txt -e '.[plot]'" in err
 
 
 def test_the_stale_cache_and_the_kept_beginning_can_be_left_out(run: Run, poems: str) -> None:

@@ -125,7 +125,7 @@ def test_a_missing_package_is_named(run: Run, texts: Path, tmp_path: Path, monke
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name == "peft" else real(name))
     status, _, err = run(*words(texts, tmp_path / "out"))
     assert (status, err.count("\n")) == (2, 1)
-    assert "cpm-gen finetune needs peft: pip install -e '.[train]'" in err
+    assert "cpm-gen finetune needs peft: pip install -c constraints.txt -e '.[train]'" in err
 
 
 def test_too_little_memory_is_said_before_and_while_training(

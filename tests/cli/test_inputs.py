@@ -181,7 +181,7 @@ def test_completion_of_a_shell_names_commands_and_flags(run: Run, shell: str) ->
 
 def test_a_module_that_windows_lacks_says_what_is_supported() -> None:
     assert "WSL" in str(install_hint("resource", "serve", "the service"))
-    assert "pip install -e '.[serve]'" in str(install_hint("fastapi", "serve", "the service"))
+    assert "pip install -c constraints.txt -e '.[serve]'" in str(install_hint("fastapi", "serve", "the service"))
 
 
 def test_no_text_says_to_install_a_package_that_no_index_has() -> None:

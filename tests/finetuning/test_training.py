@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import cpm_gen
 from cpm_gen.checkpoints.locate import open_checkpoint
 from cpm_gen.config.finetune_options import finetune_options
 from cpm_gen.config.options import ModelOptions
+from cpm_gen.errors import CheckpointError
 from tests.cli.conftest import Run
 from tests.finetuning.independent_network import Network
 from tests.processes import TORCHRUN
@@ -213,7 +215,9 @@ def test_a_run_goes_on_to_the_same_weights(
         assert process.wait(60) == (-9 if number == signal.SIGKILL else 130)
         if number == signal.SIGINT:
             assert "which is saved; cpm-gen finetune --resume --output" in log.read_text()
-        with pytest.raises(Exception, match="latest_checkpointed_iteration"):
+        with pytest.raises(
+            CheckpointError, match=f"has not ended; cpm-gen finetune --resume --output {re.escape(str(out))}"
+        ):
             open_checkpoint(out)  # a folder has a model when the run has ended
         newest = max(out.glob("checkpoints/checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
         if step == 95 and number == signal.SIGKILL:  # a half-written one

@@ -201,7 +201,7 @@ def test_without_the_library_one_line_says_how_to_install_it(tmp_path: Path) -> 
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert "vocab.txt" in done.stderr
-    assert "pip install -e '.[hf]'" in done.stderr
+    assert "pip install -c constraints.txt -e '.[hf]'" in done.stderr
 
 
 def test_cpms_own_vocabulary_needs_no_library(tmp_path: Path) -> None:

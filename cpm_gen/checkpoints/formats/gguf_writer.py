@@ -56,7 +56,7 @@ def export_gguf(
     InputError if the target exists (unless ``force``), its folder does not or the disk is full.
     """
     if importlib.util.find_spec("gguf") is None:
-        raise ConfigError("export to GGUF needs gguf: in the checkout, pip install -e '.[gguf]'")
+        raise ConfigError("export to GGUF needs gguf: in the checkout, pip install -c constraints.txt -e '.[gguf]'")
     check_source(checkpoint, target, force=force)
     if checkpoint.variant.gelu != "tanh":
         raise CheckpointError(

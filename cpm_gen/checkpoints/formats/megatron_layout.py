@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cpm_gen.checkpoints.locate import no_such_folder
+from cpm_gen.checkpoints.locate import UNFINISHED_RUN, no_such_folder
 from cpm_gen.checkpoints.small_files import read_small_text
 from cpm_gen.errors import CheckpointError
 
@@ -97,6 +97,10 @@ def _directory(folder: Path) -> tuple[Path, str, Path]:
         some = ", ".join(str(folder / step) for step in steps[-3:])
         raise CheckpointError(
             f"{folder}: no {TRACKER} there that names the iteration; give a folder of shards itself: {some}"
+        )
+    if (folder / UNFINISHED_RUN).is_file():
+        raise CheckpointError(
+            f"{folder}: a cpm-gen finetune that has not ended; cpm-gen finetune --resume --output {folder} continues it"
         )
     raise CheckpointError(
         f"{folder}: no {TRACKER} there, so no CPM checkpoint, and no config.json, so no Hugging Face folder"

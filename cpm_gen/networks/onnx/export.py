@@ -49,7 +49,9 @@ def export_onnx(
     file that does not compute what the torch network computes; nothing is then written.
     """
     if missing := next((name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None), None):
-        raise ConfigError(f"export to ONNX needs {missing}: in the checkout, pip install -e '.[onnx]'")
+        raise ConfigError(
+            f"export to ONNX needs {missing}: in the checkout, pip install -c constraints.txt -e '.[onnx]'"
+        )
     from cpm_gen.networks.onnx.graph import Form, GraphBuilder
     from cpm_gen.networks.onnx.write_file import MOST_INSIDE, data_name, write_file
 

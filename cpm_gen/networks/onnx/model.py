@@ -47,7 +47,9 @@ def open_session(path: Path, threads: int) -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise ConfigError("an ONNX file needs onnxruntime: in the checkout, pip install -e '.[onnx]'") from None
+        raise ConfigError(
+            "an ONNX file needs onnxruntime: in the checkout, pip install -c constraints.txt -e '.[onnx]'"
+        ) from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # errors are raised, too

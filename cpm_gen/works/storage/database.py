@@ -65,7 +65,7 @@ class Database:
                 raise ConfigError(f"database: {error}") from None
             if isinstance(error, ModuleNotFoundError):
                 raise ConfigError(
-                    f"database {self} needs {error.name}: in the checkout, pip install -e '.[postgres]'"
+                    f"database {self} needs {error.name}: in the checkout, pip install -c constraints.txt -e '.[postgres]'"
                 ) from None
             if isinstance(error, (OSError, SQLAlchemyError, CommandError)):  # CommandError: its migrations are damaged
                 raise ConfigError(f"database {self}: {first_line(error)}") from None
