@@ -45,6 +45,12 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"formatter_class": _Help} | options)
+        self._given: Sequence[str] = ()
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As argparse does; the words are kept for hints, as one that is no flag may have been taken for a text."""
+        self._given = sys.argv[1:] if args is None else args
+        return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print the message, and what was probably meant; end with status 2."""
@@ -56,11 +62,12 @@ class Parser(argparse.ArgumentParser):
         if found := re.search(r"invalid choice: '(.*?)' \(choose from", message):
             return _near(found[1], self._commands())
         if found := re.match(r"unrecognized arguments: (.*)", message, re.DOTALL):
-            word = found[1].split()[0] if found[1].split() else ""
-            flag = word.partition("=")[0].translate(_DASHES)
-            if re.fullmatch(r"--?[A-Za-z][\w-]*", flag):
-                return _near(flag, self._flags())
-            return f"; {_DASH}" if word.startswith("-") else ""
+            left = found[1].split()
+            for word in (*left[:1], *(w for w in self._given if w[:1].translate(_DASHES) != w[:1])):
+                flag = word.partition("=")[0].translate(_DASHES)
+                if re.fullmatch(r"--?[A-Za-z][\w-]*", flag):
+                    return _near(flag, self._flags())
+            return f"; {_DASH}" if left and left[0].startswith("-") else ""
         if message.startswith(("argument --prompt:", "argument --stop:")) and "expected one argument" in message:
             return f"; a value that begins with - is given as --{message[11:].partition(':')[0].strip('-')}=TEXT"
         return ""

@@ -140,6 +140,7 @@ def test_without_a_command_the_commands_are_shown(run: Run) -> None:
         (["lyric", "x", "--temprature", "0.5"], "did you mean --temperature?"),
         (["lyric", "x", "--max-tokens=5"], "did you mean --max-new-tokens?"),
         (["lyric", "x", "——seed", "1"], "did you mean --seed?"),
+        (["lyric", "——seed", "1", "明月"], "did you mean --seed?"),
         (["lyric", "x", "—-top-p=0.9"], "did you mean --top-p?"),
         (["generate", "-从前"], "--prompt=TEXT, or after --"),
         (["generate", "--prompt", "-从前"], "--prompt=TEXT"),

@@ -7,6 +7,7 @@ import pytest
 
 import cpm_gen
 from cpm_gen.errors import ConfigError, InputError
+from cpm_gen.runtime.rewrite import plan_rewrite, rewrite_options
 
 TEXT = (
     "第二天一早，天还没有亮，他便起了床。推开门，院子里积了厚厚的一层雪，连井台也看不见了。他站了一会儿，"
@@ -93,6 +94,16 @@ def test_a_line_of_a_lyric_is_rewritten_within_its_line(llm: cpm_gen.LLM) -> Non
     assert text[found.start : found.end] == "疑是地上霜。"
     assert found.candidates
     assert all("\n" not in c.text and c.text[-1] in "。！？" for c in found.candidates)
+
+
+def test_a_line_of_a_form_does_not_end_a_novels_chapter(llm: cpm_gen.LLM) -> None:
+    text = "春水东流不见人，明月照我归去也。"
+    options = rewrite_options({"style": "lyric", "form": "7，7。", "seed": 1, "n": 2})
+    plan = plan_rewrite(llm.engine, *select("明月照我归去也。", text), *options)
+    assert plan.constraint is not None
+    join = plan.constraint.passage.joined
+    assert join(("又听东风吹我衣",)) == "又听东风吹我衣"
+    assert join(("且听下回分解罢",)) is None
 
 
 def test_a_text_longer_than_the_window_on_both_sides_fits_it(llm: cpm_gen.LLM) -> None:
