@@ -27,7 +27,7 @@ WARM = 3  # steps that are not counted
 def plain(args: argparse.Namespace, folder: Path) -> list[float]:
     """Seconds of each step of the plain script."""
     import torch
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
     from cpm_gen.checkpoints.locate import model_folder, open_checkpoint
     from cpm_gen.config.options import ModelOptions
@@ -36,8 +36,10 @@ def plain(args: argparse.Namespace, folder: Path) -> list[float]:
     from cpm_gen.text.find_tokenizer import find_tokenizer
 
     tokenizer = find_tokenizer(ModelOptions(model=args.model))
-    network = load_network(open_checkpoint(model_folder(args.model)), None, 0.1)
-    network.set_attn_implementation("sdpa")  # transformers' choice
+    loaded = load_network(open_checkpoint(model_folder(args.model)), None, 0.1)
+    usual = {"activation_function": "gelu_new", "attn_implementation": "sdpa"}  # as transformers opens such a model
+    network = GPT2LMHeadModel(GPT2Config(**{**loaded.config.to_dict(), **usual}))
+    network.load_state_dict(loaded.state_dict())
     texts = encode_sources(find_sources([args.data], "lyric", records=None), tokenizer, 0.05)
     ids = texts.sources[0].train.tolist()
     n = int(network.config.n_positions)

@@ -59,6 +59,8 @@ def new_network(size: ModelSize, dropout: float, seed: int) -> LanguageModel:
 
 def _config(content: Mapping[str, Any], dropout: float) -> GPT2Config:
     ids = {"bos_token_id": None, "eos_token_id": None}  # else GPT-2's, which are no rows here
+    if content.get("activation_function", "gelu_new") == "gelu_new":  # in transformers eight operations, in torch one
+        content = {**content, "activation_function": "gelu_pytorch_tanh"}
     dropouts = {"embd_pdrop": dropout, "resid_pdrop": dropout, "attn_pdrop": dropout}
     return GPT2Config(**{**ids, **content, **dropouts, "use_cache": False, "attn_implementation": ATTENTION})
 
