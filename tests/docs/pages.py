@@ -10,7 +10,7 @@ TUTORIALS = (
     "docs/tutorials/the-service.md",
 )
 PAGES = ("README.md", *TUTORIALS)
-TRANSLATED = PAGES  # the same commands in Chinese pages: one run is for both
+TRANSLATED = (*PAGES, "docs/coming-from.md")  # the same commands in Chinese pages: one run is for both
 
 _INSTALLS = "CI installs from a clean checkout with the README's first command"
 _DOWNLOADS = "downloads; tests/cli/test_download.py runs it against a server of its own"
