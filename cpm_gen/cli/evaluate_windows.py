@@ -100,7 +100,7 @@ def _tables(report: WindowReport) -> str:
                 [localized("method"), *names, past, localized("against hop 1")],
                 *(
                     [
-                        m.name,
+                        localized(m.name),
                         *(number(m.by_position.get(n), ",.1f") for n in names),
                         number(m.past, ",.1f"),
                         with_interval(m.against_hop_1, "+.2%"),
@@ -116,7 +116,7 @@ def _tables(report: WindowReport) -> str:
         head = [localized(cell) for cell in head]
         rows = [
             [
-                m.name,
+                localized(m.name),
                 number(m.after_slide, ",.1f"),
                 with_interval(m.after_slide_against_hop_1, "+.2%"),
                 number(m.mid_window, ",.1f"),
@@ -127,7 +127,10 @@ def _tables(report: WindowReport) -> str:
         parts += ["\n" + localized("Around slides:") + "\n\n", table([head, *rows])]
     for title, field in _VARIETY:
         if report.generated:
-            rows = [[n, *(number(getattr(by.get(c), field, None), ".1%") for c in names)] for n, by in report.generated]
+            rows = [
+                [localized(n), *(number(getattr(by.get(c), field, None), ".1%") for c in names)]
+                for n, by in report.generated
+            ]
             heading = localized(f"{title}, by position:")
             parts += [f"\n{heading}\n\n", table([[localized("text"), *names], *rows])]
     return "".join(parts)
