@@ -189,6 +189,7 @@ def run(*words: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, input=stdin, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_command_line_writes_without_a_prompt_and_refuses_one_beside_it(tmp_path: Path) -> None:
     folder = made(tmp_path, "BERT")
     flags = ["--model", folder, "--unconditional", "--max-new-tokens", 5, "--seed", 1]
@@ -204,6 +205,7 @@ def test_the_command_line_writes_without_a_prompt_and_refuses_one_beside_it(tmp_
     assert other.stderr.endswith("the vocabulary has no piece 'nothing'\n")
 
 
+@pytest.mark.slow
 def test_inspect_and_tokenize_say_what_the_tokenizer_is(tmp_path: Path) -> None:
     folder = made(tmp_path, "byte-level BPE")
     tokenizer = open_tokenizer(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ def write_model(prepared: Prepared, model: Any, whole: Path, target: Path, *, it
     options = request.options
     model.config.use_cache = True
     model.save_pretrained(whole)
+    config = whole / "config.json"
+    content = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps({**content, "architectures": ["GPT2LMHeadModel"]}, indent=2), encoding="utf-8")
     dtype = options.output_dtype or _stored_dtype(prepared)
     source = dataclasses.replace(request.model, model=str(whole), tokenizer=str(vocabulary_file(request.model)))
     convert_model(

@@ -84,6 +84,7 @@ def test_a_folder_computes_what_transformers_computes(folders: Path, name: str, 
     check(folders, name, kernels=kernels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kernels"), [("uer-small", "native"), ("scaled-small", "native"), ("gelu-small", "torch")]
 )

@@ -35,6 +35,7 @@ def terminal(tmp_path: Path) -> Iterator:
         child.close(force=True)
 
 
+@pytest.mark.slow
 def test_a_session_writes_in_a_form(terminal) -> None:
     child = terminal("lyric", "--seed", "1")
     child.expect("›")

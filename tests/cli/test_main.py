@@ -45,6 +45,7 @@ def mistake(run: subprocess.CompletedProcess[bytes]) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_a_lyric_from_argument_flag_file_and_pipe_is_the_same(run: Run, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text(LINE, encoding="utf-8")
     flags = ["--seed", "1", "--max-new-tokens", "20"]
@@ -324,6 +325,7 @@ def test_what_cannot_begin_overwrites_nothing(tmp_path: Path) -> None:
     assert target.read_text() == "kept"
 
 
+@pytest.mark.slow
 def test_inspect_honours_the_environment() -> None:
     assert "no such folder" in mistake(cpm_gen("inspect", CPM_GEN_MODEL="/nonexistent"))
     assert "CPM_GEN_SEAD" in mistake(cpm_gen("inspect", CPM_GEN_SEAD="1"))

@@ -15,7 +15,12 @@ from tests.docs.pages import NOT_RUN, PAGES, TRANSLATED, reason
 LINES = st.lists(st.text("ab…\"$'\\ .*()", max_size=6).map(str.rstrip), min_size=1, max_size=4).filter(
     lambda lines: any(lines)
 )
-GENERATED = {"commands.md", "settings.md", "rest.md", "metrics.md"}  # scripts/build-docs writes them, the first two also in Chinese
+GENERATED = {
+    "commands.md",
+    "settings.md",
+    "rest.md",
+    "metrics.md",
+}  # scripts/build-docs writes them, the first two also in Chinese
 CHINESE = [page for page in (ROOT / "docs").rglob("*.zh-CN.md") if page.name.replace(".zh-CN", "") not in GENERATED]
 
 

@@ -112,6 +112,7 @@ def test_a_run_gives_a_model_with_its_card(run: Run, model: Path, songs: Path, t
         "10", "MODEL_CARD.md", "chinese_vocab.model", "vocab.json", "config.json", "latest_checkpointed_iteration.txt",
         "loss.png", "tensorboard", "training.json", "training.jsonl",
     }  # fmt: skip
+    assert json.loads((out / "config.json").read_text())["architectures"] == ["GPT2LMHeadModel"]  # no class of ours
     assert open_checkpoint(out).degree == 2
     assert open_checkpoint(out).dtype == torch.float32  # the model's
     card = (out / "MODEL_CARD.md").read_text()
@@ -162,6 +163,7 @@ def test_a_hugging_face_folder_opens_in_transformers(run: Run, model: Path, song
     assert scores == pytest.approx([float(logprobs[n, i]) for n, i in enumerate(ids[1:].tolist())], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_ends_early_and_keeps_the_best_weights(model: Path, songs: Path, tmp_path: Path) -> None:
     request = request_for(model, songs, steps=400, learning_rate=0.05, patience=3, dropout=0.0, batch=2)
     prepared, outcome, steps = trained(request, tmp_path / "out")

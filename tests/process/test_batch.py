@@ -62,6 +62,7 @@ def test_a_run_that_is_killed_goes_on_and_gives_the_same(
     assert sorted(out.read_text(encoding="utf-8").splitlines()) == whole
 
 
+@pytest.mark.slow
 def test_replicas_give_the_same(source: Path, whole: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     assert main(["batch", str(source), str(out), "--replicas", "2", "--in-order"]) == 1

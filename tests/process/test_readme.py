@@ -104,7 +104,9 @@ def test_links_lead_somewhere(page: str) -> None:
             assert not heading or heading in headings(linked), target
 
 
-@pytest.mark.parametrize("name", ["lyric", "novel", "lyric_fast", "novel_fast"])
+@pytest.mark.parametrize(
+    "name", ["lyric_fast", *(pytest.param(n, marks=pytest.mark.slow) for n in ("lyric", "novel", "novel_fast"))]
+)
 def test_the_originals_scripts_write_without_arguments_and_pass_flags_on(name: str, tmp_path: Path) -> None:
     script = ROOT / "scripts" / f"generate_{name}.sh"
     environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "VIRTUAL_ENV": "1", "HOME": str(tmp_path)}

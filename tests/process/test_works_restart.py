@@ -212,6 +212,7 @@ def test_what_was_told_is_kept_within_a_second(start, tmp_path: Path):
     assert kept >= old > 0
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_share_a_database(start, tmp_path: Path):
     serve(start, tmp_path / "works.db")
     second = serve(start, tmp_path / "works.db", ready=False)

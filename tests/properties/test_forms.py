@@ -99,7 +99,7 @@ def test_a_form_goes_on_past_the_window_and_recomputes(llm, window):
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param({"kernels": "native"}, id="native"),
+        pytest.param({"kernels": "native"}, id="native", marks=pytest.mark.slow),
         pytest.param({"tensor_parallel": 2}, id="degree 2", marks=pytest.mark.slow),
     ],
 )

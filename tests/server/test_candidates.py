@@ -98,6 +98,7 @@ def test_a_work_is_written_and_followed_by_sentences(client: httpx.Client) -> No
     assert done["choices"][0]["token_ids"] == whole["token_ids"]
 
 
+@pytest.mark.slow
 def test_texts_wait_for_places_and_all_are_written(start) -> None:
     server: Server = start("--batch", "4", "--queue", "20")
     with server.client() as client:

@@ -58,6 +58,7 @@ def test_while_it_loads_the_process_lives_but_is_not_ready(start, tmp_path):
     assert len(server.lines["stdout"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "says"),
     [

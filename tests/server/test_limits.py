@@ -158,6 +158,7 @@ def test_a_text_made_to_take_for_ever_is_given_up(single):
         assert other.post("/tokenize", json={"text": "从前" * 5_000}).status_code == 200
 
 
+@pytest.mark.slow
 def test_texts_of_those_who_left_are_not_read(single):
     timeout = httpx.Timeout(PATIENCE, read=0.3)
 
@@ -195,6 +196,7 @@ def code(client: httpx.Client, path: str, within: float, **body: object) -> str:
     return answer.json()["error"]["code"]
 
 
+@pytest.mark.slow
 def test_texts_that_wait_to_be_read_are_bounded_in_number_and_time(start):
     server = start("--request-timeout", "3", "--tokenize-queue", "1")
     with concurrent.futures.ThreadPoolExecutor(3) as pool, server.client() as client:
@@ -202,6 +204,7 @@ def test_texts_that_wait_to_be_read_are_bounded_in_number_and_time(start):
         assert sorted(codes) == ["queue_full", "timeout", "timeout"]
 
 
+@pytest.mark.slow
 def test_time_runs_out_wherever_a_request_is(start):
     server = start("--request-timeout", "0.3")
     with server.client() as client:

@@ -190,6 +190,7 @@ def burst(server: Server, count: int) -> tuple[int, list[float]]:
     return most, seconds
 
 
+@pytest.mark.slow
 def test_a_burst_of_idle_connections_is_closed_and_logged_once(start):
     server = start("--connections", "4")
     most, _ = burst(server, 400)

@@ -93,6 +93,7 @@ def test_every_position_of_a_finished_text_is_one_to_go_on_from(client: httpx.Cl
             assert joined(list(follow(client, work["id"], event))) == (text[chars:], ids[tokens:])
 
 
+@pytest.mark.slow
 def test_paused_and_resumed_it_is_as_if_nothing_had_happened(server: Server, client: httpx.Client):
     work = create(client, max_new_tokens=1500)
     for tokens in (1, 200, 500):
@@ -109,6 +110,7 @@ def test_paused_and_resumed_it_is_as_if_nothing_had_happened(server: Server, cli
     assert written(settled(client, work["id"])) == undisturbed(client, max_new_tokens=1500)
 
 
+@pytest.mark.slow
 def test_followers_of_a_paused_work_wait_and_hear_when_it_goes_on(client: httpx.Client):
     work = create(client, max_new_tokens=1500)
     grown(client, work["id"], 1)

@@ -6,6 +6,8 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cpm_gen.works.storage.store import Store
 from tests.mutations import BINARY, check, linux, mutated, outcome, run_mutants
 from tests.works.manager import OWNER
@@ -80,6 +82,7 @@ def run_databases(folder: Path, first: int, count: int) -> dict[str, Any]:
     return run_mutants(attempt, first, count)
 
 
+@pytest.mark.slow
 @linux
 def test_mutants_of_a_database_are_read_or_refused(tmp_path: Path) -> None:
     check(__name__, "run_databases", tmp_path, 150)

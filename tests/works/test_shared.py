@@ -60,6 +60,7 @@ def holders(url: str) -> list[str | None]:
         engine.dispose()
 
 
+@pytest.mark.slow
 def test_a_service_that_does_not_write_a_work_reads_follows_pauses_resumes_and_deletes_it(postgres: str):
     async def test() -> None:
         async with sharing(postgres) as (first, second, service):

@@ -83,6 +83,7 @@ def test_separators_have_no_bias_and_characters_have_one_without_a_table(tokeniz
     assert masks.bias(state, masks.allowed(state)) is None
 
 
+@pytest.mark.slow
 def test_a_long_line_of_given_characters_does_not_underflow():
     tokenizer = Tokenizer(model_folder(None))
     table = bigrams.load(model_folder(None) / bigrams.FILE, tokenizer, tokenizer.size)
