@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.config.options import ModelOptions, StyleName
 from cpm_gen.errors import CheckpointError, ConfigError, InputError
 from cpm_gen.finetuning.cpm1 import Cpm1Examples
+from cpm_gen.finetuning.deepspeed_config import check_deepspeed
 from cpm_gen.finetuning.device import find_device, find_precision
 from cpm_gen.finetuning.gpt2 import load_network, new_network, parse_size
 from cpm_gen.finetuning.language_model import LanguageModel
@@ -107,7 +107,7 @@ def prepare(request: Request, folder: RunFolder, *, resume: bool, reading: Readi
     options = request.options
     notes: list[str] = []
     stored = folder.settings() if resume else None
-    _check_files(options)
+    check_deepspeed(options.deepspeed)
     use_cpu, device = find_device(options.device)
     half = find_precision(stored["precision"] if stored else options.precision, device)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # ranks that share this machine's cores
@@ -269,20 +269,6 @@ def _of_rank_0(memory: MemoryPlan, use_cpu: bool) -> MemoryPlan:
     PartialState(cpu=True, backend="gloo") if use_cpu else PartialState()
     shared: list[MemoryPlan] = broadcast_object_list([memory])
     return shared[0]
-
-
-def _check_files(options: FinetuneOptions) -> None:
-    """Check DeepSpeed and its configuration, which are read only when the network is loaded."""
-    if options.deepspeed is None:
-        return
-    if not Path(options.deepspeed).is_file():
-        raise InputError(f"--deepspeed {options.deepspeed}: no such file; configs/deepspeed has two")
-    if importlib.util.find_spec("deepspeed") is None:
-        raise ConfigError(
-            "--deepspeed needs deepspeed: pip install -c constraints.txt -e '.[deepspeed]' in the checkout"
-        )
-    if "RANK" not in os.environ:
-        raise ConfigError("--deepspeed is for ranks; start them with torchrun or deepspeed (docs/finetuning.md)")
 
 
 def _check_result(options: FinetuneOptions, size: ModelSize, inner: int | None, name: str) -> None:

@@ -71,6 +71,8 @@ def test_texts_that_cannot_be_trained_on(run: Run, tmp_path: Path, content: dict
         (("--tensor-parallel", "3"), "cannot be cut for 3 ranks"),
         (("--micro-batch", "3"), "--micro-batch must divide 8, the windows of a step on a rank, not 3"),
         (("--deepspeed", "/no/such"), "--deepspeed /no/such: no such file"),
+        (("--deepspeed", "{tmp}/zero3.json"), "its stage 3 divides the weights over the ranks"),
+        (("--deepspeed", "{tmp}/list.json"), "does not read as DeepSpeed's JSON configuration"),
         (("--recipe", "cpm1", "--held-out", "0.1"), "the recipe cpm1 holds out the last 100 songs"),
         (("--resume",), "no run to continue there; leave --resume out"),
         (("--data", "/no/such"), "/no/such: No such file or directory"),
@@ -79,7 +81,9 @@ def test_texts_that_cannot_be_trained_on(run: Run, tmp_path: Path, content: dict
 def test_settings_that_do_not_go_together(
     run: Run, texts: Path, tmp_path: Path, more: tuple[str, ...], says: str
 ) -> None:
-    status, out, err = run(*words(texts, tmp_path / "out", *more))
+    (tmp_path / "zero3.json").write_text('{"zero_optimization": {"stage": 3}}')
+    (tmp_path / "list.json").write_text("[]")
+    status, out, err = run(*words(texts, tmp_path / "out", *(word.replace("{tmp}", str(tmp_path)) for word in more)))
     assert (status, out, err.count("\n")) == (2, "", 1), err
     assert says in err
     assert not (tmp_path / "out").exists()
