@@ -31,7 +31,7 @@ class LanguageModel(GPT2LMHeadModel):  # type: ignore[no-untyped-call]
             return super().forward(input_ids=input_ids, **others)
         hidden = self.transformer(input_ids=input_ids, **others).last_hidden_state.flatten(0, 1)
         tokens = max(1, HELD_LOGITS // self.lm_head.out_features)
-        parts = zip(hidden.split(tokens), targets.flatten().split(tokens), strict=True)
+        parts = zip(torch.split(hidden, tokens), torch.split(targets.flatten(), tokens), strict=True)
         return torch.stack([
             checkpoint(self._loss, some, wanted, use_reentrant=False, preserve_rng_state=False)
             for some, wanted in parts
