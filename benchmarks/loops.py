@@ -1,7 +1,7 @@
 """Loops in long texts: repeated 4-grams, stretches of low variety and texts that end in one, by sampling setting.
 
-    python benchmarks/loops.py --human held/prose.jsonl [--style novel] [--tokens 3000] [--seed 0] [--json FILE] [--keep DIR]
-    python benchmarks/loops.py --human held/prose.jsonl --only default --set presence_penalty=0.8,top_p=0.9
+    python benchmarks/loops.py --human held/classical-prose.jsonl [--style novel] [--tokens 3000] [--seed 0] [--json FILE] [--keep DIR]
+    python benchmarks/loops.py --human held/classical-prose.jsonl --only default --set presence_penalty=0.8,top_p=0.9
 
 Ten openings of our own are continued, each with a seed of its own, in one batch. Human texts (``training/held_out.py`` writes those that
 the embedded model was not trained on) give the bound of low variety, see :mod:`cpm_gen.evaluation.variety`, and the first row of the

@@ -1,7 +1,7 @@
 """Rewrites of held-out sentences: whether the first candidate suits the text to the right better than the others.
 
-    python training/held_out.py TEXT_DIR held
-    python benchmarks/rewrite.py held/prose.jsonl [--passages 50] [--n 8] [--seed 0] [--model DIR] [--json FILE]
+    python training/held_out.py MIX_DIR held
+    python benchmarks/rewrite.py held/classical-prose.jsonl [--passages 50] [--n 8] [--seed 0] [--model DIR] [--json FILE]
 
 Sentences are drawn from all documents: 10 to 60 characters, with text on both sides. Prints the share of passages
 whose first candidate scores above the candidates' mean on the text to the right, and which share of the distance from that mean to the

@@ -1,0 +1,81 @@
+"""Put the last of some training runs into a folder as the package's embedded model: its weights, vocabulary, bigrams and figures.
+
+    python training/edition.py STAGE [STAGE ...] OUT_DIR --texts MIX_DIR --held HELD_DIR --before DIR
+
+Each ``STAGE`` is a folder that ``cpm-gen finetune`` wrote, in their order; ``HELD_DIR`` is what ``held_out.py`` wrote. ``--before`` is the edition
+before, whose training counts as the first stages and which the held-out texts are compared with. ``MODEL_CARD.md`` is written by hand;
+``training.json`` holds the figures it states, and ``samples.py`` writes its samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+VERSION = 2  # of training.json; 1 is the first edition's
+KEPT = ("based_on", "steps", "tokens", "seconds", "learning_rate", "batch", "length", "optimizer", "precision", "seed", "weights_sha256")
+VERSE = ("tang", "ci", "modern-verse")  # sources that are read as lyrics
+WINDOW = "255"  # tokens that texts are measured in: what editions of all sizes have
+SIZES = ("layers", "hidden", "heads", "vocabulary", "positions", "parameters")
+
+
+def cpm_gen(*words: str | Path) -> str:
+    """What a command prints; the script ends where it fails."""
+    done = subprocess.run([sys.executable, "-m", "cpm_gen", *map(str, words)], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"edition.py: cpm-gen {words[0]} failed")
+    return done.stdout
+
+
+def read(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    return found
+
+
+def stage(run: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a run's figures."""
+    return {key: run[key] for key in KEPT}
+
+
+def measured(model: Path, before: Path, held: Path) -> dict[str, Any]:
+    """Held-out losses in nats per character, of each file of texts, beside those of the edition before."""
+    losses = {}
+    for path in sorted(held.glob("*.jsonl")):
+        style = "lyric" if path.stem in VERSE else "novel"
+        how = ("--data", path, "--style", style, "--window-limit", WINDOW, "--json")
+        losses[path.stem] = json.loads(cpm_gen("eval", model, "--against", before, *how))
+    return losses
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stages", type=Path, nargs="+", metavar="STAGE")
+    parser.add_argument("out", type=Path, metavar="OUT_DIR")
+    parser.add_argument("--texts", type=Path, required=True)
+    parser.add_argument("--held", type=Path, required=True)
+    parser.add_argument("--before", type=Path, required=True)
+    args = parser.parse_args()
+    runs = [read(folder) for folder in args.stages]
+    cpm_gen("convert", args.stages[-1], args.out, "--to", "shards", "--dtype", "float16", "--force")
+    cpm_gen("form", "learn", args.texts, "--model", args.out)
+    before = read(args.before)
+    stages = before.get("stages", [before]) + [stage(run) for run in runs]
+    facts = {
+        "version": VERSION,
+        **{key: runs[-1][key] for key in SIZES},
+        "steps": sum(stage["steps"] for stage in stages),
+        "tokens_trained": sum(stage["tokens"] for stage in stages),
+        "stages": stages,
+        "data": runs[-1]["data"],
+        "held_out": measured(args.out, args.before, args.held),
+    }
+    (args.out / "training.json").write_text(json.dumps(facts, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
