@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cpm_gen.checkpoints.locate import EMBEDDED, open_checkpoint
+from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.llm import LLM
 from cpm_gen.outputs import Completion
 
@@ -11,6 +12,7 @@ _CHECKPOINT = open_checkpoint(EMBEDDED)
 VOCABULARY = _CHECKPOINT.vocabulary
 HIDDEN = _CHECKPOINT.hidden
 POSITIONS = _CHECKPOINT.positions
+PARAMETERS = ModelSize(_CHECKPOINT.layers, HIDDEN, 1, VOCABULARY, POSITIONS).parameters  # of any number of heads
 LIMIT = POSITIONS - 1  # of the default window, in tokens
 
 

@@ -172,6 +172,6 @@ def test_a_degree_that_is_no_whole_number_is_an_input_error(degree: object) -> N
 
 
 def test_resharding_works_several_times_and_is_listed(tmp_path) -> None:
-    for degree in (2, np.int64(4)):
+    for degree in (1, np.int64(2)):
         assert cpm_gen.reshard(EMBEDDED, degree, tmp_path / str(degree)).is_dir()
     assert {"load", "reshard", "Tokenizer"} <= set(dir(cpm_gen))

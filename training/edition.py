@@ -2,29 +2,39 @@
 
     python training/edition.py STAGE [STAGE ...] OUT_DIR --texts MIX_DIR --held HELD_DIR --before DIR
 
-Each ``STAGE`` is a folder that ``cpm-gen finetune`` wrote, in their order; ``HELD_DIR`` is what ``held_out.py`` wrote. ``--before`` is the edition
-before, whose training counts as the first stages and which the held-out texts are compared with. ``MODEL_CARD.md`` is written by hand;
-``training.json`` holds the figures it states, and ``samples.py`` writes its samples.
+Each ``STAGE`` is a folder that ``cpm-gen finetune`` wrote, in their order; ``MIX_DIR`` is what ``mix.py`` wrote, and ``HELD_DIR`` what
+``held_out.py`` wrote. ``--before`` is the model that the first stage began with: its training counts as well, and held-out texts are
+compared with it. ``MODEL_CARD.md`` is written by hand from ``training.json``; ``scripts/make-samples`` writes its samples.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 VERSION = 2  # of training.json; 1 is the first edition's
-KEPT = ("based_on", "steps", "tokens", "seconds", "learning_rate", "batch", "length", "optimizer", "precision", "seed", "weights_sha256")
+KEPT = (
+    "based_on",
+    "steps",
+    "tokens",
+    "seconds",
+    "learning_rate",
+    "batch",
+    "length",
+    "optimizer",
+    "precision",
+    "seed",
+    "weights_sha256",
+)
 VERSE = ("tang", "ci", "modern-verse")  # sources that are read as lyrics
-WINDOW = "255"  # tokens that texts are measured in: what editions of all sizes have
 SIZES = ("layers", "hidden", "heads", "vocabulary", "positions", "parameters")
 
 
-def cpm_gen(*words: str | Path) -> str:
+def cpm_gen(*words: object) -> str:
     """What a command prints; the script ends where it fails."""
     done = subprocess.run([sys.executable, "-m", "cpm_gen", *map(str, words)], stdout=subprocess.PIPE, text=True)
     if done.returncode:
@@ -42,12 +52,12 @@ def stage(run: dict[str, Any]) -> dict[str, Any]:
     return {key: run[key] for key in KEPT}
 
 
-def measured(model: Path, before: Path, held: Path) -> dict[str, Any]:
-    """Held-out losses in nats per character, of each file of texts, beside those of the edition before."""
+def measured(model: Path, before: Path, held: Path, window: int) -> dict[str, Any]:
+    """What ``cpm-gen eval`` says of each file of texts, beside the model ``before``. window: tokens that both can see."""
     losses = {}
     for path in sorted(held.glob("*.jsonl")):
         style = "lyric" if path.stem in VERSE else "novel"
-        how = ("--data", path, "--style", style, "--window-limit", WINDOW, "--json")
+        how = ("--data", path, "--style", style, "--window-limit", window, "--json")
         losses[path.stem] = json.loads(cpm_gen("eval", model, "--against", before, *how))
     return losses
 
@@ -62,7 +72,7 @@ def main() -> None:
     args = parser.parse_args()
     runs = [read(folder) for folder in args.stages]
     cpm_gen("convert", args.stages[-1], args.out, "--to", "shards", "--dtype", "float16", "--force")
-    cpm_gen("form", "learn", args.texts, "--model", args.out)
+    cpm_gen("form", "learn", *(args.texts / name for name in VERSE), "--model", args.out)
     before = read(args.before)
     stages = before.get("stages", [before]) + [stage(run) for run in runs]
     facts = {
@@ -72,7 +82,7 @@ def main() -> None:
         "tokens_trained": sum(stage["tokens"] for stage in stages),
         "stages": stages,
         "data": runs[-1]["data"],
-        "held_out": measured(args.out, args.before, args.held),
+        "held_out": measured(args.out, args.before, args.held, min(run["positions"] for run in (before, runs[-1])) - 1),
     }
     (args.out / "training.json").write_text(json.dumps(facts, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 

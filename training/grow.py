@@ -2,8 +2,8 @@
 
     python training/grow.py MODEL SIZE OUT_DIR --vocabulary VOCABULARY_DIR [--seed N]
 
-``MODEL`` is a model of any format or ``embedded``. ``SIZE`` is LAYERSxHIDDENxHEADSxPOSITIONS, with as many layers and with heads as large as
-those of ``MODEL``. ``OUT_DIR`` becomes a Hugging Face folder with the vocabulary of ``VOCABULARY_DIR``.
+``MODEL`` is a folder of any format. ``SIZE`` is LAYERSxHIDDENxHEADSxPOSITIONS, with as many layers and with heads as large as those of
+``MODEL``. ``OUT_DIR`` becomes a Hugging Face folder with the vocabulary of ``VOCABULARY_DIR``.
 
 New units begin with random weights where they read and with zeros where they write (Chen et al. 2016, Net2Net), so they add nothing until
 they are trained. The layer norms see more units, of which the new ones are zero; their gains are scaled for that. New positions begin as

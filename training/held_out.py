@@ -2,7 +2,7 @@
 
     python training/held_out.py MIX_DIR OUT_DIR
 
-``MIX_DIR`` is what ``mix.py`` wrote. Writes a file for each of its sources: ``OUT_DIR/tang.jsonl``, ``ci.jsonl``, ``classical-prose.jsonl``, ….
+``MIX_DIR`` is what ``mix.py`` wrote. Writes a file for each of its sources: ``OUT_DIR/tang.jsonl``, ``ci.jsonl``, ….
 """
 
 from __future__ import annotations

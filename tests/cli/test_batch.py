@@ -15,6 +15,7 @@ import pytest
 import cpm_gen
 from cpm_gen.cli import batch as command
 from tests.cli.conftest import Run
+from tests.embedded import VOCABULARY
 
 FLAGS = ("--threads", "1", "--max-new-tokens", "6", "--batch", "3")
 PROMPTS = ("春江潮水连海平", "话说", "明月几时有", "林冲", "却说那", "白日依山尽", "从前", "大江东去")
@@ -106,7 +107,7 @@ def test_bad_lines_are_named_by_number_and_the_others_are_written(run: Run, file
         {"id": "many", "prompt": "春", "candidates": 4},
         {"id": "both", "prompt": "春", "unconditional": True},
         {"id": "two", "prompt": ["春", "秋"]},
-        {"id": "far", "prompt": [10, 8000]},
+        {"id": "far", "prompt": [10, VOCABULARY]},
         {"id": True, "prompt": "春"},
         {"id": "\ud800", "prompt": "春"},
         {"id": "half", "prompt": "春\ud800"},
@@ -134,7 +135,7 @@ def test_bad_lines_are_named_by_number_and_the_others_are_written(run: Run, file
         ("many", None): "candidates must be at most 3",
         ("both", None): "an unconditional text has no prompt",
         ("two", None): "prompt must be one text",
-        ("far", None): "token id 8000",
+        ("far", None): f"token id {VOCABULARY}",
         (None, 18): "id must be text or a whole number, not True",
         (None, 19): "id must be Unicode text",
         ("half", None): "line 20: ",

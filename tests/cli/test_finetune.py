@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Run
+from tests.embedded import PARAMETERS, POSITIONS
 
 pytest.importorskip("accelerate")
 TEXT = ("床前明月光，\n疑是地上霜。\n举头望明月，\n低头思故乡。\n\n" * 200).strip()
@@ -30,7 +31,7 @@ def words(data: object, out: object, *more: str) -> list[str]:
         ({"a.txt": "春".encode("gbk")}, "not UTF-8"),
         (
             {"a.txt": "春\n".encode()},
-            "tokens to train on, but a window has 512 and one more; give more text, or --length 8",
+            f"tokens to train on, but a window has {POSITIONS:,} and one more; give more text, or --length 8",
         ),
         ({"a.jsonl": b'{"txt": 1}\n'}, 'needs "text", a string'),
         ({"a.jsonl": b'{"text": " "}\n'}, "holds no text"),
@@ -54,7 +55,7 @@ def test_texts_that_cannot_be_trained_on(run: Run, tmp_path: Path, content: dict
         (("--batch", "0"), "--batch: batch must be from 1 to 65536, not 0"),
         (("--learning-rate", "x"), "--learning-rate: learning_rate must be a number"),
         (("--schedule", "round"), "--schedule: schedule must be linear or cosine"),
-        (("--length", "4096"), "--length must be at most 512, the network's positions"),
+        (("--length", "4096"), f"--length must be at most {POSITIONS:,}, the network's positions"),
         (("--to", "hf", "--tensor-parallel", "2"), "--tensor-parallel is for shards"),
         (("--lora", "4", "--optimizer", "muon"), "--lora is trained with adamw"),
         (("--from-nothing", "1x32x4x64", "--lora", "4"), "leave it out with --from-nothing"),
@@ -139,7 +140,10 @@ def test_too_little_memory_is_said_before_and_while_training(
         patched.setattr("cpm_gen.finetuning.memory.free_bytes", lambda device: 1_000_000)
         status, _, err = run(*words(texts, tmp_path / "out"))
         assert (status, err.count("\n")) == (2, 1)
-        assert "training needs about 0.1 GB for weights, gradients and moments, 0.0 GB are free; try --lora 16" in err
+        needed = f"{16 * PARAMETERS / 1e9:.1f} GB"  # float32 weights, gradients and two moments
+        assert (
+            f"training needs about {needed} for weights, gradients and moments, 0.0 GB are free; try --lora 16" in err
+        )
         assert not (tmp_path / "out").exists()
 
     def full(*_: object, **__: object) -> None:

@@ -101,9 +101,32 @@ def test_the_recipe_of_the_embedded_model_makes_a_model(tmp_path: Path) -> None:
     assert [s["share"] for s in report["data"]] == pytest.approx([45 / 95, 15 / 95, 3 / 95, 16 / 95, 16 / 95], abs=1e-3)
     held = {s["name"]: s["held_out_documents"] for s in report["data"]}
     assert (held["tang"], held["ci"], held["classical-prose"]) == (5, 2, 1)
-    run("training/held_out.py", tmp_path / "text", tmp_path / "held")
+    run("training/held_out.py", mix, tmp_path / "held")
     counts = {p.stem: len(p.read_text().splitlines()) for p in (tmp_path / "held").iterdir()}
-    assert counts == {"tang": 5, "ci": 2, "prose": 1}
+    assert counts == held
+    for name in ("modern-prose", "modern-verse"):  # too few records here for one to be held out
+        (tmp_path / "held" / f"{name}.jsonl").unlink()
+    run("training/grow.py", tmp_path / "model", "1x80x5x80", tmp_path / "grown", "--vocabulary", tmp_path / "vocab")
+    run(
+        "-m", "cpm_gen", "finetune", "--model", tmp_path / "grown", "--steps", 2, "--data", mix / "mix.yaml",
+        "--output", tmp_path / "stage", "--held-out", "0.005", "--threads", 1,
+    )  # fmt: skip
+    edition = tmp_path / "edition"
+    run(
+        "training/edition.py",
+        tmp_path / "stage",
+        edition,
+        "--texts",
+        mix,
+        "--held",
+        tmp_path / "held",
+        "--before",
+        tmp_path / "model",
+    )
+    facts = json.loads((edition / "training.json").read_text())
+    assert (facts["steps"], facts["positions"]) == (202, 80)
+    for figures in facts["held_out"].values():  # two steps of a network that began as the other one
+        assert abs(figures["against"]["difference"]["loss_per_character"]["value"]) < 0.3
     import cpm_gen
 
     with cpm_gen.load(tmp_path / "model") as llm:

@@ -10,9 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from cpm_gen.checkpoints.locate import EMBEDDED
+from cpm_gen.config.model_sizes import ModelSize
+from cpm_gen.text.cpm_tokenizer import VOCABULARY_FILE
+from cpm_gen.text.make_vocabulary import NAMES_FILE
 from tests.docs.console import ROOT, Command, Shell, commands, steps
 from tests.docs.pages import TUTORIALS, reason
+from tests.embedded import LIMIT, VOCABULARY
 from tests.huggingface_folders import random_folder
+from tests.random_networks import random_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -60,9 +66,11 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).symlink_to(ROOT / name)
     (folder / "other").mkdir()
     cpm_gen = [sys.executable, "-m", "cpm_gen"]
+    for cpm in (folder / "CPM", folder / "other" / "CPM"):  # like CPM-1, it can be cut for four ranks
+        random_checkpoint(cpm, ModelSize(layers=2, hidden=64, heads=8, vocabulary=VOCABULARY, positions=512))
+        for name in (VOCABULARY_FILE, NAMES_FILE):
+            shutil.copy(EMBEDDED / name, cpm / name)
     for words in (
-        ["convert", "embedded", "CPM", "--to", "shards"],
-        ["convert", "embedded", "other/CPM", "--to", "shards"],
         ["convert", "embedded", "CPM-Generate", "--to", "hf"],
         ["export", "embedded", "model.onnx", "--format", "onnx"],
     ):
@@ -74,8 +82,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     byte_level_folder(folder / "Wenzhong-GPT2-110M")
     (folder / "texts").mkdir()
     (folder / "texts" / "a.txt").write_text("话说宋江自从上了梁山，众头领都来拜见，大排筵席，一连吃了数日。" * 3)
-    # a little longer than the window, which eval-window measures past
-    texts = ["话说林冲别了柴进，背上包裹，取路投梁山泊来。" * 28, "却说鲁智深离了五台山，取路投东京来。" * 35]
+    # longer than the window, which eval-window measures past
+    texts = ["话说林冲别了柴进，背上包裹，取路投梁山泊来。", "却说鲁智深离了五台山，取路投东京来。"]
+    texts = [text * (LIMIT // 16 + 3) for text in texts]
     (folder / "held.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     (folder / "opening.txt").write_text("话说天下大势，")
     (folder / "story.txt").write_text("[前提]\n林冲被高太尉陷害，逃出东京。\n")

@@ -68,14 +68,14 @@ def kills(start, database: Path, count: int) -> None:
 
 def killed(start, database: Path, body: dict[str, Any], after: int) -> dict[str, Any]:
     """A work whose service was killed after some events, once the next one has finished it: as if it had not been."""
-    server = serve(start, database, "--keep-alive", "300")
+    server = serve(start, database, "--keep-alive", "300", "--window-limit", "511")
     with server.client() as client:
         id = create(client, **body)["id"]
         begun = list(itertools.islice(follow(client, id), after))
         server.signal(signal.SIGKILL)
         server.wait()
     assert len(begun) == after
-    server = serve(start, database, "--keep-alive", "300")
+    server = serve(start, database, "--keep-alive", "300", "--window-limit", "511")
     with server.client() as client:
         done = settled(client, id)
         assert written(done) == undisturbed(client, **body)

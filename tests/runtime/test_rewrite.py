@@ -59,7 +59,7 @@ def test_the_same_seed_gives_the_same_candidates_in_any_batch_and_with_recompute
     found = llm.rewrite(*select(SENTENCE), n=4, seed=5, **SAMPLING)
     assert llm.rewrite(*select(SENTENCE), n=4, seed=6, **SAMPLING).candidates != found.candidates
     for options in ({"batch": 1}, {"decoder": "recompute"}):
-        with cpm_gen.load(**options) as other:
+        with cpm_gen.load(window_limit=511, **options) as other:
             again = other.rewrite(*select(SENTENCE), n=4, seed=5, **SAMPLING)
         assert [c.token_ids for c in again.candidates] == [c.token_ids for c in found.candidates]
     drawn = llm.rewrite(*select(SENTENCE), n=2, **SAMPLING)
@@ -117,7 +117,7 @@ def test_a_text_longer_than_the_window_on_both_sides_fits_it(llm: cpm_gen.LLM) -
 
 
 def test_the_kept_beginning_of_a_text_stays_in_sight() -> None:
-    with cpm_gen.load(window_keep=20) as llm:
+    with cpm_gen.load(window_limit=511, window_keep=20) as llm:
         where = select(SENTENCE, TEXT * 9)
         text, at = where[0], len(TEXT) * 8
         one = llm.rewrite(text, at + where[1], at + where[2], n=2, seed=1, **SAMPLING)
