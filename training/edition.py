@@ -53,12 +53,20 @@ def stage(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def measured(model: Path, before: Path, held: Path, window: int) -> dict[str, Any]:
-    """What ``cpm-gen eval`` says of each file of texts, beside the model ``before``. window: tokens that both can see."""
+    """Losses on each file of texts in nats per character, beside the model ``before``. window: tokens that both can see."""
     losses = {}
     for path in sorted(held.glob("*.jsonl")):
         style = "lyric" if path.stem in VERSE else "novel"
         how = ("--data", path, "--style", style, "--window-limit", window, "--json")
-        losses[path.stem] = json.loads(cpm_gen("eval", model, "--against", before, *how))
+        found = json.loads(cpm_gen("eval", model, "--against", before, *how))
+        losses[path.stem] = {
+            "documents": found["documents"],
+            "characters": found["characters"],
+            "window": window,
+            "nats_per_character": found["loss_per_character"],
+            "before": found["against"]["loss_per_character"],
+            "difference": found["against"]["difference"]["loss_per_character"],
+        }
     return losses
 
 
