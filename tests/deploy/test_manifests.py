@@ -31,27 +31,33 @@ from tests.deploy.manifests import (
 pytestmark = pytest.mark.deploy
 
 ALERTS = yaml.safe_load((ROOT / "docker" / "alerts.yml").read_text(encoding="utf-8"))
-OVERLAYS = {"base": ["base"], **{name: [f"overlays/{name}"] for name in ("cpu", "gpu", "postgres")}}
 COMPONENTS = ("monitoring", "network-policy")
+# folders of resources, components besides COMPONENTS, and files of the chart's values that say the same
+COMBINATIONS = {
+    "base": ("base", (), ()),
+    **{name: (f"overlays/{name}", (), (name,)) for name in ("cpu", "gpu", "postgres")},
+    **{f"{name}-postgres": ("base", ("model", name, "postgres"), (name, "postgres")) for name in ("cpu", "gpu")},
+    "postgres-and-an-overlay": ("overlays/gpu", ("postgres",), ("gpu", "postgres")),
+}
 RAY_SERVICE = yaml.safe_load((DEPLOY / "kuberay" / "rayservice.yaml").read_text(encoding="utf-8"))
 KEY_LINE = f"me sha256:{'0' * 64} rate=60\n"
 
 
-@pytest.fixture(scope="module", params=OVERLAYS)
+@pytest.fixture(scope="module", params=COMBINATIONS)
 def made(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[list[Manifest], list[Manifest]]:
-    """What kustomize makes of an overlay with both components, and the chart of the same values."""
+    """What kustomize makes of a combination with COMPONENTS, and the chart of the same values."""
+    resources, components, names = COMBINATIONS[request.param]
     copied = tmp_path_factory.mktemp("deploy") / "kustomize"
     shutil.copytree(KUSTOMIZE, copied)  # resources must be below a folder that they are named from
     own = copied / "own"
     own.mkdir()
     lines = {
-        "resources": [f"../{r}" for r in OVERLAYS[request.param]],
-        "components": [f"../components/{c}" for c in COMPONENTS],
+        "resources": [f"../{resources}"],
+        "components": [f"../components/{c}" for c in (*components, *COMPONENTS)],
     }
     (own / "kustomization.yaml").write_text(yaml.safe_dump(lines))
-    names = [request.param] if request.param != "base" else []
     return kustomize(own), helm(values(*names, *COMPONENTS))
 
 
@@ -203,18 +209,23 @@ def _shutdown_seconds(drain_timeout: float) -> float:
     return max(drain_timeout, main.COMMIT_SECONDS) + main.TRACE_SECONDS + main.RESPONSE_SECONDS + main.END_SECONDS + 2
 
 
-def test_the_kustomization_of_the_page_renders_and_is_the_same_in_chinese(tmp_path: Path) -> None:
+def test_the_kustomizations_of_the_page_render_and_are_the_same_in_chinese(tmp_path: Path) -> None:
     pages = [(ROOT / "docs" / "how-to" / name).read_text("utf-8") for name in ("kubernetes.md", "kubernetes.zh-CN.md")]
     blocks = [re.findall(r"^```(?:yaml|ini|bash)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE) for page in pages]
-    example = next(block for block in blocks[0] if block.startswith("apiVersion"))
-    assert example in blocks[1]
-    for command in ("helm install", "kubectl"):
+    for command in ("apiVersion", "helm install", "kubectl"):
         assert [b for b in blocks[0] if b.startswith(command)] == [b for b in blocks[1] if b.startswith(command)]
     shutil.copytree(DEPLOY, tmp_path / "deploy")
-    (tmp_path / "kustomization.yaml").write_text(example)
-    made = kustomize(tmp_path)
-    assert {"Deployment", "PrometheusRule"} <= {m["kind"] for m in made}
-    assert next(containers(of_kind(made, "Deployment")))["image"] == "REGISTRY/cpm-gen:TAG"
+    deployments = []
+    for example in (block for block in blocks[0] if block.startswith("apiVersion")):
+        (tmp_path / "kustomization.yaml").write_text(example)
+        made = kustomize(tmp_path)
+        assert [mistake for manifest in made for mistake in mistakes(manifest)] == []
+        deployments.append(of_kind(made, "Deployment"))
+        assert ("components/monitoring" in example) == ("PrometheusRule" in {m["kind"] for m in made})
+    images = [next(containers(deployment))["image"] for deployment in deployments]
+    assert images == ["REGISTRY/cpm-gen:TAG", "REGISTRY/cpm-gen:cuda"]
+    settings = environment(next(containers(deployments[1])))
+    assert settings.keys() >= {"CPM_GEN_MODEL", "CPM_GEN_DEVICE", "CPM_GEN_DATABASE"}
     for file in re.findall(r"--values (\S+)", pages[0]):
         assert (ROOT / file).is_file()
 
