@@ -280,7 +280,7 @@ def test_a_mistake_is_one_line(run: Run, prompts: tuple[str, Path], words: list[
 
 def test_the_example_of_the_page_gives_what_it_shows(run: Run, files: Files) -> None:
     page = (Path(__file__).parents[2] / "docs" / "batch.md").read_text(encoding="utf-8")
-    given, shown = (block.splitlines() for block in re.findall(r"```json\n(.*?)\n```", page, re.DOTALL))
+    given, shown = (block.splitlines() for block in re.findall(r"```json\b.*?\n(.*?)\n```", page, re.DOTALL))
     source, out = files(*(line.encode() for line in given))
     assert run("batch", source, str(out), "--config", "lyric", *FLAGS, "--batch", "4")[0] == 0
     found = {r["id"]: r for r in results(out)}

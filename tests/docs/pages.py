@@ -9,7 +9,8 @@ TUTORIALS = (
     "docs/tutorials/your-own-model.md",
     "docs/tutorials/the-service.md",
 )
-PAGES = ("README.md", *TUTORIALS)
+FOLLOWED = (*TUTORIALS, "docs/batch.md")  # read from the first line to the last, in a folder with nothing else
+PAGES = ("README.md", *FOLLOWED)
 TRANSLATED = (*PAGES, "docs/coming-from.md")  # the same commands in Chinese pages: one run is for both
 
 _INSTALLS = "CI installs from a clean checkout with the README's first command"
@@ -32,6 +33,11 @@ NOT_RUN: dict[str, dict[str, str]] = {  # by page; * stands for any characters
         "pip install *": _INSTALLS,
         "cpm-gen download gpt2-chinese-lyric": _DOWNLOADS,
         'cpm-gen lyric "最美的不是下雨天" --model gpt2-chinese-lyric': "needs that download",
+    },
+    "docs/batch.md": {
+        "python3 -m venv *": _INSTALLS,
+        "* --replicas 8 *": "needs eight GPUs; the line above it starts two processes on a CPU",
+        "* --ray": "needs the extra ray and a cluster's nodes; tests/batch/test_ray_data.py starts one on this machine",
     },
 }
 

@@ -15,7 +15,7 @@ from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.text.cpm_tokenizer import VOCABULARY_FILE
 from cpm_gen.text.make_vocabulary import NAMES_FILE
 from tests.docs.console import ROOT, Command, Shell, commands, steps
-from tests.docs.pages import TUTORIALS, reason
+from tests.docs.pages import FOLLOWED, reason
 from tests.embedded import LIMIT, VOCABULARY
 from tests.huggingface_folders import random_folder
 from tests.random_networks import random_checkpoint
@@ -53,8 +53,8 @@ def run(text: str, page: str, shell: Shell) -> None:
                 shell.run(step)
 
 
-@pytest.mark.parametrize("page", TUTORIALS)
-def test_a_tutorial_can_be_followed(page: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", FOLLOWED)
+def test_a_page_can_be_followed(page: str, tmp_path: Path) -> None:
     run((ROOT / page).read_text(encoding="utf-8"), page, Shell(tmp_path))
 
 

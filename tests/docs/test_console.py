@@ -107,13 +107,20 @@ def test_the_chinese_page_has_the_same_commands_and_files(page: str) -> None:
 
 def test_the_chinese_readme_has_the_same_blocks_besides_the_packages_of_ubuntu() -> None:
     english, chinese = (
-        re.findall(
-            r"^```(bash|python|json)\n(.*?)^```$", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-        )
-        for name in ("README.md", "README.zh-CN.md")
+        re.findall(r"^```(bash|python|json)\n(.*?)^```$", re.sub(r"  # .*", "", text), re.DOTALL | re.MULTILINE)
+        for text in readmes()
     )
     assert english == [(kind, block) for kind, block in chinese if not block.startswith("sudo apt-get ")]
     assert len(chinese) == len(english) + 1
+
+
+def test_both_readmes_name_the_same_commands() -> None:
+    english, chinese = (
+        set(re.findall(r"(?:^\$ |`(?:\.venv/bin/)?)(cpm-gen [a-z-]+|(?:bash )?scripts/[\w.-]+)", text, re.MULTILINE))
+        for text in readmes()
+    )
+    assert english == chinese
+    assert {"bash scripts/install.sh", "cpm-gen doctor", "cpm-gen batch"} <= english
 
 
 def test_each_readme_links_to_the_other_in_its_first_line() -> None:
@@ -131,6 +138,10 @@ def test_a_chinese_page_links_to_chinese_pages(page: Path) -> None:
         if linked.name not in GENERATED:
             assert linked.is_file(), target
             assert target.endswith(".zh-CN.md") or not linked.with_name(chinese_name(linked.name)).is_file(), target
+
+
+def readmes() -> list[str]:
+    return [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")]
 
 
 def chinese_name(page: str) -> str:

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+from cpm_gen.translation import language_of
 from tests.docs.console import ROOT
 from tests.service_process import Server
 
@@ -16,6 +17,15 @@ def block(page: str, kind: str) -> str:
         rf"^```{kind}\n(.*?)^```$", (HOW_TO / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )
     return found
+
+
+def test_the_page_on_windows_says_how_ubuntus_shell_gets_messages_in_chinese() -> None:
+    page = (HOW_TO / "windows.zh-CN.md").read_text(encoding="utf-8")
+    (ubuntu,) = re.findall(r"`(LANG)=([^`]+)`", page)
+    (added,) = re.findall(r"export (\w+)=(\S+)' >> ~/.bashrc", page)
+    assert language_of(dict([ubuntu])) == "en"
+    assert language_of(dict([ubuntu, added])) == "zh_CN"
+    assert f"sudo locale-gen {added[1]}\n" in page  # without it bash and perl warn
 
 
 def test_the_example_of_openais_client_runs_and_is_the_same_in_chinese(server: Server) -> None:
