@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -81,9 +82,10 @@ class Flow(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         setup = self._setup
         losses = self._trainer.held_out_losses()
+        trained = losses[1:]  # a run may end with the best of these, also where it is worse than before the first step
+        if trained and min(trained[:-1], default=math.inf) > trained[-1]:
+            control.should_save = True
         best = losses.index(min(losses))
-        if best == len(losses) - 1 and state.global_step:
-            control.should_save = True  # the weights that the run may end with
         patience = setup.options.patience
         if patience and len(losses) - 1 - best >= patience:
             self.early = True

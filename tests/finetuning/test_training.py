@@ -182,11 +182,16 @@ def test_a_run_ends_early_and_keeps_the_best_weights(model: Path, songs: Path, t
     assert total / count == pytest.approx(held[outcome.best], rel=1e-4)
 
 
-def test_a_run_that_makes_it_worse_says_so(model: Path, songs: Path, tmp_path: Path) -> None:
-    request = request_for(model, songs, steps=30, learning_rate=0.9, patience=1, dropout=0.0)
+@pytest.mark.parametrize(("patience", "save_every"), [(1, None), (3, 100)])
+def test_a_run_that_makes_it_worse_says_so(
+    model: Path, songs: Path, tmp_path: Path, patience: int, save_every: int | None
+) -> None:
+    """With ``save_every``, the best of the worse weights are a checkpoint, too."""
+    given = {} if save_every is None else {"save_every": save_every}
+    request = request_for(model, songs, steps=30, learning_rate=0.9, patience=patience, dropout=0.0, **given)
     _, outcome, steps = trained(request, tmp_path / "out")
     held = {s.step: s.held_out for s in steps if s.held_out is not None}
-    assert outcome.early and outcome.best > 0
+    assert outcome.early and 0 < outcome.best == min(list(held)[1:], key=held.__getitem__)
     assert outcome.after == held[outcome.best] > outcome.before
 
 
