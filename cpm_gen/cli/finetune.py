@@ -47,7 +47,7 @@ def finetune(args: argparse.Namespace) -> int:
     from cpm_gen.finetuning.prepare import prepare
     from cpm_gen.finetuning.run_folder import RunFolder
 
-    folder = RunFolder(path_argument(args.output, "the folder to write"))
+    folder = RunFolder(path_argument(args.output, "the folder to write"), replace=args.force and not args.resume)
     request = _requested(args, folder)
     first = int(os.environ.get("RANK", "0")) == 0
     if first and not args.resume:
@@ -125,19 +125,28 @@ def _differs(name: str, before: Any, now: Any) -> None:
 
 
 def _check_target(folder: RunFolder, request: Request, *, force: bool) -> None:
-    """Check that the folder can be written, and with ``force`` empty it."""
+    """Check that the folder can be written, and that it holds nothing that the run reads."""
     target = folder.path
-    sources = [Path(name) for name in request.data]
-    if request.model.model not in (None, "embedded") and request.options.from_nothing is None:
-        sources.append(Path(str(request.model.model)))
     empty = target.is_dir() and not any(target.iterdir())
     if folder.begun and not force:
         raise InputError(f"{target}: holds a run that has not ended; --resume continues it, --force starts again")
-    check_target(target, sources, force=force or empty)
+    check_target(target, _read_paths(request), force=force or empty)
     if not target.absolute().parent.is_dir():
         raise InputError(f"{target}: there is no folder {target.absolute().parent}")
-    if force and target.is_dir():
-        shutil.rmtree(target)
+
+
+def _read_paths(request: Request) -> list[Path]:
+    """The files and folders that a run reads."""
+    from cpm_gen.finetuning.texts import find_sources
+
+    options, model = request.options, request.model
+    named = [*request.data, *(s.path for s in find_sources(request.data, request.style, records=request.records))]
+    if options.from_nothing is None:
+        named.append(str(model.model or "embedded"))
+    elif Path(options.from_nothing).is_file():  # else the name of a size
+        named.append(options.from_nothing)
+    named += [str(name) for name in (model.tokenizer, options.deepspeed) if name is not None]
+    return [Path(name) for name in named if name != "embedded"]
 
 
 def _say_what(prepared: Prepared) -> None:

@@ -150,17 +150,6 @@ def prepare(request: Request, folder: RunFolder, *, resume: bool, reading: Readi
             notes.append(f"the checkpoint of step {step:,} is not complete; it is passed over")
         if newest is not None:
             resume_from, progress.before = newest
-    elif int(os.environ.get("RANK", "0")) == 0:
-        folder.begin(
-            {
-                **request.to_json(),
-                "texts": texts.fingerprint,
-                "ranks": world,
-                "micro_batch": memory.micro_batch,
-                "checkpointing": memory.checkpointing,
-                "precision": "float32" if half is None else str(half).removeprefix("torch."),
-            }
-        )
     prompt = options.sample or first_words(sources[0])
     most = _MEASURED // len(texts.sources)
     held = [row for s in texts.sources for row in held_out_rows(s.held, length, most, texts.unk)]
@@ -180,6 +169,17 @@ def prepare(request: Request, folder: RunFolder, *, resume: bool, reading: Readi
         sample=Sampler(tokenizer, request.style, prompt, request.seed),
         resume_from=resume_from,
     )
+    if stored is None and int(os.environ.get("RANK", "0")) == 0:  # last: with --force it removes what the folder holds
+        folder.begin(
+            {
+                **request.to_json(),
+                "texts": texts.fingerprint,
+                "ranks": world,
+                "micro_batch": memory.micro_batch,
+                "checkpointing": memory.checkpointing,
+                "precision": "float32" if half is None else str(half).removeprefix("torch."),
+            }
+        )
     return Prepared(request, setup, texts, checkpoint, tuple(notes))
 
 

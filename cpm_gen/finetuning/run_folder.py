@@ -25,10 +25,11 @@ LOG = "training.jsonl"
 
 
 class RunFolder:
-    """The folder that ``--output`` names."""
+    """The folder that ``--output`` names. replace: whether :meth:`begin` removes what is in it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, replace: bool = False) -> None:
         self.path = path
+        self._replace = replace
         self._run = path / UNFINISHED_RUN
         self.checkpoints = self._run.parent
 
@@ -40,6 +41,8 @@ class RunFolder:
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Make the folder; raises InputError if the system refuses."""
         try:
+            if self._replace and self.path.is_dir():
+                shutil.rmtree(self.path)
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             _write(self._run, {"version": _VERSION, **settings})
         except OSError as error:

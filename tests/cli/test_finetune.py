@@ -108,6 +108,51 @@ def test_targets_that_cannot_be_written(run: Run, texts: Path, tmp_path: Path) -
     assert (texts / "a.txt").exists()
 
 
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--data", "{tmp}/empty.txt"), "is empty"),
+        (("--tokenizer", "/no/such"), "/no/such"),
+        (("--length", "4096"), "--length must be at most"),
+        (("--sample", " "), "the prompt is empty"),
+    ],
+)
+def test_what_is_there_stays_until_all_is_prepared(
+    run: Run, texts: Path, tmp_path: Path, more: tuple[str, ...], says: str
+) -> None:
+    """``--force`` replaces a model by one that is trained, not by an error."""
+    (tmp_path / "empty.txt").touch()
+    out = tmp_path / "out"
+    (out / "80000").mkdir(parents=True)
+    (out / "80000" / "mp_rank_00_model_states.pt").write_text("weights")
+    status, _, err = run(*words(texts, out, "--force", *(word.replace("{tmp}", str(tmp_path)) for word in more)))
+    assert (status, err.count("\n")) == (2, 1), err
+    assert says in err
+    assert [str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()] == [
+        "80000/mp_rank_00_model_states.pt"
+    ]
+    assert (out / "80000" / "mp_rank_00_model_states.pt").read_text() == "weights"
+
+
+def test_what_the_run_reads_is_not_replaced(run: Run, texts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "more").mkdir(parents=True)
+    (out / "more" / "b.txt").write_text(TEXT, encoding="utf-8")
+    (out / "size.yaml").write_text("size: {layers: 1, hidden: 8, heads: 2, vocabulary: 9, positions: 16}\n")
+    mix = tmp_path / "mix.yaml"
+    mix.write_text("texts:\n- {path: texts}\n- {path: out/more}\n")
+    for more in (
+        ("--tokenizer", out),
+        ("--data", mix),
+        ("--from-nothing", out / "size.yaml"),
+        ("--deepspeed", out / "zero2.json"),
+    ):
+        status, _, err = run(*words(texts, out, "--force", *map(str, more)))
+        assert (status, err.count("\n")) == (2, 1), err
+        assert "the target holds the source" in err
+    assert (out / "more" / "b.txt").exists()
+
+
 def test_a_vocabulary_of_another_size_is_refused(run: Run, texts: Path, tmp_path: Path) -> None:
     from tests.text.vocabularies import bert
 
