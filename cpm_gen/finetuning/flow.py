@@ -97,5 +97,6 @@ class Flow(TrainerCallback):
         )
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._trainer.accelerator.wait_for_everyone()  # each rank writes the state of its random numbers
         if args.process_index == 0:
             self._setup.folder.seal(state.global_step, self._setup.progress.elapsed)

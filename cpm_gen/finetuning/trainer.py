@@ -25,7 +25,8 @@ from cpm_gen.finetuning.setup import HELD_OUT, Outcome, Report, Setup
 from cpm_gen.finetuning.windows import IGNORED, Rows
 
 _ENDLESS = 1 << 40  # steps of a run that the clock ends
-_KEPT = 2  # checkpoints, beside the best one
+# checkpoints: the best, the newest and the one before it, as others are removed before the newest is sealed
+_KEPT = 3
 _LOGGED_EVERY = 10  # steps
 _RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")  # what a launcher says
 

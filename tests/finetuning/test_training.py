@@ -187,12 +187,40 @@ def test_a_run_that_makes_it_worse_says_so(
     model: Path, songs: Path, tmp_path: Path, patience: int, save_every: int | None
 ) -> None:
     """With ``save_every``, the best of the worse weights are a checkpoint, too."""
-    given = {} if save_every is None else {"save_every": save_every}
+    given = {} if save_every is None else {"save_every": save_every, "warmup": 0.95}  # it gets worse and worse
     request = request_for(model, songs, steps=30, learning_rate=0.9, patience=patience, dropout=0.0, **given)
     _, outcome, steps = trained(request, tmp_path / "out")
     held = {s.step: s.held_out for s in steps if s.held_out is not None}
     assert outcome.early and 0 < outcome.best == min(list(held)[1:], key=held.__getitem__)
     assert outcome.after == held[outcome.best] > outcome.before
+
+
+def test_a_checkpoint_is_complete_while_the_next_is_written(
+    model: Path, songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the best one is older: a kill while the newest is sealed costs the steps since the one before."""
+    from cpm_gen.finetuning.run_folder import RunFolder
+
+    complete = []
+    seal = RunFolder.seal
+
+    def sealing(folder: RunFolder, step: int, seconds: float) -> None:
+        complete.append((step, folder.newest()))
+        seal(folder, step, seconds)
+
+    monkeypatch.setattr(RunFolder, "seal", sealing)
+    given = {"steps": 25, "save_every": 5, "patience": 20, "warmup": 0.95, "learning_rate": 0.9, "dropout": 0.0}
+    request = request_for(model, songs, **given)
+    _, outcome, steps = trained(request, tmp_path / "out")
+    held = [s.held_out for s in steps if s.held_out is not None]
+    assert outcome.best < 20, held  # else each checkpoint is the best one
+    assert [(step, before and before[0]) for step, before in complete] == [
+        (5, None),
+        (10, 5),
+        (15, 10),
+        (20, 15),
+        (25, 20),
+    ]
 
 
 def begun(begin: BEGIN, words: list[str], folder: Path, log: Path) -> subprocess.Popen[Any]:
