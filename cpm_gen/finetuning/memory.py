@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 import torch
 
 from cpm_gen.config.finetune_options import FinetuneOptions
+from cpm_gen.config.model_sizes import ModelSize
 from cpm_gen.errors import InputError
 from cpm_gen.finetuning.language_model import HELD_LOGITS
 
@@ -31,27 +31,33 @@ class MemoryPlan:
 
 
 def plan_memory(
-    model: torch.nn.Module, options: FinetuneOptions, *, length: int, rows: int, device: torch.device, half: bool
+    size: ModelSize,
+    parameters: int,
+    options: FinetuneOptions,
+    *,
+    length: int,
+    rows: int,
+    device: torch.device,
+    half: bool,
 ) -> MemoryPlan:
-    """How a step of ``rows`` windows is computed on a device. half: whether activations have 16 bits.
+    """How a step of ``rows`` windows is computed on a device, where the network is not loaded yet.
 
-    DeepSpeed divides these over the ranks in ways of its own, so with it a window is computed at a time unless the options say otherwise.
-    Raises InputError if weights, gradients and moments alone do not fit.
+    parameters: of the network, without adapters. half: whether activations have 16 bits. DeepSpeed divides these over the ranks in ways
+    of its own, so with it a window is computed at a time unless the options say otherwise. Raises InputError if weights, gradients and
+    moments alone do not fit.
     """
     if options.deepspeed is not None:
         return MemoryPlan(options.micro_batch or 1, bool(options.gradient_checkpointing))
-    config: Any = model.config
-    every = sum(p.numel() for p in model.parameters())
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    adapters = adapter_parameters(size, options.lora) if options.lora is not None else 0
     free = free_bytes(device)
-    fixed = 4 * every + 12 * trained
+    fixed = 4 * (parameters + adapters) + 12 * (adapters or parameters)
     if fixed > free:
         raise InputError(
             f"training needs about {fixed / 1e9:.1f} GB for weights, gradients and moments, {free / 1e9:.1f} GB are free; "
             "try --lora 16, which trains few of the weights, a smaller model, or --deepspeed"
         )
-    width = (2 if half else 4) * _KEPT * int(config.n_layer) * int(config.n_embd)
-    left = _SHARE * max(free - fixed - _LOGITS * max(HELD_LOGITS, int(config.vocab_size)), 0)
+    width = (2 if half else 4) * _KEPT * size.layers * size.hidden
+    left = _SHARE * max(free - fixed - _LOGITS * max(HELD_LOGITS, size.vocabulary), 0)
     checkpointing = options.gradient_checkpointing
     if checkpointing is None:
         checkpointing = length * width > left
@@ -62,6 +68,11 @@ def plan_memory(
     while rows % micro:  # a step is some whole number of these
         micro -= 1
     return MemoryPlan(micro, checkpointing)
+
+
+def adapter_parameters(size: ModelSize, rank: int) -> int:
+    """Parameters of adapters of that rank: each matrix of a layer gets rank rows of its inputs and of its outputs."""
+    return size.layers * rank * 16 * size.hidden  # of 1+3, 1+1, 1+4 and 4+1 times the hidden size
 
 
 def free_bytes(device: torch.device) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -117,31 +118,29 @@ def prepare(request: Request, folder: RunFolder, *, resume: bool, reading: Readi
         raise ConfigError(f"--resume: the run was begun with {stored['ranks']} ranks, not {world}; start as many")
     sources = find_sources(request.data, request.style, records=request.records)
     tokenizer, checkpoint, size = _opened(request)
-    positions = size.positions if checkpoint is None else checkpoint.positions
-    length = _length(options, positions)
+    length = _length(options, size.positions)
     if checkpoint is None:
         _check_result(options, size, None, "the new network")
     else:
-        heads = resolve_heads(checkpoint, request.model.heads)
-        _check_result(options, checkpoint.size(heads), checkpoint.variant.inner, str(checkpoint.folder))
-    texts, windows = _windows(request, sources, tokenizer, length, positions, reading, notes)
+        _check_result(options, size, checkpoint.variant.inner, str(checkpoint.folder))
+    texts, windows = _windows(request, sources, tokenizer, length, size.positions, reading, notes)
     if stored and stored["texts"] != texts.fingerprint:
         raise InputError("--resume: the texts are not those that the run was begun with; start again with --force")
+    rows = _rows_of_rank(options, world)
+    memory = plan_memory(
+        size, _parameters(checkpoint, size), options, length=length, rows=rows, device=device, half=half is not None
+    )  # a network that does not fit is not loaded
+    if stored:
+        memory = MemoryPlan(stored["micro_batch"], stored["checkpointing"])
+    elif world > 1 and options.deepspeed is None:
+        memory = _of_rank_0(memory, use_cpu)
     dropout = options.dropout or 0.0
     if checkpoint is None:
         model: Any = new_network(size, dropout, request.seed)
     else:
         model = load_network(checkpoint, request.model.heads, dropout)
-    hidden = int(model.config.n_embd)
     if options.lora is not None:
         model = with_adapters(model, options.lora, dropout, request.seed)
-    rows = _rows_of_rank(options, world)
-    if stored:
-        memory = MemoryPlan(stored["micro_batch"], stored["checkpointing"])
-    else:
-        memory = plan_memory(model, options, length=length, rows=rows, device=device, half=half is not None)
-        if world > 1 and options.deepspeed is None:
-            memory = _of_rank_0(memory, use_cpu)
     progress = _progress(options, windows)
     resume_from = None
     if stored:
@@ -158,7 +157,7 @@ def prepare(request: Request, folder: RunFolder, *, resume: bool, reading: Readi
         windows=windows,
         held=held,
         options=options,
-        learning_rate=options.learning_rate or _usual_learning_rate(options, hidden),
+        learning_rate=options.learning_rate or _usual_learning_rate(options, size.hidden),
         seed=request.seed,
         folder=folder,
         progress=progress,
@@ -183,8 +182,8 @@ def prepare(request: Request, folder: RunFolder, *, resume: bool, reading: Readi
     return Prepared(request, setup, texts, checkpoint, tuple(notes))
 
 
-def _opened(request: Request) -> tuple[TextTokenizer, Checkpoint | None, Any]:
-    """The tokenizer and the checkpoint, or for a new network its sizes."""
+def _opened(request: Request) -> tuple[TextTokenizer, Checkpoint | None, ModelSize]:
+    """The tokenizer, the checkpoint (None: a new network) and the network's sizes."""
     if request.options.from_nothing is not None:
         if request.model.model not in (None, "embedded"):
             raise ConfigError("--from-nothing and --model exclude each other; a new network begins with no model")
@@ -195,7 +194,13 @@ def _opened(request: Request) -> tuple[TextTokenizer, Checkpoint | None, Any]:
         raise CheckpointError(
             f"{checkpoint.folder}: an ONNX file cannot be trained; take the checkpoint that it was made from"
         )
-    return fitting_tokenizer(request.model, checkpoint.vocabulary), checkpoint, None
+    tokenizer = fitting_tokenizer(request.model, checkpoint.vocabulary)
+    return tokenizer, checkpoint, checkpoint.size(resolve_heads(checkpoint, request.model.heads))
+
+
+def _parameters(checkpoint: Checkpoint | None, size: ModelSize) -> int:
+    """Of the network, an output head of its own included."""
+    return size.parameters if checkpoint is None else sum(math.prod(t.shape) for t in checkpoint.tensors.values())
 
 
 def _windows(
