@@ -45,7 +45,10 @@ class FinetuneOptions:
     learning_rate: float | None = Field(
         default=None, gt=0, le=1, description="at its peak (default: 0.08 / hidden size, five times that with --lora)"
     )
-    schedule: Schedule = Field(default="linear", description="how the learning rate falls to zero")
+    schedule: Schedule = Field(
+        default="linear",
+        description="how the learning rate falls: to zero, with the recipe cpm1 to a tenth of its peak",
+    )
     warmup: float | None = Field(
         default=None, ge=0, lt=1, description="share of the run in which the learning rate rises (default: 0.05)"
     )
@@ -69,7 +72,9 @@ class FinetuneOptions:
         ge=8,
         description="tokens of a window (default: the network's positions; recipe cpm1: at most 1024)",
     )
-    batch: int | None = Field(default=None, ge=1, le=65_536, description="windows of a step (default: 8)")
+    batch: int | None = Field(
+        default=None, ge=1, le=65_536, description="windows of a step (default: 8; recipe cpm1: 4)"
+    )
     micro_batch: int | None = Field(
         default=None,
         ge=1,
@@ -129,6 +134,7 @@ _CPM_1 = {
     "gradient_checkpointing": True,
     "optimizer": "adamw",
     "patience": 0,
+    "batch": 4,  # one window a step on two GPUs that divide the model, four steps gathered
 }
 _CPM_1_EPOCHS = {"lyric": 15.0, "novel": 10.0, "plain": 10.0}
 

@@ -64,6 +64,7 @@ def record(prepared: Prepared, outcome: Outcome, weights: str) -> dict[str, Any]
         "best_step": outcome.best,
         "held_out_before": outcome.before and round(outcome.before, 4),
         "held_out_after": outcome.after and round(outcome.after, 4),
+        "test_loss": outcome.test and round(outcome.test, 4),
         "weights_sha256": weights,
         "licence": request.options.licence,
         "data": sources,
@@ -80,6 +81,8 @@ def card(facts: Mapping[str, Any], samples: Sequence[tuple[str, str]]) -> str:
             f"Held-out loss, nats per token: {facts['held_out_before']:.3f} before, **{facts['held_out_after']:.3f}** after "
             f"(step {facts['best_step']:,})."
         )
+    if facts["test_loss"] is not None:
+        losses += f" Of other texts, measured once: {facts['test_loss']:.3f}."
     lines = [
         "# Model card",
         "",

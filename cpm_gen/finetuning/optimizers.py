@@ -10,7 +10,7 @@ from torch import nn
 
 from cpm_gen.config.finetune_options import FinetuneOptions
 
-_BETAS = (0.9, 0.95)
+_BETAS = {"default": (0.9, 0.95), "cpm1": (0.9, 0.999)}  # by recipe
 _MUON_DECAY = 5.0  # times the weight decay of the others
 
 
@@ -58,7 +58,9 @@ def make_optimizer(model: nn.Module, options: FinetuneOptions, learning_rate: fl
         {"params": [p for p in others if p.ndim > 1], "weight_decay": options.weight_decay},
         {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    adamw = torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=_BETAS, fused=True)
+    adamw = torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=learning_rate, betas=_BETAS[options.recipe], fused=True
+    )
     if not matrices:
         return adamw
     decay = _MUON_DECAY * options.weight_decay

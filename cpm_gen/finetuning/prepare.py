@@ -32,7 +32,7 @@ from cpm_gen.finetuning.samples import Sampler
 from cpm_gen.finetuning.schedule import Progress
 from cpm_gen.finetuning.setup import Setup
 from cpm_gen.finetuning.texts import Reading, Source, Texts, encode_sources, find_sources
-from cpm_gen.finetuning.windows import RandomWindows, Windows, held_out_rows
+from cpm_gen.finetuning.windows import RandomWindows, Rows, Windows, held_out_rows
 from cpm_gen.text.documents import read_documents
 from cpm_gen.text.find_tokenizer import find_tokenizer, fitting_tokenizer
 from cpm_gen.text.tokenizer import TextTokenizer
@@ -123,7 +123,7 @@ def prepare(request: Request, folder: RunFolder, *, resume: bool, reading: Readi
         _check_result(options, size, None, "the new network")
     else:
         _check_result(options, size, checkpoint.variant.inner, str(checkpoint.folder))
-    texts, windows = _windows(request, sources, tokenizer, length, size.positions, reading, notes)
+    texts, windows, held, test = _windows(request, sources, tokenizer, length, size.positions, reading, notes)
     if stored and stored["texts"] != texts.fingerprint:
         raise InputError("--resume: the texts are not those that the run was begun with; start again with --force")
     rows = _rows_of_rank(options, world)
@@ -150,12 +150,11 @@ def prepare(request: Request, folder: RunFolder, *, resume: bool, reading: Readi
         if newest is not None:
             resume_from, progress.before = newest
     prompt = options.sample or first_words(sources[0])
-    most = _MEASURED // len(texts.sources)
-    held = [row for s in texts.sources for row in held_out_rows(s.held, length, most, texts.unk)]
     setup = Setup(
         model=model,
         windows=windows,
         held=held,
+        test=test,
         options=options,
         learning_rate=options.learning_rate or _usual_learning_rate(options, size.hidden),
         seed=request.seed,
@@ -211,12 +210,15 @@ def _windows(
     positions: int,
     reading: Reading,
     notes: list[str],
-) -> tuple[Texts, Windows]:
+) -> tuple[Texts, Windows, list[Rows], list[Rows]]:
+    """The texts, the windows of the run, those that are measured in it, and those that are measured at its end."""
     if request.options.recipe == "cpm1":
         examples = Cpm1Examples(sources, tokenizer, length, request.seed)
         if examples.long_lines:
-            notes.append(f"{examples.long_lines:,} lines have more than {length + 1:,} tokens and are cut there")
-        return examples.texts, examples
+            notes.append(
+                f"{examples.long_lines:,} lines have more than {length + 1:,} tokens and are cut into windows; break them by hand"
+            )
+        return examples.texts, examples, examples.dev, examples.test
     texts = encode_sources(sources, tokenizer, request.options.held_out, reading)
     for source in texts.sources:
         if source.unknown > 0.01 * (len(source.train) + len(source.held)):
@@ -226,7 +228,9 @@ def _windows(
                 "learned. A vocabulary of these texts (cpm-gen vocabulary) needs --from-nothing"
             )
     ends = tokenizer.boundary_ids("sentence") or frozenset()
-    return texts, RandomWindows(texts, ends, length, positions, request.seed)
+    most = _MEASURED // len(texts.sources)
+    held = [row for s in texts.sources for row in held_out_rows(s.held, length, most, texts.unk)]
+    return texts, RandomWindows(texts, ends, length, positions, request.seed), held, []
 
 
 def with_adapters(model: LanguageModel, rank: int, dropout: float, seed: int) -> Any:

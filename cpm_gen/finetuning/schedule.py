@@ -58,10 +58,13 @@ class Progress:
 
 
 def learning_rate_factor(progress: float, options: FinetuneOptions) -> float:
-    """The learning rate at a place of the run, as a share of its peak: it rises, may stay, and falls to zero."""
+    """The learning rate at a place of the run, as a share of its peak: it rises, may stay, and falls to zero.
+
+    In the recipe cpm1 it falls as if the rise took no time, as in the original, and ends above zero.
+    """
     warmup, flat = options.warmup or 0.0, options.flat or 0.0
     if progress < warmup:
         return progress / warmup
     falls = max(warmup, flat)
-    left = min(1.0, (1.0 - progress) / (1.0 - falls))
+    left = min(1.0, 1.0 - progress + falls if options.recipe == "cpm1" else (1.0 - progress) / (1.0 - falls))
     return left if options.schedule == "linear" else 0.5 * (1.0 - math.cos(math.pi * left))

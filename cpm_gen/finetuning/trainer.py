@@ -105,22 +105,25 @@ class WindowTrainer(Trainer):
         return loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Nats a token of the held-out windows; each rank computes some of them."""
+        """Nats a token of the held-out windows."""
+        metrics = {HELD_OUT: self.measured(self.setup.held)}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def measured(self, windows: list[Rows]) -> float:
+        """Nats a token of ``windows``; each rank computes some of them."""
         model: Any = self.model_wrapped if self.is_deepspeed_enabled else self.model
         total, count = torch.zeros(2, dtype=torch.float64)
-        mine = self.setup.held[self.args.process_index :: self.args.world_size]
         model.eval()
         with torch.no_grad():
-            for rows in mine:
+            for rows in windows[self.args.process_index :: self.args.world_size]:
                 batch = {name: values.to(self.args.device) for name, values in _collate([rows]).items()}
                 with self.compute_loss_context_manager():
                     total += float(_summed(model, batch))
                 count += int((batch["labels"] != IGNORED).sum())
         sums = self.accelerator.reduce(torch.stack([total, count]).to(self.args.device, torch.float64), "sum")
-        metrics = {HELD_OUT: float(sums[0] / sums[1])}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        return float(sums[0] / sums[1])
 
     def held_out_losses(self) -> list[float]:
         """All measurements of the run so far, those before a restart included."""
@@ -193,6 +196,7 @@ def run(setup: Setup, report: Report, stop: Callable[[], bool] = lambda: False) 
             best = state.best_global_step
             if best != state.global_step:
                 trainer._load_from_checkpoint(str(setup.folder.checkpoint(best)))
+        test = trainer.measured(setup.test) if setup.test and not flow.stopped else None
     return Outcome(
         steps=state.global_step,
         tokens=flow.tokens,
@@ -202,6 +206,7 @@ def run(setup: Setup, report: Report, stop: Callable[[], bool] = lambda: False) 
         best=best,
         before=losses[0] if losses else None,
         after=_loss_of_result(losses, setup),
+        test=test,
     )
 
 

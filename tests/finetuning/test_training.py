@@ -310,8 +310,8 @@ def test_the_clock_and_a_new_network(run: Run, vocabulary: Path, songs: Path, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("style", ["lyric", "novel"])
-def test_the_recipe_of_cpm_1_runs(run: Run, model: Path, songs: Path, tmp_path: Path, style: str) -> None:
+@pytest.mark.parametrize(("style", "held"), [("lyric", 2), ("novel", 10)])
+def test_the_recipe_of_cpm_1_runs(run: Run, model: Path, songs: Path, tmp_path: Path, style: str, held: int) -> None:
     text = "\n\n".join(path.read_text().strip() for path in sorted(songs.iterdir()))
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     out = tmp_path / "out"
@@ -319,7 +319,9 @@ def test_the_recipe_of_cpm_1_runs(run: Run, model: Path, songs: Path, tmp_path: 
     assert status == 0, err
     report = json.loads(said)
     assert (report["learning_rate"], report["precision"], report["recipe"]) == (1e-5, "float32", "cpm1")
-    assert report["data"][0]["held_out_documents"] == 2
+    assert report["data"][0]["held_out_documents"] == held
+    assert report["test_loss"] > 0
+    assert f"measured once: {report['test_loss']:.3f}" in (out / "MODEL_CARD.md").read_text()
 
 
 def test_settings_survive_a_restart() -> None:
