@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -140,7 +141,7 @@ _CPM_1_EPOCHS = {"lyric": 15.0, "novel": 10.0, "plain": 10.0}
 
 
 def finetune_options(given: Mapping[str, Any], style: str) -> FinetuneOptions:
-    """The settings of a run: what was ``given`` (words or values, by name), then the recipe's. Raises ConfigError."""
+    """The settings of a run: what was ``given`` (words or values, by name), then the recipe's; paths absolute. Raises ConfigError."""
     fields = declared(FinetuneOptions)
     values = {}
     for name, value in given.items():
@@ -160,6 +161,9 @@ def finetune_options(given: Mapping[str, Any], style: str) -> FinetuneOptions:
             values["epochs"] = _CPM_1_EPOCHS[style]
     elif not lengths:
         values["epochs"] = 3.0
+    for name in ("deepspeed", "from_nothing"):  # a run goes on from any folder
+        if values.get(name) is not None and Path(values[name]).is_file():
+            values[name] = str(Path(values[name]).absolute())
     options = FinetuneOptions(**values)
     check_together(options)
     return _completed(options)

@@ -63,9 +63,6 @@ class Request:
         for name in ("model", "tokenizer"):
             if model[name] is not None and model[name] != "embedded":
                 model[name] = str(Path(str(model[name])).absolute())
-        options = dataclasses.asdict(self.options)
-        if self.options.deepspeed is not None:
-            options["deepspeed"] = str(Path(self.options.deepspeed).absolute())
         data = [str(Path(name).absolute()) for name in self.data]
         return {
             "model": model,
@@ -73,7 +70,7 @@ class Request:
             "data": data,
             "records": self.records,
             "seed": self.seed,
-            "options": options,
+            "options": dataclasses.asdict(self.options),
         }
 
     @staticmethod

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from cpm_gen.config.finetune_options import finetune_options
+from cpm_gen.config.options import ModelOptions
 from tests.cli.conftest import Run
 from tests.embedded import PARAMETERS, POSITIONS
 
@@ -160,6 +162,30 @@ def test_a_vocabulary_of_another_size_is_refused(run: Run, texts: Path, tmp_path
     status, _, err = run(*words(texts, tmp_path / "out", "--tokenizer", str(other)))
     assert (status, err.count("\n")) == (2, 1)
     assert "they do not belong together" in err
+
+
+def test_a_run_goes_on_with_the_same_words_and_from_another_folder(
+    run: Run, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths that are relative: the next check is that of the texts."""
+    from cpm_gen.finetuning.prepare import Request
+    from cpm_gen.finetuning.run_folder import RunFolder
+
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("size: {layers: 1, hidden: 8, heads: 2, vocabulary: 9, positions: 16}\n")
+    Path("zero2.json").write_text("{}")
+    given = {"from_nothing": "mine.yaml", "threads": 1}
+    begun = Request(ModelOptions(), "lyric", ("texts",), None, 0, finetune_options(given, "lyric"))
+    stored = {**begun.to_json(), "precision": "float32", "ranks": 1, "threads": 1, "texts": "others"}
+    RunFolder(tmp_path / "out").begin(stored)
+    for more in (["--from-nothing", "mine.yaml", "--data", "texts"], []):
+        status, _, err = run("finetune", "--resume", "--output", str(tmp_path / "out"), *more)
+        assert (status, err.count("\n")) == (2, 1)
+        assert "the texts are not those that the run was begun with" in err
+        monkeypatch.chdir("/")
+    monkeypatch.chdir(tmp_path)
+    assert finetune_options({"deepspeed": "zero2.json"}, "lyric").deepspeed == str(tmp_path / "zero2.json")
+    assert finetune_options({"from_nothing": "2x32x4x64"}, "lyric").from_nothing == "2x32x4x64"
 
 
 def test_data_is_asked_for(run: Run, tmp_path: Path) -> None:
