@@ -109,7 +109,8 @@ def prepare(request: Request, folder: RunFolder, *, resume: bool, reading: Readi
     use_cpu, device = find_device(options.device)
     half = find_precision(stored["precision"] if stored else options.precision, device)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # ranks that share this machine's cores
-    torch.set_num_threads(options.threads or max(1, (os.cpu_count() or 1) // here))
+    threads = options.threads or (stored["threads"] if stored else max(1, (os.cpu_count() or 1) // here))
+    torch.set_num_threads(threads)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if stored and stored["ranks"] != world:
         raise ConfigError(f"--resume: the run was begun with {stored['ranks']} ranks, not {world}; start as many")
@@ -170,6 +171,7 @@ def prepare(request: Request, folder: RunFolder, *, resume: bool, reading: Readi
                 **request.to_json(),
                 "texts": texts.fingerprint,
                 "ranks": world,
+                "threads": threads,
                 "micro_batch": memory.micro_batch,
                 "checkpointing": memory.checkpointing,
                 "precision": "float32" if half is None else str(half).removeprefix("torch."),

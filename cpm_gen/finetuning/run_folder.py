@@ -20,7 +20,7 @@ from cpm_gen.errors import InputError
 
 _COMPLETE = "complete.json"
 _PREFIX = "checkpoint-"
-_VERSION = 1
+_VERSION = 2  # 1: without the number of threads
 LOG = "training.jsonl"
 
 

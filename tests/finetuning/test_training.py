@@ -1,58 +1,21 @@
-"""Runs of the trainer: beside an independent network, repeated, killed, with adapters, over ranks."""
+"""Runs of the trainer: beside an independent network, repeated, with adapters, over ranks."""
 
-import dataclasses
 import json
-import os
-import re
-import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 import cpm_gen
 from cpm_gen.checkpoints.locate import open_checkpoint
-from cpm_gen.config.finetune_options import finetune_options
-from cpm_gen.config.options import ModelOptions
-from cpm_gen.errors import CheckpointError
 from tests.cli.conftest import Run
 from tests.finetuning.independent_network import Network
+from tests.finetuning.runs import flags, request_for, trained, whole
 from tests.processes import TORCHRUN
-from tests.waiting import until
 
 pytest.importorskip("accelerate")
-BEGIN = Callable[..., subprocess.Popen[Any]]
-
-
-def request_for(model: Path, data: Path, **given: Any) -> Any:
-    from cpm_gen.finetuning.prepare import Request
-
-    options = finetune_options({"threads": 1, "precision": "float32", **given}, "lyric")
-    return Request(ModelOptions(model=str(model)), "lyric", (str(data),), None, 5, options)
-
-
-def trained(request: Any, folder: Path) -> tuple[Any, Any, list[Any]]:
-    """(what was prepared, how it ended, what was reported)."""
-    from cpm_gen.finetuning.prepare import prepare
-    from cpm_gen.finetuning.run_folder import RunFolder
-    from cpm_gen.finetuning.trainer import run
-
-    steps: list[Any] = []
-    prepared = prepare(request, RunFolder(folder), resume=False)
-    return prepared, run(prepared.setup, steps.append), steps
-
-
-def whole(folder: Path) -> dict[str, torch.Tensor]:
-    checkpoint = open_checkpoint(folder)
-    found = {}
-    for name in checkpoint.tensors:
-        found[name] = torch.empty(checkpoint.shape(name))
-        checkpoint.copy_slice(name, 0, 1, found[name])
-    return found
 
 
 def independent(model: Path) -> Network:
@@ -96,17 +59,13 @@ def test_losses_equal_those_of_an_independent_network(model: Path, songs: Path, 
     assert held[-1] == pytest.approx(exact, rel=1e-4)
 
 
-def flags(model: Path, songs: Path, out: Path, *more: object) -> list[str]:
-    words = ["finetune", "--model", model, "--data", songs, "--output", out, "--threads", 1, "--json", *more]
-    return [str(word) for word in words]
-
-
 def test_a_run_gives_a_model_with_its_card(run: Run, model: Path, songs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     status, said, err = run(*flags(model, songs, out, "--steps", 10, "--tensor-parallel", 2, "--licence", "CC0-1.0"))
     assert status == 0, err
     report = json.loads(said)
     assert (report["steps"], report["best_step"], report["tokens"]) == (10, 10, 10 * 8 * 32)
+    assert (report["threads"], report["micro_batch"], report["gradient_checkpointing"]) == (1, 8, False)
     assert report["held_out_after"] < report["held_out_before"]
     assert {p.name for p in out.iterdir()} == {
         "10", "MODEL_CARD.md", "chinese_vocab.model", "vocab.json", "config.json", "latest_checkpointed_iteration.txt",
@@ -195,77 +154,6 @@ def test_a_run_that_makes_it_worse_says_so(
     assert outcome.after == held[outcome.best] > outcome.before
 
 
-def test_a_checkpoint_is_complete_while_the_next_is_written(
-    model: Path, songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also when the best one is older: a kill while the newest is sealed costs the steps since the one before."""
-    from cpm_gen.finetuning.run_folder import RunFolder
-
-    complete = []
-    seal = RunFolder.seal
-
-    def sealing(folder: RunFolder, step: int, seconds: float) -> None:
-        complete.append((step, folder.newest()))
-        seal(folder, step, seconds)
-
-    monkeypatch.setattr(RunFolder, "seal", sealing)
-    given = {"steps": 25, "save_every": 5, "patience": 20, "warmup": 0.95, "learning_rate": 0.9, "dropout": 0.0}
-    request = request_for(model, songs, **given)
-    _, outcome, steps = trained(request, tmp_path / "out")
-    held = [s.held_out for s in steps if s.held_out is not None]
-    assert outcome.best < 20, held  # else each checkpoint is the best one
-    assert [(step, before and before[0]) for step, before in complete] == [
-        (5, None),
-        (10, 5),
-        (15, 10),
-        (20, 15),
-        (25, 20),
-    ]
-
-
-def begun(begin: BEGIN, words: list[str], folder: Path, log: Path) -> subprocess.Popen[Any]:
-    with log.open("w") as err:
-        return begin([sys.executable, "-m", "cpm_gen", *words], stderr=err, stdout=subprocess.DEVNULL)
-
-
-def reached(folder: Path, step: int) -> bool:
-    path = folder / "training.jsonl"
-    return path.exists() and f'{{"step": {step}, "loss"' in path.read_text()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_run_goes_on_to_the_same_weights(
-    run: Run, begin: BEGIN, model: Path, songs: Path, tmp_path: Path, number: int
-) -> None:
-    words = ("--steps", 200, "--save-every", 10, "--dropout", 0.1, "--patience", 0)
-    status, said, err = run(*flags(model, songs, tmp_path / "whole", *words))
-    assert status == 0, err
-    out, log = tmp_path / "out", tmp_path / "log"
-    for step in (33, 95):
-        more = [*words] if step == 33 else ["--resume"]
-        process = begun(begin, flags(model, songs, out, *more), out, log)
-        until(lambda step=step: reached(out, step), patience=300)
-        process.send_signal(number)
-        assert process.wait(60) == (-9 if number == signal.SIGKILL else 130)
-        if number == signal.SIGINT:
-            assert "which is saved; cpm-gen finetune --resume --output" in log.read_text()
-        with pytest.raises(
-            CheckpointError, match=f"has not ended; cpm-gen finetune --resume --output {re.escape(str(out))}"
-        ):
-            open_checkpoint(out)  # a folder has a model when the run has ended
-        newest = max(out.glob("checkpoints/checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-        if step == 95 and number == signal.SIGKILL:  # a half-written one
-            path = newest / "optimizer.pt"
-            path.write_bytes(path.read_bytes()[:100])
-    status, again, err = run("finetune", "--resume", "--output", str(out), "--json")
-    assert status == 0, err
-    assert json.loads(again)["weights_sha256"] == json.loads(said)["weights_sha256"]
-    assert not (out / "checkpoints").exists()
-    status, _, err = run("finetune", "--resume", "--output", str(out))
-    assert (status, err.count("\n")) == (2, 1) and "no run to continue" in err
-
-
 @pytest.mark.slow
 def test_two_ranks_train_as_one(model: Path, songs: Path, tmp_path: Path) -> None:
     words = ("--steps", 12, "--dropout", 0, "--precision", "float32", "--learning-rate", 0.001)
@@ -322,13 +210,3 @@ def test_the_recipe_of_cpm_1_runs(run: Run, model: Path, songs: Path, tmp_path: 
     assert report["data"][0]["held_out_documents"] == held
     assert report["test_loss"] > 0
     assert f"measured once: {report['test_loss']:.3f}" in (out / "MODEL_CARD.md").read_text()
-
-
-def test_settings_survive_a_restart() -> None:
-    from cpm_gen.finetuning.prepare import Request
-
-    options = finetune_options({"steps": "7", "lora": "4", "save_every": "2"}, "novel")
-    request = Request(ModelOptions(model="CPM", heads=16), "novel", ("/a", "/b"), True, 3, options)
-    assert Request.from_json(json.loads(json.dumps(request.to_json()))) == request
-    assert dataclasses.asdict(options)["epochs"] is None
-    assert os.fspath(Path("/a")) == request.data[0]
