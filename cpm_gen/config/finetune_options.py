@@ -116,7 +116,7 @@ class FinetuneOptions:
         default=None,
         min_length=1,
         max_length=1000,
-        description="the prompt of the samples (default: a held-out beginning)",
+        description="the prompt of the samples (default: the beginning of a text that is held out, or else of the first one)",
     )
     deepspeed: PathText | None = Field(
         default=None, description="DeepSpeed's configuration, such as configs/deepspeed/zero2.json"

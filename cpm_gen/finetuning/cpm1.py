@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cpm_gen.errors import ConfigError, InputError
-from cpm_gen.finetuning.texts import Encoded, Ids, Source, Texts
+from cpm_gen.finetuning.texts import Encoded, Ids, Source, Texts, beginning
 from cpm_gen.finetuning.windows import IGNORED, Array, Rows
 from cpm_gen.text.documents import read_documents
 from cpm_gen.text.tokenizer import TextTokenizer
@@ -61,7 +61,8 @@ class Cpm1Examples:
             self.dev += map(_rows, dev)
             self.test += map(_rows, test)
             characters = sum(map(len, texts))
-            encoded.append(Encoded(source, _flat(train), _flat(dev + test), len(texts), held, characters, 0))
+            begins = beginning(source, texts[at])
+            encoded.append(Encoded(source, _flat(train), _flat(dev + test), len(texts), held, characters, 0, begins))
         self.texts = Texts(encoded, None)
         self.tokens = sum(len(example) - 1 for example in self._examples)
         if not self._examples:

@@ -33,7 +33,6 @@ from cpm_gen.finetuning.schedule import Progress
 from cpm_gen.finetuning.setup import Setup
 from cpm_gen.finetuning.texts import Reading, Source, Texts, encode_sources, find_sources
 from cpm_gen.finetuning.windows import RandomWindows, Rows, Windows, held_out_rows
-from cpm_gen.text.documents import read_documents
 from cpm_gen.text.find_tokenizer import find_tokenizer, fitting_tokenizer
 from cpm_gen.text.tokenizer import TextTokenizer
 
@@ -147,7 +146,7 @@ def prepare(request: Request, folder: RunFolder, *, resume: bool, reading: Readi
             notes.append(f"the checkpoint of step {step:,} is not complete; it is passed over")
         if newest is not None:
             resume_from, progress.before = newest
-    prompt = options.sample or first_words(sources[0])
+    prompt = options.sample or texts.sources[0].beginning
     setup = Setup(
         model=model,
         windows=windows,
@@ -299,12 +298,3 @@ def _usual_learning_rate(options: FinetuneOptions, hidden: int) -> float:
     if options.from_nothing is not None:
         return (1.0 if options.optimizer == "muon" else 0.25) / hidden
     return (0.4 if options.lora is not None else 0.08) / hidden
-
-
-def first_words(source: Source) -> str:
-    """The first line of a source, as the prompt of samples."""
-    for document in read_documents(source.path, records=source.records):
-        for line in document.text.split("\n"):
-            if line.strip():
-                return source.first_line or line.strip()[:12]
-    return "一"

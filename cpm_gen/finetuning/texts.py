@@ -36,6 +36,7 @@ Reading = Callable[[int, int], None]  # characters encoded, characters in all
 
 _STYLES = ("lyric", "novel", "plain")
 _BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
+_WORDS = 12  # characters of a beginning
 _SHUFFLE = 0  # seed of the documents' order
 
 
@@ -56,7 +57,10 @@ class Source:
 
 @dataclass
 class Encoded:
-    """The token ids of a source. train: the documents one after the other, in a random order. held: those that are not trained on."""
+    """The token ids of a source. train: the documents one after the other, in a random order. held: those that are not trained on.
+
+    beginning: the first words of a document that is held out, or of the first one where none is.
+    """
 
     source: Source
     train: Ids
@@ -65,6 +69,7 @@ class Encoded:
     held_documents: int
     characters: int
     unknown: int
+    beginning: str
 
 
 @dataclass
@@ -185,11 +190,12 @@ def _encoded(
     source: Source, documents: Sequence[Document], streams: list[Ids], tokenizer: TextTokenizer, held_out: float
 ) -> Encoded:
     unknown = sum(int((s == tokenizer.unk).sum()) for s in streams) if tokenizer.unk is not None else 0
+    texts = [d.text for d in documents if d.text.strip()]
     characters = sum(len(d.text) for d in documents)
     if len(streams) == 1:
         (only,) = streams
         at = len(only) - int(len(only) * held_out)
-        return Encoded(source, only[:at], only[at:], 1, 0, characters, unknown)
+        return Encoded(source, only[:at], only[at:], 1, 0, characters, unknown, beginning(source, texts[0]))
     share = Fraction(str(held_out))  # exact: 0.005 is one document in 200
     held = {n for n in range(len(streams)) if int((n + 1) * share) != int(n * share)}
     if held_out and not held:
@@ -197,7 +203,13 @@ def _encoded(
     order = np.random.default_rng(_SHUFFLE).permutation(len(streams))
     train = [streams[n] for n in order if n not in held]
     kept = [streams[n] for n in sorted(held)]
-    return Encoded(source, _join(train), _join(kept), len(streams), len(held), characters, unknown)
+    begins = beginning(source, texts[min(held, default=0)])
+    return Encoded(source, _join(train), _join(kept), len(streams), len(held), characters, unknown, begins)
+
+
+def beginning(source: Source, text: str) -> str:
+    """The first words of a document that is not blank."""
+    return source.first_line or text.strip().split("\n")[0].strip()[:_WORDS]
 
 
 def _join(streams: Iterable[Ids]) -> Ids:

@@ -76,6 +76,7 @@ def test_half_of_what_is_held_out_is_for_the_end(tmp_path: Path, tokenizer: Toke
     assert unpadded(examples.dev) == packed(songs[30:80], 61, tokenizer)
     assert unpadded(examples.test) == packed(songs[80:], 61, tokenizer)
     assert examples.texts.sources[0].held_documents == 100
+    assert examples.texts.sources[0].beginning == songs[30].split("\n")[0][:12]
 
 
 def test_each_paragraph_of_a_novel_is_cut_without_overlap(tmp_path: Path, tokenizer: Tokenizer) -> None:

@@ -46,7 +46,10 @@ def test_a_share_of_the_documents_is_held_out(tmp_path: Path, tokenizer: Tokeniz
     again = encode_sources([Source(str(tmp_path), "lyric")], tokenizer, 0.05)
     assert once.sources[0].held_documents == held
     assert once.fingerprint == again.fingerprint
+    first = 1 if documents == 2 else 19  # the last of two, else the twentieth
+    assert once.sources[0].beginning == song(first, 1)[:12]
     whole = encode_sources([Source(str(tmp_path), "lyric")], tokenizer, 0.0)
+    assert whole.sources[0].beginning == song(0, 1)[:12]
     assert len(whole.sources[0].train) == len(once.sources[0].train) + len(once.sources[0].held)
     assert whole.fingerprint != once.fingerprint
 

@@ -16,7 +16,7 @@ def texts(*streams: list[int], shares: tuple[float, ...] | None = None) -> Texts
     made = []
     for n, stream in enumerate(streams):
         source = Source(f"source{n}", "lyric", share=None if shares is None else shares[n])
-        made.append(Encoded(source, np.array(stream, np.int32), np.zeros(0, np.int32), 2, 0, len(stream), 0))
+        made.append(Encoded(source, np.array(stream, np.int32), np.zeros(0, np.int32), 2, 0, len(stream), 0, ""))
     return Texts(made, UNK)
 
 
