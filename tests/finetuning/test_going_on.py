@@ -133,7 +133,7 @@ def test_settings_survive_a_restart() -> None:
     from cpm_gen.finetuning.prepare import Request
 
     options = finetune_options({"steps": "7", "lora": "4", "save_every": "2"}, "novel")
-    request = Request(ModelOptions(model="CPM", heads=16), "novel", ("/a", "/b"), True, 3, options)
+    request = Request(ModelOptions(model="/CPM", heads=16), "novel", ("/a", "/b"), True, 3, options)
     assert Request.from_json(json.loads(json.dumps(request.to_json()))) == request
     assert dataclasses.asdict(options)["epochs"] is None
     assert os.fspath(Path("/a")) == request.data[0]
