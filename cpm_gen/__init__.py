@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from cpm_gen.runtime.rewrite import Candidate as Candidate
     from cpm_gen.runtime.rewrite import Rewrites as Rewrites
     from cpm_gen.text.cpm_tokenizer import Tokenizer
+    from cpm_gen.text.forms.form import Form as Form
     from cpm_gen.text.stories.story import Chapter as Chapter
     from cpm_gen.text.stories.story import Lore as Lore
     from cpm_gen.text.stories.story import Story as Story
@@ -71,6 +72,7 @@ _LAZY = {
     "ModelOptions": "config.options",
     "SamplingParams": "config.options",
     "TextOptions": "config.options",
+    "Form": "text.forms.form",
     "Chapter": "text.stories.story",
     "Lore": "text.stories.story",
     "Story": "text.stories.story",

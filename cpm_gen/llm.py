@@ -26,7 +26,6 @@ from cpm_gen.outputs import Chunk, Completion, by_logprob
 from cpm_gen.runtime.rewrite import SAMPLES, Rewrites, plan_rewrite, rewrite, rewrite_options
 from cpm_gen.runtime.rhymes import RHYMES, Rhymes, plan_rhymes, rhyme_options, rhymes
 from cpm_gen.runtime.text_engine import TextEngine
-from cpm_gen.text.stories.story import Story
 from cpm_gen.text.tokenizer import TextTokenizer
 
 
@@ -81,7 +80,7 @@ class LLM:
     def generate(self, prompt: str | None = None, **options: Any) -> Completion:
         """Write one text and return it whole. Without a prompt ``unconditional=True``, a ``form`` or a story's outline writes from nothing.
 
-        ``story`` is a :class:`Story` or its notation.
+        ``form`` is a :class:`Form`, its name or its notation; ``story`` is a :class:`Story` or its notation.
         """
         if "n" in options:
             raise ConfigError("generate writes one text; generate_many(prompts, n=…) writes several")
@@ -112,8 +111,6 @@ class LLM:
         self, prompts: Sequence[str] | None, options: Mapping[str, Any], complete: bool = False
     ) -> Iterator[Chunk]:
         """complete: all candidates are written to their ends, for a reader of the chunks."""
-        if isinstance(options.get("story"), Story):
-            options = {**options, "story": str(options["story"])}
         sampling, text = generation_options(options)
         if prompts is None:
             encoded = [self.engine.vocabulary.begin_ids(None, text)]

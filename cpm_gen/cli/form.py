@@ -10,8 +10,9 @@ from pathlib import Path
 from cpm_gen.config.text_files import read_file
 from cpm_gen.errors import InputError
 from cpm_gen.text.forms import check as checks
+from cpm_gen.text.forms.aliases import ALIASES
 from cpm_gen.text.forms.form import Form
-from cpm_gen.text.forms.named import ALIASES, names
+from cpm_gen.text.forms.named import LINES, names
 from cpm_gen.text.forms.requested import read_form
 from cpm_gen.translation import localized
 
@@ -66,11 +67,14 @@ def form(args: argparse.Namespace) -> int:
 
 def _list(*, as_json: bool) -> int:
     if as_json:
-        found = [{"name": name, "variants": count} for name, count in names().items()]
+        found = [
+            {"name": n, "variants": count} if count else {"name": n, "lines": LINES} for n, count in names().items()
+        ]
         sys.stdout.write(json.dumps({"forms": found, "aliases": ALIASES}, ensure_ascii=False) + "\n")
         return 0
+    least, most = LINES
     for name, count in names().items():
-        sys.stdout.write(f"{name}\t{count}\n")
+        sys.stdout.write(f"{name}\t{count or localized(f'{least} to {most} lines')}\n")
     for name, title in ALIASES.items():
         sys.stdout.write(f"{name}\t= {title}\n")
     return 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from cpm_gen.config.declare import settings_group
 from cpm_gen.config.fields import FileFlag, NoneWord, Pairs
@@ -32,6 +32,12 @@ FORM_SETTINGS = ("form", "rhyme_book", "acrostic", "include", "exclude")  # whic
 DRY_HISTORY = 20_000  # the DRY penalty looks at this many of a text's last tokens
 DRY_LONGEST = 50  # and counts no more tokens of a repeated passage than these
 
+
+def _notation(value: object) -> object:
+    """A form or a story as it is written; these are values of :mod:`cpm_gen.text`, which settings do not know, and both can ``parse``."""
+    return str(value) if callable(getattr(value, "parse", None)) else value
+
+
 TokenId = Annotated[int, Field(strict=True, ge=0, le=MOST_IDS)]
 StopString = Annotated[str, Field(strict=True, min_length=1, max_length=4096)]
 PathText = Annotated[str, Field(strict=True, min_length=1)]  # "" is what an unset shell variable gives
@@ -40,9 +46,9 @@ PieceName = Annotated[str, Field(strict=True, min_length=1, max_length=256)]
 TokenIds = Annotated[tuple[TokenId, ...], Field(strict=False, fail_fast=True)]
 Bias = Annotated[str, Field(strict=True, max_length=64), AfterValidator(checked)]
 Biases = Annotated[tuple[Bias, ...], Field(strict=False, fail_fast=True, max_length=1024)]
-FormText = Annotated[str, Field(strict=True, min_length=1, max_length=20_000)]
+FormText = Annotated[str, Field(strict=True, min_length=1, max_length=20_000), BeforeValidator(_notation)]
 Words = Annotated[tuple[PieceName, ...], Field(strict=False, fail_fast=True, max_length=64)]
-StoryText = Annotated[str, Field(strict=True, min_length=1, max_length=100_000)]
+StoryText = Annotated[str, Field(strict=True, min_length=1, max_length=100_000), BeforeValidator(_notation)]
 KeptLines = Annotated[  # one for each line, or several in one
     tuple[Annotated[str, Field(strict=True, max_length=20_000)] | None, ...],
     Field(strict=False, fail_fast=True, max_length=2000),

@@ -18,7 +18,12 @@ GOOD = "白日依山尽，黄河入海流。\n欲穷千里目，更上一层楼�
 
 def test_forms_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["form", "list"]) == 0
-    assert "浣溪沙\t5" in capsys.readouterr().out
+    listed = capsys.readouterr().out.splitlines()
+    assert {"浣溪沙\t5", "排律\t10 to 200 lines", "钗头凤\t= 撷芳词 4"} <= set(listed)
+    assert main(["form", "list", "--json"]) == 0
+    assert {"name": "五排", "lines": [10, 200]} in json.loads(capsys.readouterr().out)["forms"]
+    assert main(["form", "show", "钗头凤"]) == 0
+    assert len(capsys.readouterr().out.split("\n\n")[0].splitlines()) == 18
     assert main(["form", "show", "浣溪沙", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["pattern"]) == 5
 

@@ -130,6 +130,20 @@ def test_a_form_that_is_wrong_is_refused_before_anything_is_written(llm):
         llm.generate("春风", acrostic="春江", style="lyric")
 
 
+def test_a_form_is_given_as_a_value_as_well_as_by_its_name(llm):
+    text, form = "白日依山尽，黄河入海流。\n欲穷千里目，更上一层楼。", cpm_gen.Form.named("五绝")
+    settings = {"style": "lyric", "seed": 1, "top_k": 50}
+    want = llm.generate(form="五绝", **settings)
+    assert llm.generate(form=form, **settings).token_ids == want.token_ids
+    assert "".join(chunk.text for chunk in llm.stream(form=form, **settings)) == want.text
+    assert [c.token_ids for c in llm.generate_many([""], form=form, **settings)] == [want.token_ids]
+    again = llm.rewrite(text, 0, 12, form=form, **VERSE)
+    assert again.candidates == llm.rewrite(text, 0, 12, form="五绝", **VERSE).candidates
+    assert llm.rhymes(text, 2, form=form).words == llm.rhymes(text, 2, form="五绝").words
+    song = llm.generate(form=cpm_gen.Form.parse(SONG), **settings)
+    assert song.token_ids == llm.generate(form=SONG, **settings).token_ids
+
+
 VERSE = {"style": "lyric", "seed": 2, "n": 8, "temperature": 0.95, "top_k": 50, "top_p": 0.95}
 
 

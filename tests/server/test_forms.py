@@ -42,6 +42,9 @@ def test_the_forms_are_listed(client: httpx.Client) -> None:
     found = {f["name"]: f for f in client.get("/forms").json()["forms"]}
     assert found["浣溪沙"]["variants"] == 5
     assert "百字令" in found["念奴娇"]["aliases"]
+    assert found["撷芳词"]["alias_variants"]["钗头凤"] == 4
+    assert found["浣溪沙"]["lines"] is None
+    assert (found["七排"]["variants"], found["七排"]["lines"]) == (0, [10, 200])
     assert len(found) > 800
 
 

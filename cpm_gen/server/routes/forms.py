@@ -29,15 +29,21 @@ from cpm_gen.serving.rhymes import rhymes as find_rhymes
 from cpm_gen.serving.service import Service
 from cpm_gen.text.forms import check as checks
 from cpm_gen.text.forms.form import Form, slots
-from cpm_gen.text.forms.named import ALIASES, names
+from cpm_gen.text.forms.named import LINES, names, other_names
 
 
 class NamedForm(BaseModel):
     """A form that has a name. With a variant behind it, such as ``浣溪沙 2``, it is a request's ``form``."""
 
     name: str
-    variants: int
+    variants: int = Field(description="0: the name takes its number of lines, such as `五排 12`")
+    lines: tuple[int, int] | None = Field(
+        description="the fewest and the most lines of such a name; their number is even"
+    )
     aliases: list[str]
+    alias_variants: dict[str, int] = Field(
+        description="of the aliases that mean another variant than the first: its number"
+    )
 
 
 class FormList(BaseModel):
@@ -157,12 +163,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/forms", summary="The names of forms", responses=refusals(401), dependencies=[Depends(authorise)])
     async def forms() -> FormList:
-        other: dict[str, list[str]] = {}
-        for alias, name in ALIASES.items():
-            other.setdefault(name, []).append(alias)
-        return FormList(
-            forms=[NamedForm(name=n, variants=count, aliases=other.get(n, [])) for n, count in names().items()]
-        )
+        return FormList(forms=[_named(name, count) for name, count in names().items()])
 
     @routes.post(
         "/forms/check",
@@ -189,6 +190,14 @@ def router(service: Service) -> APIRouter:
         )
 
     return routes
+
+
+def _named(name: str, variants: int) -> NamedForm:
+    other = other_names().get(name, {})
+    usual = {alias: variant for alias, variant in other.items() if variant is not None}
+    return NamedForm(
+        name=name, variants=variants, lines=None if variants else LINES, aliases=list(other), alias_variants=usual
+    )
 
 
 def _check(body: CheckBody) -> CheckAnswer:

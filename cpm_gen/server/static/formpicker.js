@@ -6,6 +6,7 @@ import { FREE, isName } from "./verse.js";
 
 const SHOWN = 60; // names in the list
 const VARIANTS = ["仄起", "平起", "仄起入韵", "平起入韵"]; // of regulated verse; those of a 词牌 are numbers
+const LONG = ["10", "12", "16", "20", "24"]; // lines of 排律
 const BOOKS = "rhyme_book";
 
 export class FormPicker {
@@ -19,7 +20,7 @@ export class FormPicker {
     for (const book of books) this.fields[BOOKS].add(new Option(book, book));
     dialog.addEventListener("input", (event) => this.take(event.target));
     this.search.addEventListener("keydown", (event) => this.key(event));
-    this.list.addEventListener("click", ({ target }) => target.dataset.name && this.pick(target.dataset.name));
+    this.list.addEventListener("click", ({ target }) => target.dataset.name && this.choose(target));
     this.find("free").addEventListener("click", () => this.close(null));
     dialog.querySelector("form").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -86,16 +87,17 @@ export class FormPicker {
   offer() {
     const typed = this.search.value.trim();
     const found = [];
-    for (const { name, aliases, variants } of this.names ?? []) {
-      const known = [name, ...aliases].find((one) => one.includes(typed));
-      if (known) found.push([known === name ? "" : known, name, variants, known.startsWith(typed) ? 0 : 1]);
+    for (const { name, aliases } of this.names ?? []) {
+      const all = [name, ...aliases];
+      const known = all.find((one) => one === typed) ?? all.find((one) => one.includes(typed));
+      if (known) found.push([known === name ? "" : known, name, known.startsWith(typed) ? 0 : 1]);
     }
-    found.sort((a, b) => a[3] - b[3]);
+    found.sort((a, b) => a[2] - b[2]);
     this.list.replaceChildren(...found.slice(0, SHOWN).map(([alias, name], n) => {
       const item = document.createElement("li");
       Object.assign(item, { id: `form-name-${n}`, textContent: alias ? t("form_alias", { name, alias }) : name });
       item.setAttribute("role", "option");
-      item.dataset.name = name;
+      Object.assign(item.dataset, { name, alias });
       return item;
     }));
     this.mark(found.findIndex(([, name]) => name === this.name));
@@ -119,15 +121,20 @@ export class FormPicker {
       this.mark((this.at + by + length) % length);
     } else if (event.key === "Enter" && this.list.children[this.at] && this.list.children[this.at].dataset.name !== this.name) {
       event.preventDefault();
-      this.pick(this.list.children[this.at].dataset.name);
+      this.choose(this.list.children[this.at]);
     }
   }
 
+  choose({ dataset: { name, alias } }) {
+    this.pick(alias || name);
+  }
+
+  // Another name may mean a variant: 钗头凤 is 撷芳词 4.
   pick(name, variant = "") {
     const known = this.names?.find((one) => one.name === name || one.aliases.includes(name));
     this.name = known?.name ?? name;
     this.search.value = this.name;
-    this.variants(variant);
+    this.variants(variant || String(known?.alias_variants[name] ?? ""));
     this.offer();
     this.look();
   }
@@ -137,8 +144,7 @@ export class FormPicker {
     const known = this.names?.find((one) => one.name === this.name);
     const regulated = /^[五七][绝律]$/.test(this.name);
     const numbers = Array.from({ length: known?.variants ?? 0 }, (_, n) => String(n + 1));
-    const long = ["10", "12", "16", "20", "24"];
-    const choices = !known ? [] : regulated ? VARIANTS : /排$/.test(this.name) ? long : numbers;
+    const choices = !known ? [] : regulated ? VARIANTS : known.lines ? LONG : numbers;
     variant.replaceChildren(...[...new Set([...choices, ...(chosen ? [chosen] : [])])].map((one) => new Option(one, one)));
     variant.closest("label").hidden = variant.options.length < 2;
     if (chosen) variant.value = chosen;

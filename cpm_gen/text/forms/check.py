@@ -10,7 +10,7 @@ from typing import Literal
 from cpm_gen.text.forms.errors import FormError
 from cpm_gen.text.forms.form import BOUNDARY, Form, Line, Part
 from cpm_gen.text.forms.line_reader import is_han
-from cpm_gen.text.forms.readings import read
+from cpm_gen.text.forms.readings import read, settled
 from cpm_gen.text.forms.rhyme_books import Sounds, named_groups, rhyme_book
 
 _WIDE = str.maketrans({",": "，", "!": "！", "?": "？", ";": "；", ":": "：", ".": "。"})
@@ -85,8 +85,8 @@ class _Checker:
     def sounds(self, text: str) -> list[Sounds]:
         """The sounds of each character of a run, by its words."""
         return [
-            self.book.sounds(c, r, lenient=self.form.lenient, neutral=self.form.neutral)
-            for c, r in zip(text, read(text), strict=True)
+            self.book.sounds(c, r, lenient=self.form.lenient, neutral=self.form.neutral, settled=settled(text, at, r))
+            for at, (c, r) in enumerate(zip(text, read(text), strict=True))
         ]
 
     def lines(self, lines: Iterable[tuple[int, str | None]]) -> None:

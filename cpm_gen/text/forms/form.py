@@ -1,7 +1,7 @@
 """What a form is: sections of lines of parts, with tones, rhymes and given characters. Pure values.
 
 A part is a run of characters between two separators or word boundaries, such as the seven characters of ``7a``. ``str(form)`` is in the
-notation that :func:`cpm_gen.text.forms.notation.parse` reads, and reads back to an equal form.
+notation that :meth:`Form.parse` reads, and reads back to an equal form.
 """
 
 from __future__ import annotations
@@ -88,6 +88,20 @@ class Form:
     lenient: bool = False
     neutral: bool = False
     required_at: tuple[tuple[str, Place], ...] = field(default=(), compare=False, repr=False)
+
+    @staticmethod
+    def parse(text: str) -> Form:
+        """A form from its notation; see :mod:`cpm_gen.text.forms.notation`. Raises FormError with line and column."""
+        from cpm_gen.text.forms.notation import parse
+
+        return parse(text)
+
+    @staticmethod
+    def named(name: str, variant: int | str | None = None) -> Form:
+        """A form by its name; see :func:`cpm_gen.text.forms.named.named`. Raises FormError for a name or variant that there is not."""
+        from cpm_gen.text.forms.named import named
+
+        return named(name, variant)
 
     def lines(self) -> Iterator[Line]:
         """The lines in the order of the text, those of repeated sections again."""

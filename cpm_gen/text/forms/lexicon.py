@@ -12,7 +12,7 @@ from cpm_gen.config.options import RhymeBook as Book
 from cpm_gen.sampling.constraints import Indices
 from cpm_gen.text.forms.form import SIGNS
 from cpm_gen.text.forms.line_reader import is_han
-from cpm_gen.text.forms.readings import read, word_beginnings, words
+from cpm_gen.text.forms.readings import read, settled, word_beginnings, words
 from cpm_gen.text.forms.rhyme_books import LEVEL, Sounds, rhyme_book
 from cpm_gen.text.tokenizer import TextTokenizer
 
@@ -127,8 +127,8 @@ class Sounding:
         table = rhyme_book(book)
 
         @functools.cache
-        def sounds(character: str, reading: str | None) -> tuple[Sounds, int]:
-            found = table.sounds(character, reading, lenient=lenient, neutral=neutral)
+        def sounds(character: str, reading: str | None, in_word: bool) -> tuple[Sounds, int]:
+            found = table.sounds(character, reading, lenient=lenient, neutral=neutral, settled=in_word)
             return found, sum({TONE_BITS[tone] for tone, _ in found})
 
         self.groups = table.groups
@@ -138,7 +138,7 @@ class Sounding:
         pool: dict[tuple[str, str], set[str]] = {}
         for i, text in lexicon.texts.items():
             for at, (c, reading) in enumerate(zip(text, lexicon.readings[i], strict=True)):
-                found, bits = sounds(c, reading)
+                found, bits = sounds(c, reading, settled(text, at, reading))
                 self.tones[at, i] = bits
             self.last[i] = found
             for tone, group in found:

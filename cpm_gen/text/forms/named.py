@@ -8,6 +8,7 @@ import functools
 import re
 from collections.abc import Mapping
 
+from cpm_gen.text.forms.aliases import ALIASES
 from cpm_gen.text.forms.errors import FormError
 from cpm_gen.text.forms.form import BOUNDARY, Form, Line, Part, Section, Slot, Tone
 from cpm_gen.text.forms.readings import data_lines
@@ -21,50 +22,15 @@ _LINES = {
     "b": {5: "中平平仄仄", 7: "中仄中平平仄仄"},
     "B": {5: "平平仄仄平", 7: "中仄平平仄仄平"},
 }
-ALIASES = {
-    "百字令": "念奴娇",
-    "酹江月": "念奴娇",
-    "大江东去": "念奴娇",
-    "壶中天": "念奴娇",
-    "鹊踏枝": "蝶恋花",
-    "凤栖梧": "蝶恋花",
-    "江神子": "江城子",
-    "丑奴儿": "采桑子",
-    "罗敷媚": "采桑子",
-    "望江南": "忆江南",
-    "谢秋娘": "忆江南",
-    "摸鱼子": "摸鱼儿",
-    "雨淋铃": "雨霖铃",
-    "长相思令": "长相思",
-    "洞仙歌令": "洞仙歌",
-    "渔父": "渔歌子",
-    "调笑令": "古调笑",
-    "转应曲": "古调笑",
-    "庆春泽慢": "高阳台",
-    "金缕曲": "贺新郎",
-    "乳燕飞": "贺新郎",
-    "貂裘换酒": "贺新郎",
-    "摊破浣溪沙": "山花子",
-    "薄幸": "薄倖",
-    "思佳客": "鹧鸪天",
-    "醉桃源": "阮郎归",
-    "龙吟曲": "水龙吟",
-    "台城路": "齐天乐",
-    "如此江山": "齐天乐",
-    "疏帘淡月": "桂枝香",
-    "忆仙姿": "如梦令",
-    "宴桃源": "如梦令",
-    "秦楼月": "忆秦娥",
-    "满庭霜": "满庭芳",
-    "百尺楼": "卜算子",
-    "卖花声": "浪淘沙令",
-}
+LONG = {"五排": 5, "七排": 7, "排律": 5}  # characters of a line; the variant is the number of lines
+LINES = (10, 200)  # the fewest and the most; they are even
 
 
 def named(name: str, variant: int | str | None = None) -> Form:
     """A form by name; the variant is a number from 1 for 词牌, an opening for regulated verse, and may stand in the name.
 
-    ``七绝``, ``五律 平起入韵``, ``五排 12``, ``浣溪沙``, ``浣溪沙 2``. Raises FormError for a name or variant that there is not.
+    ``七绝``, ``五律 平起入韵``, ``五排 12``, ``浣溪沙``, ``浣溪沙 2``, ``钗头凤`` (which is ``撷芳词 4``). Raises FormError for a name or
+    variant that there is not.
     """
     words = name.split()
     if not words or len(words) > 2:
@@ -74,14 +40,16 @@ def named(name: str, variant: int | str | None = None) -> Form:
             raise FormError(f"{name}: the variant is given twice")
         variant = words[1]
     name = words[0]
-    if name in _LENGTHS:
-        return _regulated(name, *_LENGTHS[name], _opening(name, variant))
-    if name in _LONG:
-        return _long_regulated(name, variant)
+    title, *usual = ALIASES.get(name, name).split()
+    if variant is None and usual:
+        variant = usual[0]
+    if title in _LENGTHS:
+        return _regulated(title, *_LENGTHS[title], _opening(title, variant))
+    if title in LONG:
+        return _long_regulated(title, variant)
     known = patterns()
-    title = name if name in known else ALIASES.get(name, "")
     if title not in known:
-        near = difflib.get_close_matches(name, [*_LENGTHS, "五排", "七排", *known, *ALIASES], 3, 0.5)
+        near = difflib.get_close_matches(name, [*_LENGTHS, *LONG, *known, *ALIASES], 3, 0.5)
         raise FormError(
             f"there is no form {name[:20]}"
             + (f"; did you mean {' or '.join(near)}?" if near else "; cpm-gen form list")
@@ -90,15 +58,23 @@ def named(name: str, variant: int | str | None = None) -> Form:
 
 
 def names() -> dict[str, int]:
-    """The names of all forms, with the number of their variants."""
-    return (
-        {name: len(OPENINGS) for name in _LENGTHS} | {"五排": 4, "七排": 4} | {n: len(p) for n, p in patterns().items()}
-    )
+    """The names of all forms, with the number of their variants; 0 for those of ``LONG``, which take a number of lines."""
+    counted = {name: len(found) for name, found in patterns().items()}
+    return dict.fromkeys(_LENGTHS, len(OPENINGS)) | dict.fromkeys(LONG, 0) | counted
+
+
+def other_names() -> dict[str, dict[str, int | None]]:
+    """The other names of each form, with the number of the variant that they mean; None: as the form's own name."""
+    found: dict[str, dict[str, int | None]] = {}
+    for name, meaning in ALIASES.items():
+        title, *usual = meaning.split()
+        found.setdefault(title, {})[name] = int(usual[0]) if usual else None
+    return found
 
 
 def is_name(name: str) -> bool:
     """Whether a form has this name."""
-    return name in _LENGTHS or name in _LONG or name in ALIASES or name in patterns()
+    return name in _LENGTHS or name in LONG or name in ALIASES or name in patterns()
 
 
 def _opening(name: str, variant: int | str | None) -> str:
@@ -122,7 +98,6 @@ def _number(name: str, variant: int | str | None, most: int) -> int:
     return int(text)
 
 
-_LONG = ("五排", "七排", "五言排律", "七言排律", "排律")
 _FIRST = {"仄起": "aB", "平起": "bA", "仄起入韵": "AB", "平起入韵": "BA"}
 
 
@@ -148,10 +123,13 @@ def _regulated(name: str, length: int, lines: int, opening: str) -> Form:
 
 
 def _long_regulated(name: str, variant: int | str | None) -> Form:
-    text = "10" if variant is None else str(variant)
-    if not text.isdecimal() or int(text[:4]) % 2 or not 10 <= int(text[:4]) <= 200:
-        raise FormError(f"{name} takes an even number of lines from 10 to 200, such as {name} 12, not {text[:20]}")
-    form = _regulated(name, 7 if name.startswith("七") else 5, int(text), OPENINGS[0])
+    least, most = LINES
+    text = str(least if variant is None else variant)
+    if not text.isdecimal() or int(text[:4]) % 2 or not least <= int(text[:4]) <= most:
+        raise FormError(
+            f"{name} takes an even number of lines from {least} to {most}, such as {name} 12, not {text[:20]}"
+        )
+    form = _regulated(name, LONG[name], int(text), OPENINGS[0])
     return Form(form.sections, form.book)
 
 

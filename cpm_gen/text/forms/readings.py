@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 
 NEUTRAL = "5"
-# particles that are read without a tone; as rhymes they are none, whatever readings a dictionary gives besides
+# particles that are read without a tone; by themselves they are no rhymes, whatever readings a dictionary gives besides
 PARTICLES = frozenset("的了着吗呢吧啊呀嘛哪啦么们地得")
 
 
@@ -48,6 +48,19 @@ def read(text: str) -> list[str | None]:
             found.append(first[0] if first else None)
             at += 1
     return found
+
+
+def settled(text: str, at: int, reading: str | None) -> bool:
+    """Whether a known word around a particle of ``text`` has this reading of it, with a tone, as 大地 and 目的 have."""
+    if text[at] not in PARTICLES or reading is None or reading.endswith(NEUTRAL):
+        return False
+    known = words()
+    for begin in range(max(0, at - 3), at + 1):
+        for end in range(at + 1, begin + 5):
+            word = known.get(text[begin:end])
+            if word and word[at - begin] == reading:
+                return True
+    return False
 
 
 @functools.cache

@@ -120,14 +120,24 @@ class RhymeBook:
     groups: tuple[str, ...]
     listed: Mapping[str, Sounds] | None
 
-    def sounds(self, character: str, reading: str | None, *, lenient: bool = False, neutral: bool = False) -> Sounds:
+    def sounds(
+        self,
+        character: str,
+        reading: str | None,
+        *,
+        lenient: bool = False,
+        neutral: bool = False,
+        settled: bool = False,
+    ) -> Sounds:
         """The tones and groups of a character that is read ``reading``, such as ``zhong4``; None: not known.
 
         lenient: all readings. neutral: a character in the neutral tone has the rhyme of its final; otherwise it has no sound.
+        settled: a word settles this reading of a particle; by itself a particle has no rhyme in the books of today.
         """
         if self.listed is None:
             found = readings().get(character, ()) if lenient else (reading,)
-            return frozenset(s for r in found if r for s in _modern_sounds(self.name, character, r, neutral))
+            rhymes = settled or neutral or character not in PARTICLES
+            return frozenset(s for r in found if r for s in _modern_sounds(self.name, r, neutral, rhymes))
         listed = self.listed.get(character)
         modern = None if reading is None or reading.endswith(NEUTRAL) else tone_of(reading)
         if not listed:
@@ -178,14 +188,12 @@ def _group_of_final(book: str) -> Mapping[str, str]:
     return {final: group for group, finals in _MODERN[book].items() for final in finals.split()}
 
 
-def _modern_sounds(book: str, character: str, reading: str, neutral: bool) -> list[tuple[str, str]]:
-    if not reading:
-        return []
+def _modern_sounds(book: str, reading: str, neutral: bool, rhymes: bool) -> list[tuple[str, str]]:
     group = _group_of_final(book).get(final_of(reading), "")
     if reading.endswith(NEUTRAL):
         return [(LEVEL, group), (OBLIQUE, group)] if neutral else []
     tone = tone_of(reading)
-    return [(tone, "" if character in PARTICLES and not neutral else group)]
+    return [(tone, group if rhymes else "")]
 
 
 @functools.cache

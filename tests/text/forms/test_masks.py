@@ -50,6 +50,13 @@ def read(tokens: list[int]) -> str:
     return tokenizer().decode(tokens).replace("<eod>", "\n")
 
 
+def test_a_token_whose_word_settles_a_particles_tone_is_a_rhyme():
+    ending = lexicon().sounds("中华通韵", False, False).ending
+    rhymes = {lexicon().texts[int(i)] for ids in ending.values() for i in ids}
+    assert "天地" in rhymes
+    assert not {"地", "得", "的", "了", "听得", "他的"} & rhymes
+
+
 def keeps(form: Form, seed: int) -> None:
     masks = FormMasks(form, lexicon())
     text = read(random_tokens(masks, seed))

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cpm_gen.text.forms.errors import FormError
+from cpm_gen.text.forms.form import Form
 from cpm_gen.text.forms.named import ALIASES, named, names
 from cpm_gen.text.forms.notation import parse
 from cpm_gen.text.forms.requested import read_form
@@ -43,6 +44,13 @@ def test_a_song_has_its_sections_in_order():
     ]
 
 
+def test_a_form_is_made_by_its_own_methods():
+    assert Form.parse(SONG) == parse(SONG)
+    assert Form.named("浣溪沙", variant=2) == Form.named("浣溪沙 2") == named("浣溪沙 2")
+    with pytest.raises(FormError, match="did you mean 五绝"):
+        Form.named("五觉")
+
+
 def test_what_an_input_method_for_chinese_types_is_read_as_well():
     typed = "韵：通韵，ａ＝江阳\n【主歌一】\n７，７ａ\n7，7a\n［副歌］\n3＋4a\n5,5a\n"
     assert parse(typed) == parse("韵: 通韵, a=江阳\n[主歌一]\n7,7a\n7,7a\n[副歌]\n3+4a\n5,5a\n")
@@ -74,7 +82,7 @@ def test_any_form_reads_back(text):
 
 def test_every_named_form_reads_back():
     for name, count in names().items():
-        for variant in (1, count) if name not in ("五排", "七排") else (10, 24):
+        for variant in (1, count) if count else (10, 24):
             form = named(name, variant)
             assert parse(str(form)) == form, (name, variant)
 
@@ -145,38 +153,79 @@ def test_long_text_is_read_or_refused_at_once(text):
     assert time.process_time() - began < 0.5
 
 
-# the characters of well-known poems by these names, the variant of that length among those of the form
+# the characters of well-known poems by these names
 LENGTHS = {
-    27: "望江南 谢秋娘 渔父",
+    16: "苍梧谣 十六字令",
+    18: "闲中好",
+    27: "望江南 谢秋娘 渔父 江南好",
     32: "调笑令 转应曲",
-    33: "忆仙姿 宴桃源",
-    36: "长相思令",
-    44: "丑奴儿 罗敷媚 百尺楼",
-    46: "秦楼月",
-    47: "醉桃源",
-    48: "摊破浣溪沙",
-    54: "卖花声",
-    55: "思佳客",
-    60: "鹊踏枝 凤栖梧",
+    33: "忆仙姿 宴桃源 如意令",
+    36: "长相思令 吴山青 上西楼",
+    41: "点樱桃",
+    42: "浣溪纱 小庭花",
+    43: "关河令",
+    44: "丑奴儿 罗敷媚 百尺楼 减兰 重叠金",
+    46: "秦楼月 忆萝月",
+    47: "醉桃源 碧桃春",
+    48: "摊破浣溪沙 秋波媚 青衫湿 虞美人影",
+    50: "步虚词",
+    52: "南柯子 风蝶令",
+    54: "卖花声 过龙门",
+    55: "思佳客 醉梅花 木兰花",
+    56: "金风玉露相逢曲 惜春容",
+    57: "醉落魄",
+    58: "小重山令 踏雪行 惜分钗",
+    60: "鹊踏枝 凤栖梧 黄金缕 钗头凤 糖多令 南楼令",
+    62: "鬓云松令 十拍子",
     70: "江神子",
+    77: "宝钗分 月底修箫谱",
+    78: "孤雁儿",
     83: "洞仙歌令",
-    95: "满庭霜",
-    100: "百字令 酹江月 大江东去 壶中天 庆春泽慢",
+    90: "愁春未醒",
+    95: "满庭霜 锁阳台 潇湘夜雨",
+    97: "忆吹箫 红情 夏初临 甘州",
+    98: "应天长慢",
+    99: "玉蝴蝶慢 胜胜慢",
+    100: "百字令 酹江月 大江东去 壶中天 庆春泽慢 赤壁词 湘月",
     101: "疏帘淡月",
-    102: "龙吟曲 台城路 如此江山",
+    102: "龙吟曲 台城路 如此江山 庆宫春",
     103: "雨淋铃",
+    104: "消息",
+    106: "望梅",
     108: "薄幸",
-    116: "摸鱼子 金缕曲 乳燕飞 貂裘换酒",
+    110: "绿意 解佩环",
+    111: "苏武慢 女冠子慢",
+    113: "惜余春慢",
+    114: "寿星明 洞庭春色 小梅花",
+    116: "摸鱼子 迈陂塘 金缕曲 乳燕飞 貂裘换酒",
+    139: "鸭头绿",
+    240: "丰乐楼",
 }
 
 
 def test_other_names_of_a_form_have_the_length_of_their_poems():
-    assert sorted(ALIASES) == sorted(name for found in LENGTHS.values() for name in found.split())
     for length, found in LENGTHS.items():
         for name in found.split():
-            assert not ALIASES.keys() & names().keys()
-            variants = range(1, names()[ALIASES[name]] + 1)
-            assert length in {named(name, v).characters for v in variants}, name
+            assert name in ALIASES
+            assert named(name).characters == length, name
+
+
+def test_another_name_means_a_form_and_is_no_forms_own_name():
+    assert len(ALIASES) > 400
+    assert not ALIASES.keys() & names().keys()
+    for name, meaning in ALIASES.items():
+        assert named(name) == named(meaning), name
+        assert not meaning.endswith(" 1"), name
+    assert named("钗头凤", 1) == named("撷芳词")
+
+
+def test_long_regulated_verse_takes_a_number_of_lines():
+    assert names()["排律"] == names()["五排"] == names()["七排"] == 0
+    assert named("排律 20") == named("五排", 20) == named("五言排律 20")
+    assert [named(f"{name} 200").characters for name in ("五排", "七言排律")] == [1000, 1400]
+    for wrong in ("1", "4", "11", "202"):
+        with pytest.raises(FormError, match="七排 takes an even number of lines from 10 to 200"):
+            named("七排", wrong)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cpm_gen.text.forms.check import check
 from cpm_gen.text.forms.named import named, patterns
+from cpm_gen.text.forms.notation import parse
 from cpm_gen.text.forms.readings import read
 from cpm_gen.text.forms.rhyme_books import final_of, named_groups, rhyme_book
 
@@ -86,6 +88,20 @@ def test_words_that_rhyme_share_a_group(book, words):
 )
 def test_words_that_do_not_rhyme_share_none(book, words):
     assert not set.intersection(*groups(book, words)) - {""}
+
+
+@pytest.mark.parametrize(
+    "text", ["大地\n努力", "天地\n目的", "明了\n来到", "沉着\n生活", "获得\n唱歌", "伟大地\n很努力"]
+)
+def test_a_particle_rhymes_in_a_word_that_settles_its_tone(text):
+    form = parse("韵: 通韵\n2-3a\n2-3a")
+    assert check(form, text) == []
+
+
+@pytest.mark.parametrize("text", ["慢慢地\n很努力", "走着\n生活", "觉得\n唱歌", "好了\n来到", "来的\n唱歌"])
+def test_a_particle_by_itself_rhymes_with_nothing(text):
+    [fault] = check(parse("韵: 通韵\n2-3a\n2-3a"), text)
+    assert (fault.line, fault.kind) == (1, "no_rhyme")
 
 
 def test_a_word_settles_the_reading_of_its_characters():
