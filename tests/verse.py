@@ -15,7 +15,7 @@ import cpm_gen
 from cpm_gen.text.forms.form import Form
 
 SIGNS = "，、；：。！？"
-EITHER = set("看过望听忘叹醒论教胜凭应思吹誉漫患竞跳虑探俱纵")
+EITHER = set("看过望听忘叹醒论教胜应思吹誉漫患跳探纵凝钿溅喷障防飏翰澜谩颇笼料评泱鞘缭嘹")
 FINALS = {
     "十三辙": {
         "发花": "a ia ua",

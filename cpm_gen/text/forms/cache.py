@@ -16,7 +16,7 @@ from cpm_gen.text.forms.passage_masks import PassageMasks
 from cpm_gen.text.tokenizer import Detokenizer, TextTokenizer
 
 _LEXICONS = 4  # of a vocabulary of 30,000: a few MB and a second of work each
-_FORMS = 16  # at most 8 MiB each
+_FORMS = 16  # of a vocabulary of 30,000: each at most 8 MiB of masks, and 45 MiB of tables of its lookahead
 
 
 class FormCache:

@@ -19,7 +19,7 @@ from cpm_gen.text.forms.errors import FormError
 from cpm_gen.text.forms.readings import NEUTRAL, PARTICLES, data_lines, readings
 
 LEVEL, OBLIQUE = "平", "仄"
-BOTH = frozenset("看过望听忘叹醒论教胜凭应思吹誉漫患竞跳虑探俱纵")
+BOTH = frozenset("看过望听忘叹醒论教胜应思吹誉漫患跳探纵凝钿溅喷障防飏翰澜谩颇笼料评泱鞘缭嘹")
 
 Sounds = frozenset[tuple[str, str]]  # (平 or 仄, name of a rhyme group or "": rhymes with nothing)
 

@@ -1,5 +1,6 @@
 """The rhyme books: known characters, and human verse as the witness of the data."""
 
+import dataclasses
 import lzma
 import re
 import tarfile
@@ -11,7 +12,7 @@ from cpm_gen.text.forms.check import check
 from cpm_gen.text.forms.named import named, patterns
 from cpm_gen.text.forms.notation import parse
 from cpm_gen.text.forms.readings import read
-from cpm_gen.text.forms.rhyme_books import final_of, named_groups, rhyme_book
+from cpm_gen.text.forms.rhyme_books import BOTH, final_of, named_groups, rhyme_book
 
 
 def groups(book, text):
@@ -155,6 +156,30 @@ def test_the_patterns_of_human_ci_are_right(reference):
     ]
     assert sum(fitting) / (42 * len(found)) > 0.97
     assert len(patterns()) == 817
+
+
+@pytest.mark.parametrize(
+    ("name", "poem"),
+    [
+        ("五绝 仄起入韵", "骏马绣障泥，红尘扑四蹄。\n归时何太晚，日照杏花西。"),
+        ("七绝 仄起入韵", "暮雨朝云几日归，如丝如雾湿人衣。\n三湘二月春光早，莫逐狂风缭乱飞。"),
+        ("七绝 仄起入韵", "避暑昭阳不掷卢，井边含水喷鵶雏。\n内中数日无呼唤，搨得滕王蛱蝶图。"),
+        (
+            "五律 仄起",
+            "旌节临溪口，寒郊斗觉暄。\n红亭移酒席，画鹢逗江村。\n云带歌声飏，风飘舞袖翻。\n花间催秉烛，川上欲黄昏。",
+        ),
+    ],
+)
+def test_a_character_that_tang_poets_use_with_either_tone_has_both(name, poem):
+    """Read strictly; poems of 全唐诗 whose 障, 缭, 喷 and 飏 have the tone that they do not have today."""
+    form = dataclasses.replace(named(name), distinct=False)
+    assert check(form, poem) == []
+
+
+def test_the_characters_with_either_tone_are_listed_with_both():
+    listed = rhyme_book("平水韵").listed
+    assert listed is not None
+    assert [c for c in BOTH if {tone for tone, _ in listed[c]} != {"平", "仄"}] == []
 
 
 def test_the_data_are_small():
