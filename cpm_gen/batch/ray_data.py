@@ -25,10 +25,12 @@ import ray.data
 from cpm_gen.batch.lines import Line, Result
 from cpm_gen.batch.replicas import Assignment
 from cpm_gen.batch.writer import Writer
+from cpm_gen.checkpoints.locate import model_folder, open_checkpoint
 from cpm_gen.config.arguments import one_line
+from cpm_gen.config.options import ModelOptions
 from cpm_gen.config.resolve import Settings
 from cpm_gen.errors import ConfigError, ReplicaError
-from cpm_gen.runtime.plan import Machine, plan_load
+from cpm_gen.runtime.plan import Machine, plan_worker
 from cpm_gen.runtime.text_engine import TextEngine
 
 _WAIT = 0.2  # seconds for a result before the caller is asked whether to stop
@@ -61,28 +63,37 @@ class RayData:
     """
 
     def __init__(self, settings: Settings, workers: int | None) -> None:
-        plan = plan_load(
-            settings.model, Machine.detect()
-        )  # its mistakes are said before the cluster is asked for anything
+        open_checkpoint(model_folder(settings.model.model))  # a mistake in it is said before a cluster is started
         _connect()
-        resources = ray.cluster_resources()
-        gpus = plan.degree if settings.model.device != "cpu" and resources.get("GPU") else 0
-        cpus = settings.model.threads or 1
-        self._resources = {"num_gpus": gpus} if gpus else {"num_cpus": cpus}
-        room = int(resources["GPU"] // gpus if gpus else resources.get("CPU", 0) // cpus)
-        if room < (workers or 1):
+        try:
+            options = self._place(settings.model, workers)
+        except BaseException:
             ray.shutdown()
-            raise ConfigError(
-                f"the Ray cluster has room for {room} workers of {f'{gpus} GPUs' if gpus else f'{cpus} CPUs'}, not {workers or 1}"
-            )
-        self._workers = workers or room
-        self.notes = list(plan.notes)
-        options = settings.model if gpus else dataclasses.replace(settings.model, threads=cpus, device="cpu")
+            raise
         self._assignment = Assignment(0, 1, 0, dataclasses.replace(settings, model=options)).to_json()
         self._block = _BATCHES * settings.model.batch
         self._lines: list[str] = []
         self._given: set[int] = set()
         self._results: queue.SimpleQueue[Result | Exception | None] | None = None
+
+    def _place(self, options: ModelOptions, workers: int | None) -> ModelOptions:
+        """The options of a worker. Decides what it takes of the cluster; raises ConfigError if there is no room."""
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        plan = plan_worker(options, Machine.detect(), max((int(node.get("GPU", 0)) for node in nodes), default=0))
+        self.notes = list(plan.notes)
+        threads = options.threads or 1
+        if plan.device.type == "cuda":
+            kind, needed = "GPU", plan.degree
+            options = dataclasses.replace(options, device=options.device.partition(":")[0])  # Ray chooses which GPUs
+        else:
+            kind, needed = "CPU", threads
+            options = dataclasses.replace(options, threads=threads, device="cpu")
+        self._resources = {f"num_{kind.lower()}s": needed}
+        room = sum(int(node.get(kind, 0) // needed) for node in nodes)  # a worker is of one node
+        if room < (workers or 1):
+            raise ConfigError(f"the Ray cluster has room for {room} workers of {needed} {kind}s, not {workers or 1}")
+        self._workers = workers or room
+        return options
 
     @property
     def room(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -16,13 +17,14 @@ from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+import click
 import ray
 from ray import serve
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cpm_gen.config.resolve import Settings, resolve
 from cpm_gen.errors import ConfigError, CpmGenError
-from cpm_gen.runtime.plan import Machine, plan_load
+from cpm_gen.runtime.plan import Machine, plan_worker
 from cpm_gen.server import logs
 from cpm_gen.server.app import create_app
 from cpm_gen.server.main import COMMIT_SECONDS, END_SECONDS, TRACE_SECONDS, drain
@@ -175,10 +177,41 @@ def _replicas(words: Any) -> tuple[int, int]:
 
 def _resources(settings: Settings) -> tuple[Settings, dict[str, float]]:
     """The settings with devices decided, and what a replica takes of the cluster; raises ConfigError and CheckpointError."""
-    plan = plan_load(settings.model, Machine.detect())
-    cluster = ray.cluster_resources() if ray.is_initialized() else {}
+    device, _, _ = settings.model.device.partition(":")  # Ray chooses which GPUs, and a replica sees no others
+    machine = Machine.detect()
+    plan = plan_worker(settings.model, machine, _most_gpus(device, machine))
     threads = settings.model.threads or 1
-    if settings.model.device != "cpu" and cluster.get("GPU"):
-        return settings, {"GPU": plan.degree, "CPU": threads}
-    model = dataclasses.replace(settings.model, threads=threads, device="cpu")
-    return dataclasses.replace(settings, model=model), {"CPU": threads * plan.degree}
+    if plan.device.type == "cuda":
+        model = dataclasses.replace(settings.model, device=device)
+        bundle: dict[str, float] = {"GPU": plan.degree, "CPU": threads}
+    else:
+        model = dataclasses.replace(settings.model, threads=threads, device="cpu")
+        bundle = {"CPU": threads * plan.degree}
+    return dataclasses.replace(settings, model=model), bundle
+
+
+def _most_gpus(device: str, machine: Machine) -> float:
+    """GPUs of the node that has most, in the cluster that runs, or that ``serve run`` will join or start on this machine."""
+    if device == "cpu":
+        return 0
+    if ray.is_initialized():
+        # built in the cluster, which nodes with GPUs may join later (KubeRay waits for the head alone): for "cuda" Ray waits for them
+        return math.inf if device == "cuda" else _most_of_nodes()
+    command = click.get_current_context(silent=True)  # of serve run, which calls app() before it joins --address
+    address = (command and command.params.get("address")) or os.environ.get("RAY_ADDRESS")
+    if address == "local":
+        return machine.gpus
+    try:
+        ray.init(address or "auto", logging_level=logging.ERROR, log_to_driver=False)
+    except ConnectionError:
+        if address:
+            raise
+        return machine.gpus
+    try:
+        return _most_of_nodes()
+    finally:
+        ray.shutdown()  # serve run joins with a namespace and a runtime_env of its own
+
+
+def _most_of_nodes() -> int:
+    return max((int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)

@@ -6,8 +6,10 @@ that a person can make in the options is raised here.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -157,6 +159,21 @@ def plan_load(options: ModelOptions, machine: Machine) -> LoadPlan:
         else 0,  # a GPU scores a whole window in a step's time
         notes=_notes(checkpoint, backend),
     )
+
+
+def plan_worker(options: ModelOptions, machine: Machine, most: float) -> LoadPlan:
+    """What a worker in a cluster will do, whose ranks run on one node. ``most``: GPUs of the node that has most of them.
+
+    The machine is the one that plans, whose own GPUs do not count. Raises what :func:`plan_load` raises, and ConfigError if no node
+    has a GPU for each rank.
+    """
+    gpus = sys.maxsize if most or options.device != "auto" else 0  # a lack of them is that of the cluster, below
+    plan = plan_load(options, dataclasses.replace(machine, gpus=gpus))
+    if plan.device.type == "cuda" and plan.degree > most:
+        raise ConfigError(
+            f"device {options.device}: GPUs needed on one node: {plan.degree}; most on a node of the Ray cluster: {most}"
+        )
+    return plan
 
 
 def make_window(options: ModelOptions, positions: int) -> Window:

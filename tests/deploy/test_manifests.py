@@ -242,6 +242,17 @@ def test_the_ray_service_fits_its_schema_and_the_version_of_ray() -> None:
     assert f"\nray=={RAY_SERVICE['spec']['rayClusterConfig']['rayVersion']}\n" in constraints
 
 
+def test_the_ray_service_fits_its_schema_with_the_model_and_the_gpus_of_its_comments() -> None:
+    text = (DEPLOY / "kuberay" / "rayservice.yaml").read_text(encoding="utf-8")
+    manifest = yaml.safe_load(re.sub(r"^( +)# ", r"\1", text, flags=re.MULTILINE))
+    assert mistakes(manifest) == []
+    [application] = yaml.safe_load(manifest["spec"]["serveConfigV2"])["applications"]
+    head, worker = containers(manifest)
+    for container in (head, worker):  # the head reads the model's headers
+        assert str(Path(application["args"]["model"]).parent) in [m["mountPath"] for m in container["volumeMounts"]]
+    assert (application["args"]["device"], worker["resources"]["limits"]["nvidia.com/gpu"]) == ("cuda", "1")
+
+
 def test_the_ray_services_application_fits_ray_and_the_settings() -> None:
     schema = pytest.importorskip("ray.serve.schema", reason="needs the extra ray, with Ray Serve")
     config = yaml.safe_load(RAY_SERVICE["spec"]["serveConfigV2"])

@@ -15,7 +15,7 @@ from cpm_gen.config.options import ModelOptions
 from cpm_gen.engine.model_runner import SCORINGS
 from cpm_gen.errors import CheckpointError, ConfigError
 from cpm_gen.parallel.launchers import Launch
-from cpm_gen.runtime.plan import LoadPlan, Machine, plan_load
+from cpm_gen.runtime.plan import LoadPlan, Machine, plan_load, plan_worker
 from cpm_gen.runtime.rank_worker import Assignment
 from tests.random_networks import SMALL, random_checkpoint
 
@@ -123,6 +123,14 @@ def test_a_launched_rank_plans_for_itself(folder: Path) -> None:
     assert (found.rank, found.degree, found.devices) == (2, 4, (torch.device("cuda", 1),))
     assert found.threads == 4  # of this machine's two ranks
     assert found.for_rank(2).device == "cuda:1"
+
+
+def test_a_worker_of_a_cluster_takes_the_gpus_of_a_node_not_those_of_the_machine_that_plans(folder: Path) -> None:
+    options = ModelOptions(model=str(folder), tensor_parallel=2)
+    assert plan_worker(options, LAPTOP, 2).devices == (torch.device("cuda", 0), torch.device("cuda", 1))
+    assert plan_worker(options, SERVER, 0).device == torch.device("cpu")
+    with pytest.raises(ConfigError, match="GPUs needed on one node: 2; most on a node of the Ray cluster: 1"):
+        plan_worker(options, SERVER, 1)
 
 
 def test_a_ranks_plan_survives_the_way_to_its_process(folder: Path) -> None:
