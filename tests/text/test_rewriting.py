@@ -1,5 +1,6 @@
 """What a rewrite must look like, and where a written text is cut to fit."""
 
+import functools
 import re
 import unicodedata
 
@@ -12,6 +13,7 @@ from cpm_gen.errors import InputError
 from cpm_gen.text.cpm_tokenizer import Tokenizer
 from cpm_gen.text.rewriting import Cut, Cutter, goal, trimmed, with_signs_of
 from cpm_gen.text.tokenizer import Detokenizer
+from tests.growth import reads_in_time
 
 TEXT = "天还没有亮，他便起了床。院子里积了厚厚的一层雪。他说：“我今天要进城去。”母亲没有答话。"
 
@@ -150,3 +152,15 @@ def test_signs_are_those_of_the_text_around(tokenizer: Tokenizer) -> None:
     half = HalfWidth(EMBEDDED)
     assert with_signs_of("他说:走吧,3,000人!", TEXT, 0, 3, half) == "他说：走吧，3,000人!"
     assert with_signs_of("他走了,好.", "a, b, c.", 0, 1, half) == "他走了,好."
+
+
+@pytest.mark.parametrize("part", ["。", "”", ".", "…", "“", "a", "\n", "。”", "1.", "，", " "])
+@pytest.mark.parametrize("after", ["", "x", "\n"])
+def test_a_long_text_is_looked_at_in_time(part: str, after: str) -> None:
+    for first, last in ((0, 2), (3, 2), (2, 2)):  # the selection, in parts of the text; the last one is empty
+        look = functools.partial(_look, first, last)
+        reads_in_time(look, "字", part, after, 100_000)
+
+
+def _look(first: int, last: int, text: str) -> None:
+    goal(text, len(text) // first if first else 0, len(text) // last)

@@ -91,10 +91,9 @@ class _Checker:
 
     def lines(self, lines: Iterable[tuple[int, str | None]]) -> None:
         """Check numbered lines in their order; None: one that is not known."""
-        form = self.form
-        wanted = [
-            (own, s.repeats is not None, s.name) for s in form.sections for own in _lines(form, s.name, s.repeats)
-        ]
+        sections = self.form.sections
+        by_name = {s.name: s.lines for s in sections if s.repeats is None}
+        wanted = [(own, s.repeats is not None, s.name) for s in sections for own in by_name[s.repeats or s.name]]
         for (number, line), (own, repeated, name) in zip(lines, wanted, strict=False):
             stripped = None if line is None else line.strip()
             original = None
@@ -132,8 +131,10 @@ class _Checker:
 
     def examined(self, lines: Iterable[tuple[int, str]]) -> Examined:
         """What was found, and words that the form forbids."""
-        for number, line in lines:
-            for word in self.form.forbidden:
+        numbered = list(lines)
+        text = "\n".join(line for _, line in numbered)
+        for word in self.form.forbidden:
+            for number, line in numbered if word in text else ():
                 if word in line:
                     self.fault(number, line.index(word) + 1, f"{word} is not wanted", "unwanted", "", word)
         faults = sorted(self.faults, key=lambda f: (f.line, f.column))
@@ -273,7 +274,3 @@ def examine_some(form: Form, lines: Sequence[str | None]) -> Examined:
     checker = _Checker(form)
     checker.lines(enumerate(lines, 1))
     return checker.examined([(number, line) for number, line in enumerate(lines, 1) if line is not None])
-
-
-def _lines(form: Form, name: str, repeats: str | None) -> tuple[Line, ...]:
-    return next(s.lines for s in form.sections if s.repeats is None and s.name == (repeats or name))

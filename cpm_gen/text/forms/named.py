@@ -125,7 +125,7 @@ def _regulated(name: str, length: int, lines: int, opening: str) -> Form:
 def _long_regulated(name: str, variant: int | str | None) -> Form:
     least, most = LINES
     text = str(least if variant is None else variant)
-    if not text.isdecimal() or int(text[:4]) % 2 or not least <= int(text[:4]) <= most:
+    if not text.isdecimal() or len(text) > 3 or int(text) % 2 or not least <= int(text) <= most:
         raise FormError(
             f"{name} takes an even number of lines from {least} to {most}, such as {name} 12, not {text[:20]}"
         )

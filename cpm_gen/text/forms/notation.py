@@ -38,9 +38,10 @@ _HALF_WIDTH = str.maketrans(
 )
 
 SETTINGS = ("体", "词牌", "韵", "藏头", "必含", "禁用", "重字", "读音", "轻声")
-_SETTING = re.compile(r"\s*([\w]+)\s*[:：]\s*(.*?)\s*$", re.DOTALL)
-_SECTION = re.compile(r"\s*\[([^\[\]]{1,40})\]\s*(.*?)\s*$", re.DOTALL)
-_LIKE = re.compile(r"同\s*([^,，\s]+)\s*((?:[,，]\s*[a-z]\s*=\s*\S+?\s*)*)$")
+# For lines without space at their end. Each character is read once, whatever the text: a search that goes back holds up the whole service.
+_SETTING = re.compile(r"\s*(\w+)\s*[:：]\s*(.*)", re.DOTALL)
+_SECTION = re.compile(r"\s*\[([^\[\]]{1,40})\]\s*(.*)", re.DOTALL)
+_LIKE = re.compile(r"同\s*([^,，\s]+)\s*(.*)", re.DOTALL)
 _WORD = re.compile(r"[^,，、;；\s]+")
 
 
@@ -49,6 +50,7 @@ class _Draft:
     """What was read so far."""
 
     sections: list[Section] = field(default_factory=list)
+    named: dict[str, Section] = field(default_factory=dict)  # those with a name and lines of their own
     name: str = ""
     named_at: int = 0
     lines: list[Line] = field(default_factory=list)
@@ -61,10 +63,15 @@ class _Draft:
 
     def close(self) -> None:
         if self.lines:
-            self.sections.append(Section(self.name, tuple(self.lines)))
+            self.add(Section(self.name, tuple(self.lines)))
         elif self.name:
             raise FormError(f"the section [{self.name}] has no lines; write them below it", self.named_at)
         self.name, self.lines = "", []
+
+    def add(self, section: Section) -> None:
+        self.sections.append(section)
+        if section.name and section.repeats is None:
+            self.named[section.name] = section
 
     def count(self, lines: Sequence[Line], at: int) -> None:
         """Add lines to the text's length; a long form is refused before it is read to its end."""
@@ -81,7 +88,8 @@ def parse(text: str) -> Form:
         raise FormError(f"{len(text):,} characters; the most are {MOST_TEXT:,}")
     draft = _Draft()
     for at, line in enumerate(text.replace("\r\n", "\n").translate(_HALF_WIDTH).split("\n"), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
+        line = line.rstrip()
+        if not line or line.lstrip().startswith("#"):
             continue
         if section := _SECTION.match(line):
             _section(draft, section[1].strip(), section[2], at)
@@ -171,13 +179,13 @@ def _clauses(line: Line) -> list[int]:
 
 def _section(draft: _Draft, name: str, rest: str, at: int) -> None:
     draft.close()
-    known = {s.name: s for s in draft.sections if s.repeats is None and s.name}
+    known = draft.named
     if not name:
         raise FormError("a section needs a name, such as [副歌]", at)
     if rest == "重复":
         if name not in known:
             raise FormError(f"[{name}] 重复 repeats a section that is not above it", at)
-        draft.sections.append(Section(name, (), name))
+        draft.add(Section(name, (), name))
         draft.count(known[name].lines, at)
         return
     if name in known:
@@ -186,23 +194,33 @@ def _section(draft: _Draft, name: str, rest: str, at: int) -> None:
         draft.name, draft.named_at = name, at
         return
     like = _LIKE.match(rest)
-    if not like:
+    changes = None if like is None else _changes(like[2])
+    if like is None or changes is None:
         raise FormError(f"after [{name}] stands nothing, 重复, or 同 and a section's name", at)
     if like[1] not in known:
         raise FormError(f"[{like[1]}] is not above; 同 takes a section that is", at)
     lines = known[like[1]].lines
     draft.count(lines, at)
-    draft.sections.append(Section(name, _relabelled(draft, lines, like[2], at)))
+    draft.add(Section(name, _relabelled(draft, lines, changes, at)))
 
 
-def _relabelled(draft: _Draft, lines: tuple[Line, ...], changes: str, at: int) -> tuple[Line, ...]:
+def _changes(text: str) -> list[tuple[str, str]] | None:
+    """The labels and values of ``, a=换, b=c``; None for another text."""
+    before, *entries = re.split("[,，]", text)
+    found = [(label.strip(), value.strip()) for label, _, value in (entry.partition("=") for entry in entries)]
+    if before or any(len(label) != 1 or label not in LABELS or len(value.split()) != 1 for label, value in found):
+        return None
+    return found
+
+
+def _relabelled(draft: _Draft, lines: Sequence[Line], changes: list[tuple[str, str]], at: int) -> tuple[Line, ...]:
     new: dict[str, str] = {}
-    for label, value in re.findall(r"([a-z])\s*=\s*([^\s,，]+)", changes):
-        free = [c for c in LABELS if c not in draft.labels and c not in new.values()]
+    for label, value in changes:
         if value == "换":
-            if not free:
+            free = next((c for c in LABELS if c not in draft.labels and c not in new.values()), None)
+            if free is None:
                 raise FormError("more than 26 rhymes", at)
-            new[label] = free[0]
+            new[label] = free
         elif len(value) == 1 and value in LABELS:
             new[label] = value
         else:

@@ -3,14 +3,16 @@
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from cpm_gen.text.forms.check import check
 from cpm_gen.text.forms.errors import FormError
 from cpm_gen.text.forms.form import Form
 from cpm_gen.text.forms.named import ALIASES, named, names
-from cpm_gen.text.forms.notation import parse
+from cpm_gen.text.forms.notation import MOST_TEXT, parse
 from cpm_gen.text.forms.requested import read_form
+from tests.growth import reads_in_time
 from tests.text.forms.random_forms import forms
 
 SONG = """韵: 通韵, a=江阳
@@ -110,6 +112,11 @@ def test_every_named_form_reads_back():
         ("[一]\n" + "7\n" * 200 + "[二] 同 一", "form, line 202: the text has more than 2,000 characters here"),
         ("必含: moon\n7", "form, line 1: 必含 takes Chinese characters, not moon"),
         ("99", "form, line 1, column 1: a part has at most 40 characters"),
+        ("[一]\n5a\n5a\n[二] 同 一，a=b，", "form, line 4: after [二] stands nothing, 重复, or 同"),
+        ("[一]\n5a\n5a\n[二] 同 一 二", "form, line 4: after [二] stands nothing, 重复, or 同"),
+        ("[一]\n5a\n5a\n[二] 同 一, a=b c", "form, line 4: after [二] stands nothing, 重复, or 同"),
+        ("[一]\n5a\n5a\n[二] 同 一, a=bc", "form, line 4: a=bc: a label or 换"),
+        ("体: 五排 0100999999", "form, line 1: 五排 takes an even number of lines from 10 to 200"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(text, message):
@@ -141,6 +148,42 @@ def test_random_text_is_a_form_or_a_clear_error(text):
     else:
         assert time.thread_time() - began < 0.1
         assert parse(str(form)) == form
+
+
+BEGINNINGS = ["", "韵: x", "[x]", "[x] 同 x", "必含: 春", "藏头: ", "体: ", "体: 五排 1", "「", "7+", "[主]\n1\n"]
+BEGINNINGS += ["[主]\n5a\n5a\n[b] 同 主", "[主]\n5a\n5a\n[b] 同 主, a"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(BEGINNINGS),
+    st.lists(PIECES | st.just(" "), min_size=1, max_size=5).map("".join),
+    st.sampled_from(["", "x", " y", "]", "\n5"]),
+)
+@example("[主]\n5a\n5a\n[b] 同 主", ",a=b", " y")
+@example("[主]\n5a\n5a\n[b] 同 主", ",a=换", "")
+@example("韵: x", " ", "x")
+@example("[x]", " ", "x")
+@example("", "字", " ")
+@example("体: 五排 01", "0", "")
+def test_the_longest_text_is_read_in_time(before, repeated, after):
+    reads_in_time(read_form, before, repeated, after, MOST_TEXT)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(f"[{at}]\n1" for at in range(1999)),
+        "[a]\n1\n" + "\n".join(f"[{at}]同a" for at in range(1999)),
+        "[a]\n1\n" + "[a]重复\n" * 1999,
+        "1a,1a\n" * 1000,
+    ],
+)
+def test_a_form_of_many_parts_is_read_and_checked_in_time(text):
+    began = time.process_time()
+    form = parse(text)
+    assert check(form, "山\n" * 1990)
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize(
