@@ -167,11 +167,15 @@ def violations(form: Form, text: str) -> list[str]:
                     tone, word = part.slots[-1].tone, text_of[-1]
                     last = sounds(word, read[at + len(text_of) - 1], form.book)
                     rhymes.setdefault(part.label, []).append({g for t, g in last if g and tone in ("中", t)})
+                    if part.same and word != words[part.label][0]:
+                        found.append(f"{word} is not {words[part.label][0]} again")
                     if not part.same and word in words.get(part.label, []):
                         found.append(f"{word} rhymes with itself")
                     words.setdefault(part.label, []).append(word)
             before = text_of
             at += len(text_of) + len(part.end.replace("+", ""))
+    for label, name in form.groups:
+        found += [f"{words[label]} ({label}) are not of {name}"] * (not set.intersection({name}, *rhymes[label]))
     for label, groups in rhymes.items():
         if not set.intersection(*groups):
             found.append(f"{words[label]} ({label}) do not rhyme")

@@ -25,7 +25,7 @@ from cpm_gen.runtime.surroundings import CHARS_A_TOKEN, encode_after, encode_lef
 from cpm_gen.runtime.text_engine import TextEngine
 from cpm_gen.text.forms.passage import passage
 from cpm_gen.text.forms.passage_masks import PassageMasks, PassageReader
-from cpm_gen.text.forms.requested import requested_form, without_chapter_ends
+from cpm_gen.text.forms.requested import compiled, requested_form
 from cpm_gen.text.rewriting import Cut, Cutter, Goal, goal, quote_ids, trimmed, with_signs_of
 from cpm_gen.text.tokenizer import checked_text
 
@@ -250,9 +250,8 @@ def _masks(
     form = requested_form(dataclasses.replace(options, stop=(), keep_lines=()))
     if form is None:
         return None
-    return engine.vocabulary.passage(
-        passage(without_chapter_ends(form), text, start, end), options.style, sampling.banned_ids
-    )
+    vocabulary, banned = engine.vocabulary, sampling.banned_ids
+    return compiled(form, lambda written: vocabulary.passage(passage(written, text, start, end), options.style, banned))
 
 
 def rewrite(engine: TextEngine, plan: RewritePlan) -> Rewrites:

@@ -18,7 +18,7 @@ from cpm_gen.text.forms.cache import FormCache
 from cpm_gen.text.forms.masks import FormMasks
 from cpm_gen.text.forms.passage import Passage
 from cpm_gen.text.forms.passage_masks import PassageMasks
-from cpm_gen.text.forms.requested import requested_form, without_chapter_ends
+from cpm_gen.text.forms.requested import compiled, requested_form
 from cpm_gen.text.ids_only import IdsOnly
 from cpm_gen.text.prompt_styles import detokenizer, encode_prompt, start_ids
 from cpm_gen.text.stop_strings import Stops, find_stops
@@ -74,8 +74,8 @@ class ModelVocabulary:
         form = requested_form(text)
         if form is None:
             return None
-        form = without_chapter_ends(form)
-        return self._forms.masks(form, self.tokenizer, self.detokenizer(text.style), self._rows, banned)
+        tokenizer, lines = self.tokenizer, self.detokenizer(text.style)
+        return compiled(form, lambda written: self._forms.masks(written, tokenizer, lines, self._rows, banned))
 
     def passage(self, passage: Passage, style: StyleName, banned: Sequence[int]) -> PassageMasks:
         """A passage of a text in a form over this vocabulary. banned: further ids that are never written. Raises InputError."""

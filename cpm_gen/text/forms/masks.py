@@ -5,7 +5,8 @@ What fits a place depends on the rest of the segment and on the rhyme groups tha
 arise, text that repeats.
 
 No dead ends: a label keeps only groups with enough characters for its remaining words (:mod:`~cpm_gen.text.forms.rhyme_groups`); where
-characters of a group become few, they are kept for its words; every slot has tokens of one character.
+characters of a group become few, they are kept for its words; every slot has tokens of one character; what makes a forbidden word
+unavoidable is not written (:mod:`~cpm_gen.text.forms.bans`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 
 from cpm_gen.errors import InputError
 from cpm_gen.sampling.constraints import NO_IDS, Floats32, Indices
+from cpm_gen.text.forms.bans import Bans
 from cpm_gen.text.forms.bigrams import Bigrams
 from cpm_gen.text.forms.form import Form, Slot
 from cpm_gen.text.forms.lexicon import LINE_END, LONGEST, Lexicon
@@ -63,7 +65,7 @@ class FormMasks:
         self._given_words = tuple(
             (s.label, s.slots[-1].given) for s in self._segments if s.rhymes and s.label and s.slots[-1].given
         )
-        self._long_forbidden = [w for w in form.forbidden if len(w) > 1]
+        self._bans = Bans(form.forbidden, program.combinations, lexicon)
         self._zero = frozenset(map(int, lexicon.zero))
         self._signs = {sign: frozenset(map(int, ids)) for sign, ids in lexicon.signs.items()}
         self._sign_ids = {sign: np.unique(np.concatenate([ids, lexicon.zero])) for sign, ids in lexicon.signs.items()}
@@ -229,7 +231,7 @@ class FormMasks:
 
     def _may_end(self, state: State, segment: Segment) -> bool:
         """Whether a segment of several lengths may end here."""
-        if segment.copies is not None or state.count < segment.least:
+        if segment.copies is not None or state.count < segment.least or not self._bans.may_end(state):
             return False
         if not segment.rhymes or segment.label is None:
             return segment.same is None or state.text[-1] == state.texts[segment.same][-1]
@@ -239,14 +241,14 @@ class FormMasks:
         return not groups.isdisjoint(self._groups.open(state, segment.label))
 
     def _unwritten(self, state: State, segment: Segment, zero: bool) -> Indices:
-        """The ids that fit, without those that repeat what must not come twice or complete a word that must not arise."""
+        """The ids that fit, without those that repeat what must not come twice or lead to a word that must not arise."""
         rest = self._rest(state, segment)
         near = segment.rhymes and segment.label is not None and len(rest) <= LONGEST
         groups = self._groups.open(state, segment.label) if near and segment.label else None
         numbers = self._numbers[state.segment]
         number = numbers[state.count] if numbers else self._slots.number(rest, segment.source)
         fitting = self._slots.fitting(number, groups, zero)
-        barred = self._completing(state.run) if self._long_forbidden else []
+        barred = self._bans.barred(state, len(segment.slots))
         if near and rest[-1].given is None:
             words = (*state.words, *self._given_words)
             barred += [self._ending_in(word, len(rest)) for label, word in words if label == segment.label]
@@ -282,17 +284,6 @@ class FormMasks:
             chosen = [c for c, slot in zip(text, rest, strict=False) if not slot.given]
             if len(text) > first and len(set(chosen)) == len(chosen):
                 found.append((i, frozenset(chosen)))
-        return found
-
-    def _completing(self, run: str) -> list[Indices]:
-        """Tokens that would complete a forbidden word with the end of ``run``."""
-        found = []
-        for word in self._long_forbidden:
-            for at in range(1, len(word)):
-                if run.endswith(word[:at]):
-                    rest = word[at:]
-                    ids = self._lexicon.starting.get(rest[:4], NONE)
-                    found.append(ids[[self._lexicon.texts[int(i)].startswith(rest) for i in ids]] if len(ids) else ids)
         return found
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable
 
 from cpm_gen.errors import InputError
 from cpm_gen.sampling.constraints import Indices
+from cpm_gen.text.forms.bans import Around
 from cpm_gen.text.forms.bigrams import Bigrams
 from cpm_gen.text.forms.errors import FormError
 from cpm_gen.text.forms.form import Slot
 from cpm_gen.text.forms.lexicon import Lexicon
+from cpm_gen.text.forms.line_reader import is_han
 from cpm_gen.text.forms.masks import FormMasks
 from cpm_gen.text.forms.passage import Passage
 from cpm_gen.text.forms.program import Segment, checked_program, with_required
 from cpm_gen.text.forms.rhyme_books import rhyme_book
 from cpm_gen.text.forms.slot_masks import NONE
-from cpm_gen.text.forms.state import State
+from cpm_gen.text.forms.state import RUN, State
 from cpm_gen.text.rewriting import Cut
 
 
@@ -26,12 +29,15 @@ class PassageMasks(FormMasks):
     def __init__(self, passage: Passage, lexicon: Lexicon, bigrams: Bigrams | None = None) -> None:
         form = passage.form
         words = frozenset(word for _, word in passage.begin.words)
+        after = itertools.takewhile(is_han, passage.text[passage.end : passage.end + RUN])
+        around = Around(passage.begin, "".join(after))
         program = checked_program(
             form,
-            _with_required(passage, lexicon),
+            _with_required(passage, lexicon, around),
             lexicon,
             passage.settled,
             passage.begin.used | words,
+            around,
         )
         super().__init__(form, lexicon, bigrams, program)
         self.passage = passage
@@ -67,7 +73,7 @@ class PassageMasks(FormMasks):
         return ((i, self._lexicon.texts[i]) for i in map(int, ids) if i in self._lexicon.texts)
 
 
-def _with_required(passage: Passage, lexicon: Lexicon) -> tuple[Segment, ...]:
+def _with_required(passage: Passage, lexicon: Lexicon, around: Around) -> tuple[Segment, ...]:
     """The passage's segments with the words that have to stand in it."""
     if not passage.required:
         return passage.segments
@@ -78,7 +84,7 @@ def _with_required(passage: Passage, lexicon: Lexicon) -> tuple[Segment, ...]:
     segments[first] = dataclasses.replace(segments[first], slots=taken)
     form = dataclasses.replace(passage.form, required=passage.required)
     try:
-        segments = list(with_required(form, tuple(segments), lexicon))
+        segments = list(with_required(form, tuple(segments), lexicon, around))
     except FormError:
         listed = ", ".join(passage.required)
         raise InputError(

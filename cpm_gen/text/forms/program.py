@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cpm_gen.text.forms.bans import ALONE, Around, Combination, Rooms, combinations, given_and_banned
 from cpm_gen.text.forms.errors import FormError
 from cpm_gen.text.forms.form import BOUNDARY, Form, Slot
 from cpm_gen.text.forms.lexicon import LINE_END, Lexicon, Sounding
@@ -42,10 +43,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class Program:
-    """A form's segments, and the rhyme groups that each label may have before a word is written."""
+    """A form's segments, and the rhyme groups that each label may have before a word is written.
+
+    combinations: characters of each segment that must not all be written, as a forbidden word would be unavoidable.
+    """
 
     segments: tuple[Segment, ...]
     groups: dict[str, frozenset[str]]
+    combinations: Mapping[int, tuple[Combination, ...]]
 
 
 def make_program(form: Form, lexicon: Lexicon) -> Program:
@@ -60,20 +65,23 @@ def checked_program(
     lexicon: Lexicon,
     within: Mapping[str, frozenset[str]] | None = None,
     taken: frozenset[str] = _NONE,
+    around: Around = ALONE,
 ) -> Program:
     """The program of these segments; raises FormError where the vocabulary cannot fill them.
 
-    within: groups that a label has to keep to. taken: characters that must not be written.
+    within: groups that a label has to keep to. taken: characters that must not be written. around: the text around a passage.
     """
     sounding = lexicon.sounds(form.book, form.lenient, form.neutral)
     found = with_given_groups(form, segments)
+    unavoidable = combinations(form.forbidden, found, around)
+    taken = taken.union(*form.forbidden)  # a character of a longer word may be left out at any place
     _check_characters(form, found, lexicon, sounding, taken)
     chosen = {label: frozenset(named_groups(form.book, group)) for label, group in form.groups}
     groups = {
         label: _groups(form, label, found, sounding, (within or {}).get(label) or chosen.get(label), taken)
         for label in _labels(found)
     }
-    return Program(found, groups)
+    return Program(found, groups, unavoidable)
 
 
 def form_segments(form: Form) -> tuple[Segment, ...]:
@@ -123,16 +131,22 @@ def _agree(found: list[Segment], at: int, again: Segment) -> None:
         found[at] = dataclasses.replace(found[at], slots=(*rest, dataclasses.replace(last, tone=tone)))
 
 
-def with_required(form: Form, found: tuple[Segment, ...], lexicon: Lexicon) -> tuple[Segment, ...]:
+def with_required(
+    form: Form, found: tuple[Segment, ...], lexicon: Lexicon, around: Around = ALONE
+) -> tuple[Segment, ...]:
     """Give the required words their places: spread over the text, where their tones fit. Raises FormError."""
     placed = list(found)
     for number, word in enumerate(form.required):
         line, column, what = dict(form.required_at).get(word, (0, 0, "form"))
+        places = [(line, column + number if line else 0, what) for number in range(len(word))]
         if missing := [c for c in word if c not in lexicon.single]:
-            column += word.index(missing[0]) if line else 0
             raise FormError(
-                f"必含 {word}: the vocabulary has no token for {missing[0]}; choose another word", line, column, what
+                f"必含 {word}: the vocabulary has no token for {missing[0]}; choose another word",
+                *places[word.index(missing[0])],
             )
+        if held := next((banned for banned in form.forbidden if banned in word), None):
+            raise given_and_banned(word, held, places[word.index(held)])
+        beside = Rooms([banned for banned in form.forbidden if not set(banned).isdisjoint(word)], placed, around)
         table, read_as = rhyme_book(form.book), read(word)
         tones = [
             {tone for tone, _ in table.sounds(c, r, lenient=form.lenient, neutral=form.neutral)}
@@ -148,13 +162,16 @@ def with_required(form: Form, found: tuple[Segment, ...], lexicon: Lexicon) -> t
                 for i, slot in enumerate(segment.slots[offset : offset + len(word)])
             )
         ]
-        if not rooms:
+        while rooms:
+            at, offset = rooms.pop(min(len(rooms) - 1, len(rooms) * (2 * number + 1) // (2 * len(form.required))))
+            if beside.free(at, offset, word):
+                break
+        else:
             raise FormError(
                 f"必含 {word} fits into no line of the form; choose another word or 中 for a tone", line, column, what
             )
-        at, offset = rooms[min(len(rooms) - 1, len(rooms) * (2 * number + 1) // (2 * len(form.required)))]
         slots = list(placed[at].slots)
-        slots[offset : offset + len(word)] = [Slot("中", c) for c in word]
+        slots[offset : offset + len(word)] = [Slot("中", c, place) for c, place in zip(word, places, strict=True)]
         placed[at] = dataclasses.replace(placed[at], slots=tuple(slots))
     return tuple(placed)
 
@@ -166,7 +183,6 @@ def _labels(found: tuple[Segment, ...]) -> list[str]:
 def _check_characters(
     form: Form, found: tuple[Segment, ...], lexicon: Lexicon, sounding: Sounding, taken: frozenset[str]
 ) -> None:
-    _check_forbidden(form, found)
     for segment in found:
         for sign in segment.ends:
             if not len(lexicon.signs[sign]):
@@ -177,30 +193,14 @@ def _check_characters(
                 continue
             if slot.given not in lexicon.single:
                 raise FormError(f"the vocabulary has no token for {slot.given}; give another character", *slot.place)
-    barred = {w for w in form.forbidden if len(w) == 1} | taken
     chosen = [s for segment in found if segment.copies is None for s in segment.slots if s.given is None]
     reserve = SLACK * (1 + len(_labels(found)))
     for tone, characters in sounding.of_tone.items():
         count = len(chosen) if form.distinct else 1
-        room = len(characters - barred) // 2 - reserve if form.distinct else len(characters - barred)
+        room = len(characters - taken) // 2 - reserve if form.distinct else len(characters - taken)
         if count > room:
             what = f"重字: 不可 wants up to {count} characters of each tone" if form.distinct else f"a {tone} is wanted"
             raise FormError(f"{what}; the vocabulary has {max(room, 0)} to choose from; shorten the form")
-
-
-def _check_forbidden(form: Form, found: tuple[Segment, ...]) -> None:
-    """Refuse given characters of words that must not arise, but where all characters up to the signs are given."""
-    run: list[Slot] = []
-    for segment in found:
-        run += segment.slots
-        if not segment.ends and segment is not found[-1]:
-            continue
-        known = "".join(slot.given or " " for slot in run)
-        for word in form.forbidden:
-            for slot in run:
-                if slot.given and slot.given in word and (" " in known or word in known):
-                    raise FormError(f"{slot.given} is given and 禁用 has {word}; drop one of them", *slot.place)
-        run = []
 
 
 def _groups(
@@ -213,7 +213,6 @@ def _groups(
 ) -> frozenset[str]:
     """The groups of a label that have enough characters for all its words and hold those that are given."""
     groups = frozenset(sounding.groups) if within is None else within
-    barred = {w for w in form.forbidden if len(w) == 1} | taken
     given = {s.given for segment in found for s in segment.slots if s.given}
     wanted = {"平": 0, "仄": 0, "中": 0}
     words: list[str] = []
@@ -239,7 +238,7 @@ def _groups(
 
     def room(group: str, *tones: str) -> int:
         pools = [sounding.pool.get((tone, group), _NONE) for tone in tones]
-        return len(_NONE.union(*pools) - barred - given)
+        return len(_NONE.union(*pools) - taken - given)
 
     need_level, need_oblique = wanted["平"], wanted["仄"]
     total = sum(wanted.values())

@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+from collections.abc import Callable
+from typing import TypeVar
 
 from cpm_gen.config.options import FORM_SETTINGS, TextOptions
-from cpm_gen.errors import ConfigError
+from cpm_gen.errors import ConfigError, InputError
 from cpm_gen.text.forms.errors import FormError
 from cpm_gen.text.forms.form import Form
 from cpm_gen.text.forms.kept import with_kept
-from cpm_gen.text.forms.line_reader import is_han
+from cpm_gen.text.forms.line_reader import MOST_PART, is_han
 from cpm_gen.text.forms.named import is_name, named
 from cpm_gen.text.forms.notation import parse, with_heads
+
+T = TypeVar("T")
 
 _SETTINGS = (*FORM_SETTINGS, "keep_lines", "stop")  # what the form depends on
 _NOTATION = re.compile(
@@ -43,6 +47,17 @@ def without_chapter_ends(form: Form) -> Form:
     return dataclasses.replace(form, forbidden=(*form.forbidden, _NOT_IN_VERSE))
 
 
+def compiled(form: Form, compile_form: Callable[[Form], T]) -> T:
+    """What ``compile_form`` makes of a form without the end of a novel's chapter; of the form itself where it cannot be without."""
+    written = without_chapter_ends(form)
+    try:
+        return compile_form(written)
+    except InputError:
+        if written is form:
+            raise
+        return compile_form(form)  # nobody asked for a form without it
+
+
 def requested_form(options: TextOptions) -> Form | None:
     """The form of a text with these options; None: free. Raises FormError, and ConfigError for settings that do not go together."""
     return _read(TextOptions(**{name: getattr(options, name) for name in _SETTINGS}))
@@ -61,6 +76,10 @@ def _read(options: TextOptions) -> Form | None:
     for word in (*options.include, *options.exclude, options.acrostic or "一"):
         if not all(map(is_han, word)):
             raise FormError(f"include, exclude and acrostic take Chinese characters, not {word[:20]}")
+    for word in ("include", "exclude"):
+        for w in getattr(options, word):
+            if len(w) > MOST_PART:  # as in the notation, which a work is stored in
+                raise FormError(f"{word}: {w[:10]}… has {len(w)} characters; the most are {MOST_PART}")
     if options.acrostic:
         form = with_heads(form, options.acrostic, what="acrostic")
     if options.rhyme_book:

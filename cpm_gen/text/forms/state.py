@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cpm_gen.text.forms.line_reader import MOST_PART
+
 Mask = NDArray[np.bool_]
-RUN = 8  # characters since the last sign that words may begin in
+RUN = MOST_PART - 1  # characters since the last sign that words may begin in
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,15 +35,23 @@ def lexicon() -> Lexicon:
 
 
 def random_tokens(masks: FormMasks, seed: int) -> list[int]:
-    """Tokens drawn evenly among the allowed ones until the form is complete."""
+    """Tokens drawn evenly among the allowed ones until the form is complete; every other one, if it can be, from the forbidden words."""
     draw, state, tokens = random.Random(seed), masks.begin(), []
+    wanted = of_characters(frozenset("".join(masks.form.forbidden)))
     while not masks.finished(state):
         ids = masks.allowed(state)
-        assert len(ids), "a dead end"
+        assert len(ids), f"a dead end: {masks.form} {read(tokens)}"
         assert (np.diff(ids) > 0).all()
-        tokens.append(int(draw.choice(ids)))
+        near = np.intersect1d(ids, wanted) if draw.random() < 0.5 else ids
+        tokens.append(int(draw.choice(near if len(near) else ids)))
         state = masks.advance(state, tokens[-1])
     return tokens
+
+
+@functools.cache
+def of_characters(characters: frozenset[str]) -> list[int]:
+    """Tokens that hold one of these characters."""
+    return sorted({int(i) for c in characters for i in lexicon().containing.get(c, ())})
 
 
 def read(tokens: list[int]) -> str:
@@ -61,6 +69,7 @@ def keeps(form: Form, seed: int) -> None:
     masks = FormMasks(form, lexicon())
     text = read(random_tokens(masks, seed))
     assert not check(form, text), (str(form), text)
+    assert not any(word in text for word in form.forbidden), (str(form), text)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -130,6 +139,10 @@ def test_a_repeated_section_has_its_text_again():
         ("藏头: 一龘\n5\n5", "form, line 1, column 6: the vocabulary has no token for 龘"),
         ("必含: 黄昏\n仄仄", "form, line 1, column 5: 必含 黄昏 fits into no line"),
         ("禁用: 明\n「明」5", "form, line 2, column 2: 明 is given and 禁用 has 明"),
+        ("禁用: 明月\n2「江」1「明」+「月」5", "form, line 2, column 7: 明月 is given and 禁用 has 明月"),
+        ("禁用: 人人\n5\n2「人」+叠1", "form, line 3, column 3: 人人 is given and 禁用 has 人人"),
+        ("5\n必含: 黄昏, 明月\n禁用: 月", "form, line 2, column 10: 明月 is given and 禁用 has 月"),
+        ("必含: 明月\n禁用: 月江\n「江」2「江」", "form, line 1, column 5: 必含 明月 fits into no line"),
         ("重字: 不可\n" + "40\n" * 50, "form: 重字: 不可 wants up to 2000 characters"),
     ],
 )

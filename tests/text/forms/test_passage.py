@@ -176,6 +176,10 @@ def test_any_passage_of_a_random_form_is_completed_without_a_fault(notation, see
         found = passage(form, text, start, end)
     except InputError:
         return
-    new = written(found, seed)
+    try:
+        new = written(found, seed)
+    except InputError as error:
+        assert "has no room for it; select more" in str(error)  # a required word that stood there in another place
+        return
     assert new is not None
     assert check(form, text[: found.start] + new + text[found.end :]) == []
