@@ -30,7 +30,9 @@ def open_segments(placed: PlacedText, chosen: list[Chosen], *, free: bool) -> tu
     """
     first, last = chosen[0].segment, chosen[-1].segment
     found = [Segment((), 0)] * first + list(placed.segments[first : last + 1])
-    again = _repeated_around(placed, found, first)
+    old = placed.old(last)
+    ends_inside = chosen[-1].exact and old is not None and chosen[-1].end < len(old)
+    again = _repeated_around(placed, found, first, last if ends_inside else last + 1)
     for at in range(first, last + 1):
         found[at] = _with_sources(placed, found[at], at, first)
     if chosen[0].begin:  # what stands before the passage is written
@@ -50,13 +52,13 @@ def open_segments(placed: PlacedText, chosen: list[Chosen], *, free: bool) -> tu
     return tuple(found), marked
 
 
-def _repeated_around(placed: PlacedText, found: list[Segment], first: int) -> dict[int, int]:
-    """Give ``found`` the characters that segments after them repeat; where these do not repeat them now, they do not bind.
+def _repeated_around(placed: PlacedText, found: list[Segment], first: int, kept: int) -> dict[int, int]:
+    """Give ``found`` the characters that are repeated behind the passage; where they are not repeated now, they do not bind.
 
-    Returns which segment repeats which.
+    kept: the first segment whose last character stays. Returns which segment repeats which.
     """
     again: dict[int, int] = {}
-    for at, segment in enumerate(placed.segments[len(found) :], len(found)):
+    for at, segment in enumerate(placed.segments[kept:], kept):
         target = segment.copies if segment.copies is not None else segment.same
         while target is not None and first <= target < len(found) and found[target].copies is not None:
             target = found[target].copies

@@ -158,6 +158,10 @@ def test_a_rhyme_word_that_stands_again_keeps_its_character() -> None:
     assert ends(form, text, 1) == {"村"} == ends(form, text, 3)
     found = passage(form, text, *select(text, "明月照江村"))
     assert all(str(written(found, seed)).endswith("村") for seed in range(5))
+    found = passage(
+        form, text, *select(text, "明月照江村\n山高水不浑\n夜半望黄")
+    )  # the character that repeats it is not selected
+    assert all("村\n" in str(written(found, seed)) for seed in range(5))
 
 
 def test_a_line_that_is_none_of_the_forms_has_no_rhyme_words() -> None:
