@@ -58,25 +58,30 @@ def _repeated_around(placed: PlacedText, found: list[Segment], first: int, kept:
     kept: the first segment whose last character stays. Returns which segment repeats which.
     """
     again: dict[int, int] = {}
-    for at, segment in enumerate(placed.segments[kept:], kept):
-        target = segment.copies if segment.copies is not None else segment.same
-        while target is not None and first <= target < len(found) and found[target].copies is not None:
-            target = found[target].copies
-        text = placed.old(at)
-        if target is None or not first <= target < len(found) or text is None:
-            continue
-        text = text if segment.copies is not None else text[-1]
+
+    def bind(target: int, text: str, at: int) -> None:
+        """Let the segment ``target``, or what it repeats, end with ``text``, which stands in the segment ``at``."""
+        while first <= target < len(found) and (copied := found[target].copies) is not None:
+            target = copied
         own = placed.old(target)
-        if own is not None and not own.endswith(text):
-            continue
+        if not first <= target < len(found) or (own is not None and not own.endswith(text)):
+            return
         again[target] = at
         source = found[target]
+        length = max(
+            len(text), source.least if own is None else len(own)
+        )  # of several lengths it keeps the one that it has
         given = tuple(Slot("中", c) for c in text)
-        ranged = source.least < len(source.slots)
-        if ranged and segment.copies is None:
-            continue
-        slots = given if ranged else (*source.slots[: len(source.slots) - len(given)], *given)
-        found[target] = dataclasses.replace(source, slots=slots, least=len(slots))
+        found[target] = dataclasses.replace(source, slots=(*source.slots[: length - len(given)], *given), least=length)
+        if source.same is not None:
+            bind(source.same, text[-1], at)
+
+    for at, segment in enumerate(placed.segments[kept:], kept):
+        text = placed.old(at)
+        if text is not None and segment.copies is not None:
+            bind(segment.copies, text, at)
+        elif text is not None and segment.same is not None:
+            bind(segment.same, text[-1], at)
     return again
 
 

@@ -164,6 +164,17 @@ def test_a_rhyme_word_that_stands_again_keeps_its_character() -> None:
     assert all("村\n" in str(written(found, seed)) for seed in range(5))
 
 
+def test_a_character_that_stands_again_in_a_repeated_line_binds_both() -> None:
+    form = parse("韵: 十三辙\n[主歌]\n2a\n3-4，2a*\n[主歌] 重复")
+    text = "江村\n山高水，夜村\n江村\n山高水，夜村"
+    part = "江村\n山高水，夜村\n江村"
+    found = passage(form, text, *select(text, part))
+    for seed in range(5):
+        new = written(found, seed)
+        assert new is not None and new[1] == "村"
+        assert check(form, new + text[len(part) :]) == []
+
+
 def test_a_line_that_is_none_of_the_forms_has_no_rhyme_words() -> None:
     with pytest.raises(InputError, match="line 3 is no line of the form; the text has 1, 4"):
         line_end(named("五绝"), POEM.replace("\n", "\n\n\n"), 3)
