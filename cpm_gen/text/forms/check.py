@@ -73,7 +73,7 @@ class _Checker:
         self.faults: list[Fault] = []
         self.rhyme_words: list[RhymeWord] = []
         self.rhymes: dict[str, _Rhyme] = {}
-        self.first_words: dict[str, str] = {}
+        self.first_words: dict[str, str | None] = {}  # of each label; None: in a line that is not known
         self.used: set[str] = set()
         self.last: str | None = ""  # text of the part before; None: not known
         self.texts: dict[str, list[str | None]] = {}  # the lines of each section
@@ -104,6 +104,9 @@ class _Checker:
                 self.texts.setdefault(name, []).append(stripped)
             if line is None or stripped is None:
                 self.last = None
+                for part in own.parts:
+                    if part.label and not part.same:
+                        self.first_words.setdefault(part.label, None)
                 continue
             self.line(number, line, own, original is not None)
             if original is not None and stripped.translate(_WIDE) != original.translate(_WIDE):
@@ -177,8 +180,10 @@ class _Checker:
     def rhyme(self, number: int, column: int, word: str, part: Part, groups: frozenset[str]) -> None:
         label = part.label or ""
         if part.same:
-            if word != self.first_words.get(label, word):
-                again = self.first_words[label]
+            again = self.first_words.get(label)
+            if again is None:
+                self.first_words[label] = word
+            elif word != again:
                 self.fault(number, column, f"{again} stands here again, not {word}", "again", again, word)
             return
         self.first_words.setdefault(label, word)

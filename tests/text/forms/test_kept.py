@@ -54,6 +54,14 @@ def test_each_line_of_a_named_form_is_kept_or_written_again(name):
         assert found[:at] + found[at + 1 :] == lines[:at] + lines[at + 1 :]
 
 
+def test_a_character_that_stands_again_is_that_of_a_first_line_which_is_not_kept():
+    form = parse("韵: 十三辙\n5a\n5a\n5a*\n5a*")
+    lines = [None, "欲上最高楼", "明月照江州", "今夜望神州"]
+    assert again(form, lines, 1)[0].endswith("州")
+    with pytest.raises(FormError, match="line 4, column 5: 州 stands here again, not 头"):
+        again(form, [*lines[:3], "今夜望江头"], 1)
+
+
 def test_a_kept_line_settles_the_rhyme_of_those_before_it():
     form = parse("韵: 十三辙\n5a\n5a\n5a")
     for seed in range(10):
