@@ -74,6 +74,8 @@ class _Checker:
         self.rhyme_words: list[RhymeWord] = []
         self.rhymes: dict[str, _Rhyme] = {}
         self.first_words: dict[str, str | None] = {}  # of each label; None: in a line that is not known
+        self.learned: set[str] = set()  # labels whose first word is known from where it stands again
+        self.original_unknown = False  # of a line that stands again
         self.used: set[str] = set()
         self.last: str | None = ""  # text of the part before; None: not known
         self.texts: dict[str, list[str | None]] = {}  # the lines of each section
@@ -108,6 +110,7 @@ class _Checker:
                     if part.label and not part.same:
                         self.first_words.setdefault(part.label, None)
                 continue
+            self.original_unknown = repeated and original is None
             self.line(number, line, own, original is not None)
             if original is not None and stripped.translate(_WIDE) != original.translate(_WIDE):
                 self.fault(number, 1, f"{original} stands here again", "again", original, stripped)
@@ -153,7 +156,7 @@ class _Checker:
             if slot.tone != "中" and slot.tone not in {tone for tone, _ in sounds[at]}:
                 known = "".join(sorted({tone for tone, _ in sounds[at]})) or "of no known tone"
                 self.fault(number, place + at, f"{c} is {known}; {slot.tone} stands here", "tone", slot.tone, c)
-            again = part.same and at == len(text) - 1
+            again = at == len(text) - 1 and (part.same or self._is_learned(part.label, c))
             if (
                 self.form.distinct
                 and not again
@@ -166,6 +169,10 @@ class _Checker:
             slot = part.slots[-1]
             fitting = {g for tone, g in sounds[-1] if g and (slot.tone in ("中", tone) or slot.given)}
             self.rhyme(number, place + len(text) - 1, text[-1], part, frozenset(fitting))
+
+    def _is_learned(self, label: str | None, c: str) -> bool:
+        """Whether ``c`` is the first word of a label, which a line before repeated, in a line that may be its first."""
+        return self.original_unknown and label in self.learned and self.first_words[label] == c
 
     def _required(self, text: str, at: int) -> set[str]:
         """The characters of required words that stand at this place."""
@@ -183,6 +190,7 @@ class _Checker:
             again = self.first_words.get(label)
             if again is None:
                 self.first_words[label] = word
+                self.learned.add(label)
             elif word != again:
                 self.fault(number, column, f"{again} stands here again, not {word}", "again", again, word)
             return

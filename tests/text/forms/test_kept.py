@@ -62,6 +62,13 @@ def test_a_character_that_stands_again_is_that_of_a_first_line_which_is_not_kept
         again(form, [*lines[:3], "今夜望江头"], 1)
 
 
+def test_the_first_rhyme_word_of_a_line_that_stands_again_is_not_written_twice():
+    form = parse("韵: 十三辙\n重字: 不可\n[主歌]\n5a\n[副歌]\n5a*\n[主歌] 重复")
+    assert again(form, [None, "明月照江州", "今夜望神州"], 1)[0] == "今夜望神州"
+    with pytest.raises(FormError, match="line 3, column 2: 月 stands twice"):
+        again(form, [None, "明月照江州", "今月望神州"], 1)
+
+
 def test_a_kept_line_settles_the_rhyme_of_those_before_it():
     form = parse("韵: 十三辙\n5a\n5a\n5a")
     for seed in range(10):
