@@ -40,7 +40,7 @@ def test_a_session_writes_in_a_form(terminal) -> None:
     child = terminal("lyric", "--seed", "1")
     child.expect("›")
     child.send("/set form 浣溪杀\r")
-    child.expect("did you mean 浣溪沙")
+    child.expect("did you mean .*浣溪沙")
     child.send("/set form 五绝\r")
     child.expect("›")
     child.send("\r")

@@ -103,9 +103,10 @@ def test_the_recipe_of_the_embedded_model_makes_a_model(tmp_path: Path) -> None:
     assert (held["tang"], held["ci"], held["classical-prose"]) == (5, 2, 1)
     run("training/held_out.py", mix, tmp_path / "held")
     counts = {p.stem: len(p.read_text().splitlines()) for p in (tmp_path / "held").iterdir()}
-    assert counts == held
-    for name in ("modern-prose", "modern-verse"):  # too few records here for one to be held out
+    for name in ("modern-prose", "modern-verse"):  # of few records training holds out one all the same
+        assert (held.pop(name), counts.pop(name)) == (1, 0)
         (tmp_path / "held" / f"{name}.jsonl").unlink()
+    assert counts == held
     run("training/grow.py", tmp_path / "model", "1x80x5x80", tmp_path / "grown", "--vocabulary", tmp_path / "vocab")
     run(
         "-m", "cpm_gen", "finetune", "--model", tmp_path / "grown", "--steps", 2, "--data", mix / "mix.yaml",

@@ -97,6 +97,7 @@ def test_a_form_is_found_by_another_name(desk: Desk) -> None:
 def test_a_list_of_names_is_walked_with_arrows(desk: Desk) -> None:
     desk.page.click("#forms")
     desk.page.locator("#form-search").fill("浣溪")
+    expect(desk.page.locator("#form-names li").first).to_be_visible()
     desk.press("ArrowDown")
     chosen = desk.page.locator("#form-names [aria-selected=true]")
     expect(chosen).to_have_count(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -163,7 +163,8 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/forms", summary="The names of forms", responses=refusals(401), dependencies=[Depends(authorise)])
     async def forms() -> FormList:
-        return FormList(forms=[_named(name, count) for name, count in names().items()])
+        other = other_names()
+        return FormList(forms=[_named(name, count, other.get(name, {})) for name, count in names().items()])
 
     @routes.post(
         "/forms/check",
@@ -192,8 +193,7 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-def _named(name: str, variants: int) -> NamedForm:
-    other = other_names().get(name, {})
+def _named(name: str, variants: int, other: Mapping[str, int | None]) -> NamedForm:
     usual = {alias: variant for alias, variant in other.items() if variant is not None}
     return NamedForm(
         name=name, variants=variants, lines=None if variants else LINES, aliases=list(other), alias_variants=usual
