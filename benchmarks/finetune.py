@@ -4,8 +4,8 @@
 
 Both train the same weights on the same token ids, in windows of the network's positions with AdamW, as many windows a step. The plain
 script cuts the ids into consecutive blocks and gives them as inputs and labels, as transformers' example ``run_clm.py`` does. Each run
-is a process of its own. Its speed is that of the median step after the first ones: a step of half windows, as 85 % of a run of ours are,
-not of the whole windows at its end. Nothing is measured on held-out texts meanwhile. Its memory is the process's greatest.
+is a process of its own. The speed is that of the median step after the first ones. In our runs that is a step of half windows, as in the
+first 85 % of a training. Whole windows and the measurement of held-out texts are not timed. The memory is the peak of the process.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def _seconds(read: Callable[[str], object], text: str) -> float:
 def reads_in_time(read: Callable[[str], object], before: str, repeated: str, after: str, longest: int) -> None:
     """Check that ``before``, ``repeated`` again and again and ``after`` are read in a time that grows as the text does.
 
-    The length goes up in small steps: a time that doubles with every few characters is seen before it takes for ever.
+    The length grows in small steps, so the test fails at a short text if the time is exponential.
     """
     most = (longest - len(before) - len(after)) // len(repeated)
     count = 8.0

@@ -24,9 +24,8 @@ from cpm_gen.text.forms.state import State
 if TYPE_CHECKING:
     from cpm_gen.text.forms.program import Segment
 
-Free = tuple[
-    int, int
-]  # a free place: its segment, and its number there; -1: the last one of a segment of several lengths
+# a free place: its segment, and its number there; -1: the last one of a segment of several lengths
+Free = tuple[int, int]
 
 
 @dataclass(frozen=True)

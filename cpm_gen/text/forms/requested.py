@@ -55,7 +55,7 @@ def compiled(form: Form, compile_form: Callable[[Form], T]) -> T:
     except InputError:
         if written is form:
             raise
-        return compile_form(form)  # nobody asked for a form without it
+        return compile_form(form)  # the ban is ours, not the writer's, so it gives way
 
 
 def requested_form(options: TextOptions) -> Form | None:
