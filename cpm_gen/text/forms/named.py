@@ -174,7 +174,11 @@ def _ci(title: str, number: int) -> Form:
     rhymes = _Rhymes()
     lines: list[Line] = []
     parts: list[Part] = []
-    for tones, sung, marks in _clauses(patterns()[title][number - 1]):
+    clauses = _clauses(patterns()[title][number - 1])
+    returns = _returns(clauses)
+    for at, (tones, sung, marks) in enumerate(clauses):
+        if at == returns:
+            rhymes.begin_again()
         slots = _slots(tones)
         if not marks and not (tones and sung):  # the end, or a remark of the table
             continue
@@ -199,14 +203,33 @@ def _ci(title: str, number: int) -> Form:
     return Form((Section("", _without_lone_labels(lines)),), "词林正韵")
 
 
+def _returns(clauses: list[tuple[str, str, str]]) -> int | None:
+    """The clause where the second stanza returns to the first one's rhymes; None: it does not.
+
+    The table says nothing where a stanza changes its rhyme within and the next has the same rhymes in the same places, as in 钗头凤: it
+    has 换 where a stanza begins with another rhyme.
+    """
+    marks = [m for _, _, m in clauses if m]
+    half = len(marks) // 2
+    alike = marks[:half] == marks[half:] and any("换" in m for m in marks)
+    return half if alike and all(m for _, _, m in clauses[: len(marks)]) else None
+
+
 class _Rhymes:
     """The labels of a 词 in order: each tone keeps its own until 换."""
 
     def __init__(self) -> None:
         self.used: list[str] = []
         self._of_tone: dict[str, str] = {}
+        self._again: list[str] = []  # labels to take instead of new ones, the next one last
+
+    def begin_again(self) -> None:
+        """Take the labels from the first one on again."""
+        self._again, self._of_tone = self.used[::-1], {}
 
     def _new(self) -> str:
+        if self._again:
+            return self._again.pop()
         self.used.append("abcdefghijklmnopqrstuvwxyz"[len(self.used)])
         return self.used[-1]
 

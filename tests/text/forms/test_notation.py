@@ -262,6 +262,19 @@ def test_another_name_means_a_form_and_is_no_forms_own_name():
     assert named("钗头凤", 1) == named("撷芳词")
 
 
+@pytest.mark.parametrize(
+    ("name", "stanza"), [("撷芳词", "aaabbb"), ("撷芳词 2", "aaabbbb"), ("钗头凤", "aaabbbb"), ("撷芳词 5", "aaabbbb")]
+)
+def test_a_second_stanza_that_changes_its_rhyme_within_returns_to_the_firsts(name, stanza):
+    labels = [part.label for line in named(name).sections[0].lines for part in line.parts if part.label]
+    assert "".join(labels) == 2 * stanza
+
+
+def test_stanzas_that_begin_with_another_rhyme_keep_it():
+    labels = [part.label for line in named("菩萨蛮").sections[0].lines for part in line.parts if part.label]
+    assert "".join(labels) == "aabbccdd"
+
+
 def test_long_regulated_verse_takes_a_number_of_lines():
     assert names()["排律"] == names()["五排"] == names()["七排"] == 0
     assert named("排律 20") == named("五排", 20) == named("五言排律 20")
