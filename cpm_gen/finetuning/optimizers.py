@@ -2,16 +2,60 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cpm_gen.config.finetune_options import FinetuneOptions
+from cpm_gen.finetuning.device import find_precision
 
 _BETAS = {"default": (0.9, 0.95), "cpm1": (0.9, 0.999)}  # by recipe
 _MUON_DECAY = 5.0  # times the weight decay of the others
+
+
+class Float32Muon(torch.optim.Muon):
+    """:class:`torch.optim.Muon` in float32, for a CPU that has no fast bfloat16: there its products take longer than all else of a step.
+
+    Matrices of one shape are made orthogonal together.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One step; ``closure`` is not called."""
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[Tensor]] = {}
+            for parameter in (p for p in group["params"] if p.grad is not None):
+                by_shape.setdefault(parameter.shape, []).append(parameter)
+            for parameters in by_shape.values():
+                self._update(parameters, group)
+
+    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        updates = []
+        for parameter in parameters:
+            gradient, state = parameter.grad, self.state[parameter]
+            assert gradient is not None
+            mean = state.setdefault("momentum_buffer", torch.zeros_like(gradient))
+            mean.lerp_(gradient, 1 - group["momentum"])
+            updates.append(gradient.lerp(mean, group["momentum"]))
+        together = orthogonal(torch.stack(updates), group["ns_coefficients"], group["ns_steps"], group["eps"])
+        rate = group["lr"] * 0.2 * math.sqrt(max(parameters[0].shape))  # match_rms_adamw
+        for parameter, update in zip(parameters, together, strict=True):
+            parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
+
+
+def orthogonal(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """Nearly orthogonal matrices by Newton-Schulz iterations (Jordan et al. 2024), ``[n, rows, columns]``, in the dtype of ``matrices``."""
+    a, b, c = coefficients
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -64,6 +108,5 @@ def make_optimizer(model: nn.Module, options: FinetuneOptions, learning_rate: fl
     if not matrices:
         return adamw
     decay = _MUON_DECAY * options.weight_decay
-    return MuonWithAdamW(
-        torch.optim.Muon(matrices, lr=learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"), adamw
-    )
+    muon = torch.optim.Muon if find_precision("auto", matrices[0].device) else Float32Muon
+    return MuonWithAdamW(muon(matrices, lr=learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"), adamw)
