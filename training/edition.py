@@ -28,6 +28,7 @@ KEPT = (
     "optimizer",
     "precision",
     "seed",
+    "torch",
     "weights_sha256",
 )
 VERSE = ("tang", "ci", "modern-verse")  # sources that are read as lyrics
@@ -48,8 +49,20 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def stage(run: dict[str, Any]) -> dict[str, Any]:
-    """What is kept of a run's figures."""
-    return {key: run[key] for key in KEPT}
+    """What is kept of a run's figures; of a path only its last part."""
+    based, shares = run["based_on"], {source["name"]: source["share"] for source in run["data"]}
+    return {key: run[key] for key in KEPT} | {"based_on": based and Path(based).name, "shares": shares}
+
+
+def stages_of(model: dict[str, Any]) -> list[dict[str, Any]]:
+    """The stages of a model's training, by its ``training.json``: an edition's, the first edition's (version 1), or that of one run."""
+    if "stages" in model:
+        found: list[dict[str, Any]] = model["stages"]
+        return found
+    if "tokens_trained" in model:
+        kept = {key: model[key] for key in ("steps", "learning_rate", "seed", "torch", "shares")}
+        return [{"based_on": None, "tokens": model["tokens_trained"], "seconds": 60 * model["minutes"], **kept}]
+    return [stage(model)]
 
 
 def measured(model: Path, before: Path, held: Path, window: int) -> dict[str, Any]:
@@ -82,7 +95,7 @@ def main() -> None:
     cpm_gen("convert", args.stages[-1], args.out, "--to", "shards", "--dtype", "float16", "--force")
     cpm_gen("form", "learn", *(args.texts / name for name in VERSE), "--model", args.out)
     before = read(args.before)
-    stages = before.get("stages", [before]) + [stage(run) for run in runs]
+    stages = stages_of(before) + [stage(run) for run in runs]
     facts = {
         "version": VERSION,
         **{key: runs[-1][key] for key in SIZES},

@@ -2,6 +2,7 @@
 
 import json
 import random
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,8 @@ def test_the_recipe_of_the_embedded_model_makes_a_model(tmp_path: Path) -> None:
     )
     facts = json.loads((edition / "training.json").read_text())
     assert (facts["steps"], facts["positions"]) == (202, 80)
+    assert [s["based_on"] for s in facts["stages"]] == [None, "grown"]
+    assert [sum(s["shares"].values()) for s in facts["stages"]] == pytest.approx([1, 1], abs=1e-3)
     for figures in facts["held_out"].values():  # two steps of a network that began as the other one
         assert abs(figures["difference"]["value"]) < 0.3
     import cpm_gen
@@ -134,3 +137,15 @@ def test_the_recipe_of_the_embedded_model_makes_a_model(tmp_path: Path) -> None:
         ids = llm.encode("".join(line() for _ in range(8)), "novel")
         scores = [p for p in llm.score(ids) if p is not None]
     assert sum(scores) / len(scores) > -4.5  # the uniform distribution gives -6.25
+
+
+def test_an_edition_counts_the_training_of_the_first_edition() -> None:
+    first = {
+        "positions": 512, "steps": 6453, "tokens_trained": 26_431_488, "minutes": 100.0, "learning_rate": 0.004, "seed": 0,
+        "torch": "2.13.0+cpu", "shares": {"tang": 0.2, "ci": 0.33, "prose": 0.47},
+    }  # fmt: skip
+    stages_of = runpy.run_path(str(ROOT / "training" / "edition.py"))["stages_of"]
+    (stage,) = stages_of(first)
+    assert stage["based_on"] is None
+    assert (stage["steps"], stage["tokens"], stage["seconds"]) == (6453, 26_431_488, 6000)
+    assert stages_of({"stages": [stage, stage]}) == [stage, stage]
