@@ -11,7 +11,8 @@ from cpm_gen.checkpoints.checkpoint import Checkpoint, verify_replicas
 from cpm_gen.checkpoints.checksums import verify_checksums
 from cpm_gen.config.model_sizes import RankNumbers
 
-DEGREES = (1, 2, 4, 8)
+DEGREES = (1, 2, 4, 8)  # whose memory is shown whether they are possible or not
+MOST = 10  # ranks up to which the memory of every possible degree is shown
 
 
 def describe(checkpoint: Checkpoint, heads: int | None = None, *, verify: bool = False) -> dict[str, Any]:
@@ -36,7 +37,8 @@ def describe(checkpoint: Checkpoint, heads: int | None = None, *, verify: bool =
         [1] if checkpoint.is_onnx else checkpoint.possible_degrees(heads)
     )  # an ONNX file holds the network as a whole
     memory: dict[str, Any] = {}
-    for degree in () if checkpoint.is_onnx else DEGREES:
+    shown = {*DEGREES, *(degree for degree in possible if degree <= MOST)}
+    for degree in () if checkpoint.is_onnx else sorted(shown):
         if degree not in possible:
             memory[str(degree)] = None
             continue

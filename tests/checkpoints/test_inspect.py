@@ -69,6 +69,7 @@ def test_a_degree_that_cannot_be_has_no_memory(tmp_path: Path) -> None:
     size = ModelSize(layers=1, hidden=48, heads=6, vocabulary=90, positions=8)
     said = describe(open_checkpoint(random_checkpoint(tmp_path, size)))
     assert said["possible_degrees"] == [1, 2, 3, 6]
+    assert list(said["memory"]) == ["1", "2", "3", "4", "6", "8"]
     assert said["memory"]["2"] is not None
     assert said["memory"]["4"] is None
     assert said["memory"]["8"] is None
