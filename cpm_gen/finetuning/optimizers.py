@@ -19,7 +19,7 @@ _MUON_DECAY = 5.0  # times the weight decay of the others
 class Float32Muon(torch.optim.Muon):
     """:class:`torch.optim.Muon` in float32, for a CPU that has no fast bfloat16: there its products take longer than all else of a step.
 
-    Matrices of one shape are made orthogonal together.
+    Matrices of one shape are made orthogonal together. With Nesterov's momentum and the learning rate of ``match_rms_adamw``.
     """
 
     @torch.no_grad()
@@ -37,7 +37,9 @@ class Float32Muon(torch.optim.Muon):
         for parameter in parameters:
             gradient, state = parameter.grad, self.state[parameter]
             assert gradient is not None
-            mean = state.setdefault("momentum_buffer", torch.zeros_like(gradient))
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(gradient)
+            mean = state["momentum_buffer"]
             mean.lerp_(gradient, 1 - group["momentum"])
             updates.append(gradient.lerp(mean, group["momentum"]))
         together = orthogonal(torch.stack(updates), group["ns_coefficients"], group["ns_steps"], group["eps"])
